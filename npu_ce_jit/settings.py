@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment variables: their names, meanings, defaults and checks. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from npu_ce_jit.errors import SettingsError
+
+BuildPolicy = Literal["eager", "lazy", "never"]
+
+_PREFIX = "NPU_CE_JIT_"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable.
+
+    `parse` raises ValueError where the text is not what `expected` says.
+    """
+
+    name: str
+    field: str
+    meaning: str
+    expected: str
+    default: Any
+    parse: Callable[[str], Any]
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip().lower()
+        if value not in allowed:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    return {"0": False, "1": True, "false": False, "true": True}[text.strip().lower()]
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _absolute_path(text: str) -> Path:
+    # A relative path would name another directory in each working directory.
+    path = Path(text)
+    if not path.is_absolute() or "\n" in text:
+        raise ValueError(text)
+    return path
+
+
+def _level(text: str) -> int:
+    return {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[
+        text.strip().lower()
+    ]
+
+
+_PATH = "an absolute path"
+_SWITCH = "0 or 1"
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "NPU_CE_JIT_BUILD", "build", "When to compile: at import, at the first call, or not at all.",
+        "eager, lazy or never", "eager", _one_of("eager", "lazy", "never"),
+    ),
+    Variable(
+        "NPU_CE_JIT_CACHE_DIR", "cache_dir", "Where built libraries are kept.", _PATH, None, _absolute_path,
+    ),
+    Variable(
+        "NPU_CE_JIT_CPU_ISA", "cpu_isa", "Vector instructions to build for, instead of the best this CPU has.",
+        "avx512, avx2, neon or baseline", None, _one_of("avx512", "avx2", "neon", "baseline"),
+    ),
+    Variable(
+        "NPU_CE_JIT_LOCK_TIMEOUT", "lock_timeout", "Seconds to wait for another process's build before building too.",
+        "a number of seconds, 0 or more", 300.0, _seconds,
+    ),
+    Variable(
+        "NPU_CE_JIT_LOG", "log_level", "The least level of message to print.", "debug, info, warning or error",
+        logging.INFO, _level,
+    ),
+    Variable(
+        "NPU_CE_JIT_CHECK_TARGETS", "check_targets", "Whether an NPU call checks that every target is a class.",
+        _SWITCH, False, _flag,
+    ),
+    Variable(
+        "NPU_CE_JIT_HUGE_PAGES", "huge_pages", "Whether large CPU outputs ask the kernel for huge pages.",
+        _SWITCH, True, _flag,
+    ),
+    Variable("CXX", "cxx", "The C++ compiler; by default g++, clang++ or c++ of PATH.", "a command", None, str),
+    Variable("MAX_JOBS", "max_jobs", "The most compilers to run at once.", "a whole number, 1 or more", None, _count),
+    Variable("ASCEND_HOME_PATH", "ascend_home", "Where CANN is installed.", _PATH, None, _absolute_path),
+    Variable("XDG_CACHE_HOME", "xdg_cache_home", "Where the user's caches are kept.", _PATH, None, _absolute_path),
+    Variable("HOME", "home", "The user's home; the cache is in its .cache/npu_ce_jit.", _PATH, None, _absolute_path),
+    Variable("TMPDIR", "tmp_dir", "Where the cache goes if no other place is usable.", _PATH, Path("/tmp"),  # noqa: S108
+             _absolute_path),
+    Variable("PATH", "path", "Where programs are looked for.", "directories", "", str),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment asks for. Field by field as in `VARIABLES`, None where nothing was set."""
+
+    build: BuildPolicy = "eager"
+    cache_dir: Path | None = None
+    cpu_isa: str | None = None
+    lock_timeout: float = 300.0
+    log_level: int = logging.INFO
+    check_targets: bool = False
+    huge_pages: bool = True
+    cxx: str | None = None
+    max_jobs: int | None = None
+    ascend_home: Path | None = None
+    xdg_cache_home: Path | None = None
+    home: Path | None = None
+    tmp_dir: Path = Path("/tmp")  # noqa: S108  the store makes a private directory in it
+    path: str = ""
+    problems: tuple[SettingsError, ...] = ()
+    # What a child process inherits. Not shown: environments hold secrets.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_env(cls, mapping: Mapping[str, str]) -> Settings:
+        """Reads the variables. A bad value counts as not set and is told in `problems`; nothing is raised."""
+        values: dict[str, Any] = {}
+        problems: list[SettingsError] = []
+        for variable in VARIABLES:
+            text = mapping.get(variable.name, "")
+            if not text:  # an empty variable is the shell's way to say "not set"
+                continue
+            try:
+                values[variable.field] = variable.parse(text)
+            except (ValueError, KeyError):
+                problems.append(_bad_value(variable, text))
+        problems += [_unknown_name(name) for name in sorted(mapping) if name.startswith(_PREFIX) and name not in _NAMES]
+        return cls(**values, problems=tuple(problems), environment=dict(mapping))
+
+    def child_environment(self, **overrides: str) -> dict[str, str]:
+        """The environment for a child process: ours, with `overrides`."""
+        return {**self.environment, **overrides}
+
+
+_NAMES = frozenset(variable.name for variable in VARIABLES)
+
+
+def _bad_value(variable: Variable, text: str) -> SettingsError:
+    default = "nothing" if variable.default is None else variable.default
+    if variable.name == "NPU_CE_JIT_LOG":
+        default = logging.getLevelName(cast(int, default)).lower()
+    return SettingsError(
+        f"{variable.name}: expected {variable.expected}, got {text!r}; the default ({default}) is used.",
+        f"Set {variable.name} to {variable.expected}, or unset it.",
+    )
+
+
+def _unknown_name(name: str) -> SettingsError:
+    import difflib  # only for a name that is wrong
+
+    close = difflib.get_close_matches(name, [known for known in _NAMES if known.startswith(_PREFIX)], n=1, cutoff=0)
+    return SettingsError(f"{name} is set, but no such variable is read.", f"Did you mean {close[0]}?")
