@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fact about this machine, and why we believe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from npu_ce_jit.errors import ToolchainError
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """`value` and where it was found; or None, where was looked, and what to do about it."""
+
+    name: str
+    value: str | None
+    where: str
+    cure: str = ""
+
+    def require(self) -> str:
+        """The value. Raises ToolchainError with the cure where there is none."""
+        if self.value is None:
+            raise ToolchainError(f"No {self.name}: {self.where}.", self.cure)
+        return self.value

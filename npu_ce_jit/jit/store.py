@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache: `<root>/v1/<key name>/e-<random>/`, each entry whole or absent, and never changed once published."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.cache_key import CacheKey
+from npu_ce_jit.jit.trust import UntrustedError, make_private_dir, read_trusted, require_trusted_dir, write_private
+from npu_ce_jit.settings import Settings
+
+_logger = logging.getLogger("npu_ce_jit")
+
+_LAYOUT = "v1"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One entry whose library was verified: `entry_dir` holds it beside its manifest, build.ninja and build.log."""
+
+    entry_dir: Path
+    library: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A directory that may hold the cache, and what asked for it."""
+
+    path: Path
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All roots are searched, in order; a build goes to the first that can be written."""
+
+    roots: tuple[Root, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Store:
+        """The user's choice first; a private directory in TMPDIR is there for a machine without a writable home."""
+        if settings.cache_dir is not None:
+            first = [Root(settings.cache_dir, "NPU_CE_JIT_CACHE_DIR")]
+        elif settings.xdg_cache_home is not None:
+            first = [Root(settings.xdg_cache_home / "npu_ce_jit", "XDG_CACHE_HOME")]
+        elif settings.home is not None:
+            first = [Root(settings.home / ".cache" / "npu_ce_jit", "HOME")]
+        else:
+            first = []
+        user = str(os.getuid()) if hasattr(os, "getuid") else "user"  # Windows finds nothing and builds nothing
+        return cls((*first, Root(settings.tmp_dir / f"npu_ce_jit-{user}", "TMPDIR")))
+
+    def find(self, key: CacheKey) -> Artifact | None:
+        """A verified entry for this key, or None. Damaged and foreign entries are passed over; nothing is raised."""
+        for root in self.roots:
+            key_dir = _key_dir(root, key)
+            try:
+                names = sorted(name for name in os.listdir(key_dir) if name.startswith("e-"))
+            except OSError:
+                continue
+            for name in names:
+                try:
+                    _require_trusted(root, key_dir)
+                    return _verified(key_dir / name, key)
+                except (UntrustedError, OSError, ValueError) as error:
+                    _logger.warning("passing over %s: %s", key_dir / name, error)
+        return None
+
+    @contextlib.contextmanager
+    def staging_dir(self, key: CacheKey) -> Iterator[Path]:
+        """A private directory on the cache's own file system, gone at the end. Raises BuildError with each refusal."""
+        refusals: list[str] = []
+        for root in self.roots:
+            try:
+                staging_dir = _make_staging_dir(root, key)
+            except (UntrustedError, OSError) as error:
+                refusals.append(f"{root.origin}: {error}")
+                continue
+            if refusals:
+                _logger.info("building in %s, because of %s", root.path, "; ".join(refusals))
+            try:
+                yield staging_dir
+            finally:
+                shutil.rmtree(staging_dir, ignore_errors=True)
+            return
+        raise BuildError(
+            f"No directory to build in ({'; '.join(refusals)}).",
+            "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
+        )
+
+    def publish(self, staging_dir: Path, files: Mapping[str, Path], library: str, facts: Mapping[str, Any]) -> Artifact:
+        """Moves `files` (name to path in `staging_dir`) into a new entry. Raises OSError.
+
+        One rename makes the entry visible, to a name that nobody else uses: there is nothing to overwrite or to lose.
+        """
+        content = files[library].read_bytes()
+        manifest = {**facts, "file": library, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        entry_dir = staging_dir / "entry"
+        entry_dir.mkdir(mode=0o700)
+        for name, path in files.items():
+            path.rename(entry_dir / name)
+            _sync(entry_dir / name)
+        write_private(entry_dir / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        _sync(entry_dir)
+        published_dir = staging_dir.parent / f"e-{secrets.token_hex(6)}"
+        entry_dir.rename(published_dir)
+        _sync(published_dir.parent)
+        return Artifact(published_dir, published_dir / library, manifest)
+
+    def set_aside(self, artifact: Artifact) -> None:
+        """Hides an entry that does not load on this machine, so that the next import builds. Never raises."""
+        with contextlib.suppress(OSError):
+            artifact.entry_dir.rename(artifact.entry_dir.with_name(f"bad-{secrets.token_hex(6)}"))
+
+
+def _key_dir(root: Root, key: CacheKey) -> Path:
+    return root.path / _LAYOUT / key.name
+
+
+def _require_trusted(root: Root, key_dir: Path) -> None:
+    for path in (root.path.resolve(), key_dir.parent, key_dir):  # the root itself may be a link that the user made
+        require_trusted_dir(path)
+
+
+def _verified(entry_dir: Path, key: CacheKey) -> Artifact:
+    """Raises UntrustedError, OSError, or ValueError that says what differs.
+
+    The bytes are checked before anything maps them: a truncated library ends the process by a signal.
+    """
+    require_trusted_dir(entry_dir)
+    manifest = json.loads(read_trusted(entry_dir / _MANIFEST))
+    if not isinstance(manifest, dict) or manifest.get("key") != key.text:
+        raise ValueError("its manifest is for another key")
+    library = entry_dir / Path(str(manifest.get("file"))).name
+    content = read_trusted(library)
+    if len(content) != manifest.get("size"):
+        raise ValueError(f"{library.name} has {len(content)} bytes, its manifest says {manifest.get('size')}")
+    if hashlib.sha256(content).hexdigest() != manifest.get("sha256"):
+        raise ValueError(f"{library.name} is not what its manifest's sha256 says")
+    return Artifact(entry_dir, library, manifest)
+
+
+def _make_staging_dir(root: Root, key: CacheKey) -> Path:
+    root.path.parent.mkdir(parents=True, exist_ok=True)
+    key_dir = _key_dir(root, key)
+    for path in (root.path.resolve(), key_dir.parent, key_dir):
+        make_private_dir(path)
+    return Path(tempfile.mkdtemp(prefix=f".b-{socket.gethostname()}-{os.getpid()}-", dir=key_dir))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
