@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Autograd kernels of the internal operators: what is saved, the backward, and the derivatives of the backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.op.derivatives import gradient, gradient_tangent, outputs_tangent
+from npu_ce_jit.op.reference import ForwardOutputs
+from npu_ce_jit.op.rows import Gradients
+from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, LossTerms, Request
+from npu_ce_jit.op.transforms import (
+    apply_at_this_level,
+    below_autograd,
+    below_this_level,
+    is_differentiating,
+    is_inside_backward,
+    is_plain_eager,
+    tangent_for_outer_levels,
+)
+
+OPS = torch.ops.npu_ce_jit
+
+
+def call_forward(
+    input: Tensor, target: Tensor, weight: Tensor | None, request: Request, inplace_backward: bool = False
+) -> ForwardOutputs:
+    """`_forward` through the dispatcher, its loss in the shape that was requested."""
+    outputs: ForwardOutputs = OPS._forward.default(
+        input, target, weight, *request.terms, request.outputs, request.loss_dtype
+    )
+    if request.terms.reduction == NONE or not request.reduced_shape:
+        return outputs
+    loss, z_loss, *others = outputs
+    shape = request.reduced_shape
+    return loss.view(shape), z_loss.view(shape) if request.outputs & Z_LOSS else z_loss, *others  # type: ignore[return-value]
+
+
+def record_forward(
+    input: Tensor, target: Tensor, weight: Tensor | None, request: Request, inplace_backward: bool = False
+) -> ForwardOutputs:
+    """`call_forward` under the Autograd key."""
+    if is_differentiating(input):
+        return apply_at_this_level(_Forward, input, target, weight, request, inplace_backward)  # type: ignore[no-any-return]
+    return below_autograd(call_forward, input, target, weight, request)  # type: ignore[no-any-return]
+
+
+def forward_kernel(
+    input: Tensor, target: Tensor, weight: Tensor | None, *terms_outputs_dtype: Any
+) -> ForwardOutputs:
+    """The Autograd kernel of `_forward`."""
+    *terms, outputs, loss_dtype = terms_outputs_dtype
+    return record_forward(input, target, weight, Request(LossTerms(*terms), outputs, loss_dtype, ()))
+
+
+def backward_kernel(*arguments: Any) -> Tensor:
+    """The Autograd kernel of `_backward`."""
+    if is_differentiating(*arguments[:6]):
+        return apply_at_this_level(_Backward, *arguments[:11], LossTerms(*arguments[11:]))  # type: ignore[no-any-return]
+    return below_autograd(OPS._backward.default, *arguments)  # type: ignore[no-any-return]
+
+
+class _Forward(torch.autograd.Function):
+    """Names what a profile and a `grad_fn` show."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> ForwardOutputs:
+        return below_this_level(call_forward, *arguments)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardOutputs) -> None:
+        input, target, weight, request, inplace_backward = inputs
+        loss, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators = output
+        ctx.request = request
+        ctx.inplace = inplace_backward and is_plain_eager(input) and not is_inside_backward()
+        ctx.spent = False
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(
+            argmax,
+            row_stats,
+            denominators,
+            *(
+                tensor
+                for bit, tensor in ((Z_LOSS, z_loss), (LOG_PROB, log_prob), (LSE, lse), (ENTROPY, entropy))
+                if not request.outputs & bit
+            ),
+        )
+        # log_prob is left out on purpose: rounded to bf16 it would cost the gradient a digit, and [N, C] of memory.
+        ctx.save_for_backward(input, target, weight, row_stats, entropy, denominators)
+        ctx.save_for_forward(input, target, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        loss, z_loss, log_prob, lse, _, entropy, *_ = grad_outputs
+        gradients = Gradients(loss, z_loss, log_prob, lse, entropy)
+        if not ctx.needs_input_grad[0] or all(g is None for g in gradients):
+            return None, None, None, None, None
+        if ctx.spent:
+            raise RuntimeError(
+                "expected one backward with inplace_backward=True, got a second: the first one wrote the gradient "
+                "over the logits; pass inplace_backward=False to go through the graph twice"
+            )
+        input, *saved = ctx.saved_tensors
+        arguments = (*gradients, input, *saved, *ctx.request.terms)
+        if is_differentiating(*gradients, input):
+            return OPS._backward.default(*arguments), None, None, None, None
+        if ctx.inplace and is_plain_eager(input) and not torch.is_grad_enabled():
+            ctx.spent = True
+            below_autograd(OPS._backward_.default, *arguments)
+            torch.autograd.graph.increment_version(input)
+            return input.detach(), None, None, None, None
+        return below_autograd(OPS._backward.default, *arguments), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, direction: Tensor | None, *_: Any) -> Any:
+        if direction is None:
+            return (None,) * 8
+        request: Request = ctx.request
+
+        def formula(input: Tensor, target: Tensor, weight: Tensor | None, direction: Tensor) -> Any:
+            tangents = outputs_tangent(input, target, weight, request.terms, direction)
+            return _as_outputs(tangents, request, input.dtype)
+
+        loss, z_loss, log_prob, lse, entropy = tangent_for_outer_levels(formula, *ctx.saved_tensors, direction)
+        return loss, z_loss, log_prob, lse, None, entropy, None, None
+
+
+def _as_outputs(tangents: Gradients, request: Request, input_dtype: torch.dtype) -> list[Tensor | None]:
+    """Tangents in the dtypes and shapes of the outputs that were asked for."""
+    loss, z_loss, log_prob, lse, entropy = tangents
+    assert loss is not None and z_loss is not None and log_prob is not None
+    if request.terms.reduction != NONE:
+        loss, z_loss = loss.reshape(request.reduced_shape), z_loss.reshape(request.reduced_shape)
+    outputs = (
+        (Z_LOSS, z_loss.to(request.loss_dtype)),
+        (LOG_PROB, log_prob.to(input_dtype)),
+        (LSE, lse),
+        (ENTROPY, entropy),
+    )
+    return [loss.to(request.loss_dtype), *(t if request.outputs & bit else None for bit, t in outputs)]
+
+
+class _Backward(torch.autograd.Function):
+    """`_backward` as a function of the outputs' gradients and of the logits."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        *tensors, terms = arguments
+        return below_this_level(OPS._backward.default, *tensors, *terms)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *gradients, input, target, weight, _row_stats, _entropy, _denominators, ctx.terms = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*gradients, input, target, weight)
+        ctx.save_for_forward(*gradients, input, target, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        (direction,) = grad_outputs
+        if direction is None:
+            return (None,) * 12
+        *saved, input, target, weight = ctx.saved_tensors
+        gradients = Gradients(*saved)
+        tangents = outputs_tangent(input, target, weight, ctx.terms, direction)
+        return (
+            *(
+                None if g is None else tangent.to(g.dtype).reshape(g.shape)  # type: ignore[union-attr]
+                for g, tangent in zip(gradients, tangents, strict=True)
+            ),
+            gradient_tangent(gradients, input, target, weight, ctx.terms, direction).to(input.dtype),
+            *(None,) * 6,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        def formula(*tensors: Tensor | None) -> Tensor:
+            saved, (input, target, weight) = Gradients(*tensors[:5]), tensors[5:8]
+            moved, direction = Gradients(*tensors[8:13]), tensors[13]
+            assert input is not None and target is not None
+            result = gradient(moved, input, target, weight, ctx.terms)
+            if direction is not None:
+                result = result + gradient_tangent(saved, input, target, weight, ctx.terms, direction)
+            return result.to(input.dtype)
+
+        return tangent_for_outer_levels(formula, *ctx.saved_tensors, *tangents[:6])

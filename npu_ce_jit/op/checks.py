@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every check of the package, once: the public functions, torch.ops, Meta and the reference all raise from here.
+
+Order: presence, device, dtype, rank, sizes, options, values. Only shapes, dtypes and options are looked at, so
+that tracing runs the same checks; the one check of data is `require_targets_in_range`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.op.schema import REDUCTIONS, accumulation_dtype
+
+_INPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_TARGET_DTYPES = (torch.int64, torch.int32)
+
+
+def require_tensor(name: str, value: object) -> None:
+    """TypeError unless `value` is a Tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
+
+
+def check_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    *,
+    input_name: str = "input",
+) -> None:
+    """Checks the tensors of a loss over `[N, C]` logits (or, for the drop-in's backward, log_prob)."""
+    require_tensor(input_name, input)
+    require_tensor("target", target)
+    if weight is not None:
+        require_tensor("weight", weight)
+    _check_device(input_name, input, target=target, weight=weight)
+    if input.dtype not in _INPUT_DTYPES or (input.dtype is torch.float64 and input.device.type == "npu"):
+        raise NotImplementedError(
+            f"expected {input_name} of dtype float32, bfloat16, float16, or float64 except on npu, "
+            f"got {_name(input.dtype)} on {input.device.type}"
+        )
+    if target.dtype not in _TARGET_DTYPES:
+        raise RuntimeError(f"expected target of dtype int64 or int32, got {_name(target.dtype)}")
+    if weight is not None and weight.dtype not in (input.dtype, torch.float32):
+        raise RuntimeError(
+            f"expected weight of dtype float32 or {input_name}'s {_name(input.dtype)}, got {_name(weight.dtype)}"
+        )
+    if input.dim() != 2:
+        raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
+    if target.dim() != 1:
+        raise RuntimeError(f"expected target of shape [N], got {_shape(target)}")
+    if weight is not None and weight.dim() != 1:
+        raise RuntimeError(f"expected weight of shape [C], got {_shape(weight)}")
+    rows, classes = input.shape
+    torch._check(classes >= 1, lambda: f"expected {input_name} with at least one class, got shape {_shape(input)}")
+    torch._check_value(
+        rows == target.shape[0],
+        lambda: f"expected input batch_size ({rows}) to match target batch_size ({target.shape[0]})",
+    )
+    if weight is not None:
+        torch._check(
+            weight.shape[0] == classes,
+            lambda: f"expected weight of shape [{classes}], one for each class, got {_shape(weight)}",
+        )
+
+
+def check_terms(
+    reduction: str, label_smoothing: float, scales: dict[str, float], softcap: float | None = None
+) -> None:
+    """Checks the options of a loss; `scales` are factors by name that must be finite and not negative."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"expected label_smoothing between 0.0 and 1.0, got {label_smoothing}")
+    for name, scale in scales.items():
+        if not (scale >= 0.0 and math.isfinite(scale)):
+            raise RuntimeError(f"expected {name} finite and not negative, got {scale}")
+    if softcap is not None and not (softcap > 0.0 and math.isfinite(softcap)):
+        raise RuntimeError(f"expected softcap finite and above 0, or None, got {softcap}")
+
+
+def check_weight_has_no_gradient(weight: Tensor | None) -> None:
+    """As torch's: the loss is not differentiable with respect to the class weights, so it says so."""
+    if weight is not None and weight.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            "expected weight without requires_grad, got requires_grad=True: the loss is not differentiable with "
+            "respect to weight; pass weight.detach()"
+        )
+
+
+def check_loss_dtype(input: Tensor, loss_dtype: torch.dtype | None) -> None:
+    """The loss is rounded once, to the input's dtype or to the dtype in which it was accumulated."""
+    if loss_dtype not in (None, input.dtype, accumulation_dtype(input.dtype)):
+        raise RuntimeError(
+            f"expected loss_dtype None, {_name(input.dtype)} or {_name(accumulation_dtype(input.dtype))}, "
+            f"got {_name(loss_dtype)}"
+        )
+
+
+def check_inplace_backward(input: Tensor) -> None:
+    """The gradient is written over the logits, so they must be laid out as the gradient is."""
+    if input.dim() != 2 or not input.is_contiguous():
+        raise RuntimeError(
+            f"expected a contiguous input of shape [N, C] for inplace_backward=True, got shape {_shape(input)} with "
+            f"strides {list(input.stride())}; pass input.contiguous() or inplace_backward=False"
+        )
+
+
+def check_backward(
+    grad_loss: Tensor,
+    log_prob: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    grad_zloss: Tensor | None,
+    lse_for_zloss: Tensor | None,
+    reduction: str,
+    label_smoothing: float,
+    lse_square_scale_for_zloss: float,
+) -> None:
+    """Checks a call of `npu_cross_entropy_loss_backward`."""
+    require_tensor("grad_loss", grad_loss)
+    check_loss(log_prob, target, weight, input_name="log_prob")
+    gradients = {"grad_loss": grad_loss, "grad_zloss": grad_zloss}
+    _check_device("log_prob", log_prob, **gradients, lse_for_zloss=lse_for_zloss)
+    for name, tensor in {**gradients, "lse_for_zloss": lse_for_zloss}.items():
+        if tensor is not None and tensor.dtype not in _INPUT_DTYPES:
+            raise RuntimeError(f"expected {name} of a floating dtype, got {_name(tensor.dtype)}")
+    check_terms(reduction, label_smoothing, {"lse_square_scale_for_zloss": lse_square_scale_for_zloss})
+    rows = log_prob.shape[0]
+    for name, tensor in gradients.items():
+        if tensor is not None:
+            _check_gradient(name, tensor, reduction, rows)
+    if lse_square_scale_for_zloss != 0.0:
+        if lse_for_zloss is None:
+            raise RuntimeError(
+                f"expected lse_for_zloss of shape [{rows}] with lse_square_scale_for_zloss="
+                f"{lse_square_scale_for_zloss}, got None"
+            )
+        torch._check(
+            lse_for_zloss.dim() == 1 and lse_for_zloss.shape[0] == rows,
+            lambda: f"expected lse_for_zloss of shape [{rows}], got {_shape(lse_for_zloss)}",
+        )
+
+
+def require_targets_in_range(target: Tensor, classes: int, ignore_index: int) -> None:
+    """IndexError for a target outside [0, classes) that is not ignored. Reads the data: CPU kernels only."""
+    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise IndexError(
+            f"target[{row}] = {int(target[row])} is out of bounds for {classes} classes: "
+            f"expected 0 <= target < {classes} or ignore_index ({ignore_index})"
+        )
+
+
+def _check_device(input_name: str, input: Tensor, **others: Tensor | None) -> None:
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != input.device:
+            raise RuntimeError(f"expected {name} on {input_name}'s device {input.device}, got {tensor.device}")
+
+
+def _check_gradient(name: str, gradient: Tensor, reduction: str, rows: int) -> None:
+    if reduction == "none":
+        fits, expected = gradient.dim() == 1 and gradient.shape[0] == rows, f"[{rows}]"
+    else:
+        fits, expected = gradient.dim() <= 1 and gradient.numel() == 1, "[1] or []"
+    torch._check(
+        fits, lambda: f"expected {name} of shape {expected} for reduction {reduction!r}, got {_shape(gradient)}"
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

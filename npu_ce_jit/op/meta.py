@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes and dtypes of the internal operators, for Meta and FakeTensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.op.reference import ForwardOutputs
+from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, accumulation_dtype
+
+
+def forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    logit_scale: float,
+    outputs: int,
+    loss_dtype: torch.dtype,
+) -> ForwardOutputs:
+    rows, classes = input.shape
+    dtype = accumulation_dtype(input.dtype)
+    loss_shape = (rows,) if reduction == NONE else ()
+    return (
+        input.new_empty(loss_shape, dtype=loss_dtype),
+        input.new_empty(loss_shape if outputs & Z_LOSS else (0,), dtype=loss_dtype),
+        # Contiguous whatever the input's strides: empty_like would keep those of a transposed input.
+        input.new_empty((rows, classes) if outputs & LOG_PROB else (0,)),
+        input.new_empty((rows if outputs & LSE else 0,), dtype=dtype),
+        input.new_empty((rows if outputs & ARGMAX else 0,), dtype=torch.int64),
+        input.new_empty((rows if outputs & ENTROPY else 0,), dtype=dtype),
+        input.new_empty((2, rows), dtype=dtype),
+        input.new_empty((2,), dtype=dtype),
+    )
+
+
+def backward(
+    grad_loss: Tensor | None,
+    grad_z_loss: Tensor | None,
+    grad_log_prob: Tensor | None,
+    grad_lse: Tensor | None,
+    grad_entropy: Tensor | None,
+    input: Tensor,
+    *_: object,
+) -> Tensor:
+    return input.new_empty(input.shape)
+
+
+def backward_(*_: object) -> None:
+    """Writes over its input; nothing to shape."""

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public operators over the internal ones. Each is one node in a graph; here is what it stands for.
+
+`run` is how the internal forward is called: by the dispatcher, or recorded by autograd under the Autograd key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.op import checks
+from npu_ce_jit.op.autograd import OPS, call_forward
+from npu_ce_jit.op.reference import ForwardOutputs
+from npu_ce_jit.op.schema import (
+    ARGMAX,
+    ENTROPY,
+    LOG_PROB,
+    LSE,
+    MEAN,
+    REDUCTIONS,
+    Z_LOSS,
+    LossTerms,
+    Request,
+    accumulated,
+    accumulation_dtype,
+)
+from npu_ce_jit.op.transforms import apply_at_this_level, below_this_level, is_differentiating
+
+Run = Callable[..., ForwardOutputs]
+
+
+def npu_cross_entropy_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    lse_square_scale_for_zloss: float = 0.0,
+    return_zloss: bool = False,
+    *,
+    run: Run = call_forward,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The drop-in: (loss, log_prob, zloss, lse_for_zloss)."""
+    checks.check_loss(input, target, weight)
+    terms = _checked_terms(
+        reduction, ignore_index, label_smoothing, "lse_square_scale_for_zloss", lse_square_scale_for_zloss, None, 1.0
+    )
+    checks.check_weight_has_no_gradient(weight)
+    outputs = LOG_PROB | (Z_LOSS if return_zloss else 0) | (LSE if lse_square_scale_for_zloss else 0)
+    request = Request(terms, outputs, input.dtype, (1,))
+    loss, z_loss, log_prob, lse, *_ = run(input, target, accumulated(weight, input), request)
+    # The seed says that lse is no differentiable output; its gradient is zloss's.
+    return loss, log_prob, z_loss, lse.detach() if lse.requires_grad else lse
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    return_z_loss: bool = False,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    return_lse: bool = False,
+    return_argmax: bool = False,
+    return_entropy: bool = False,
+    loss_dtype: torch.dtype | None = None,
+    inplace_backward: bool = False,
+    *,
+    run: Run = call_forward,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The lean loss: (loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked."""
+    checks.check_loss(input, target, weight)
+    terms = _checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+    checks.check_loss_dtype(input, loss_dtype)
+    checks.check_weight_has_no_gradient(weight)
+    if inplace_backward:
+        checks.check_inplace_backward(input)
+    outputs = (
+        (Z_LOSS if return_z_loss else 0)
+        | (LSE if return_lse else 0)
+        | (ARGMAX if return_argmax else 0)
+        | (ENTROPY if return_entropy else 0)
+    )
+    request = Request(terms, outputs, loss_dtype or input.dtype, ())
+    loss, z, _, lse, argmax, entropy, *_ = run(input, target, accumulated(weight, input), request, inplace_backward)
+    return loss, z, lse, argmax, entropy
+
+
+def npu_cross_entropy_loss_backward(
+    grad_loss: Tensor,
+    log_prob: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    grad_zloss: Tensor | None = None,
+    lse_for_zloss: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    lse_square_scale_for_zloss: float = 0.0,
+) -> Tensor:
+    """The drop-in's backward, from log_prob: logits whose max and log-sum are 0. The z-loss part goes in as lse's."""
+    checks.check_backward(
+        grad_loss,
+        log_prob,
+        target,
+        weight,
+        grad_zloss,
+        lse_for_zloss,
+        reduction,
+        label_smoothing,
+        lse_square_scale_for_zloss,
+    )
+    terms = LossTerms(REDUCTIONS[reduction], ignore_index, label_smoothing, 0.0, 0.0, 1.0)
+    dtype = accumulation_dtype(log_prob.dtype)
+    weight = accumulated(weight, log_prob)
+    valid = target != ignore_index
+    counts = valid.sum().to(dtype)
+    weights = counts if weight is None else weight[torch.where(valid, target, 0).long()].mul(valid).sum()
+    grad_lse = None
+    if lse_square_scale_for_zloss and lse_for_zloss is not None:
+        grad_z = grad_loss.to(dtype) if grad_zloss is None else grad_loss.to(dtype) + grad_zloss.to(dtype)
+        if terms.reduction == MEAN:
+            grad_z = grad_z / counts
+        grad_lse = torch.where(valid, grad_z * (2 * lse_square_scale_for_zloss) * lse_for_zloss.to(dtype), 0)
+    row_stats = log_prob.new_zeros((2, log_prob.shape[0]), dtype=dtype)
+    denominators = torch.stack((weights, counts))
+    return OPS._backward.default(  # type: ignore[no-any-return]
+        grad_loss, None, None, grad_lse, None, log_prob, target, weight, row_stats, None, denominators, *terms
+    )
+
+
+def record_npu_cross_entropy_loss_backward(*arguments: Any) -> Tensor:
+    """The Autograd kernel of `npu_cross_entropy_loss_backward`: a derivative of it is refused, never dropped."""
+    if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
+        return apply_at_this_level(_NotDifferentiable, *arguments)  # type: ignore[no-any-return]
+    return npu_cross_entropy_loss_backward(*arguments)
+
+
+class _NotDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return below_this_level(npu_cross_entropy_loss_backward, *arguments)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        raise _no_derivative()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise _no_derivative()
+
+
+def _no_derivative() -> NotImplementedError:
+    return NotImplementedError(
+        "expected no derivative of npu_cross_entropy_loss_backward, got a request for one: it has lost the logits; "
+        "differentiate npu_cross_entropy_loss twice instead (create_graph=True), which is exact"
+    )
+
+
+@lru_cache(maxsize=256)
+def _checked_terms(
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+    scale_name: str,
+    scale: float,
+    softcap: float | None,
+    logit_scale: float,
+) -> LossTerms:
+    checks.check_terms(reduction, label_smoothing, {scale_name: scale, "logit_scale": logit_scale}, softcap)
+    return LossTerms(REDUCTIONS[reduction], ignore_index, label_smoothing, scale, softcap or 0.0, logit_scale)

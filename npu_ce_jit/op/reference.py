@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`_forward` and `_backward` in plain torch: what a machine without a compiler runs, and the tests' second oracle."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.op.checks import require_targets_in_range
+from npu_ce_jit.op.rows import (
+    Gradients,
+    coefficients,
+    denominators_of,
+    entropy_of,
+    reduce_rows,
+    rows_of,
+)
+from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, Z_LOSS, LossTerms
+
+ForwardOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    logit_scale: float,
+    outputs: int,
+    loss_dtype: torch.dtype,
+) -> ForwardOutputs:
+    """`_forward` of docs/design.md. IndexError for a target out of range."""
+    terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
+    require_targets_in_range(target, input.shape[1], ignore_index)
+    rows = rows_of(input, target, weight, terms)
+    row_max = rows.x.amax(1)
+    shifted = rows.x - row_max[:, None]
+    log_sum = shifted.exp().sum(1).log()
+    log_prob = shifted - log_sum[:, None]
+    lse = row_max + log_sum
+    denominators = denominators_of(rows)
+
+    ce = -log_prob.gather(1, rows.safe_target[:, None])[:, 0] * rows.target_weight
+    if label_smoothing:
+        smooth = -(log_prob * rows.weight).sum(1)
+        ce = (1 - label_smoothing) * ce + (label_smoothing / input.shape[1]) * smooth
+    loss = reduce_rows(torch.where(rows.valid, ce, 0), reduction, denominators[0])
+    z_rows = torch.where(rows.valid, z_loss * lse * lse, 0) if z_loss else torch.zeros_like(lse)
+    z_value = reduce_rows(z_rows, reduction, denominators[1])
+    if z_loss:
+        loss = loss + z_value
+
+    nothing = rows.x.new_empty(0)
+    return (
+        loss.to(loss_dtype),
+        (z_value if outputs & Z_LOSS else nothing).to(loss_dtype),
+        (log_prob if outputs & LOG_PROB else nothing).to(input.dtype, copy=True),
+        lse if outputs & LSE else nothing,
+        rows.x.argmax(1) if outputs & ARGMAX else nothing.long(),
+        entropy_of(log_prob) if outputs & ENTROPY else nothing.clone(),
+        torch.stack((row_max, log_sum)),
+        denominators,
+    )
+
+
+def backward(
+    grad_loss: Tensor | None,
+    grad_z_loss: Tensor | None,
+    grad_log_prob: Tensor | None,
+    grad_lse: Tensor | None,
+    grad_entropy: Tensor | None,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_stats: Tensor,
+    entropy: Tensor | None,
+    denominators: Tensor,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    logit_scale: float,
+) -> Tensor:
+    """`_backward` of docs/design.md."""
+    terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
+    gradients = Gradients(grad_loss, grad_z_loss, grad_log_prob, grad_lse, grad_entropy)
+    rows = rows_of(input, target, weight, terms)
+    row_max, log_sum = row_stats
+    log_prob = (rows.x - row_max[:, None]) - log_sum[:, None]
+    c = coefficients(rows, gradients, denominators, terms)
+
+    factor = c.rest(rows, row_max + log_sum, entropy)[:, None]
+    if c.entropy is not None:
+        factor = factor + c.entropy[:, None] * torch.where(log_prob == -torch.inf, 0, log_prob)
+    result = log_prob.exp() * (factor + c.target[:, None])
+    at_target = rows.safe_target[:, None]
+    target_log_prob = log_prob.gather(1, at_target)
+    # p - 1 at the target cancels for a confident row; expm1 does not.
+    target_factor = factor.expand_as(log_prob).gather(1, at_target)
+    at_target_result = c.target[:, None] * target_log_prob.expm1() + target_log_prob.exp() * target_factor
+    # An ignored row's safe_target is not its target; its c.target is 0, so the two forms agree there.
+    result.scatter_(1, at_target, at_target_result)
+    if label_smoothing:
+        result -= c.uniform[:, None] * rows.weight
+    if c.log_prob is not None:
+        result += c.log_prob
+    if not gradients.reach_ignored_rows:
+        # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
+        result = torch.where(rows.valid[:, None], result, 0)
+    return (result * rows.slope).to(input.dtype)
+
+
+def backward_(*arguments: object) -> None:
+    """`_backward_`: the gradient goes over the logits, the sixth argument."""
+    input = arguments[5]
+    assert isinstance(input, Tensor)
+    input.copy_(backward(*arguments))  # type: ignore[arg-type]

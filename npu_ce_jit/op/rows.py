@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a row of logits determines, in plain differentiable torch operators.
+
+`reference` and `derivatives` are both written over this: docs/design.md section 2 has the formulas.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.op.schema import MEAN, NONE, LossTerms, accumulation_dtype
+
+
+class Rows(NamedTuple):
+    """`[N, C]` and `[N]` quantities in the accumulation dtype. `x` is the transformed logits x'."""
+
+    x: Tensor
+    slope: Tensor | float  # dx'/dx
+    curvature: Tensor | None  # d2x'/dx2; None where x' is linear in x
+    valid: Tensor  # bool [N]: not ignored
+    safe_target: Tensor  # int64 [N]: the target, 0 where ignored
+    weight: Tensor  # [C]
+    target_weight: Tensor  # [N]: weight[target], 0 where ignored
+
+
+class Gradients(NamedTuple):
+    """Gradients (or tangents) of the differentiable outputs of `_forward`; None where there is none."""
+
+    loss: Tensor | None
+    z_loss: Tensor | None
+    log_prob: Tensor | None
+    lse: Tensor | None
+    entropy: Tensor | None
+
+    @property
+    def reach_ignored_rows(self) -> bool:
+        """An ignored row takes no part in the losses, but its log_prob, lse and entropy are results like any."""
+        return self.log_prob is not None or self.lse is not None or self.entropy is not None
+
+
+class Coefficients(NamedTuple):
+    """The gradients spread over the rows, `[N]` each: the t, u, b of docs/design.md, and what its r is made of."""
+
+    target: Tensor
+    uniform: Tensor
+    entropy: Tensor | None
+    z: Tensor  # multiplies lse
+    lse: Tensor | None
+    log_prob: Tensor | None  # [N, C]
+
+    def rest(self, rows: Rows, lse: Tensor, entropy: Tensor | None) -> Tensor:
+        """The r of docs/design.md."""
+        total = self.uniform * rows.weight.sum() + self.z * lse
+        if self.lse is not None:
+            total = total + self.lse
+        if self.entropy is not None and entropy is not None:
+            total = total + self.entropy * entropy
+        return total if self.log_prob is None else total - self.log_prob.sum(1)
+
+
+def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Rows:
+    dtype = accumulation_dtype(input.dtype)
+    x = input.to(dtype)
+    slope: Tensor | float = terms.logit_scale
+    curvature = None
+    if terms.softcap:
+        tanh = torch.tanh(x * (terms.logit_scale / terms.softcap))
+        slope = terms.logit_scale * (1 - tanh * tanh)
+        curvature = (-2 * terms.logit_scale / terms.softcap) * tanh * slope
+        x = terms.softcap * tanh
+    elif terms.logit_scale != 1.0:
+        x = x * terms.logit_scale
+    valid = target != terms.ignore_index
+    safe_target = torch.where(valid, target, 0).long()
+    class_weight = x.new_ones(x.shape[1]) if weight is None else weight.to(dtype)
+    target_weight = torch.where(valid, class_weight[safe_target], 0)
+    return Rows(x, slope, curvature, valid, safe_target, class_weight, target_weight)
+
+
+def denominators_of(rows: Rows) -> Tensor:
+    """`[2]`: the weight of the rows that are not ignored, and their count."""
+    return torch.stack((rows.target_weight.sum(), rows.valid.sum().to(rows.target_weight.dtype)))
+
+
+def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
+    """`[N]` values to the loss's shape; accumulated in float64, which costs N additions and no [N, C]."""
+    if reduction == NONE:
+        return values
+    total = values.double().sum()
+    return (total / denominator if reduction == MEAN else total).to(values.dtype)
+
+
+def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: LossTerms) -> Coefficients:
+    """Linear in `gradients`; 0 through the losses for an ignored row, whatever its denominators."""
+    dtype, classes = rows.x.dtype, rows.x.shape[1]
+    ce = _on_rows(gradients.loss, rows, terms)
+    z = ce + _on_rows(gradients.z_loss, rows, terms)
+    if terms.reduction == MEAN:
+        ce, z = ce / denominators[0], z / denominators[1]
+    # A term with a zero factor is left out, not multiplied: 0 * inf is NaN.
+    ce, z = torch.where(rows.valid, ce, 0), torch.where(rows.valid, z, 0)
+    zero = torch.zeros_like(ce)
+    return Coefficients(
+        target=ce * (1 - terms.label_smoothing) * rows.target_weight,
+        uniform=ce * (terms.label_smoothing / classes) if terms.label_smoothing else zero,
+        entropy=None if gradients.entropy is None else -gradients.entropy.to(dtype),
+        z=z * (2 * terms.z_loss) if terms.z_loss else zero,
+        lse=None if gradients.lse is None else gradients.lse.to(dtype),
+        log_prob=None if gradients.log_prob is None else gradients.log_prob.to(dtype),
+    )
+
+
+def entropy_of(log_prob: Tensor) -> Tensor:
+    """`[N]`; a class of probability 0 adds 0, not 0 * inf."""
+    return -plogp(log_prob).sum(1)
+
+
+def plogp(log_prob: Tensor) -> Tensor:
+    """p * log(p), 0 where p is 0."""
+    p = log_prob.exp()
+    return torch.where(p == 0, 0, p * log_prob)
+
+
+def _on_rows(gradient: Tensor | None, rows: Rows, terms: LossTerms) -> Tensor:
+    """A loss's gradient ([N], or [] or [1] where it was reduced) as one of each row, before any denominator."""
+    if gradient is None:
+        return torch.zeros_like(rows.target_weight)
+    gradient = gradient.to(rows.x.dtype)
+    return gradient if terms.reduction == NONE else gradient.reshape(()).expand_as(rows.target_weight)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators' schemas, and the two values in which their options travel.
+
+Schemas stand in Python so that Meta, export and vmap work with no binary; a library only adds kernels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+NAMESPACE = "npu_ce_jit"
+
+_LOSS_TERMS = (
+    "int reduction, int ignore_index, float label_smoothing, float z_loss, float softcap, float logit_scale"
+)
+_GRADIENTS = (
+    "Tensor? grad_loss, Tensor? grad_z_loss, Tensor? grad_log_prob, Tensor? grad_lse, Tensor? grad_entropy"
+)
+_SAVED = "Tensor target, Tensor? weight, Tensor row_stats, Tensor? entropy, Tensor denominators"
+
+SCHEMAS = {
+    "npu_cross_entropy_loss": (
+        '(Tensor input, Tensor target, Tensor? weight=None, str reduction="mean", int ignore_index=-100, '
+        "float label_smoothing=0.0, float lse_square_scale_for_zloss=0.0, bool return_zloss=False) "
+        "-> (Tensor loss, Tensor log_prob, Tensor zloss, Tensor lse_for_zloss)"
+    ),
+    "npu_cross_entropy_loss_backward": (
+        "(Tensor grad_loss, Tensor log_prob, Tensor target, Tensor? weight=None, Tensor? grad_zloss=None, "
+        'Tensor? lse_for_zloss=None, str reduction="mean", int ignore_index=-100, float label_smoothing=0.0, '
+        "float lse_square_scale_for_zloss=0.0) -> Tensor"
+    ),
+    "cross_entropy": (
+        '(Tensor input, Tensor target, Tensor? weight=None, str reduction="mean", int ignore_index=-100, '
+        "float label_smoothing=0.0, float z_loss=0.0, bool return_z_loss=False, float? softcap=None, "
+        "float logit_scale=1.0, bool return_lse=False, bool return_argmax=False, bool return_entropy=False, "
+        "ScalarType? loss_dtype=None, bool inplace_backward=False) "
+        "-> (Tensor loss, Tensor z_loss, Tensor lse, Tensor argmax, Tensor entropy)"
+    ),
+    "_forward": (
+        f"(Tensor input, Tensor target, Tensor? weight, {_LOSS_TERMS}, int outputs, ScalarType loss_dtype) "
+        "-> (Tensor loss, Tensor z_loss, Tensor log_prob, Tensor lse, Tensor argmax, Tensor entropy, "
+        "Tensor row_stats, Tensor denominators)"
+    ),
+    "_backward": f"({_GRADIENTS}, Tensor input, {_SAVED}, {_LOSS_TERMS}) -> Tensor",
+    "_backward_": f"({_GRADIENTS}, Tensor(a!) input, {_SAVED}, {_LOSS_TERMS}) -> ()",
+}
+INTERNAL = ("_forward", "_backward", "_backward_")
+
+# Bits of `outputs`: what `_forward` writes beside the loss.
+Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16
+
+NONE, MEAN, SUM = 0, 1, 2
+REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
+
+
+class LossTerms(NamedTuple):
+    """What the loss is made of, in the order in which `_forward` and `_backward` take it.
+
+    `softcap` 0.0 means none. Unpacks into an operator call: `_forward(input, target, weight, *terms, ...)`.
+    """
+
+    reduction: int
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    softcap: float
+    logit_scale: float
+
+
+class Request(NamedTuple):
+    """One call's options: the loss's terms, the bits of what to return beside it, and the loss's dtype and shape."""
+
+    terms: LossTerms
+    outputs: int
+    loss_dtype: torch.dtype
+    # The drop-in returns a reduced loss as [1], torch's functions as 0-d.
+    reduced_shape: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def accumulated(weight: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor | None:
+    """The class weights as every kernel takes them: in the accumulation dtype, contiguous."""
+    return None if weight is None else weight.to(accumulation_dtype(input.dtype)).contiguous()
+
+
+def define(library: torch.library.Library) -> None:
+    """Defines every operator in `library`."""
+    for name, signature in SCHEMAS.items():
+        library.define(name + signature, tags=(torch.Tag.pt2_compliant_tag,))

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything private to torch that the autograd kernels lean on, in one place; tests/test_transforms.py runs each.
+
+A `torch.autograd.Function` under the Autograd key fails inside torch.func transforms, because `Function.apply` then
+starts the transforms over although the dispatcher has already peeled off this level. Its single-level apply, under
+`enable_single_level_autograd_function`, does what is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def functorch_is_active() -> bool:
+    """Inside torch.func.grad, vmap, jvp and their like."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_differentiating(*tensors: Tensor | None) -> bool:
+    """Whether a call on `tensors` must be recorded: by reverse mode, forward mode or a transform."""
+    if forward_ad._current_level >= 0 or functorch_is_active():
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """`function.apply` from within a kernel of the Autograd key."""
+    if functorch_is_active():
+        # Imported here: it pulls in functorch, which an eager training step never needs.
+        from torch._functorch.autograd_function import enable_single_level_autograd_function
+
+        with enable_single_level_autograd_function():
+            return super(torch.autograd.Function, function).apply(*arguments)
+    return function.apply(*arguments)
+
+
+def below_autograd(op: Any, *arguments: Any) -> Any:
+    """Calls an operator past its Autograd kernel."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
+def below_this_level(op: Any, *arguments: Any) -> Any:
+    """Calls an operator from the forward of a Function: past its Autograd kernel at this level, not at outer ones.
+
+    A Function's forward runs with both modes of differentiation off. Left off, they would silently cut an outer
+    transform's derivative of what an inner one computed.
+    """
+    if functorch_is_active():
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return below_autograd(op, *arguments)
+    return below_autograd(op, *arguments)
+
+
+def tangent_for_outer_levels(formula: Callable[..., Any], *tensors: Tensor | None) -> Any:
+    """Evaluates `formula(*tensors)` within a Function's jvp, so that an outer forward mode differentiates it too.
+
+    jvp runs with forward mode off. Switched on as it is, this level's own tangents would be differentiated again,
+    so the tensors are stripped of them first.
+    """
+    if not functorch_is_active():
+        return formula(*tensors)
+    with forward_ad._set_fwd_grad_enabled(True):
+        return formula(*(None if t is None else forward_ad.unpack_dual(t).primal for t in tensors))
+
+
+def is_plain_eager(tensor: Tensor) -> bool:
+    """A real tensor in a plain step: no tracing, no transform, no checkpoint that recomputes or stands in for it."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and forward_ad._current_level < 0
+        and not functorch_is_active()
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    )
+
+
+def is_inside_backward() -> bool:
+    """Autograd's engine is running: a forward here is a recomputation."""
+    return torch._C._current_graph_task_id() != -1
