@@ -9,8 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from npu_ce_jit.errors import LoadError, NpuCeJitError, SettingsError
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
@@ -24,8 +23,7 @@ from npu_ce_jit.settings import Settings
 _logger = logging.getLogger("npu_ce_jit")
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """What this process runs on, and why. `backend` is "lazy" until the first call decides."""
 
     settings: Settings
@@ -34,7 +32,7 @@ class Session:
     key_name: str | None = None
     artifact: Artifact | None = None
     problem: NpuCeJitError | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = {}  # by step
 
 
 _session: Session | None = None
@@ -65,7 +63,7 @@ def run() -> Session:
     session = _session = _load_library(session, may_build=settings.build == "eager")
     if session.backend == "reference":
         if settings.build == "lazy":
-            session = _session = replace(session, backend="lazy")
+            session = _session = session._replace(backend="lazy")
             registration.use_lazy(_load_at_first_call)
         else:
             registration.use_reference()
@@ -110,8 +108,7 @@ def _load_library(session: Session, *, may_build: bool) -> Session:
     if problem is not None and not may_build:
         _logger.info("no C++ kernels: %s", problem)
         problem = None
-    return replace(
-        session,
+    return session._replace(
         backend="reference" if artifact is None else "cpp",
         key_name=key.name if key else None,
         artifact=artifact,

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def _build_in(
         "compiler": {"command": toolchain.cxx.value, "version": _version(toolchain.cxx_command, environment)},
         "ninja": {"command": toolchain.ninja.value, "version": _version([toolchain.ninja.require()], environment)},
         "flags": [*flags.compile_flags(cpu_isa), *flags.LINK, *flags.LIBRARIES],
-        "toolchain": asdict(toolchain),
+        "toolchain": {name: fact._asdict() for name, fact in toolchain._asdict().items()},
         "host": socket.gethostname(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 3),

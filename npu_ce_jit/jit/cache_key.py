@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.jit import flags
@@ -16,8 +16,7 @@ from npu_ce_jit.settings import Settings
 _DIGEST_CHARS = 12  # of a sha256: enough for one user's cache, short enough to read
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(NamedTuple):
     """`text` is everything that changes the bytes of the library, a fact a line; `name` is its directory."""
 
     text: str

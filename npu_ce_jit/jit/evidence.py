@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from npu_ce_jit.errors import ToolchainError
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """`value` and where it was found; or None, where was looked, and what to do about it."""
 
     name: str

@@ -51,9 +51,9 @@ def ninja_file(
     writer.rule("compile", "$cxx $cflags -c $in -o $out", description="compile $in")
     writer.rule("link", "$cxx $ldflags $in $libs -o $out", description="link $out")
     writer.newline()
-    objects = []
-    for unit in sources.cpu_units:
-        objects += writer.build(unit.removesuffix(".cpp") + ".o", "compile", f"$root/{unit}")
-    writer.build(flags.LIBRARY_FILE, "link", objects)
+    objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in sources.cpu_units}
+    for unit, object_file in objects.items():
+        writer.build([object_file], "compile", [f"$root/{unit}"])
+    writer.build([flags.LIBRARY_FILE], "link", list(objects.values()))
     writer.default(flags.LIBRARY_FILE)
     return text.getvalue()

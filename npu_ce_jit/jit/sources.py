@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from npu_ce_jit.errors import BuildError
 
@@ -14,8 +14,7 @@ _SUFFIXES = frozenset({".cpp", ".h", ".hpp", ".inc", ".asc"})
 _NPU_FOLDER = "csrc/npu/"
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(NamedTuple):
     """`files` pairs each name (posix, relative to `root_dir`) with its sha256, sorted by name."""
 
     root_dir: Path

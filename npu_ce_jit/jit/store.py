@@ -13,9 +13,8 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.cache_key import CacheKey
@@ -28,8 +27,7 @@ _LAYOUT = "v1"
 _MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(NamedTuple):
     """One entry whose library was verified: `entry_dir` holds it beside its manifest, build.ninja and build.log."""
 
     entry_dir: Path
@@ -37,16 +35,14 @@ class Artifact:
     manifest: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(NamedTuple):
     """A directory that may hold the cache, and what asked for it."""
 
     path: Path
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """All roots are searched, in order; a build goes to the first that can be written."""
 
     roots: tuple[Root, ...]

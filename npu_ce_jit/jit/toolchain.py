@@ -10,8 +10,8 @@ import re
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,8 +26,7 @@ _ISA_OF_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}
 _ISA_ORDER = ("baseline", "avx2", "avx512")
 
 
-@dataclass(frozen=True, slots=True)
-class Toolchain:
+class Toolchain(NamedTuple):
     """The facts of a machine, each with its evidence.
 
     `cxx` may hold more than one word ("ccache g++"); `cxx_command` splits it.
