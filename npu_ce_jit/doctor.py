@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What works on this machine, what does not, and what to do about it. No NPU context is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from npu_ce_jit._version import __version__
+from npu_ce_jit.bootstrap import Session
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.store import Store
+
+Verdict = Literal["ok", "warn", "fail"]
+
+
+class Check(NamedTuple):
+    """One line of the report. `cure` is empty where there is nothing to do."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    evidence: str = ""
+    cure: str = ""
+
+
+def examine(session: Session) -> list[Check]:
+    """All checks, from what everything needs to what only some machines have."""
+    return [*_settings(session), *_toolchain(session), *_cache(session), _kernels(session)]
+
+
+def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
+    """The report for a program; `healthy` is what the exit code says."""
+    return {
+        "npu_ce_jit": __version__,
+        "healthy": is_healthy(checks),
+        "backend": session.backend,
+        "key": session.key_name,
+        "library": str(session.artifact.library) if session.artifact else None,
+        "seconds": dict(session.seconds),
+        "checks": [check._asdict() for check in checks],
+    }
+
+
+def is_healthy(checks: list[Check]) -> bool:
+    """Whether the best device of this machine works. A machine without an NPU needs no CANN."""
+    return all(check.verdict != "fail" for check in checks)
+
+
+def _settings(session: Session) -> Iterator[Check]:
+    for problem in session.settings.problems:
+        yield Check("settings", "warn", problem.fact, "the environment", problem.hint)
+
+
+def _toolchain(session: Session) -> Iterator[Check]:
+    toolchain = session.toolchain
+    for fact in (toolchain.system, toolchain.machine, toolchain.torch_version):
+        yield _of_fact(fact, "fail")
+    # Without a compiler a library that is already in the cache still works, so its absence alone fails nothing.
+    for fact in (toolchain.cpu_isa, toolchain.cxx, toolchain.ninja):
+        yield _of_fact(fact, "warn")
+    for fact in (toolchain.torch_npu_version, toolchain.cann_home, toolchain.cann_version):
+        yield _of_fact(fact, "ok" if fact.value is None and _has_no_npu_software(session) else "warn")
+
+
+def _has_no_npu_software(session: Session) -> bool:
+    return session.toolchain.torch_npu_version.value is None and session.toolchain.cann_home.value is None
+
+
+def _of_fact(fact: Evidence, verdict_if_absent: Verdict) -> Check:
+    if fact.value is not None:
+        return Check(fact.name, "ok", fact.value, fact.where)
+    return Check(fact.name, verdict_if_absent, "none", fact.where, fact.cure)
+
+
+def _cache(session: Session) -> Iterator[Check]:
+    for number, (root, refusal) in enumerate(Store.of(session.settings).examine()):
+        if refusal is None:
+            yield Check("cache", "ok", str(root.path), root.origin)
+            return
+        last = number == 1
+        yield Check(
+            "cache", "fail" if last else "warn", str(root.path), f"{root.origin}: {refusal}",
+            "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
+        )  # fmt: skip
+
+
+def _kernels(session: Session) -> Check:
+    name, problem = "CPU kernels", session.problem
+    if session.artifact is not None:
+        return Check(name, "ok", "C++", str(session.artifact.library))
+    if problem is None:
+        found = "built at the first call" if session.backend == "lazy" else "the slower reference implementation"
+        return Check(
+            name, "warn", found, f"NPU_CE_JIT_BUILD={session.settings.build} and nothing built yet",
+            "Set NPU_CE_JIT_BUILD=eager to build at import.",
+        )  # fmt: skip
+    evidence = problem.fact
+    if isinstance(problem, BuildError):
+        evidence = " ".join([evidence, *problem.first_lines[:1], f"Log: {problem.log_path}"])
+    can_have_others = session.toolchain.system.value == "Linux"  # elsewhere the reference is all there is
+    return Check(
+        name, "fail" if can_have_others else "warn", "the slower reference implementation", evidence, problem.hint
+    )
