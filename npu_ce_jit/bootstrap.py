@@ -15,7 +15,7 @@ from npu_ce_jit.errors import LoadError, NpuCeJitError, SettingsError
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
 from npu_ce_jit.jit.loader import load
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.store import Artifact, Store, set_aside
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
 from npu_ce_jit.settings import Settings
@@ -97,7 +97,7 @@ def _load_library(session: Session, *, may_build: bool) -> Session:
         store = Store.of(settings)
         artifact = store.find(key)
         if artifact is not None:
-            artifact = _load(artifact, store, settings)
+            artifact = _load(artifact, settings)
         if artifact is None and may_build:
             artifact = _build_and_load(settings, toolchain, sources, key, store)
     except NpuCeJitError as error:
@@ -117,13 +117,13 @@ def _load_library(session: Session, *, may_build: bool) -> Session:
     )
 
 
-def _load(artifact: Artifact, store: Store, settings: Settings) -> Artifact | None:
+def _load(artifact: Artifact, settings: Settings) -> Artifact | None:
     """None where the linker refuses it: it may come from a machine with newer system libraries."""
     try:
         load(artifact, huge_pages=settings.huge_pages)
     except LoadError as error:
         _logger.warning("%s", error)
-        store.set_aside(artifact)
+        set_aside(artifact.entry_dir)
         return None
     return artifact
 
@@ -137,7 +137,7 @@ def _build_and_load(
     try:
         load(artifact, huge_pages=settings.huge_pages)
     except LoadError:
-        store.set_aside(artifact)
+        set_aside(artifact.entry_dir)
         raise
     return artifact
 

@@ -41,6 +41,11 @@ class Root(NamedTuple):
     path: Path
     origin: str
 
+    @property
+    def layout_dir(self) -> Path:
+        """Without symbolic links: the root may be one, but must not lead elsewhere after its target was checked."""
+        return self.path.resolve() / _LAYOUT
+
 
 class Store(NamedTuple):
     """All roots are searched, in order; a build goes to the first that can be written."""
@@ -62,19 +67,19 @@ class Store(NamedTuple):
         return cls((*first, Root(settings.tmp_dir / f"npu_ce_jit-{user}", "TMPDIR")))
 
     def find(self, key: CacheKey) -> Artifact | None:
-        """A verified entry for this key, or None. Damaged and foreign entries are passed over; nothing is raised."""
+        """A verified entry for this key, or None. Raises nothing.
+
+        What others could have written is passed over. What is damaged is set aside, so that it is told once.
+        """
         for root in self.roots:
-            key_dir = _key_dir(root, key)
-            try:
-                names = sorted(name for name in os.listdir(key_dir) if name.startswith("e-"))
-            except OSError:
-                continue
-            for name in names:
+            for entry_dir in _entry_dirs(root, key):
                 try:
-                    _require_trusted(root, key_dir)
-                    return _verified(key_dir / name, key)
-                except (UntrustedError, OSError, ValueError) as error:
-                    _logger.warning("passing over %s: %s", key_dir / name, error)
+                    return _verified(entry_dir, key)
+                except UntrustedError as error:
+                    _logger.warning("not used: %s", error)
+                except (OSError, ValueError) as error:
+                    _logger.warning("set aside %s: %s", entry_dir, error)
+                    set_aside(entry_dir)
         return None
 
     @contextlib.contextmanager
@@ -99,6 +104,16 @@ class Store(NamedTuple):
             "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
         )
 
+    def examine(self) -> Iterator[tuple[Root, str | None]]:
+        """Each root with the reason why nothing can be built in it, or None."""
+        for root in self.roots:
+            try:
+                tempfile.TemporaryFile(dir=_make_layout_dir(root)).close()
+            except (UntrustedError, OSError) as error:
+                yield root, str(error)
+            else:
+                yield root, None
+
     def publish(self, staging_dir: Path, files: Mapping[str, Path], library: str, facts: Mapping[str, Any]) -> Artifact:
         """Moves `files` (name to path in `staging_dir`) into a new entry. Raises OSError.
 
@@ -118,19 +133,24 @@ class Store(NamedTuple):
         _sync(published_dir.parent)
         return Artifact(published_dir, published_dir / library, manifest)
 
-    def set_aside(self, artifact: Artifact) -> None:
-        """Hides an entry that does not load on this machine, so that the next import builds. Never raises."""
-        with contextlib.suppress(OSError):
-            artifact.entry_dir.rename(artifact.entry_dir.with_name(f"bad-{secrets.token_hex(6)}"))
+
+def set_aside(entry_dir: Path) -> None:
+    """Hides an entry that is damaged or does not load here, so that the next build takes its place. Never raises."""
+    with contextlib.suppress(OSError):
+        entry_dir.rename(entry_dir.with_name(f"bad-{secrets.token_hex(6)}"))
 
 
-def _key_dir(root: Root, key: CacheKey) -> Path:
-    return root.path / _LAYOUT / key.name
-
-
-def _require_trusted(root: Root, key_dir: Path) -> None:
-    for path in (root.path.resolve(), key_dir.parent, key_dir):  # the root itself may be a link that the user made
-        require_trusted_dir(path)
+def _entry_dirs(root: Root, key: CacheKey) -> list[Path]:
+    key_dir = root.layout_dir / key.name
+    try:
+        for path in (root.layout_dir.parent, root.layout_dir, key_dir):
+            require_trusted_dir(path)
+        return sorted(key_dir / name for name in os.listdir(key_dir) if name.startswith("e-"))
+    except UntrustedError as error:
+        _logger.warning("not used: %s", error)
+    except OSError as error:
+        _logger.debug("nothing in %s: %s", root.path, error)
+    return []
 
 
 def _verified(entry_dir: Path, key: CacheKey) -> Artifact:
@@ -151,11 +171,17 @@ def _verified(entry_dir: Path, key: CacheKey) -> Artifact:
     return Artifact(entry_dir, library, manifest)
 
 
-def _make_staging_dir(root: Root, key: CacheKey) -> Path:
+def _make_layout_dir(root: Root) -> Path:
     root.path.parent.mkdir(parents=True, exist_ok=True)
-    key_dir = _key_dir(root, key)
-    for path in (root.path.resolve(), key_dir.parent, key_dir):
-        make_private_dir(path)
+    layout_dir = root.layout_dir
+    make_private_dir(layout_dir.parent)
+    make_private_dir(layout_dir)
+    return layout_dir
+
+
+def _make_staging_dir(root: Root, key: CacheKey) -> Path:
+    key_dir = _make_layout_dir(root) / key.name
+    make_private_dir(key_dir)
     return Path(tempfile.mkdtemp(prefix=f".b-{socket.gethostname()}-{os.getpid()}-", dir=key_dir))
 
 
