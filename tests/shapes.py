@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes that divide nothing, logits and targets that people meet, each with a name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# (N, C): one class, one row, primes, one past a vector, a block of 2048 and its double, few rows of many columns.
+SHAPES = [(1, 1), (3, 1), (1, 2), (5, 7), (4, 8), (7, 17), (13, 64), (17, 65), (6, 127), (3, 2049), (2, 4097), (2, 33333)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def logits(rows: int, classes: int, dtype: torch.dtype, scale: float = 3.0) -> Tensor:
+    return (torch.randn(rows, classes, dtype=torch.float64) * scale).to(dtype)
+
+
+def targets(rows: int, classes: int, ignored: float = 0.0, ignore_index: int = -100) -> Tensor:
+    """Classes at random; the first class, the last one, and `ignored` of the rows among them."""
+    target = torch.randint(classes, (rows,))
+    if rows > 1:
+        target[0], target[-1] = classes - 1, 0
+    target[torch.rand(rows) < ignored] = ignore_index
+    return target
