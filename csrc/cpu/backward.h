@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Backward: the numbers of every row, then one read of its logits and one write of its gradient.
+#pragma once
+
+#include <vector>
+
+#include "huge_pages.h"
+#include "row_gradient.h"
+#include "row_scan.h"
+#include "scalars.h"
+
+namespace npu_ce {
+
+template <class T>
+class Backward {
+ public:
+  using A = Acc<T>;
+
+  Backward(const Problem& problem, const Gradients& gradients)
+      : problem_(problem),
+        gradients_(gradients),
+        logits_(problem),
+        weights_(problem),
+        in_place_(gradients.input == problem.input),
+        streaming_(!in_place_ &&
+                   worth_streaming(gradients.input, problem.rows * problem.classes * static_cast<int64_t>(sizeof(T)))),
+        plain_(!logits_.capped() && gradients.log_prob == nullptr && !present(gradients.entropy) &&
+               (problem.label_smoothing == 0 || problem.weight == nullptr)) {}
+
+  void run_rows(int64_t begin, int64_t end) const {
+    const int64_t chunks = chunk_count(problem_.classes);
+    for (int64_t row = begin; row < end; ++row) {
+      double log_prob_sum = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) log_prob_sum += sum_grad_log_prob(row, chunk);
+      write(row, log_prob_sum, 0, problem_.classes);
+    }
+    if (streaming_) stream_fence();
+  }
+
+  void run_columns(const Parallel& parallel) const {
+    const int64_t chunks = chunk_count(problem_.classes);
+    std::vector<double> parts(static_cast<size_t>(problem_.rows * chunks));
+    if (gradients_.log_prob != nullptr) {
+      parallel_for(parallel, problem_.rows * chunks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) parts[static_cast<size_t>(i)] = sum_grad_log_prob(i / chunks, i % chunks);
+      });
+    }
+    parallel_for(parallel, problem_.rows * chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = i / chunks;
+        double log_prob_sum = 0;
+        for (int64_t chunk = 0; chunk < chunks; ++chunk)
+          log_prob_sum += parts[static_cast<size_t>(row * chunks + chunk)];
+        const int64_t column = i % chunks * kChunkElems;
+        write(row, log_prob_sum, column, std::min(column + kChunkElems, problem_.classes));
+      }
+      if (streaming_) stream_fence();
+    });
+  }
+
+ private:
+  const T* grad_log_prob(int64_t row) const {
+    return gradients_.log_prob == nullptr
+               ? nullptr
+               : static_cast<const T*>(gradients_.log_prob) + row * gradients_.log_prob_stride_elems;
+  }
+
+  double sum_grad_log_prob(int64_t row, int64_t chunk) const {
+    double sum = 0;
+    if (gradients_.log_prob == nullptr) return sum;
+    const int64_t begin = chunk * kChunkElems;
+    for_each_block(begin, std::min(begin + kChunkElems, problem_.classes), [&](int64_t column, int64_t count) {
+      sum += weighted_sum<T>(grad_log_prob(row) + column, nullptr, count, A(1), A(0));
+    });
+    return sum;
+  }
+
+  RowGradient<T> row_gradient(int64_t row, double log_prob_sum) const {
+    const A* stats = static_cast<const A*>(gradients_.row_stats);
+    const A* denominators = static_cast<const A*>(gradients_.denominators);
+    const int64_t target = problem_.target[row];
+    const bool ignored = target == problem_.ignore_index;
+    const bool mean = problem_.reduction == Reduction::kMean;
+    const bool loss_flows = !ignored && (present(gradients_.loss) || present(gradients_.z_loss));
+    const bool output_flows = present(gradients_.lse) || present(gradients_.entropy) || gradients_.log_prob != nullptr;
+
+    RowGradient<T> result{};
+    result.is_zero = !loss_flows && !output_flows;
+    result.row_max = stats[row];
+    result.log_sum = stats[problem_.rows + row];
+    result.target = ignored ? -1 : target;
+    result.grad_log_prob = grad_log_prob(row);
+    result.entropy = -value_at(gradients_.entropy, row);
+    result.rest = value_at(gradients_.lse, row) - log_prob_sum;
+    // Not multiplied where absent: the entropy of a row of NaN must not reach a gradient that does not flow.
+    if (present(gradients_.entropy)) result.rest += result.entropy * value_at(gradients_.entropy_value, row);
+    if (!loss_flows) return result;
+
+    const double of_loss = value_at(gradients_.loss, row);
+    const double of_z = of_loss + value_at(gradients_.z_loss, row);
+    const double g = mean ? of_loss / denominators[0] : of_loss;
+    if (present(gradients_.loss)) {
+      result.target_grad = g * (1 - problem_.label_smoothing) * weights_.at(target);
+      if (problem_.label_smoothing != 0) {
+        result.smooth = g * problem_.label_smoothing / static_cast<double>(problem_.classes);
+        result.rest += result.smooth * weights_.total();
+      }
+    }
+    if (problem_.z_loss != 0) {
+      const double gz = mean ? of_z / denominators[1] : of_z;
+      const double lse = static_cast<double>(result.row_max) + static_cast<double>(result.log_sum);
+      result.rest += gz * 2 * problem_.z_loss * lse;
+    }
+    return result;
+  }
+
+  void write(int64_t row, double log_prob_sum, int64_t begin, int64_t end) const {
+    const RowGradient<T> gradient = row_gradient(row, log_prob_sum);
+    T* to = static_cast<T*>(gradients_.input) + row * problem_.classes;
+    if (gradient.is_zero) {
+      std::memset(static_cast<void*>(to + begin), 0, static_cast<size_t>(end - begin) * sizeof(T));
+      return;
+    }
+    const T* from = logits_.row(row);
+    const bool has_target = gradient.target >= begin && gradient.target < end;
+    // Before the columns are written, as they may lie over the logits.
+    const T at_target = has_target ? target_gradient(logits_, weights_, gradient, from) : T{};
+    if (plain_) {
+      write_plain_gradient(logits_, gradient, from + begin, to + begin, end - begin, streaming_);
+    } else {
+      write_full_gradient(logits_, weights_, gradient, begin, end, from, to, streaming_);
+    }
+    if (has_target) to[gradient.target] = at_target;
+  }
+
+  const Problem& problem_;
+  const Gradients& gradients_;
+  Logits<T> logits_;
+  ClassWeights<A> weights_;
+  bool in_place_;
+  bool streaming_;
+  bool plain_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a row is cut. These sizes depend on nothing but the dtype, so neither do the bits of any sum.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "problem.h"
+#include "simd.h"
+
+namespace npu_ce {
+
+// A block is what is worked on in L1: float sums are carried in double from one block to the next.
+constexpr int64_t kBlockElems = 2048;
+// A chunk is what one thread takes when the rows are too few for all threads.
+constexpr int64_t kChunkElems = 8 * kBlockElems;
+// Below this many logits a parallel call costs more than it saves.
+constexpr int64_t kSerialElems = 32768;
+
+inline int64_t chunk_count(int64_t classes) { return (classes + kChunkElems - 1) / kChunkElems; }
+
+template <class F>
+void for_each_block(int64_t begin, int64_t end, F&& body) {
+  for (int64_t at = begin; at < end; at += kBlockElems) body(at, std::min(kBlockElems, end - at));
+}
+
+// Calls value(column, lanes) for every vector of a row and stores what it returns; lanes is below kLanes for a partial
+// vector only. Non-temporal stores want aligned addresses, so a partial vector may come first.
+template <class T, class F>
+NPU_CE_INLINE void write_columns(T* to, int64_t count, bool streaming, F&& value) {
+  constexpr int64_t lanes = kLanes<T>;
+  int64_t column = 0;
+  if (streaming) {
+    constexpr int64_t stored_bytes = lanes * static_cast<int64_t>(sizeof(T));
+    const int64_t off_bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % stored_bytes);
+    const int64_t head = off_bytes == 0 ? 0 : (stored_bytes - off_bytes) / static_cast<int64_t>(sizeof(T));
+    if (head > 0 && head <= count) {
+      store_partial(to, value(0, head), head);
+      column = head;
+    }
+    if (head <= count) {
+      for (; column + lanes <= count; column += lanes) store_streaming(to + column, value(column, lanes));
+    }
+  }
+  for (; column + 2 * lanes <= count; column += 2 * lanes) {
+    const auto first = value(column, lanes);
+    const auto second = value(column + lanes, lanes);
+    store(to + column, first);
+    store(to + column + lanes, second);
+  }
+  for (; column + lanes <= count; column += lanes) store(to + column, value(column, lanes));
+  if (column < count) store_partial(to + column, value(column, count - column), count - column);
+}
+
+// The same bits for any number of threads: each index is worked on alone.
+template <class F>
+void parallel_for(const Parallel& parallel, int64_t count, int64_t grain, F&& body) {
+  using Body = std::remove_reference_t<F>;
+  parallel.run(
+      0, count, grain, [](int64_t begin, int64_t end, void* context) { (*static_cast<Body*>(context))(begin, end); },
+      &body);
+}
+
+}  // namespace npu_ce

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward: the state of every row, what is written per row, and the reduction over rows.
+#pragma once
+
+#include <vector>
+
+#include "class_weights.h"
+#include "huge_pages.h"
+#include "logits.h"
+#include "row_scan.h"
+#include "scalars.h"
+#include "small_rows.h"
+
+namespace npu_ce {
+
+template <class T>
+class Forward {
+ public:
+  using A = Acc<T>;
+
+  Forward(const Problem& problem, const ForwardOutputs& out)
+      : problem_(problem),
+        out_(out),
+        logits_(problem),
+        weights_(problem),
+        streaming_(worth_streaming(out.log_prob, problem.rows * problem.classes * static_cast<int64_t>(sizeof(T)))) {
+    if (problem.reduction != Reduction::kNone) {
+      row_ce_.resize(static_cast<size_t>(problem.rows));
+      if (problem.z_loss != 0) row_z_.resize(static_cast<size_t>(problem.rows));
+    }
+  }
+
+  // Whole rows, one after the other, each while it is in cache.
+  void run_rows(int64_t begin, int64_t end) {
+    const int64_t batch_rows = problem_.classes <= kSmallClasses ? kLanes<T> : 1;
+    for (int64_t row = begin; row < end; row += batch_rows) {
+      RowState<A> states[kLanes<T>];
+      const int64_t count = std::min(batch_rows, end - row);
+      if (problem_.classes <= kSmallClasses) {
+        scan_small_rows(logits_, weights_, smoothing(), out_.entropy != nullptr, row, count, problem_.classes, states);
+      } else {
+        for (int64_t chunk = 0; chunk < chunk_count(problem_.classes); ++chunk) states[0].merge(scan(row, chunk));
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        finish_row(row + i, states[i]);
+        if (out_.log_prob != nullptr) write_log_prob(row + i, 0, problem_.classes);
+      }
+    }
+    if (streaming_) stream_fence();
+  }
+
+  // The columns of few rows shared among threads. The chunks are those of run_rows, merged in the same order.
+  void run_columns(const Parallel& parallel) {
+    const int64_t chunks = chunk_count(problem_.classes);
+    std::vector<RowState<A>> parts(static_cast<size_t>(problem_.rows * chunks));
+    parallel_for(parallel, problem_.rows * chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) parts[static_cast<size_t>(i)] = scan(i / chunks, i % chunks);
+    });
+    for (int64_t row = 0; row < problem_.rows; ++row) {
+      RowState<A> state;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) state.merge(parts[static_cast<size_t>(row * chunks + chunk)]);
+      finish_row(row, state);
+    }
+    if (out_.log_prob == nullptr) return;
+    parallel_for(parallel, problem_.rows * chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t column = i % chunks * kChunkElems;
+        write_log_prob(i / chunks, column, std::min(column + kChunkElems, problem_.classes));
+      }
+      if (streaming_) stream_fence();
+    });
+  }
+
+  void reduce() {
+    double weight_sum = 0;
+    double valid_rows = 0;
+    for (int64_t row = 0; row < problem_.rows; ++row) {
+      const int64_t target = problem_.target[row];
+      if (target == problem_.ignore_index) continue;
+      weight_sum += weights_.at(target);
+      valid_rows += 1;
+    }
+    A* denominators = static_cast<A*>(out_.denominators);
+    denominators[0] = static_cast<A>(weight_sum);
+    denominators[1] = static_cast<A>(valid_rows);
+    if (problem_.reduction == Reduction::kNone) return;
+
+    double ce = sum_in_order(row_ce_);
+    double z = sum_in_order(row_z_);
+    if (problem_.reduction == Reduction::kMean) {
+      ce /= weight_sum;
+      z /= valid_rows;
+    }
+    write_scalar(out_.loss, out_.loss_dtype, 0, ce + z);
+    if (out_.z_loss != nullptr) write_scalar(out_.z_loss, out_.loss_dtype, 0, z);
+  }
+
+ private:
+  bool smoothing() const { return problem_.label_smoothing != 0; }
+
+  RowState<A> scan(int64_t row, int64_t chunk) const {
+    RowState<A> state;
+    alignas(kVectorBytes) A staged[kBlockElems];
+    const int64_t begin = chunk * kChunkElems;
+    for_each_block(begin, std::min(begin + kChunkElems, problem_.classes), [&](int64_t column, int64_t count) {
+      const T* from = logits_.row(row) + column;
+      if (logits_.capped()) {
+        logits_.stage(from, count, staged, nullptr);
+        scan_columns(static_cast<const A*>(staged), column, count, A(1), state);
+      } else {
+        scan_columns(from, column, count, logits_.scale(), state);
+      }
+    });
+    return state;
+  }
+
+  template <class S>
+  void scan_columns(const S* from, int64_t column, int64_t count, A scale, RowState<A>& state) const {
+    if (out_.entropy != nullptr) {
+      scan_block<true>(from, column, count, scale, state);
+    } else {
+      scan_block<false>(from, column, count, scale, state);
+    }
+    if (!smoothing()) return;
+    // Relative to the max, float loses no digits to an offset that all logits share.
+    const bool usable = state.max > std::numeric_limits<A>::lowest() && std::isfinite(state.max);
+    const A reference = usable ? state.max : A(0);
+    state.weighted += weighted_sum(from, weights_.from(column), count, scale, reference) +
+                      static_cast<double>(reference) * weights_.block_sum(column, count);
+  }
+
+  void finish_row(int64_t row, RowState<A> state) {
+    if (state.sum == 0) {
+      state.max = -std::numeric_limits<A>::infinity();
+      state.sum = std::numeric_limits<double>::quiet_NaN();
+    }
+    const double row_max = state.max;
+    const double log_sum = std::log(state.sum);
+    const double lse = row_max + log_sum;
+    A* stats = static_cast<A*>(out_.row_stats);
+    stats[row] = state.max;
+    stats[problem_.rows + row] = static_cast<A>(log_sum);
+    if (out_.lse != nullptr) static_cast<A*>(out_.lse)[row] = static_cast<A>(lse);
+    if (out_.entropy != nullptr) {
+      static_cast<A*>(out_.entropy)[row] = static_cast<A>(log_sum - state.sum_times_shift / state.sum);
+    }
+    if (out_.argmax != nullptr) out_.argmax[row] = argmax(row, state);
+
+    double ce = 0;
+    double z = 0;
+    const int64_t target = problem_.target[row];
+    if (target != problem_.ignore_index) {
+      const double log_prob = (logits_.element(logits_.row(row) + target).value - row_max) - log_sum;
+      ce = (1 - problem_.label_smoothing) * -weights_.at(target) * log_prob;
+      if (smoothing()) {
+        ce -= problem_.label_smoothing / static_cast<double>(problem_.classes) *
+              (state.weighted - weights_.total() * lse);
+      }
+      if (problem_.z_loss != 0) z = problem_.z_loss * lse * lse;
+    }
+    if (problem_.reduction == Reduction::kNone) {
+      write_scalar(out_.loss, out_.loss_dtype, row, ce + z);
+      if (out_.z_loss != nullptr) write_scalar(out_.z_loss, out_.loss_dtype, row, z);
+    } else {
+      row_ce_[static_cast<size_t>(row)] = ce;
+      if (problem_.z_loss != 0) row_z_[static_cast<size_t>(row)] = z;
+    }
+  }
+
+  int64_t argmax(int64_t row, const RowState<A>& state) const {
+    if (std::isnan(state.sum)) {
+      const int64_t nan = first_column(row, 0, [](A value) { return std::isnan(value); });
+      if (nan >= 0) return nan;
+    }
+    const A row_max = state.max;
+    return first_column(row, state.max_column, [row_max](A value) { return value == row_max; });
+  }
+
+  // -1 if no column from `begin` on satisfies the predicate.
+  template <class F>
+  int64_t first_column(int64_t row, int64_t begin, F&& predicate) const {
+    alignas(kVectorBytes) A values[kBlockElems];
+    for (int64_t column = begin; column < problem_.classes; column += kBlockElems) {
+      const int64_t count = std::min(kBlockElems, problem_.classes - column);
+      logits_.stage(logits_.row(row) + column, count, values, nullptr);
+      const A* found = std::find_if(values, values + count, predicate);
+      if (found != values + count) return column + (found - values);
+    }
+    return -1;
+  }
+
+  void write_log_prob(int64_t row, int64_t begin, int64_t end) const {
+    const A* stats = static_cast<const A*>(out_.row_stats);
+    const A row_max = stats[row];
+    const A log_sum = stats[problem_.rows + row];
+    T* to = static_cast<T*>(out_.log_prob) + row * problem_.classes;
+    const T* from = logits_.row(row);
+    if (!logits_.capped()) {
+      const A scale = logits_.scale();
+      write_columns(to + begin, end - begin, streaming_, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
+        return (load(from + begin + at, lanes) * scale - row_max) - log_sum;
+      });
+      return;
+    }
+    alignas(kVectorBytes) A staged[kBlockElems];
+    for_each_block(begin, end, [&](int64_t column, int64_t count) {
+      logits_.stage(from + column, count, staged, nullptr);
+      write_columns(to + column, count, streaming_, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
+        return (load(staged + at, lanes) - row_max) - log_sum;
+      });
+    });
+  }
+
+  // Eight running sums, so that the additions need not wait for each other.
+  static double sum_in_order(const std::vector<double>& values) {
+    double sums[8] = {};
+    for (size_t i = 0; i < values.size(); ++i) sums[i % 8] += values[i];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+  }
+
+  const Problem& problem_;
+  const ForwardOutputs& out_;
+  Logits<T> logits_;
+  ClassWeights<A> weights_;
+  bool streaming_;
+  std::vector<double> row_ce_;
+  std::vector<double> row_z_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "huge_pages.h"
+
+#include <atomic>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace npu_ce {
+namespace {
+
+constexpr int64_t kHugePageBytes = int64_t(2) << 20;
+constexpr int64_t kAdviseBytes = 2 * kHugePageBytes;
+constexpr int64_t kStreamBytes = int64_t(16) << 20;
+
+std::atomic<bool> huge_pages_enabled{true};
+
+}  // namespace
+
+void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__)
+  if (bytes < kAdviseBytes || !huge_pages_enabled.load(std::memory_order_relaxed)) return;
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const auto mask = static_cast<uintptr_t>(kHugePageBytes - 1);
+  const uintptr_t first = (begin + mask) & ~mask;
+  const uintptr_t last = (begin + static_cast<uintptr_t>(bytes)) & ~mask;
+  // A kernel without huge pages refuses; the memory is then as good as before.
+  if (last > first) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+bool worth_streaming(const void* data, int64_t bytes) { return data != nullptr && bytes >= kStreamBytes; }
+
+}  // namespace npu_ce
+
+void npu_ce_jit_set_huge_pages(int enabled) {
+  npu_ce::huge_pages_enabled.store(enabled != 0, std::memory_order_relaxed);
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels.h"
+
+namespace npu_ce {
+
+template void forward_of<double>(const Problem&, const ForwardOutputs&, const Parallel&);
+template void backward_of<double>(const Problem&, const Gradients&, const Parallel&);
+
+}  // namespace npu_ce

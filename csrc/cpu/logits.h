@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// The logits as the formulas see them: x' = logit_scale * x, or softcap * tanh(logit_scale * x / softcap).
+#pragma once
+
+#include "columns.h"
+#include "problem.h"
+#include "vector_math.h"
+
+namespace npu_ce {
+
+template <class T>
+class Logits {
+ public:
+  using A = Acc<T>;
+
+  explicit Logits(const Problem& problem)
+      : data_(static_cast<const T*>(problem.input)),
+        stride_elems_(problem.input_stride_elems),
+        scale_(static_cast<A>(problem.logit_scale)),
+        cap_(static_cast<A>(problem.softcap)),
+        inner_scale_(problem.softcap != 0 ? static_cast<A>(problem.logit_scale / problem.softcap) : A(0)) {}
+
+  const T* row(int64_t row) const { return data_ + row * stride_elems_; }
+  bool capped() const { return cap_ != 0; }
+  A scale() const { return scale_; }
+
+  // Writes x' of a block to `values`, padded with zeros to whole vectors, and d x' / d x to `slopes` unless that is
+  // null.
+  void stage(const T* from, int64_t count, A* values, A* slopes) const {
+    constexpr int64_t lanes = kLanes<T>;
+    for (int64_t column = 0; column < count; column += lanes) {
+      const Vec<T> x = load(from + column, std::min(lanes, count - column));
+      Vec<T> value = x * scale_;
+      Vec<T> slope = splat(scale_);
+      if (capped()) {
+        const auto capped_value = tanh(x * inner_scale_);
+        value = capped_value.value * cap_;
+        slope *= capped_value.slope;
+      }
+      store(values + column, value);
+      if (slopes != nullptr) store(slopes + column, slope);
+    }
+  }
+
+  struct Element {
+    A value;
+    A slope;
+  };
+
+  // The same bits as in a block: a row's max must compare equal to the element it came from.
+  Element element(const T* at) const {
+    A value[kLanes<T>];
+    A slope[kLanes<T>];
+    stage(at, 1, value, slope);
+    return {value[0], slope[0]};
+  }
+
+ private:
+  const T* data_;
+  int64_t stride_elems_;
+  A scale_;
+  A cap_;
+  A inner_scale_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads, stores and conversions over the back end that the compiler's flags select.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "simd_avx2.h"
+#elif defined(__aarch64__)
+#include "simd_neon.h"
+#else
+#include "simd_baseline.h"
+#endif
+
+namespace npu_ce {
+
+NPU_CE_INLINE DoubleVec fma(DoubleVec a, DoubleVec b, DoubleVec c) { return a * b + c; }
+NPU_CE_INLINE DoubleVec max(DoubleVec a, DoubleVec b) { return a > b ? a : b; }
+NPU_CE_INLINE bool any_greater(DoubleVec a, DoubleVec b) {
+  bool any = false;
+  for (int lane = 0; lane < kLanes<double>; ++lane) any |= a[lane] > b[lane];
+  return any;
+}
+
+NPU_CE_INLINE FloatVec splat(float value) { return value - (FloatVec){}; }
+NPU_CE_INLINE DoubleVec splat(double value) { return value - (DoubleVec){}; }
+
+template <class V, class E>
+NPU_CE_INLINE V load_bits(const E* from) {
+  V v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+NPU_CE_INLINE FloatVec load(const float* from) { return load_bits<FloatVec>(from); }
+NPU_CE_INLINE DoubleVec load(const double* from) { return load_bits<DoubleVec>(from); }
+NPU_CE_INLINE FloatVec load(const BFloat16* from) {
+  return (FloatVec)(__builtin_convertvector(load_bits<UInt16Vec>(from), UInt32Vec) << 16);
+}
+NPU_CE_INLINE FloatVec load(const Float16* from) { return widen_half(load_bits<UInt16Vec>(from)); }
+
+// Round to nearest even; a NaN keeps its sign and stays quiet, where the rounding carry could have made it an infinity.
+NPU_CE_INLINE UInt16Vec narrow_bfloat16(FloatVec v) {
+  const UInt32Vec bits = (UInt32Vec)v;
+  const UInt32Vec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return narrow_bits(v != v ? (bits >> 16) | 0x40u : rounded);
+}
+
+// What is stored: the vector itself, or its 16-bit form.
+template <class T>
+NPU_CE_INLINE auto narrow(Vec<T> v) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return narrow_bfloat16(v);
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    return narrow_half(v);
+  } else {
+    return v;
+  }
+}
+
+template <class T>
+NPU_CE_INLINE void store(T* to, Vec<T> v) {
+  const auto bits = narrow<T>(v);
+  std::memcpy(to, &bits, sizeof(bits));
+}
+
+NPU_CE_INLINE void store_streaming(float* to, FloatVec v) { stream(to, v); }
+NPU_CE_INLINE void store_streaming(double* to, DoubleVec v) { stream(to, v); }
+NPU_CE_INLINE void store_streaming(BFloat16* to, FloatVec v) { stream(&to->bits, narrow_bfloat16(v)); }
+NPU_CE_INLINE void store_streaming(Float16* to, FloatVec v) { stream(&to->bits, narrow_half(v)); }
+
+// The first `count` lanes; the others are zero, and nothing behind them is touched.
+template <class T>
+NPU_CE_INLINE Vec<T> load_partial(const T* from, int64_t count) {
+  T lanes[kLanes<T>] = {};
+  std::memcpy(lanes, from, static_cast<size_t>(count) * sizeof(T));
+  return load(lanes);
+}
+
+template <class T>
+NPU_CE_INLINE void store_partial(T* to, Vec<T> v, int64_t count) {
+  const auto bits = narrow<T>(v);
+  std::memcpy(to, &bits, static_cast<size_t>(count) * sizeof(T));
+}
+
+// With count == kLanes known to the compiler, these two are the plain load and store.
+template <class T>
+NPU_CE_INLINE Vec<T> load(const T* from, int64_t count) {
+  return count == kLanes<T> ? load(from) : load_partial(from, count);
+}
+
+template <class T>
+NPU_CE_INLINE T from_acc(Acc<T> value) {
+  const auto bits = narrow<T>(splat(value));
+  T result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+template <class T>
+NPU_CE_INLINE Acc<T> to_acc(T value) {
+  return load_partial(&value, 1)[0];
+}
+
+template <class V>
+NPU_CE_INLINE double sum_lanes(V v) {
+  constexpr int lanes = sizeof(v) / sizeof(v[0]);
+  double sum = 0;
+  for (int lane = 0; lane < lanes; ++lane) sum += v[lane];
+  return sum;
+}
+
+template <class V>
+NPU_CE_INLINE auto max_lane(V v) {
+  constexpr int lanes = sizeof(v) / sizeof(v[0]);
+  auto result = v[0];
+  for (int lane = 1; lane < lanes; ++lane) result = v[lane] > result ? v[lane] : result;
+  return result;
+}
+
+}  // namespace npu_ce
