@@ -25,14 +25,14 @@ def require_tensor(name: str, value: object) -> None:
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
 
 
-def check_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    *,
-    input_name: str = "input",
-) -> None:
+def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input") -> None:
     """Checks the tensors of a loss over `[N, C]` logits (or, for the drop-in's backward, log_prob)."""
+    check_kinds(input, target, weight, input_name=input_name)
+    _check_shapes(input, target, weight, input_name)
+
+
+def check_kinds(input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input") -> None:
+    """Presence, devices and dtypes, for logits of any rank."""
     require_tensor(input_name, input)
     require_tensor("target", target)
     if weight is not None:
@@ -49,6 +49,9 @@ def check_loss(
         raise RuntimeError(
             f"expected weight of dtype float32 or {input_name}'s {_name(input.dtype)}, got {_name(weight.dtype)}"
         )
+
+
+def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:
     if input.dim() != 2:
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
     if target.dim() != 1:

@@ -184,9 +184,9 @@ def cross_entropy(
                 f"probabilities of shape {list(target.shape)}; pass target.argmax(1), or leave those options out"
             )
         return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
-    if loss_dtype is None and torch.is_autocast_enabled(input.device.type) and input.dtype is not torch.float64:
+    if loss_dtype is None and _is_autocast(input):
         loss_dtype = torch.float32
-    logits, classes = _flattened(input, target, inplace_backward)
+    logits, classes = _flattened(input, target, weight, inplace_backward)
     loss, z, lse, argmax, entropy = OPS.cross_entropy.default(
         logits,
         classes,
@@ -222,10 +222,23 @@ def cross_entropy(
     )
 
 
-def _flattened(input: Tensor, target: Tensor, inplace_backward: bool) -> tuple[Tensor, Tensor]:
+def _is_autocast(input: Tensor) -> bool:
+    """Whether torch would compute F.cross_entropy of `input` in float32. The kernels do anyhow: no copy is made."""
+    device = input.device.type
+    return (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and input.dtype in (torch.float16, torch.bfloat16)
+    )
+
+
+def _flattened(
+    input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool
+) -> tuple[Tensor, Tensor]:
     """`[C]` and `[N, C, d1, ...]` logits as `[rows, C]`, as F.cross_entropy reads them; `[N, C]` as they are."""
     if input.dim() in (0, 2):
         return input, target
+    checks.check_kinds(input, target, weight)
     if inplace_backward:
         checks.check_inplace_backward(input)
     if input.dim() == 1:

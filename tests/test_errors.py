@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error table: each bad input gets the same type and text from the function, torch.ops, Meta and FakeTensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import npu_ce_jit
+from npu_ce_jit import cross_entropy, npu_cross_entropy_loss, npu_cross_entropy_loss_backward
+
+Make = Callable[[str], dict[str, Any]]
+
+
+def good(device: str = "cpu") -> dict[str, Any]:
+    return {"input": torch.zeros(3, 5, device=device), "target": torch.zeros(3, dtype=torch.int64, device=device)}
+
+
+def case(**changes: Callable[[str], Any]) -> Make:
+    return lambda device: {**good(device), **{name: make(device) for name, make in changes.items()}}
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> Callable[[str], Tensor]:
+    return lambda device: torch.zeros(shape, dtype=dtype, device=device, requires_grad=grad)
+
+
+def value(v: object) -> Callable[[str], Any]:
+    return lambda _: v
+
+
+# (what is wrong, the arguments, the error, its text)
+TABLE: list[tuple[str, Make, type[Exception], str]] = [
+    ("int input", case(input=zeros(3, 5, dtype=torch.int64)), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got int64 on {device}"),
+    ("bool input", case(input=zeros(3, 5, dtype=torch.bool)), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got bool on {device}"),
+    ("complex input", case(input=zeros(3, 5, dtype=torch.complex64)), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got complex64 on {device}"),
+    ("float8 input", case(input=zeros(3, 5, dtype=torch.float8_e4m3fn)), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got float8_e4m3fn on {device}"),
+    ("float target", case(target=zeros(3)), RuntimeError, "expected target of dtype int64 or int32, got float32"),
+    ("bool target", case(target=zeros(3, dtype=torch.bool)), RuntimeError, "expected target of dtype int64 or int32, got bool"),
+    ("half weight", case(weight=zeros(5, dtype=torch.float16)), RuntimeError, "expected weight of dtype float32 or input's float32, got float16"),
+    ("0-d input", case(input=zeros()), RuntimeError, "expected input of shape [N, C], got []"),
+    ("2-d target", case(target=zeros(3, 1, dtype=torch.int64)), RuntimeError, "expected target of shape [N], got [3, 1]"),
+    ("2-d weight", case(weight=zeros(5, 1)), RuntimeError, "expected weight of shape [C], got [5, 1]"),
+    ("no classes", case(input=zeros(3, 0)), RuntimeError, "expected input with at least one class, got shape [3, 0]"),
+    ("batch sizes", case(target=zeros(4, dtype=torch.int64)), ValueError, "expected input batch_size (3) to match target batch_size (4)"),
+    ("weight size", case(weight=zeros(4)), RuntimeError, "expected weight of shape [5], one for each class, got [4]"),
+    ("reduction", case(reduction=value("avg")), ValueError, "expected reduction 'none', 'mean' or 'sum', got 'avg'"),
+    ("smoothing above", case(label_smoothing=value(1.5)), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got 1.5"),
+    ("smoothing below", case(label_smoothing=value(-0.1)), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got -0.1"),
+    ("smoothing nan", case(label_smoothing=value(float("nan"))), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got nan"),
+    ("weight gradient", case(weight=zeros(5, grad=True)), RuntimeError, "expected weight without requires_grad, got requires_grad=True: the loss is not differentiable with respect to weight; pass weight.detach()"),
+    # Several things wrong: dtype before rank, rank before sizes, sizes before options, options before values.
+    ("dtype first", case(input=zeros(3, 5, 2, dtype=torch.int64), reduction=value("avg")), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got int64 on {device}"),
+    ("sizes before options", case(weight=zeros(4), reduction=value("avg")), RuntimeError, "expected weight of shape [5], one for each class, got [4]"),
+    ("options before values", case(label_smoothing=value(2.0), weight=zeros(5, grad=True)), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got 2.0"),
+]  # fmt: skip
+LEAN_ONLY = [
+    ("negative z_loss", case(z_loss=value(-0.1)), RuntimeError, "expected z_loss finite and not negative, got -0.1"),
+    ("infinite z_loss", case(z_loss=value(float("inf"))), RuntimeError, "expected z_loss finite and not negative, got inf"),
+    ("negative scale", case(logit_scale=value(-1.0)), RuntimeError, "expected logit_scale finite and not negative, got -1.0"),
+    ("zero softcap", case(softcap=value(0.0)), RuntimeError, "expected softcap finite and above 0, or None, got 0.0"),
+    ("loss dtype", case(loss_dtype=value(torch.float16)), RuntimeError, "expected loss_dtype None, float32 or float32, got float16"),
+    ("in place", lambda d: {**good(d), "input": torch.zeros(5, 3, device=d).t(), "inplace_backward": True}, RuntimeError, "expected a contiguous input of shape [N, C] for inplace_backward=True, got shape [3, 5] with strides [1, 3]; pass input.contiguous() or inplace_backward=False"),
+]  # fmt: skip
+DROP_IN_ONLY = [
+    ("negative scale", case(lse_square_scale_for_zloss=value(-0.1)), RuntimeError, "expected lse_square_scale_for_zloss finite and not negative, got -0.1"),
+    ("nan scale", case(lse_square_scale_for_zloss=value(float("nan"))), RuntimeError, "expected lse_square_scale_for_zloss finite and not negative, got nan"),
+    ("3-d input", case(input=zeros(3, 5, 2)), RuntimeError, "expected input of shape [N, C], got [3, 5, 2]"),
+    ("1-d input", case(input=zeros(5)), RuntimeError, "expected input of shape [N, C], got [5]"),
+]  # fmt: skip
+
+ROWS = [(function, *row) for function in ("cross_entropy", "npu_cross_entropy_loss") for row in TABLE]
+ROWS += [("cross_entropy", *row) for row in LEAN_ONLY] + [("npu_cross_entropy_loss", *row) for row in DROP_IN_ONLY]
+CALLERS: dict[str, Callable[[str], Callable[..., Any]]] = {
+    "function": lambda name: getattr(npu_ce_jit, name),
+    "torch.ops": lambda name: getattr(torch.ops.npu_ce_jit, name),
+    "no autograd": lambda name: torch.inference_mode()(getattr(torch.ops.npu_ce_jit, name)),
+}
+
+
+def identity(row: object) -> str | None:
+    return row.replace(" ", "_") if isinstance(row, str) and len(row) < 40 else None
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("device", ["cpu", "meta", "fake"])
+@pytest.mark.parametrize(("function", "_what", "make", "error", "text"), ROWS, ids=identity)
+def test_the_table(
+    function: str, _what: str, make: Make, error: type[Exception], text: str, device: str, caller: str
+) -> None:
+    if caller == "no autograd" and "requires_grad" in text:
+        return  # the error is for grad mode on; test_weights_may_require_gradients_where_none_are_recorded
+    call = CALLERS[caller](function)
+
+    def raises(arguments: dict[str, Any], shown: str) -> None:
+        with pytest.raises(error) as caught:
+            call(**arguments)
+        assert type(caught.value) is error
+        assert str(caught.value) == text.format(device=shown)
+
+    if device == "fake":
+        with FakeTensorMode():
+            raises(make("cpu"), "cpu")
+    else:
+        raises(make(device), device)
+
+
+@pytest.mark.parametrize("function", [cross_entropy, npu_cross_entropy_loss])
+@pytest.mark.parametrize("missing", ["input", "target"])
+def test_none_is_a_type_error(function: Callable[..., Any], missing: str) -> None:
+    text = f"expected {missing} to be a Tensor, got NoneType"
+    with pytest.raises(TypeError, match=text):
+        function(**{**good(), missing: None})
+    with pytest.raises(TypeError, match=text):
+        getattr(torch.ops.npu_ce_jit, function.__name__)(**{**good(), missing: None})
+    with pytest.raises(TypeError, match=f"expected {missing} to be a Tensor, got list"):
+        function(**{**good(), missing: [1]})
+
+
+@pytest.mark.parametrize("name", ["target", "weight"])
+@pytest.mark.parametrize("function", [cross_entropy, npu_cross_entropy_loss])
+def test_devices_that_differ(function: Callable[..., Any], name: str) -> None:
+    text = f"expected {name} on input's device meta, got cpu"
+    arguments = {**good("meta"), "weight": torch.zeros(5, device="meta")}
+    arguments[name] = arguments[name].new_zeros(arguments[name].shape, device="cpu")
+    for call in (function, getattr(torch.ops.npu_ce_jit, function.__name__)):
+        with pytest.raises(RuntimeError, match=text):
+            call(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"grad_loss": None}, TypeError, "expected grad_loss to be a Tensor, got NoneType"),
+        ({"grad_loss": torch.zeros(3)}, RuntimeError, "expected grad_loss of shape [1] or [] for reduction 'mean', got [3]"),
+        ({"grad_loss": torch.zeros(1), "reduction": "none"}, RuntimeError, "expected grad_loss of shape [3] for reduction 'none', got [1]"),
+        ({"grad_loss": torch.zeros(1, dtype=torch.int64)}, RuntimeError, "expected grad_loss of a floating dtype, got int64"),
+        ({"grad_loss": torch.zeros(1, device="meta")}, RuntimeError, "expected grad_loss on log_prob's device cpu, got meta"),
+        ({"log_prob": torch.zeros(3, 5, 1)}, RuntimeError, "expected log_prob of shape [N, C], got [3, 5, 1]"),
+        ({"target": torch.zeros(4, dtype=torch.int64)}, ValueError, "expected input batch_size (3) to match target batch_size (4)"),
+        ({"reduction": "avg"}, ValueError, "expected reduction 'none', 'mean' or 'sum', got 'avg'"),
+        ({"lse_square_scale_for_zloss": 0.5}, RuntimeError, "expected lse_for_zloss of shape [3] with lse_square_scale_for_zloss=0.5, got None"),
+        ({"lse_square_scale_for_zloss": 0.5, "lse_for_zloss": torch.zeros(4)}, RuntimeError, "expected lse_for_zloss of shape [3], got [4]"),
+    ],
+    ids=lambda v: None,
+)  # fmt: skip
+def test_the_backward_operators_table(changes: dict[str, Any], error: type[Exception], text: str) -> None:
+    arguments = {
+        "grad_loss": torch.ones(1), "log_prob": torch.zeros(3, 5), "target": torch.zeros(3, dtype=torch.int64), **changes,
+    }  # fmt: skip
+    for call in (npu_cross_entropy_loss_backward, torch.ops.npu_ce_jit.npu_cross_entropy_loss_backward):
+        with pytest.raises(error) as caught:
+            call(**arguments)
+        assert str(caught.value) == text
+
+
+def test_higher_ranks_report_their_own_shapes() -> None:
+    x = torch.zeros(3, 5, 2)
+    with pytest.raises(ValueError, match=r"expected input batch_size \(3\) to match target batch_size \(4\)"):
+        cross_entropy(x, torch.zeros(4, 2, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match=r"expected target of shape \[3, 2\], got \[3\]"):
+        cross_entropy(x, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match=r"expected target of shape \[\] for input of shape \[C\], got \[3\]"):
+        cross_entropy(x[0, :, 0], torch.zeros(3, dtype=torch.int64))
+
+
+def test_a_bad_call_writes_nothing() -> None:
+    x = torch.randn(3, 5, requires_grad=True)
+    before = x.detach().clone()
+    with pytest.raises(IndexError):
+        cross_entropy(x, torch.tensor([0, 9, 1]), inplace_backward=True)
+    assert torch.equal(x, before)
+
+
+def test_weights_may_require_gradients_where_none_are_recorded() -> None:
+    with torch.no_grad():
+        cross_entropy(**good(), weight=torch.ones(5, requires_grad=True))
