@@ -28,6 +28,7 @@ class Backward {
                (problem.label_smoothing == 0 || problem.weight == nullptr)) {}
 
   void run_rows(int64_t begin, int64_t end) const {
+    if (plain_ && problem_.classes <= kSmallClasses) return run_small_rows(begin, end);
     const int64_t chunks = chunk_count(problem_.classes);
     for (int64_t row = begin; row < end; ++row) {
       double log_prob_sum = 0;
@@ -112,6 +113,30 @@ class Backward {
       result.rest += gz * 2 * problem_.z_loss * lse;
     }
     return result;
+  }
+
+  void run_small_rows(int64_t begin, int64_t end) const {
+    const int64_t classes = problem_.classes;
+    for (int64_t row = begin; row < end; row += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(kLanes<T>, end - row);
+      RowGradient<T> gradients[kLanes<T>];
+      T at_target[kLanes<T>];
+      for (int64_t lane = 0; lane < count; ++lane) {
+        gradients[lane] = row_gradient(row + lane, 0);
+        if (gradients[lane].target < 0) continue;
+        at_target[lane] = target_gradient(logits_, weights_, gradients[lane], logits_.row(row + lane));
+      }
+      T* to = static_cast<T*>(gradients_.input) + row * classes;
+      write_plain_gradients(logits_, gradients, row, count, classes, to);
+      for (int64_t lane = 0; lane < count; ++lane) {
+        T* row_to = to + lane * classes;
+        if (gradients[lane].is_zero) {
+          std::memset(static_cast<void*>(row_to), 0, static_cast<size_t>(classes) * sizeof(T));
+        } else if (gradients[lane].target >= 0) {
+          row_to[gradients[lane].target] = at_target[lane];
+        }
+      }
+    }
   }
 
   void write(int64_t row, double log_prob_sum, int64_t begin, int64_t end) const {

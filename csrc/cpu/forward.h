@@ -32,19 +32,12 @@ class Forward {
 
   // Whole rows, one after the other, each while it is in cache.
   void run_rows(int64_t begin, int64_t end) {
-    const int64_t batch_rows = problem_.classes <= kSmallClasses ? kLanes<T> : 1;
-    for (int64_t row = begin; row < end; row += batch_rows) {
-      RowState<A> states[kLanes<T>];
-      const int64_t count = std::min(batch_rows, end - row);
-      if (problem_.classes <= kSmallClasses) {
-        scan_small_rows(logits_, weights_, smoothing(), out_.entropy != nullptr, row, count, problem_.classes, states);
-      } else {
-        for (int64_t chunk = 0; chunk < chunk_count(problem_.classes); ++chunk) states[0].merge(scan(row, chunk));
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        finish_row(row + i, states[i]);
-        if (out_.log_prob != nullptr) write_log_prob(row + i, 0, problem_.classes);
-      }
+    if (problem_.classes <= kSmallClasses) return run_small_rows(begin, end);
+    for (int64_t row = begin; row < end; ++row) {
+      RowState<A> state;
+      for (int64_t chunk = 0; chunk < chunk_count(problem_.classes); ++chunk) state.merge(scan(row, chunk));
+      finish_row(row, state);
+      if (out_.log_prob != nullptr) write_log_prob(row, 0, problem_.classes);
     }
     if (streaming_) stream_fence();
   }
@@ -97,6 +90,22 @@ class Forward {
 
  private:
   bool smoothing() const { return problem_.label_smoothing != 0; }
+
+  void run_small_rows(int64_t begin, int64_t end) {
+    const A* stats = static_cast<const A*>(out_.row_stats);
+    for (int64_t row = begin; row < end; row += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(kLanes<T>, end - row);
+      SmallRows<T> rows(logits_, row, count, problem_.classes);
+      RowState<A> states[kLanes<T>];
+      rows.scan(weights_, smoothing(), out_.entropy != nullptr, states);
+      for (int64_t lane = 0; lane < count; ++lane) finish_row(row + lane, states[lane]);
+      if (out_.log_prob == nullptr) continue;
+      const Vec<T> row_max = load(stats + row, count);
+      const Vec<T> log_sum = load(stats + problem_.rows + row, count);
+      rows.transform([&](Vec<T> x) { return (x - row_max) - log_sum; });
+      rows.write(static_cast<T*>(out_.log_prob) + row * problem_.classes);
+    }
+  }
 
   RowState<A> scan(int64_t row, int64_t chunk) const {
     RowState<A> state;

@@ -21,6 +21,7 @@ class Logits {
         inner_scale_(problem.softcap != 0 ? static_cast<A>(problem.logit_scale / problem.softcap) : A(0)) {}
 
   const T* row(int64_t row) const { return data_ + row * stride_elems_; }
+  bool rows_are_adjacent(int64_t classes) const { return stride_elems_ == classes; }
   bool capped() const { return cap_ != 0; }
   A scale() const { return scale_; }
 
@@ -49,6 +50,7 @@ class Logits {
 
   // The same bits as in a block: a row's max must compare equal to the element it came from.
   Element element(const T* at) const {
+    if (!capped()) return {to_acc(*at) * scale_, scale_};
     A value[kLanes<T>];
     A slope[kLanes<T>];
     stage(at, 1, value, slope);

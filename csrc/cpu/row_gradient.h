@@ -4,6 +4,7 @@
 
 #include "class_weights.h"
 #include "logits.h"
+#include "small_rows.h"
 
 namespace npu_ce {
 
@@ -24,30 +25,6 @@ struct RowGradient {
   double spread() const { return target_grad + rest; }
 };
 
-// exp(logp) times a factor, where the exponent of a small p may leave float's normal range before the factor brings it
-// back.
-template <class A>
-struct ScaledExp;
-
-template <>
-struct ScaledExp<double> {
-  explicit ScaledExp(double) {}
-  double unscale(double factor) const { return factor; }
-  DoubleVec operator()(DoubleVec x) const { return exp(x); }
-};
-
-template <>
-struct ScaledExp<float> {
-  // A factor below 2^-30 makes any p below 2^-126 vanish anyhow, and 2^-64 of it could be subnormal.
-  explicit ScaledExp(double factor)
-      : bias(std::fabs(factor) < 0x1p-30 ? 0 : 64), magic(ExpScale(bias).magic()), lowest(ExpScale(bias).lowest()) {}
-  float unscale(double factor) const { return static_cast<float>(factor) * (bias == 0 ? 1.0f : 0x1p-64f); }
-  FloatVec operator()(FloatVec x) const { return exp(x, magic, lowest); }
-  int bias;
-  FloatVec magic;
-  FloatVec lowest;
-};
-
 // p * spread - smooth for columns [begin, end): all there is without softcap, entropy, smoothed weights and
 // grad_log_prob.
 template <class T>
@@ -55,14 +32,37 @@ void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, co
                           bool streaming) {
   using A = Acc<T>;
   const A scale = logits.scale();
-  const ScaledExp<A> scaled_exp(row.spread() * scale);
-  const Vec<T> spread = splat(scaled_exp.unscale(row.spread() * scale));
+  const Vec<T> factor = splat(static_cast<A>(row.spread() * scale));
+  const ScaledExp<Vec<T>> scaled_exp(factor);
+  const Vec<T> spread = scaled_exp.unscaled(factor);
   const Vec<T> smooth = splat(static_cast<A>(-row.smooth * scale));
   const A row_max = row.row_max;
   const A log_sum = row.log_sum;
   write_columns(to, count, streaming, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
     return fma(scaled_exp((load(from + at, lanes) * scale - row_max) - log_sum), spread, smooth);
   });
+}
+
+// The same for rows on their side, each with its own numbers.
+template <class T>
+void write_plain_gradients(const Logits<T>& logits, const RowGradient<T>* gradients, int64_t first_row, int64_t count,
+                           int64_t classes, T* to) {
+  using A = Acc<T>;
+  Vec<T> row_max{};
+  Vec<T> log_sum{};
+  Vec<T> factor{};
+  Vec<T> smooth{};
+  for (int64_t lane = 0; lane < count; ++lane) {
+    row_max[lane] = gradients[lane].row_max;
+    log_sum[lane] = gradients[lane].log_sum;
+    factor[lane] = static_cast<A>(gradients[lane].spread() * logits.scale());
+    smooth[lane] = static_cast<A>(-gradients[lane].smooth * logits.scale());
+  }
+  const ScaledExp<Vec<T>> scaled_exp(factor);
+  const Vec<T> spread = scaled_exp.unscaled(factor);
+  SmallRows<T> rows(logits, first_row, count, classes);
+  rows.transform([&](Vec<T> x) { return fma(scaled_exp((x - row_max) - log_sum), spread, smooth); });
+  rows.write(to);
 }
 
 // The whole formula, except at the target.
@@ -73,10 +73,9 @@ void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& we
   using V = Vec<T>;
   alignas(kVectorBytes) A values[kBlockElems];
   alignas(kVectorBytes) A slopes[kBlockElems];
-  const double largest = std::fabs(row.spread()) + std::fabs(row.entropy);
-  const ScaledExp<A> scaled_exp(largest);
-  const V spread = splat(scaled_exp.unscale(row.spread()));
-  const V entropy = splat(scaled_exp.unscale(row.entropy));
+  const ScaledExp<V> scaled_exp(splat(static_cast<A>(std::fabs(row.spread()) + std::fabs(row.entropy))));
+  const V spread = scaled_exp.unscaled(splat(static_cast<A>(row.spread())));
+  const V entropy = scaled_exp.unscaled(splat(static_cast<A>(row.entropy)));
   const V smooth = splat(static_cast<A>(row.smooth));
   const V lowest = splat(std::numeric_limits<A>::lowest());
   const bool has_entropy = row.entropy != 0;
@@ -99,7 +98,8 @@ T target_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& weights, 
                   const T* from) {
   const auto element = logits.element(from + row.target);
   const double log_prob = (element.value - row.row_max) - row.log_sum;
-  double gradient = row.target_grad * std::expm1(log_prob) + std::exp(log_prob) * row.rest;
+  double gradient = row.target_grad * std::expm1(log_prob);
+  if (row.rest != 0) gradient += std::exp(log_prob) * row.rest;
   if (row.entropy != 0) {
     gradient += std::exp(log_prob) * row.entropy * std::max<double>(log_prob, std::numeric_limits<Acc<T>>::lowest());
   }

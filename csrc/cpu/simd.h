@@ -100,10 +100,10 @@ NPU_CE_INLINE T from_acc(Acc<T> value) {
   return result;
 }
 
-template <class T>
-NPU_CE_INLINE Acc<T> to_acc(T value) {
-  return load_partial(&value, 1)[0];
-}
+NPU_CE_INLINE float to_acc(float value) { return value; }
+NPU_CE_INLINE double to_acc(double value) { return value; }
+NPU_CE_INLINE float to_acc(BFloat16 value) { return ((FloatVec)(UInt32Vec{} + (uint32_t(value.bits) << 16)))[0]; }
+NPU_CE_INLINE float to_acc(Float16 value) { return widen_half(UInt16Vec{} + value.bits)[0]; }
 
 template <class V>
 NPU_CE_INLINE double sum_lanes(V v) {

@@ -9,19 +9,20 @@
 
 namespace npu_ce {
 
-// exp(x) * 2^bias, for results from 2^-126 to 2^127; below that it is 0. A bias lets a caller multiply by a factor that
-// carries 2^-bias, so that the product is rounded once and keeps float's whole range, subnormals included.
-struct ExpScale {
-  explicit ExpScale(int bias) : bias(bias) {}
-  // Adding 1.5 * 2^23 rounds to an integer in the low mantissa bits; adding the exponent's offset there makes them,
-  // shifted up, the bits of 2^(n + bias).
-  FloatVec magic() const { return splat(12582912.0f + 127.0f + static_cast<float>(bias)); }
-  FloatVec lowest() const { return splat(-0.69314718f * (126.0f + static_cast<float>(bias))); }
-  int bias;
-};
+// Adding 1.5 * 2^23 rounds to an integer n in the low mantissa bits. Adding the exponent's offset with it makes these
+// bits, shifted up, the float 2^(n + bias).
+template <class V>
+NPU_CE_INLINE V exp_magic(V bias) {
+  return bias + (12582912.0f + 127.0f);
+}
+// Below it, 2^(n + bias) leaves the normal range.
+template <class V>
+NPU_CE_INLINE V exp_lowest(V bias) {
+  return (bias + 126.0f) * -0.69314718f;
+}
 
-// x must be below 88 - bias * ln 2. The scale is multiplied in rather than added to the exponent's bits, as a NaN's
-// payload could carry it out of NaN.
+// exp(x) * 2^bias for x < 88 - bias * ln 2, and 0 for x < lowest. The power of two is multiplied in, not added to the
+// exponent's bits, as a NaN's payload could carry that sum out of NaN.
 NPU_CE_INLINE FloatVec exp(FloatVec x, FloatVec magic, FloatVec lowest) {
   const FloatVec shifted = fma(x, splat(1.44269504f), magic);
   const FloatVec n = shifted - magic;
@@ -37,15 +38,42 @@ NPU_CE_INLINE FloatVec exp(FloatVec x, FloatVec magic, FloatVec lowest) {
   return (FloatVec)((Int32Vec)p & ~(x < lowest));
 }
 
-NPU_CE_INLINE FloatVec exp(FloatVec x) {
-  const ExpScale scale(0);
-  return exp(x, scale.magic(), scale.lowest());
-}
+NPU_CE_INLINE FloatVec exp(FloatVec x) { return exp(x, splat(exp_magic(0.0f)), splat(exp_lowest(0.0f))); }
 
-inline DoubleVec exp(DoubleVec x) {
+__attribute__((noinline)) inline DoubleVec exp(DoubleVec x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
   return x;
 }
+
+// exp(x) for a product with a factor: operator() gives exp(x) * 2^64 and unscaled() the factor * 2^-64, so that the
+// product is rounded once and has float's whole range, subnormals included, though exp(x) alone would flush to 0 below
+// 2^-126.
+template <class V>
+struct ScaledExp;
+
+template <>
+struct ScaledExp<FloatVec> {
+  // With a factor below 2^-30 the product of such an exp(x) vanishes anyhow, and factor * 2^-64 could be subnormal
+  // itself.
+  NPU_CE_INLINE explicit ScaledExp(FloatVec factor)
+      : bias((FloatVec)((UInt32Vec)factor & 0x7fffffffu) < 0x1p-30f ? FloatVec{} : splat(64.0f)),
+        magic(exp_magic(bias)),
+        lowest(exp_lowest(bias)) {}
+  NPU_CE_INLINE FloatVec unscaled(FloatVec factor) const {
+    return factor * (bias == 0.0f ? splat(1.0f) : splat(0x1p-64f));
+  }
+  NPU_CE_INLINE FloatVec operator()(FloatVec x) const { return exp(x, magic, lowest); }
+  FloatVec bias;
+  FloatVec magic;
+  FloatVec lowest;
+};
+
+template <>
+struct ScaledExp<DoubleVec> {
+  explicit ScaledExp(DoubleVec) {}
+  DoubleVec unscaled(DoubleVec factor) const { return factor; }
+  DoubleVec operator()(DoubleVec x) const { return exp(x); }
+};
 
 template <class V>
 struct Tanh {
@@ -70,7 +98,7 @@ NPU_CE_INLINE Tanh<FloatVec> tanh(FloatVec x) {
   return {magnitude < 0.55f ? small : signed_large, 4.0f * e * inverse * inverse};
 }
 
-inline Tanh<DoubleVec> tanh(DoubleVec x) {
+__attribute__((noinline)) inline Tanh<DoubleVec> tanh(DoubleVec x) {
   Tanh<DoubleVec> result;
   for (int lane = 0; lane < kLanes<double>; ++lane) {
     const double e = std::exp(-2 * std::fabs(x[lane]));
