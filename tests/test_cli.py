@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from npu_ce_jit import bootstrap, cli, doctor
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.toolchain import discover
+from npu_ce_jit.settings import Settings
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """A session whose cache is below `tmp_path`; what the commands get instead of this process's own."""
+
+    def make(**changes):
+        settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})
+        made = bootstrap.Session(settings, discover(settings), "reference")._replace(**changes)
+        monkeypatch.setattr(bootstrap, "run", lambda: made)
+        return made
+
+    return make
+
+
+def test_an_unknown_command_exits_with_2_and_names_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["frobnicate"])
+    assert caught.value.code == 2
+    assert "doctor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["doctor", "--frobnicate"], ["doctor", "extra"]])
+def test_a_bad_command_line_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_machine_whose_kernels_did_not_build_is_not_healthy(session, capsys):
+    session(problem=BuildError("It did not compile.", "Mend it.", "g++ x", ("x: error: y",), "/cache/log"))
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "fail  CPU kernels" in out
+    assert "x: error: y" in out
+    assert "Mend it." in out
+
+
+def test_elsewhere_than_on_linux_the_reference_is_healthy(session):
+    made = session(problem=BuildError("Linux only."))
+    toolchain = made.toolchain._replace(system=made.toolchain.system._replace(value="Darwin"))
+    assert doctor.is_healthy(doctor.examine(made._replace(toolchain=toolchain)))
+
+
+def test_a_bad_variable_is_a_warning_with_its_cure(session):
+    made = session()
+    made = made._replace(
+        settings=Settings.from_env({"MAX_JOBS": "many", "TMPDIR": str(made.settings.cache_dir.parent)})
+    )
+    check = doctor.examine(made)[0]
+    assert check.verdict == "warn"
+    assert "MAX_JOBS" in check.found
+    assert "MAX_JOBS" in check.cure
+
+
+def test_the_report_for_programs_holds_every_check(session, capsys):
+    session()
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] is True
+    assert report["backend"] == "reference"
+    names = {check["name"] for check in report["checks"]}
+    assert names >= {"system", "torch", "C++ compiler", "ninja", "CANN", "torch_npu", "cache", "CPU kernels"}
+    for check in report["checks"]:
+        assert set(check) == {"name", "verdict", "found", "evidence", "cure"}
+        assert check["verdict"] in ("ok", "warn", "fail")
+
+
+def test_a_cpu_machine_without_cann_is_told_so_without_alarm(session):
+    checks = {check.name: check for check in doctor.examine(session())}
+    if checks["CANN"].found == "none" and checks["torch_npu"].found == "none":
+        assert checks["CANN"].verdict == checks["torch_npu"].verdict == "ok"
+
+
+def test_half_an_npu_set_up_is_a_warning(session, tmp_path):
+    made = session()
+    settings = made.settings._replace(ascend_home=tmp_path)
+    checks = {check.name: check for check in doctor.examine(made._replace(toolchain=discover(settings)))}
+    assert checks["CANN"].verdict == "ok"
+    assert checks["CANN version"].verdict == "warn"
+
+
+def test_demo_gets_its_arguments(monkeypatch):
+    got = []
+    demo = types.ModuleType("npu_ce_jit.demo")
+    demo.run_demo = lambda arguments: got.append(arguments) or 0
+    monkeypatch.setitem(sys.modules, "npu_ce_jit.demo", demo)
+    assert cli.main(["demo", "--quick"]) == 0
+    assert got == [["--quick"]]

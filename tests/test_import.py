@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`import npu_ce_jit` in fresh processes, with toy sources in the place of the real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from toy_package import copy_package, needs_compiler, run_python, start_python, write_sources
+
+REPORT = """
+import json, sys, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import npu_ce_jit
+    from npu_ce_jit import bootstrap
+session = bootstrap.current()
+print(json.dumps({
+    "backend": session.backend,
+    "artifact": str(session.artifact.library) if session.artifact else None,
+    "warnings": [str(one.message) for one in caught if one.category is RuntimeWarning],
+}))
+"""
+
+COMPUTE = """
+import torch
+loss = npu_ce_jit.cross_entropy(torch.randn(4, 8, requires_grad=True), torch.tensor([0, 1, 2, 3]))
+(loss if isinstance(loss, torch.Tensor) else loss.loss).backward()
+"""
+
+WARM = """
+import torch, sys
+started = []
+starts = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system", "os.exec"}
+sys.addaudithook(lambda event, _: started.append(event) if event in starts else None)
+import npu_ce_jit
+from npu_ce_jit import bootstrap
+forbidden = {"setuptools", "torch.utils.cpp_extension", "filelock", "ninja", "npu_ce_jit.jit.build"} & set(sys.modules)
+assert bootstrap.current().backend == "cpp"
+assert not started, started
+assert not forbidden, forbidden
+"""
+
+
+def _report(site_dir: Path, code: str = REPORT, **variables: str) -> dict:
+    return json.loads(run_python(site_dir, code, **variables).stdout.splitlines()[-1])
+
+
+def _files(directory: Path) -> set[str]:
+    return {str(path) for path in directory.rglob("*")}
+
+
+@needs_compiler
+def test_two_imports_at_once_build_once_and_a_warm_one_starts_nothing(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    before = _files(site_dir)
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache")}
+    reports = []
+    for process in [start_python(site_dir, REPORT, **variables) for _ in range(2)]:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        reports.append(json.loads(out.splitlines()[-1]))
+    assert reports[0] == reports[1]
+    assert reports[0]["backend"] == "cpp"
+    assert reports[0]["warnings"] == []
+    assert len(list((tmp_path / "cache").glob("v1/*/e-*"))) == 1
+    assert run_python(site_dir, WARM, **variables).stderr == ""
+    assert _files(site_dir) == before, "nothing is written where the package is installed"
+
+
+@needs_compiler
+def test_a_broken_source_is_one_warning_and_the_import_after_its_mending_builds(tmp_path):
+    site_dir = copy_package(tmp_path / "site", body="int toy() { return undeclared_name; }\n")
+    report = _report(site_dir, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    assert report["backend"] == "reference"
+    (warning,) = report["warnings"]
+    assert "undeclared_name" in warning
+    assert "command: " in warning
+    log = Path(next(line for line in warning.splitlines() if line.startswith("log: ")).removeprefix("log: "))
+    assert "undeclared_name" in log.read_text("utf-8")
+    write_sources(site_dir / "npu_ce_jit")
+    report = _report(site_dir, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    assert report["backend"] == "cpp"
+    assert report["warnings"] == []
+
+
+def test_without_compiler_home_or_working_directory_the_reference_computes(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); os.environ.pop('HOME', None)\n{REPORT}"
+    code += f"os.chdir('/')  # MKL, not we, needs one\n{COMPUTE}"
+    report = _report(site_dir, code, PATH="", TMPDIR=str(tmp_path), MAX_JOBS="many")
+    assert report["backend"] == "reference"
+    bad_variable, missing = report["warnings"]
+    assert "MAX_JOBS: expected a whole number" in bad_variable
+    assert "No C++ compiler" in missing
+    assert "set CXX" in missing
+
+
+def test_without_ninja_the_warning_says_how_to_get_it(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    (site_dir / "ninja").mkdir()
+    (site_dir / "ninja" / "__init__.py").write_text("raise ImportError('no ninja here')", "utf-8")
+    report = _report(site_dir, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    assert report["backend"] == "reference"
+    (warning,) = report["warnings"]
+    assert "pip install ninja" in warning or "No C++ compiler" in warning
+
+
+@needs_compiler
+@pytest.mark.parametrize("home", ["/proc/self/nothing", None])
+def test_without_a_writable_home_the_library_is_built_in_the_temporary_directory(tmp_path, home):
+    site_dir = copy_package(tmp_path / "site")
+    code = REPORT if home else "import os; os.environ.pop('HOME')\n" + REPORT
+    report = _report(site_dir, code, HOME=home or "/", TMPDIR=str(tmp_path))
+    assert report["backend"] == "cpp"
+    assert report["artifact"].startswith(str(tmp_path / f"npu_ce_jit-{os.getuid()}"))
+
+
+def test_never_is_silent_and_computes_with_the_reference(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    report = _report(site_dir, NPU_CE_JIT_BUILD="never", NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    assert report == {"backend": "reference", "artifact": None, "warnings": []}
+    assert not (tmp_path / "cache").exists()
+
+
+def test_lazy_builds_at_the_first_call_and_a_failure_then_is_one_warning(tmp_path):
+    site_dir = copy_package(tmp_path / "site", body="int toy() { return undeclared_name; }\n")
+    first_call = f"assert bootstrap.current().backend == 'lazy'\n    {COMPUTE.strip()}\n{COMPUTE}session ="
+    first_call = first_call.replace("\nloss", "\n    loss", 1).replace("\n(loss", "\n    (loss", 1)
+    code = REPORT.replace("session =", "    " + first_call)
+    report = _report(site_dir, code, NPU_CE_JIT_BUILD="lazy", NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    assert report["backend"] == "reference"
+    (warning,) = report["warnings"]
+    assert "reference" in warning

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from toy_package import needs_compiler, toy
+
+from npu_ce_jit.errors import BuildError, ToolchainError
+from npu_ce_jit.jit.ninja_file import ninja_file
+from npu_ce_jit.jit.sources import Sources
+
+SOURCES = Sources(
+    Path("/src"),
+    (("ascendc/k.asc", ""), ("csrc/cpu/a.cpp", ""), ("csrc/cpu/a.h", ""), ("csrc/npu/n.cpp", ""), ("csrc/r.cpp", "")),
+)
+
+
+def _text(sources: Sources = SOURCES, cpu_isa: str = "avx2", cxx: tuple[str, ...] = ("/usr/bin/g++",)) -> str:
+    return ninja_file(cxx, cpu_isa, sources, ["/torch/include"], ["/torch/lib"])
+
+
+def test_each_unit_of_the_cpu_library_becomes_one_object():
+    lines = _text().splitlines()
+    assert [line for line in lines if line.startswith("build ")] == [
+        "build csrc/cpu/a.o: compile $root/csrc/cpu/a.cpp",
+        "build csrc/r.o: compile $root/csrc/r.cpp",
+        "build libnpu_ce_jit_cpu.so: link csrc/cpu/a.o csrc/r.o",
+    ]
+    assert "-I/src/csrc -isystem /torch/include" in _text()
+    assert "-L/torch/lib" in _text()
+
+
+@pytest.mark.parametrize(
+    ("cpu_isa", "present", "absent"),
+    [
+        ("avx512", "-mavx512vl", "-march"),
+        ("avx2", "-mfma", "-mavx512"),
+        ("neon", "-O3", "-m"),
+        ("baseline", "-O3", "-mavx"),
+    ],
+)
+def test_flags_follow_the_instructions(cpu_isa, present, absent):
+    flags = next(line for line in _text(cpu_isa=cpu_isa).splitlines() if line.startswith("cflags"))
+    assert f" {present}" in flags
+    assert f" {absent}" not in flags
+
+
+def test_the_text_is_the_same_each_time():
+    assert _text() == _text()
+
+
+def test_a_newline_in_a_path_is_refused_in_words():
+    with pytest.raises(BuildError, match="newline"):
+        _text(SOURCES._replace(root_dir=Path("/a\nb")))
+
+
+def test_without_the_ninja_package_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ninja.ninja_syntax", None)
+    with pytest.raises(ToolchainError, match="pip install ninja"):
+        _text()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name", ["a  b", "c$d", "e$ f$$", "it's", 'a"b', "ü-名", "x:y", "(a;b)&c", "`id`$(id)", "%f#!"]
+)
+def test_a_build_works_below_an_awkward_path(tmp_path, name):
+    one = toy(tmp_path / name)
+    assert one.build().library.is_file()

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from toy_package import Toy, needs_compiler, toy
+
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.settings import Settings
+
+NO_DIRECTORY = "/proc/self/nothing"  # where even root can make none
+
+
+@pytest.fixture
+def stored(tmp_path) -> tuple[Toy, Artifact]:
+    """An entry as a build would publish it; its bytes are no library, which the store need not know."""
+    one = toy(tmp_path)
+    return one, _publish(one)
+
+
+def _publish(one: Toy) -> Artifact:
+    with one.store.staging_dir(one.key) as staging_dir:
+        library = staging_dir / "lib.so"
+        library.touch(mode=0o700)
+        library.write_bytes(bytes(range(256)) * 64)
+        return one.store.publish(staging_dir, {"lib.so": library}, "lib.so", {"key": one.key.text})
+
+
+def test_what_was_published_is_found(stored):
+    one, artifact = stored
+    assert one.find() == artifact
+    assert artifact.manifest["size"] == 256 * 64
+
+
+def test_only_the_user_can_enter_what_the_store_makes(stored):
+    one, artifact = stored
+    for path in (one.store.roots[0].path, one.key_dir.parent, one.key_dir, artifact.entry_dir):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert not list(one.key_dir.glob(".b-*"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 4096, 8192, 256 * 64 - 1, 256 * 64 + 1])
+def test_a_library_of_another_size_is_not_used_and_set_aside(stored, size, caplog):
+    one, artifact = stored
+    os.truncate(artifact.library, size)
+    assert one.find() is None
+    assert "bytes, its manifest says" in caplog.text
+    assert not artifact.entry_dir.exists()
+    assert list(one.key_dir.glob("bad-*"))
+
+
+@pytest.mark.parametrize("position", [0, 5000, 256 * 64 - 1])
+def test_one_changed_bit_is_noticed(stored, position):
+    one, artifact = stored
+    content = bytearray(artifact.library.read_bytes())
+    content[position] ^= 1
+    artifact.library.write_bytes(content)
+    assert one.find() is None
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"file": "lib.so"}', "\xff"])
+def test_a_damaged_manifest_is_a_miss(stored, text):
+    one, artifact = stored
+    manifest = artifact.entry_dir / "manifest.json"
+    if text is None:
+        manifest.unlink()
+    else:
+        manifest.write_text(text, "latin-1")
+    assert one.find() is None
+
+
+def test_a_manifest_for_another_key_is_a_miss(stored):
+    one, artifact = stored
+    manifest = artifact.entry_dir / "manifest.json"
+    manifest.write_text(json.dumps({**artifact.manifest, "key": "another"}), "utf-8")
+    assert one.find() is None
+
+
+def test_a_second_good_entry_takes_over_from_a_damaged_one(stored):
+    one, artifact = stored
+    other = _publish(one)
+    first, second = sorted([artifact, other], key=lambda entry: entry.entry_dir)
+    first.library.write_bytes(b"")
+    assert one.find() == second
+
+
+@pytest.mark.parametrize("what", ["root", "layout", "key", "entry", "manifest", "library"])
+@pytest.mark.parametrize("how", ["group-writable", "foreign"])
+def test_what_another_user_could_have_written_is_not_used(stored, what, how, caplog, monkeypatch):
+    one, artifact = stored
+    path = {
+        "root": one.store.roots[0].path,
+        "layout": one.key_dir.parent,
+        "key": one.key_dir,
+        "entry": artifact.entry_dir,
+        "manifest": artifact.entry_dir / "manifest.json",
+        "library": artifact.library,
+    }[what]
+    if how == "group-writable":
+        path.chmod(0o770)
+    elif os.getuid() == 0:
+        os.chown(path, 12345, 12345)
+    else:
+        uid = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    assert one.find() is None
+    assert ("can be written by others" if how == "group-writable" else "belongs to user") in caplog.text
+    assert artifact.entry_dir.exists(), "what is not ours is left alone"
+
+
+@pytest.mark.parametrize("what", ["entry", "library"])
+def test_a_link_in_the_place_of_an_entry_or_a_file_is_not_used(stored, tmp_path, what):
+    one, artifact = stored
+    path = artifact.entry_dir if what == "entry" else artifact.library
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert one.find() is None
+
+
+def test_the_root_may_be_a_link_and_is_left_through_its_target(stored, tmp_path):
+    one, artifact = stored
+    (tmp_path / "link").symlink_to(one.store.roots[0].path)
+    through_link = Store.of(Settings(cache_dir=tmp_path / "link", tmp_dir=tmp_path))
+    assert through_link.find(one.key) == artifact
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({"NPU_CE_JIT_CACHE_DIR": "/c", "XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/c"),
+        ({"XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/x/npu_ce_jit"),
+        ({"HOME": "/h"}, "/h/.cache/npu_ce_jit"),
+        ({}, f"/t/npu_ce_jit-{os.getuid()}"),
+    ],
+)
+def test_roots_in_order(variables, first):
+    store = Store.of(Settings.from_env({"TMPDIR": "/t"} | variables))
+    assert str(store.roots[0].path) == first
+    assert str(store.roots[-1].path) == f"/t/npu_ce_jit-{os.getuid()}"
+
+
+@pytest.mark.parametrize("home", [NO_DIRECTORY, "a file", "read-only"])
+def test_without_a_usable_home_the_build_goes_to_a_private_temporary_directory(tmp_path, home, monkeypatch):
+    one = toy(tmp_path)
+    if home == "a file":
+        (tmp_path / "home").touch()
+        home = str(tmp_path / "home")
+    elif home == "read-only":
+        home = str(tmp_path / "home")
+        _make_read_only(Path(home), monkeypatch)
+    store = Store.of(Settings(home=Path(home), tmp_dir=tmp_path))
+    with store.staging_dir(one.key) as staging_dir:
+        assert staging_dir.is_relative_to(tmp_path / f"npu_ce_jit-{os.getuid()}")
+    ((_, refusal), (_, no_refusal)) = store.examine()
+    assert refusal
+    assert no_refusal is None
+
+
+def _make_read_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory.mkdir(mode=0o500)
+    if os.access(directory, os.W_OK):  # root writes where it likes, so the kernel's answer has to be played
+        real_mkdir = os.mkdir
+
+        def mkdir(path, mode=0o777, **options):
+            if Path(path).is_relative_to(directory):
+                raise OSError(30, "Read-only file system", str(path))
+            real_mkdir(path, mode, **options)
+
+        monkeypatch.setattr(os, "mkdir", mkdir)
+
+
+def test_with_no_usable_root_at_all_the_error_lists_each_refusal(tmp_path):
+    one = toy(tmp_path)
+    store = Store.of(Settings(cache_dir=Path(NO_DIRECTORY), tmp_dir=Path(NO_DIRECTORY)))
+    with pytest.raises(BuildError) as caught, store.staging_dir(one.key):
+        pass
+    assert "NPU_CE_JIT_CACHE_DIR: " in caught.value.fact
+    assert "TMPDIR: " in caught.value.fact
+    assert "NPU_CE_JIT_CACHE_DIR" in caught.value.hint
+
+
+def test_a_shared_directory_is_refused_with_the_command_that_mends_it(tmp_path):
+    one = toy(tmp_path)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    ((root, refusal), _) = Store.of(Settings(cache_dir=shared, tmp_dir=tmp_path)).examine()
+    assert refusal == f"{root.path} can be written by others (run: chmod go-w {root.path})"
+    assert one.find() is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("mask", [0o002, 0o000])
+def test_a_built_entry_is_trusted_whatever_the_umask(tmp_path, mask):
+    one = toy(tmp_path)
+    previous = os.umask(mask)
+    try:
+        artifact = one.build()
+    finally:
+        os.umask(previous)
+    assert one.find() == artifact

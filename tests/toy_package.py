@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small stand-ins for the real sources, so that a build takes half a second and its faults are ours to make."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import npu_ce_jit
+from npu_ce_jit.jit.build import build
+from npu_ce_jit.jit.cache_key import CacheKey, cache_key
+from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.toolchain import Toolchain, discover
+from npu_ce_jit.settings import Settings
+
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or not any(shutil.which(name) for name in ("g++", "clang++", "c++")),
+    reason="needs a C++ compiler of a Linux machine on PATH",
+)
+
+_BODY = '#include "toy.h"\nextern "C" __attribute__((visibility("default"))) int toy() { return TOY; }\n'
+_OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "PYTHONPATH", "TMPDIR")
+
+
+class Toy(NamedTuple):
+    """One build's inputs."""
+
+    settings: Settings
+    toolchain: Toolchain
+    sources: Sources
+    key: CacheKey
+    store: Store
+
+    def build(self) -> Artifact:
+        return build(self.settings, self.toolchain, self.sources, self.key, self.store)
+
+    def find(self) -> Artifact | None:
+        return self.store.find(self.key)
+
+    @property
+    def key_dir(self) -> Path:
+        return self.store.roots[0].layout_dir / self.key.name
+
+
+def write_sources(root_dir: Path, body: str = _BODY) -> Path:
+    """One unit and one header below `root_dir`/csrc."""
+    cpu_dir = root_dir / "csrc" / "cpu"
+    cpu_dir.mkdir(parents=True, exist_ok=True)
+    (cpu_dir / "toy.cpp").write_text(body, "utf-8")
+    (cpu_dir / "toy.h").write_text("#define TOY 42\n", "utf-8")
+    return root_dir
+
+
+def toy(tmp_path: Path, body: str = _BODY, **variables: str) -> Toy:
+    """Toy sources with a cache of their own below `tmp_path`."""
+    settings = Settings.from_env(
+        {"PATH": os.environ["PATH"], "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+        | variables
+    )
+    assert settings.problems == ()
+    sources = Sources.of(write_sources(tmp_path / "toy", body))
+    toolchain = discover(settings)
+    return Toy(settings, toolchain, sources, cache_key(settings, toolchain, sources), Store.of(settings))
+
+
+def compiler_script(tmp_path: Path, before: str) -> str:
+    """The path of a compiler that runs the shell lines `before` and then the real one."""
+    real = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))))
+    script = tmp_path / "cxx"
+    script.write_text(f'#!/bin/sh\n{before}\nexec {real} "$@"\n', "utf-8")
+    script.chmod(0o755)
+    return str(script)
+
+
+def copy_package(site_dir: Path, body: str = _BODY) -> Path:
+    """Installs this package in `site_dir` the way a wheel does, but with toy sources."""
+    package_dir = Path(npu_ce_jit.__file__).parent
+    ignore = shutil.ignore_patterns("__pycache__", "csrc", "ascendc")
+    shutil.copytree(package_dir, site_dir / "npu_ce_jit", ignore=ignore)
+    write_sources(site_dir / "npu_ce_jit", body)
+    return site_dir
+
+
+def start_python(site_dir: Path, code: str, **variables: str) -> subprocess.Popen[str]:
+    """A fresh process that finds the package in `site_dir`; none of our variables are inherited."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    environment |= {"PYTHONPATH": str(site_dir), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=site_dir,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run_python(site_dir: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`start_python`, waited for; fails the test where it does not exit with 0."""
+    process = start_python(site_dir, code, **variables)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return subprocess.CompletedProcess(process.args, 0, out, err)
+
+
+def fork(task: Callable[[], object]) -> int:
+    """Runs `task` in a child, which need not import torch again, and returns its process id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            task()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def exit_code(pid: int) -> int:
+    """Waits for a forked child."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
