@@ -98,7 +98,8 @@ def _kernels(session: Session) -> Check:
         )  # fmt: skip
     evidence = problem.fact
     if isinstance(problem, BuildError):
-        evidence = " ".join([evidence, *problem.first_lines[:1], f"Log: {problem.log_path}"])
+        log = [f"Log: {problem.log_path}"] if problem.log_path else []
+        evidence = " ".join([evidence, *problem.first_lines[:1], *log])
     can_have_others = session.toolchain.system.value == "Linux"  # elsewhere the reference is all there is
     return Check(
         name, "fail" if can_have_others else "warn", "the slower reference implementation", evidence, problem.hint

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -28,6 +26,7 @@ from npu_ce_jit.settings import Settings
 
 _POLL_SECONDS = 0.1
 _VERSION_SECONDS = 30.0
+_STOP_SECONDS = 5.0
 _FAILED_LOG = "failed-build.log"
 
 
@@ -114,7 +113,7 @@ def _run_ninja(
             stdout=log,
             stderr=subprocess.STDOUT,
             umask=0o077,  # a library that the group can write would be refused later
-            start_new_session=True,  # so that an interrupt reaches the compilers through us, and all of them
+            start_new_session=True,  # an interrupt from the keyboard is ours to handle, see _stop
         )
     try:
         while True:
@@ -124,9 +123,17 @@ def _run_ninja(
                 progress.show(log_file.read_text("utf-8", errors="replace"))
     finally:
         if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    # Each compiler leads a process group of its own; only ninja knows them, and passes the signal on.
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _failure(log_file: Path) -> BuildError:
