@@ -90,8 +90,9 @@ def test_without_compiler_home_or_working_directory_the_reference_computes(tmp_p
     site_dir = copy_package(tmp_path / "site")
     gone = tmp_path / "gone"
     gone.mkdir()
-    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); os.environ.pop('HOME', None)\n{REPORT}"
-    code += f"os.chdir('/')  # MKL, not we, needs one\n{COMPUTE}"
+    # torch first: its MKL, not we, ends a process whose working directory is gone
+    code = f"import os, torch; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); os.environ.pop('HOME', None)\n{REPORT}"
+    code += f"os.chdir('/')\n{COMPUTE}"
     report = _report(site_dir, code, PATH="", TMPDIR=str(tmp_path), MAX_JOBS="many")
     assert report["backend"] == "reference"
     bad_variable, missing = report["warnings"]
