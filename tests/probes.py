@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,9 @@ needs_the_library = pytest.mark.skipif(
 def available_bytes() -> int:
     """Memory that is free for use."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def fresh_environment(cache_dir: Path) -> dict[str, str]:
+    """This process's environment with a cache of its own, so that nothing built before is found."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
+    return {**inherited, "NPU_CE_JIT_CACHE_DIR": str(cache_dir)}

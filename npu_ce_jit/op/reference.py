@@ -54,14 +54,16 @@ def forward(
     if z_loss:
         loss = loss + z_value
 
-    nothing = rows.x.new_empty(0)
+    def if_asked(bit: int, value: Tensor) -> Tensor:
+        return value if outputs & bit else value.new_empty(0)
+
     return (
         loss.to(loss_dtype),
-        (z_value if outputs & Z_LOSS else nothing).to(loss_dtype),
-        (log_prob if outputs & LOG_PROB else nothing).to(input.dtype, copy=True),
-        lse if outputs & LSE else nothing,
-        rows.x.argmax(1) if outputs & ARGMAX else nothing.long(),
-        entropy_of(log_prob) if outputs & ENTROPY else nothing.clone(),
+        if_asked(Z_LOSS, z_value.to(loss_dtype)),
+        if_asked(LOG_PROB, log_prob.to(input.dtype).contiguous()),
+        if_asked(LSE, lse),
+        if_asked(ARGMAX, rows.x.argmax(1)),
+        if_asked(ENTROPY, entropy_of(log_prob)),
         torch.stack((row_max, log_sum)),
         denominators,
     )
@@ -112,7 +114,7 @@ def backward(
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
         result = torch.where(rows.valid[:, None], result, 0)
-    return (result * rows.slope).to(input.dtype)
+    return (result * rows.slope).to(input.dtype).contiguous()
 
 
 def backward_(*arguments: object) -> None:

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FakeTensor, opcheck, torch.compile and torch.export; the same file runs in a process that has no compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from probes import fresh_environment
+from shapes import logits, targets
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from npu_ce_jit import cross_entropy, npu_cross_entropy_loss
+
+OPS = torch.ops.npu_ce_jit
+
+
+class Model(nn.Module):
+    """A head and a loss, with everything that the lean loss can return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 33)
+
+    def forward(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        output = cross_entropy(
+            self.head(hidden), target, label_smoothing=0.1, z_loss=1e-3, softcap=20.0, return_entropy=True
+        )
+        return output.loss, output.entropy
+
+
+class DropIn(nn.Module):
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        loss, log_prob, zloss, _ = npu_cross_entropy_loss(x, target, None, "sum", -100, 0.1, 1e-3, True)
+        return loss + zloss + log_prob.sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_opcheck(weighted: bool, layout: str, reduction: str, dtype: torch.dtype) -> None:
+    x, target = logits(6, 5, dtype), targets(6, 5, 0.2)
+    target[0] = 1
+    x = (x.t().contiguous().t() if layout == "transposed" else x).requires_grad_()
+    weight = torch.rand(5) if weighted else None
+    torch.library.opcheck(OPS.npu_cross_entropy_loss.default, (x, target, weight, reduction, -100, 0.1, 0.1, True))
+    torch.library.opcheck(
+        OPS.cross_entropy.default,
+        (x, target, weight, reduction, -100, 0.1, 0.1, True, 5.0, 1.0, True, True, True, torch.float32),
+    )
+    loss, log_prob, zloss, lse = (
+        t.detach() for t in npu_cross_entropy_loss(x, target, weight, reduction, -100, 0.1, 0.1, True)
+    )
+    arguments = (torch.ones_like(loss), log_prob, target, weight, torch.ones_like(zloss), lse, reduction, -100, 0.1, 0.1)
+    torch.library.opcheck(OPS.npu_cross_entropy_loss_backward.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("asked", [False, True])
+def test_fake_outputs_look_like_real_ones(asked: bool, reduction: str, dtype: torch.dtype) -> None:
+    def run() -> list[Tensor]:
+        x, target = torch.zeros(6, 5, dtype=dtype, requires_grad=True), torch.zeros(6, dtype=torch.int64)
+        scale = 0.1 if asked else 0.0
+        lean = OPS.cross_entropy(x, target, None, reduction, -100, 0.0, scale, asked, None, 1.0, asked, asked, asked)
+        drop_in = OPS.npu_cross_entropy_loss(x, target, None, reduction, -100, 0.0, scale, asked)
+        (gradient,) = torch.autograd.grad(lean[0].sum() + drop_in[0].sum(), x)
+        return [*lean, *drop_in, gradient]
+
+    with FakeTensorMode():
+        fake = run()
+    for ours, real in zip(fake, run(), strict=True):
+        assert (ours.shape, ours.dtype, ours.stride()) == (real.shape, real.dtype, real.stride())
+        assert ours.requires_grad == real.requires_grad
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_fullgraph(backend: str) -> None:
+    model = Model()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    hidden, target = torch.randn(6, 8), targets(6, 33, 0.2)
+    gradients = []
+    for call in (model, compiled):
+        model.zero_grad()
+        loss, entropy = call(hidden, target)
+        (loss + entropy.sum()).backward()
+        gradients.append([loss.detach(), entropy.detach(), model.head.weight.grad.clone()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_one_graph_for_every_number_of_rows() -> None:
+    counter = CompileCounter()
+    compiled = torch.compile(DropIn(), backend=counter, fullgraph=True)
+    for rows in (6, 7, 9, 50):
+        x, target = torch.randn(rows, 5), targets(rows, 5)
+        torch._dynamo.mark_dynamic(x, 0)
+        torch._dynamo.mark_dynamic(target, 0)
+        torch.testing.assert_close(compiled(x, target), DropIn()(x, target))
+    assert counter.frame_count == 1
+
+
+def test_compile_of_every_public_form() -> None:
+    x, target = torch.randn(4, 6, 3), torch.randint(6, (4, 3))
+
+    def forms(x: Tensor, target: Tensor) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            half = cross_entropy(x.bfloat16(), target)
+        in_place = cross_entropy(x[..., 0].contiguous(), target[:, 0], inplace_backward=True)
+        return [cross_entropy(x, target), half, in_place, cross_entropy(x[0, :, 0], target[0, 0])]
+
+    compiled = torch.compile(forms, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, target), forms(x, target))
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+@pytest.mark.parametrize(
+    ("model", "make", "name"),
+    [
+        (Model, lambda n: (torch.randn(n, 8), targets(n, 33)), "npu_ce_jit.cross_entropy.default"),
+        (DropIn, lambda n: (torch.randn(n, 33), targets(n, 33)), "npu_ce_jit.npu_cross_entropy_loss.default"),
+    ],
+    ids=["lean", "drop-in"],
+)
+def test_export_keeps_one_node_and_any_number_of_rows(
+    model: type[nn.Module], make: object, name: str, strict: bool, tmp_path: Path
+) -> None:
+    module, rows = model(), Dim("rows", min=2)
+    program = torch.export.export(module, make(6), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
+    ours = [str(node.target) for node in program.graph.nodes if "npu_ce_jit" in str(node.target)]
+    assert ours == [name]
+    torch.export.save(program, tmp_path / "model.pt2")
+    reloaded = torch.export.load(tmp_path / "model.pt2").module()
+    for n in (2, 6, 11):
+        inputs = make(n)
+        torch.testing.assert_close(reloaded(*inputs), module(*inputs))
+
+
+def test_an_exported_program_trains() -> None:
+    x, target = torch.randn(5, 33, requires_grad=True), targets(5, 33)
+    program = torch.export.export(DropIn(), (x, target))
+    (ours,) = torch.autograd.grad(program.module()(x, target).sum(), x)
+    (expected,) = torch.autograd.grad(DropIn()(x, target).sum(), x)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_compiled_autograd() -> None:
+    x, target = torch.randn(5, 7, requires_grad=True), targets(5, 7)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        cross_entropy(x, target, z_loss=0.1).backward()
+    ours, x.grad = x.grad, None
+    cross_entropy(x, target, z_loss=0.1).backward()
+    torch.testing.assert_close(ours, x.grad)
+
+
+def test_checkpointing() -> None:
+    x, target = torch.randn(5, 7, requires_grad=True), targets(5, 7)
+    (expected,) = torch.autograd.grad(F.cross_entropy(x, target), x)
+    for reentrant in (False, True):
+        loss = torch.utils.checkpoint.checkpoint(cross_entropy, x, target, use_reentrant=reentrant)
+        (ours,) = torch.autograd.grad(loss, x) if not reentrant else (loss.backward(), x.grad)[1:]
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.skipif("NPU_CE_JIT_TEST_INNER" in os.environ, reason="this is the inner run")
+def test_all_of_it_in_a_process_without_a_compiler(tmp_path: Path) -> None:
+    """PATH is empty and so is the cache: import, tracing, export and the reference still work."""
+    environment = fresh_environment(tmp_path) | {"PATH": "", "NPU_CE_JIT_TEST_INNER": "1"}
+    selection = [str(Path(__file__)), "-k", "not inductor", "-q", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *selection], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
