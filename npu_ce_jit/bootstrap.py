@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The map of the repository: what happens at import, one step a line. The only module that knows jit/ and op/."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

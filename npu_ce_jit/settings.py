@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The environment variables: their names, meanings, defaults and checks. Nothing else reads the environment."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -115,7 +113,8 @@ _NAMES = frozenset(variable.name for variable in VARIABLES)
 
 
 # The values of this package are named tuples: frozen like a frozen dataclass, but a class statement costs a fifth
-# (0.25 against 1.2 ms here), and a warm import makes ten of them.
+# (0.25 against 1.2 ms here), and a warm import makes ten of them. Their modules go without
+# `from __future__ import annotations`, which would compile each field's type again from text.
 class Settings(NamedTuple):
     """What the environment asks for. Field by field as in `VARIABLES`, None where nothing was set."""
 
@@ -137,7 +136,7 @@ class Settings(NamedTuple):
     environment: Mapping[str, str] = {}  # what a child process inherits
 
     @classmethod
-    def from_env(cls, mapping: Mapping[str, str]) -> Settings:
+    def from_env(cls, mapping: Mapping[str, str]) -> "Settings":
         """Reads the variables. A bad value counts as not set and is told in `problems`; nothing is raised."""
         values: dict[str, Any] = {}
         problems: list[SettingsError] = []

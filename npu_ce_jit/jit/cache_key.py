@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a library was built for, as a text that one can read, and the directory name made of it."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from typing import NamedTuple

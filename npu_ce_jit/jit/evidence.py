@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fact about this machine, and why we believe it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from npu_ce_jit.errors import ToolchainError

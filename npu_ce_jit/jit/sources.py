@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that make the library, in a checkout or in a wheel."""
 
-from __future__ import annotations
-
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from npu_ce_jit.errors import BuildError
 
 _FOLDERS = ("csrc", "ascendc")
-_SUFFIXES = frozenset({".cpp", ".h", ".hpp", ".inc", ".asc"})
+_SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
 _NPU_FOLDER = "csrc/npu/"
 
 
@@ -21,7 +21,7 @@ class Sources(NamedTuple):
     files: tuple[tuple[str, str], ...]
 
     @classmethod
-    def installed(cls) -> Sources:
+    def installed(cls) -> "Sources":
         """The sources of this installation. Raises BuildError where there are none."""
         package_dir = Path(__file__).resolve().parents[1]
         if (package_dir / "csrc").is_dir():
@@ -32,16 +32,10 @@ class Sources(NamedTuple):
         raise BuildError(f"No csrc/ in {package_dir} or beside it.", "Install npu_ce_jit again.")
 
     @classmethod
-    def of(cls, root_dir: Path) -> Sources:
+    def of(cls, root_dir: Path) -> "Sources":
         """The sources below `root_dir`. Raises BuildError where one cannot be read or there is nothing to compile."""
         try:
-            paths = [
-                path
-                for folder in _FOLDERS
-                for path in (root_dir / folder).rglob("*")
-                if path.suffix in _SUFFIXES and path.is_file()
-            ]
-            files = [(path.relative_to(root_dir).as_posix(), _sha256(path)) for path in paths]
+            files = [pair for folder in _FOLDERS for pair in _digests(root_dir / folder, folder)]
         except OSError as error:
             raise BuildError(f"A source cannot be read: {error}.", "Install npu_ce_jit again.") from error
         sources = cls(root_dir, tuple(sorted(files)))
@@ -59,5 +53,11 @@ class Sources(NamedTuple):
         )
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digests(directory: Path, name: str) -> Iterator[tuple[str, str]]:
+    # os.walk takes a third of the time of Path.rglob, and this runs at each import.
+    for parent, _, files in os.walk(directory):
+        prefix = name + parent.removeprefix(str(directory)).replace(os.sep, "/")
+        for file in files:
+            if file.endswith(_SUFFIXES):
+                with open(os.path.join(parent, file), "rb") as content:
+                    yield f"{prefix}/{file}", hashlib.sha256(content.read()).hexdigest()

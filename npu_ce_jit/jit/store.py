@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cache: `<root>/v1/<key name>/e-<random>/`, each entry whole or absent, and never changed once published."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import socket
 import tempfile
@@ -53,7 +50,7 @@ class Store(NamedTuple):
     roots: tuple[Root, ...]
 
     @classmethod
-    def of(cls, settings: Settings) -> Store:
+    def of(cls, settings: Settings) -> "Store":
         """The user's choice first; a private directory in TMPDIR is there for a machine without a writable home."""
         if settings.cache_dir is not None:
             first = [Root(settings.cache_dir, "NPU_CE_JIT_CACHE_DIR")]
@@ -128,7 +125,7 @@ class Store(NamedTuple):
             _sync(entry_dir / name)
         write_private(entry_dir / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
         _sync(entry_dir)
-        published_dir = staging_dir.parent / f"e-{secrets.token_hex(6)}"
+        published_dir = staging_dir.parent / f"e-{os.urandom(6).hex()}"
         entry_dir.rename(published_dir)
         _sync(published_dir.parent)
         return Artifact(published_dir, published_dir / library, manifest)
@@ -137,7 +134,7 @@ class Store(NamedTuple):
 def set_aside(entry_dir: Path) -> None:
     """Hides an entry that is damaged or does not load here, so that the next build takes its place. Never raises."""
     with contextlib.suppress(OSError):
-        entry_dir.rename(entry_dir.with_name(f"bad-{secrets.token_hex(6)}"))
+        entry_dir.rename(entry_dir.with_name(f"bad-{os.urandom(6).hex()}"))
 
 
 def _entry_dirs(root: Root, key: CacheKey) -> list[Path]:

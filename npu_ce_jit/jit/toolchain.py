@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this machine has to build with and to build for. Reads files and PATH; starts no process."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform
