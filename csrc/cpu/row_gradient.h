@@ -77,7 +77,7 @@ void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& we
   const V spread = scaled_exp.unscaled(splat(static_cast<A>(row.spread())));
   const V entropy = scaled_exp.unscaled(splat(static_cast<A>(row.entropy)));
   const V smooth = splat(static_cast<A>(row.smooth));
-  const V lowest = splat(std::numeric_limits<A>::lowest());
+  const V lowest = splat(static_cast<A>(kLowestExponent));
   const bool has_entropy = row.entropy != 0;
   for_each_block(begin, end, [&](int64_t column, int64_t count) {
     logits.stage(row_from + column, count, values, slopes);
@@ -101,7 +101,7 @@ T target_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& weights, 
   double gradient = row.target_grad * std::expm1(log_prob);
   if (row.rest != 0) gradient += std::exp(log_prob) * row.rest;
   if (row.entropy != 0) {
-    gradient += std::exp(log_prob) * row.entropy * std::max<double>(log_prob, std::numeric_limits<Acc<T>>::lowest());
+    gradient += std::exp(log_prob) * row.entropy * std::max(log_prob, kLowestExponent);
   }
   if (row.smooth != 0) gradient -= row.smooth * weights.at(row.target);
   if (row.grad_log_prob != nullptr) gradient += to_acc(row.grad_log_prob[row.target]);

@@ -51,6 +51,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
   V sum_times_shift[kVectors] = {};
   A max = state.max;
   V max_vector = splat(max);
+  const V lowest = splat(static_cast<A>(kLowestExponent));
 
   auto add_group = [&](const V(&x)[kVectors]) __attribute__((always_inline)) {
     const V group_max = npu_ce::max(npu_ce::max(x[0], x[1]), npu_ce::max(x[2], x[3]));
@@ -60,8 +61,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
       const V factor = exp(splat(shift));
       for (int i = 0; i < kVectors; ++i) {
         if constexpr (kEntropy) {
-          sum_times_shift[i] = factor * (sum_times_shift[i] +
-                                         sum[i] * npu_ce::max(splat(shift), splat(std::numeric_limits<A>::lowest())));
+          sum_times_shift[i] = factor * (sum_times_shift[i] + sum[i] * npu_ce::max(splat(shift), lowest));
         }
         sum[i] *= factor;
       }
@@ -72,9 +72,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
       const V shift = x[i] - max_vector;
       const V e = exp(shift);
       sum[i] += e;
-      // A masked logit adds 0 * lowest, not 0 * -inf.
-      if constexpr (kEntropy)
-        sum_times_shift[i] = fma(e, npu_ce::max(shift, splat(std::numeric_limits<A>::lowest())), sum_times_shift[i]);
+      if constexpr (kEntropy) sum_times_shift[i] = fma(e, npu_ce::max(shift, lowest), sum_times_shift[i]);
     }
   };
 

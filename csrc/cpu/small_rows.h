@@ -65,7 +65,7 @@ class SmallRows {
       // The max counts as exactly 1, as in sum_exp_beside_max.
       at_max += shift == 0 ? splat(A(1)) : V{};
       rest += shift == 0 ? V{} : e;
-      if (entropy) sum_times_shift += e * max(shift, lowest);
+      if (entropy) sum_times_shift += e * max(shift, splat(static_cast<A>(kLowestExponent)));
       if (smoothing) weighted += (columns_[column] - reference) * static_cast<A>(weights.at(column));
     }
     for (int64_t lane = 0; lane < count_; ++lane) {

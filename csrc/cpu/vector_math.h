@@ -9,6 +9,10 @@
 
 namespace npu_ce {
 
+// exp of anything lower is 0 in every dtype. Logits of -inf are raised to it where exp(x) is multiplied by x, as 0 *
+// -inf is NaN, and the lowest number times a gradient may be -inf again.
+constexpr double kLowestExponent = -1e4;
+
 // Adding 1.5 * 2^23 rounds to an integer n in the low mantissa bits. Adding the exponent's offset with it makes these
 // bits, shifted up, the float 2^(n + bias).
 template <class V>

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Problems for the kernel driver: how they are sent, what comes back, and what float64 says about them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+import torch
+
+NONE, MEAN, SUM = 0, 1, 2
+Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16
+OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY, OF_LOG_PROB = 1, 2, 4, 8, 16
+IGNORE = -100
+
+DTYPES = ["float32", "float64", "bfloat16", "float16"]  # in the order of the library's enum
+
+
+def stored(values: np.ndarray, dtype: str) -> bytes:
+    if values.size == 0:
+        return b""
+    return torch.from_numpy(values).to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float64 numbers that `dtype` holds exactly."""
+    return torch.from_numpy(values).to(getattr(torch, dtype)).double().numpy()
+
+
+@dataclass
+class Problem:
+    dtype: str
+    logits: np.ndarray  # float64, already rounded to dtype
+    target: np.ndarray
+    weight: np.ndarray | None = None
+    reduction: int = MEAN
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    softcap: float = 0.0
+    logit_scale: float = 1.0
+    outputs: int = Z_LOSS | LOG_PROB | LSE | ARGMAX | ENTROPY
+    gradients: dict[int, np.ndarray] = field(default_factory=dict)
+    row_padding: int = 0  # columns between the end of a row and the next
+    target_stride: int = 1
+    int32_target: bool = False
+    in_place: bool = False
+    threads: int = 1
+    name: str = ""
+
+    @property
+    def acc(self) -> str:
+        return "float64" if self.dtype == "float64" else "float32"
+
+    def encoded(self) -> bytes:
+        rows, classes = self.logits.shape
+        stride = classes + self.row_padding
+        per_row = [g for bit, g in self.gradients.items() if bit != OF_LOG_PROB]
+        gradient_stride = 0 if self.reduction != NONE and all(len(g) == 1 for g in per_row) else 1
+        out = BytesIO()
+        out.write(
+            struct.pack(
+                "=15q4d",
+                *(DTYPES.index(self.dtype), DTYPES.index(self.acc), rows, classes, stride),
+                *(not self.int32_target, self.target_stride, self.weight is not None),
+                *(self.reduction, IGNORE, self.outputs, sum(self.gradients), gradient_stride),
+                *(self.in_place, self.threads),
+                *(self.label_smoothing, self.z_loss, self.softcap, self.logit_scale),
+            )
+        )
+        padded = np.full((rows, stride), np.nan)
+        padded[:, :classes] = self.logits
+        out.write(stored(padded.reshape(-1)[: max(0, rows * stride - self.row_padding)], self.dtype))
+        spread = np.full(max(0, (rows - 1) * self.target_stride + 1) if rows else 0, 1 << 30, np.int64)
+        spread[:: self.target_stride] = self.target
+        out.write(spread.astype(np.int32 if self.int32_target else np.int64).tobytes())
+        if self.weight is not None:
+            out.write(stored(self.weight, self.acc))
+        for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY):
+            if bit in self.gradients:
+                values = self.gradients[bit]
+                out.write(stored(values[:1] if gradient_stride == 0 else np.broadcast_to(values, rows).copy(), self.acc))
+        if OF_LOG_PROB in self.gradients:
+            out.write(stored(self.gradients[OF_LOG_PROB], self.dtype))
+        return out.getvalue()
+
+    def decoded(self, answer: BytesIO) -> dict[str, np.ndarray]:
+        rows, classes = self.logits.shape
+
+        def take(dtype: str, *shape: int) -> np.ndarray:
+            torch_dtype = getattr(torch, dtype)
+            data = bytearray(answer.read(int(np.prod(shape)) * torch_dtype.itemsize))
+            if not data:
+                return np.zeros(shape)
+            values = torch.frombuffer(data, dtype=torch_dtype).reshape(shape)
+            return values.numpy() if dtype == "int64" else values.double().numpy()
+
+        reduced = (rows,) if self.reduction == NONE else ()
+        result = {"loss": take(self.acc, *reduced)}
+        if self.outputs & Z_LOSS:
+            result["z_loss"] = take(self.acc, *reduced)
+        if self.outputs & LOG_PROB:
+            result["log_prob"] = take(self.dtype, rows, classes)
+        if self.outputs & LSE:
+            result["lse"] = take(self.acc, rows)
+        if self.outputs & ARGMAX:
+            result["argmax"] = take("int64", rows)
+        if self.outputs & ENTROPY:
+            result["entropy"] = take(self.acc, rows)
+        result["row_stats"] = take(self.acc, 2, rows)
+        result["denominators"] = take(self.acc, 2)
+        result["gradient"] = take(self.dtype, rows, classes)
+        return result
+
+
+@np.errstate(all="ignore")
+def truth(problem: Problem) -> dict[str, np.ndarray]:
+    """From the definition, in float64. `gradient_terms` is the sum of the magnitudes that make up each gradient."""
+    rows, classes = problem.logits.shape
+    every_row = np.arange(rows)
+    x, slope = problem.logit_scale * problem.logits, np.full((rows, classes), problem.logit_scale)
+    if problem.softcap:
+        t = np.tanh(x / problem.softcap)
+        e = np.exp(-2 * np.abs(x / problem.softcap))
+        x, slope = problem.softcap * t, slope * 4 * e / (1 + e) ** 2
+    highest = x.max(axis=1, initial=-np.inf)
+    # The max's own 1 is kept out of the sum, or float64 would lose the rest of a confident row too.
+    e = np.exp(x - highest[:, None])
+    if classes and rows:
+        e[every_row, np.where(np.isnan(x), -np.inf, x).argmax(axis=1)] -= 1
+    log_sum = np.log1p(e.sum(axis=1))
+    lse = highest + log_sum
+    log_prob = (x - highest[:, None]) - log_sum[:, None]
+    p = np.exp(log_prob)
+    entropy = -np.where(p == 0, 0, p * log_prob).sum(axis=1)
+
+    valid = problem.target != IGNORE
+    y = np.where(valid, problem.target, 0)
+    w = np.ones(classes) if problem.weight is None else problem.weight
+    ls = problem.label_smoothing
+    ce = (1 - ls) * -w[y] * log_prob[every_row, y]
+    if ls:
+        ce = ce - ls / classes * (w * log_prob).sum(axis=1)
+    ce = np.where(valid, ce, 0)
+    z = np.where(valid, problem.z_loss * lse**2, 0) if problem.z_loss else np.zeros(rows)
+    weight_sum, count = w[y][valid].sum(), valid.sum()
+    ce_over, z_over = (weight_sum, count) if problem.reduction == MEAN else (np.float64(1), np.float64(1))
+    loss, z_loss = ce + z, z
+    if problem.reduction != NONE:
+        loss, z_loss = ce.sum() / ce_over + z.sum() / z_over, z.sum() / z_over
+
+    def of(bit: int) -> np.ndarray:
+        return np.broadcast_to(problem.gradients.get(bit, np.zeros(1)), rows)
+
+    # Upstream of log_prob; the softmax's Jacobian then takes the row's total away.
+    g = np.where(valid, of(OF_LOSS) / ce_over, 0)
+    gz = np.where(valid, (of(OF_LOSS) + of(OF_Z_LOSS)) / z_over, 0) if problem.z_loss else np.zeros(rows)
+    hard = g * (1 - ls) * w[y]
+    upstream = -(g * ls / classes)[:, None] * w + problem.gradients.get(OF_LOG_PROB, 0)
+    of_lse = gz * 2 * problem.z_loss * np.where(gz == 0, 0, lse) + of(OF_LSE)
+    of_hard = p * hard[:, None]
+    of_hard[every_row, y] = hard * np.expm1(log_prob[every_row, y])
+    gradient = of_hard + upstream - p * upstream.sum(axis=1)[:, None] + p * of_lse[:, None]
+    terms = np.abs(of_hard) + np.abs(upstream) + p * (np.abs(upstream.sum(axis=1)) + np.abs(of_lse))[:, None]
+    if problem.dtype == "float64":  # the kernels sum in double, which is no wider than it
+        terms = terms + p * np.abs(hard)[:, None]
+    if OF_ENTROPY in problem.gradients:
+        part = np.where(p == 0, 0, p * (log_prob + entropy[:, None])) * of(OF_ENTROPY)[:, None]
+        gradient, terms = gradient - part, terms + np.abs(part)
+    # Where nothing flows into a row, its logits do not matter.
+    flows = valid & bool({OF_LOSS, OF_Z_LOSS} & problem.gradients.keys())
+    flows |= bool({OF_LSE, OF_ENTROPY, OF_LOG_PROB} & problem.gradients.keys())
+    nan_at = np.isnan(x).argmax(axis=1) if classes else None
+    return {
+        "loss": loss,
+        "z_loss": z_loss,
+        "log_prob": log_prob,
+        "lse": np.where(np.isnan(log_sum), np.nan, lse),
+        "argmax": np.where(np.isnan(x).any(axis=1), nan_at, np.where(np.isnan(x), -np.inf, x).argmax(axis=1)),
+        "entropy": np.where(np.isnan(log_sum), np.nan, entropy),
+        "row_stats": np.stack([highest, log_sum]),
+        "denominators": np.array([weight_sum, count]),
+        "gradient": np.where(flows[:, None], gradient * slope, 0),
+        "gradient_terms": np.where(flows[:, None], terms * np.abs(slope), 0),
+    }

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU kernels without torch, on every instruction set that this machine can compile for, against float64."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_builds import ISAS, Isa, compile_driver, why_it_cannot_compile, why_it_cannot_run
+from kernel_problems import (
+    ARGMAX,
+    DTYPES,
+    IGNORE,
+    MEAN,
+    NONE,
+    OF_ENTROPY,
+    OF_LOG_PROB,
+    OF_LOSS,
+    OF_LSE,
+    OF_Z_LOSS,
+    SUM,
+    Problem,
+    rounded,
+    truth,
+)
+
+Run = Callable[[list[Problem]], list[dict[str, np.ndarray]]]
+INF, NAN = np.inf, np.nan
+# The largest relative error of rounding once to the dtype, and its smallest subnormal.
+UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+SMALLEST = {"float32": 2.0**-149, "float64": 5e-324, "bfloat16": 2.0**-133, "float16": 2.0**-24}
+# One class, rows shorter than a vector, primes, both sides of 64 (rows on their side), of a block (2048) and of a chunk.
+SIZES = [(0, 5), (1, 1), (7, 1), (3, 2), (19, 10), (5, 63), (5, 64), (5, 65), (9, 31), (2, 127), (3, 2047), (3, 2048)]
+SIZES += [(2, 2049), (1, 16384), (2, 16385), (3, 40009)]
+
+
+@pytest.fixture(scope="module", params=ISAS, ids=str)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    isa: Isa = request.param
+    if reason := why_it_cannot_run(isa):
+        pytest.skip(reason)
+    command = compile_driver(isa, tmp_path_factory.mktemp(isa.name))
+
+    def solve(problems: list[Problem]) -> list[dict[str, np.ndarray]]:
+        sent = b"".join(problem.encoded() for problem in problems)
+        done = subprocess.run(command, input=sent, capture_output=True, check=True)
+        answer = BytesIO(done.stdout)
+        results = [problem.decoded(answer) for problem in problems]
+        assert answer.read() == b""
+        return results
+
+    return solve
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if why_it_cannot_run(isa)], ids=str)
+def test_what_cannot_run_here_still_compiles(isa: Isa, tmp_path: Path) -> None:
+    if reason := why_it_cannot_compile(isa):
+        pytest.skip(reason)
+    compile_driver(isa, tmp_path)
+
+
+def draw(rng: np.random.Generator, dtype: str, rows: int, classes: int, spread: float = 3.0) -> Problem:
+    target = rng.integers(0, classes, rows)
+    return Problem(dtype, rounded(rng.normal(0, spread, (rows, classes)), dtype), target, gradients={OF_LOSS: np.ones(1)})
+
+
+def with_all_gradients(rng: np.random.Generator, problem: Problem) -> Problem:
+    rows, classes = problem.logits.shape
+    gradients = {
+        bit: rounded(rng.normal(size=rows), problem.acc) for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY)
+    }
+    if problem.reduction != NONE:  # one number stands for all rows
+        gradients = {bit: np.full(1, 0.5 + 0.25 * i) for i, bit in enumerate(gradients)}
+    gradients[OF_LOG_PROB] = rounded(rng.normal(size=(rows, classes)), problem.dtype)
+    return replace(problem, gradients=gradients)
+
+
+def variants(rng: np.random.Generator, problem: Problem) -> Iterator[Problem]:
+    rows, classes = problem.logits.shape
+    weight = rounded(rng.uniform(0.1, 2, classes), problem.acc)
+    some_ignored = np.where(np.arange(rows) % 3 == 1, IGNORE, problem.target)
+    per_row = {OF_LOSS: rounded(rng.normal(size=rows), problem.acc)}
+    yield replace(problem, name="plain", outputs=0)
+    yield replace(problem, name="in place", in_place=True, outputs=ARGMAX)
+    yield replace(problem, name="ignored", target=some_ignored, label_smoothing=0.1, weight=weight)
+    yield replace(problem, name="none", reduction=NONE, gradients=per_row, label_smoothing=1.0, row_padding=3)
+    yield replace(problem, name="z", reduction=SUM, z_loss=1e-3, target_stride=2, int32_target=True)
+    capped = replace(problem, name="capped", softcap=5.0, logit_scale=0.7, weight=weight, target=some_ignored)
+    yield capped
+    yield with_all_gradients(rng, replace(capped, name="everything", z_loss=1e-2, label_smoothing=0.2, in_place=True))
+    yield with_all_gradients(rng, replace(problem, name="per row", reduction=NONE, logit_scale=-0.5, row_padding=1))
+
+
+def assert_close(problem: Problem, name: str, got: np.ndarray, expected: np.ndarray, allowed: np.ndarray) -> None:
+    label = f"{problem.name} {problem.dtype} {problem.logits.shape}: {name}"
+    assert (np.isnan(got) == np.isnan(expected)).all(), f"{label}: NaN in different places"
+    same = (got == expected) | np.isnan(expected)
+    with np.errstate(invalid="ignore"):
+        excess = np.where(same, 0, np.abs(got - expected) / allowed)
+    assert excess.size == 0 or excess.max() <= 1, f"{label}: {excess.max():.3g} times the allowed error"
+
+
+@np.errstate(invalid="ignore")
+def assert_true(problem: Problem, got: dict[str, np.ndarray]) -> None:
+    expected = truth(problem)
+    acc_unit, unit = UNIT[problem.acc], UNIT[problem.dtype]
+    # What float arithmetic on a logit may lose; NaN and infinite logits are compared exactly.
+    finite = np.where(np.isfinite(problem.logits), np.abs(problem.logits), 0)
+    logit_error = 8 * acc_unit * (1 + abs(problem.logit_scale) * finite.max(initial=0))
+    for name, value in got.items():
+        true = expected[name]
+        if name == "row_stats":  # beside a NaN, any max will do
+            true[0, np.isnan(true[1])] = value[0, np.isnan(value[1])] = NAN
+        if name == "gradient":
+            # exp turns an absolute error of its argument into a relative one.
+            relative = 1.25 * unit + 8 * logit_error
+            allowed = relative * expected["gradient_terms"] + 2 * SMALLEST[problem.dtype]
+        elif name == "log_prob":
+            allowed = unit * np.abs(true) + 4 * logit_error + SMALLEST[problem.dtype]
+        elif name == "argmax":
+            allowed = np.zeros(1)
+        elif name in ("row_stats", "denominators", "lse"):
+            allowed = 4 * logit_error + 4 * acc_unit * np.abs(true)
+        else:
+            allowed = 8 * acc_unit * np.abs(true) + 16 * logit_error * (1 + problem.z_loss * 100)
+        assert_close(problem, name, value, true, np.maximum(np.abs(allowed), 1e-300))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_option_at_every_awkward_size(run: Run, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    problems = [problem for size in SIZES for problem in variants(rng, draw(rng, dtype, *size))]
+    for problem, got in zip(problems, run(problems), strict=True):
+        assert_true(problem, got)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [33, 5000])
+def test_masked_and_broken_rows_stay_in_their_row(run: Run, dtype: str, classes: int) -> None:
+    rng = np.random.default_rng(2)
+    problem = draw(rng, dtype, 9, classes)
+    x = problem.logits
+    x[0, 1:] = -INF
+    x[1, ::2] = -INF
+    x[2, 3] = NAN
+    x[3, classes - 1] = INF
+    x[4, :] = -INF
+    x[5, :] = 1.5
+    x[6, [7, 20]] = NAN
+    x[7, :] = -INF
+    x[7, -1] = -3
+    problem.target[:] = [0, 1, 2, 4, 0, 5, 6, classes - 1, 8]
+    ignored = np.where(np.isin(np.arange(9), [2, 3, 4, 6]), IGNORE, problem.target)
+    per_row = replace(problem, reduction=NONE, gradients={OF_LOSS: np.linspace(1, 2, 9)})
+    problems = [
+        replace(per_row, name="per row"),
+        replace(per_row, name="ignored", target=ignored, z_loss=1e-3),
+        replace(problem, name="mean", target=ignored),
+        replace(problem, name="softcap", target=ignored, softcap=3.0),
+        replace(problem, name="all ignored", target=np.full(9, IGNORE)),
+        with_all_gradients(rng, replace(per_row, name="all gradients", target=ignored)),
+    ]
+    for problem, got in zip(problems, run(problems), strict=True):
+        assert_true(problem, got)
+    assert np.isnan(run(problems[4:5])[0]["loss"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_gradients_are_within_half_a_percent(run: Run, dtype: str) -> None:
+    """Element by element, the true class of confident rows and the smallest p included; a GradScaler's 2^16 as well."""
+    rng = np.random.default_rng(3)
+    problems = []
+    for classes in (10, 300, 32000):
+        for scale in (1.0, 2.0**16):
+            problem = draw(rng, dtype, 24, classes, spread=2.0)
+            # The true class ahead by ever more: 1 - p runs through 1e-4 and below; the others reach subnormal p.
+            lead = np.linspace(0, 30, 24) if dtype == "float16" else np.linspace(0, 110, 24)
+            problem.logits[np.arange(24), problem.target] = rounded(lead, dtype)
+            reduction = SUM if dtype == "bfloat16" else MEAN
+            problems.append(replace(problem, reduction=reduction, gradients={OF_LOSS: np.array([scale])}))
+    for problem, got in zip(problems, run(problems), strict=True):
+        expected = truth(problem)["gradient"]
+        largest = {"bfloat16": 3.4e38, "float16": 65504.0}[dtype]
+        allowed = np.where(np.abs(expected) > largest, INF, 0.005 * np.abs(expected) + SMALLEST[dtype])
+        # The kernels sum exp in double, so 1 - p has an absolute error; at 1e-4 it is nothing.
+        allowed[np.arange(24), problem.target] += 1e-15 * problem.gradients[OF_LOSS]
+        assert_close(replace(problem, name="confident"), "gradient", got["gradient"], expected, allowed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_number_of_threads_changes_no_bit(run: Run, dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    problems = []
+    for size in [(4099, 17), (301, 211), (3, 40009), (1, 70001)]:
+        problem = replace(draw(rng, dtype, *size), label_smoothing=0.1, z_loss=1e-3)
+        full = with_all_gradients(rng, replace(problem, reduction=NONE))
+        problems += [replace(p, threads=threads) for p in (problem, full) for threads in (1, 2, 3, 7)]
+    answers = run(problems)
+    for first in range(0, len(answers), 4):
+        for other in range(first + 1, first + 4):
+            for name, value in answers[first].items():
+                label = f"{name} on {problems[other].threads} threads, {problems[first].logits.shape}"
+                np.testing.assert_array_equal(value, answers[other][name], err_msg=label)
+
+
+def test_one_huge_row_keeps_its_smoothed_sum(run: Run) -> None:
+    rng = np.random.default_rng(5)
+    problem = draw(rng, "float32", 1, 152064)
+    problem = replace(problem, logits=rounded(problem.logits + 200, "float32"), label_smoothing=0.5)
+    got, expected = run([problem])[0]["loss"], truth(problem)["loss"]
+    assert abs(got - expected) <= 1e-6 * expected
