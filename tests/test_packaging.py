@@ -34,9 +34,8 @@ def _build(kind: str, out_dir: Path) -> Path:
     """Calls the build backend as pip does, without a copy of the environment."""
     out_dir.mkdir()
     code = f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(out_dir)], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(out_dir)], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return out_dir / done.stdout.split()[-1]
 
 
