@@ -18,7 +18,7 @@ def load(artifact: Artifact, *, huge_pages: bool) -> None:
     """
     path = str(artifact.library)
     try:
-        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+        torch.ops.load_library(path)
     except OSError as error:
         raise LoadError(
             f"The dynamic linker refused {path}: {error.__cause__ or error}.",
