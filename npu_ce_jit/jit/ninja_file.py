@@ -51,7 +51,9 @@ def ninja_file(
     writer.rule("compile", "$cxx $cflags -c $in -o $out", description="compile $in")
     writer.rule("link", "$cxx $ldflags $in $libs -o $out", description="link $out")
     writer.newline()
-    objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in sources.cpu_units}
+    # The units at the top of csrc include torch's headers and take longest; last, they would run alone.
+    units = sorted(sources.cpu_units, key=lambda unit: unit.count("/"))
+    objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in units}
     for unit, object_file in objects.items():
         writer.build([object_file], "compile", [f"$root/{unit}"])
     writer.build([flags.LIBRARY_FILE], "link", list(objects.values()))
