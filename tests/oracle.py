@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The textbook formula in plain torch, in whatever dtype it is given: the truth in float64, the peer's error in less."""
+"""The textbook formula in plain torch, in whatever dtype it is given: float64 is the truth, less is the peer."""
 
 from __future__ import annotations
 

@@ -7,7 +7,20 @@ import torch
 from torch import Tensor
 
 # (N, C): one class, one row, primes, one past a vector, a block of 2048 and its double, few rows of many columns.
-SHAPES = [(1, 1), (3, 1), (1, 2), (5, 7), (4, 8), (7, 17), (13, 64), (17, 65), (6, 127), (3, 2049), (2, 4097), (2, 33333)]
+SHAPES = [
+    (1, 1),
+    (3, 1),
+    (1, 2),
+    (5, 7),
+    (4, 8),
+    (7, 17),
+    (13, 64),
+    (17, 65),
+    (6, 127),
+    (3, 2049),
+    (2, 4097),
+    (2, 33333),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 

@@ -145,7 +145,9 @@ def test_a_large_vocabulary_keeps_its_digits(dtype: torch.dtype, device: torch.d
     loss = cross_entropy(leaf, target.to(device), label_smoothing=0.1)
     assert close_or_no_worse(loss.detach().cpu(), F.cross_entropy(x, target, label_smoothing=0.1), true.loss, dtype)
     loss.backward()
-    assert gradient_is_accurate(leaf.grad.cpu(), gradient(x, target, None, options, torch.ones(()), torch.float64), dtype)
+    assert gradient_is_accurate(
+        leaf.grad.cpu(), gradient(x, target, None, options, torch.ones(()), torch.float64), dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -167,9 +169,10 @@ def test_lse_entropy_and_z_loss_are_differentiable(dtype: torch.dtype, device: t
     ).backward()
     true_leaf = x.double().requires_grad_()
     total(truth(true_leaf, target, None, options)).backward()
-    assert gradient_is_accurate(leaf.grad, true_leaf.grad, torch.float64 if dtype is torch.float64 else torch.float32) or (
-        (leaf.grad.double() - true_leaf.grad).abs() <= 0.005 * true_leaf.grad.abs() + 1e-6
-    ).all()
+    error = (leaf.grad.double() - true_leaf.grad).abs()
+    # Terms of opposite signs cancel, so what float32 leaves is measured against the largest element.
+    floor = relative_error_allowed(dtype) * 2 * true_leaf.grad.abs().max()
+    assert (error <= torch.finfo(dtype).eps * true_leaf.grad.abs() + floor).all()
 
 
 @pytest.mark.parametrize("target_dtype", [torch.int32, torch.int64], ids=str)

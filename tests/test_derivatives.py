@@ -204,5 +204,7 @@ def test_the_backward_operator_refuses_to_be_differentiated() -> None:
 def test_vmap_of_the_backward_operator() -> None:
     log_prob, grad_loss = logits(3).log_softmax(-1), torch.rand(3, 1, dtype=torch.float64)
     batched = tf.vmap(lambda g, x: npu_cross_entropy_loss_backward(g, x, TARGET, WEIGHT))(grad_loss, log_prob)
-    one_by_one = [npu_cross_entropy_loss_backward(g, x, TARGET, WEIGHT) for g, x in zip(grad_loss, log_prob, strict=True)]
+    one_by_one = [
+        npu_cross_entropy_loss_backward(g, x, TARGET, WEIGHT) for g, x in zip(grad_loss, log_prob, strict=True)
+    ]
     torch.testing.assert_close(batched, torch.stack(one_by_one))

@@ -168,7 +168,9 @@ def test_odd_weights_are_as_torchs(form: object, weights: list[float], smoothing
 def test_a_target_out_of_range_is_named(form: object, value: int) -> None:
     x, target = logits(7, 5, torch.float32), targets(7, 5)
     target[4] = value
-    message = rf"target\[4\] = {value} is out of bounds for 5 classes: expected 0 <= target < 5 or ignore_index \(-100\)"
+    message = (
+        rf"target\[4\] = {value} is out of bounds for 5 classes: expected 0 <= target < 5 or ignore_index \(-100\)"
+    )
     with pytest.raises(IndexError, match=message):
         form(x, target)
     with pytest.raises(IndexError, match=message):

@@ -60,7 +60,18 @@ def test_opcheck(weighted: bool, layout: str, reduction: str, dtype: torch.dtype
     loss, log_prob, zloss, lse = (
         t.detach() for t in npu_cross_entropy_loss(x, target, weight, reduction, -100, 0.1, 0.1, True)
     )
-    arguments = (torch.ones_like(loss), log_prob, target, weight, torch.ones_like(zloss), lse, reduction, -100, 0.1, 0.1)
+    arguments = (
+        torch.ones_like(loss),
+        log_prob,
+        target,
+        weight,
+        torch.ones_like(zloss),
+        lse,
+        reduction,
+        -100,
+        0.1,
+        0.1,
+    )
     torch.library.opcheck(OPS.npu_cross_entropy_loss_backward.default, arguments)
 
 
@@ -174,7 +185,16 @@ def test_checkpointing() -> None:
 def test_all_of_it_in_a_process_without_a_compiler(tmp_path: Path) -> None:
     """PATH is empty and so is the cache: import, tracing, export and the reference still work."""
     environment = fresh_environment(tmp_path) | {"PATH": "", "NPU_CE_JIT_TEST_INNER": "1"}
-    selection = [str(Path(__file__)), "-k", "not inductor", "-q", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider"]
+    selection = [
+        str(Path(__file__)),
+        "-k",
+        "not inductor",
+        "-q",
+        "-W",
+        "ignore::RuntimeWarning",
+        "-p",
+        "no:cacheprovider",
+    ]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *selection], env=environment, capture_output=True, text=True, cwd=tmp_path
     )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator: schema, checks, Meta, reference, autograd, vmap and the public functions. Knows nothing of compilers."""
+"""The operator: schema, checks, Meta, reference, autograd, vmap, public functions. Knows no compiler."""

@@ -48,9 +48,7 @@ def record_forward(
     return below_autograd(call_forward, input, target, weight, request)  # type: ignore[no-any-return]
 
 
-def forward_kernel(
-    input: Tensor, target: Tensor, weight: Tensor | None, *terms_outputs_dtype: Any
-) -> ForwardOutputs:
+def forward_kernel(input: Tensor, target: Tensor, weight: Tensor | None, *terms_outputs_dtype: Any) -> ForwardOutputs:
     """The Autograd kernel of `_forward`."""
     *terms, outputs, loss_dtype = terms_outputs_dtype
     return record_forward(input, target, weight, Request(LossTerms(*terms), outputs, loss_dtype, ()))
@@ -73,7 +71,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardOutputs) -> None:
         input, target, weight, request, inplace_backward = inputs
-        loss, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators = output
+        _, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators = output
         ctx.request = request
         ctx.inplace = inplace_backward and is_plain_eager(input) and not is_inside_backward()
         ctx.spent = False

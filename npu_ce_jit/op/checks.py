@@ -71,9 +71,7 @@ def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_na
         )
 
 
-def check_terms(
-    reduction: str, label_smoothing: float, scales: dict[str, float], softcap: float | None = None
-) -> None:
+def check_terms(reduction: str, label_smoothing: float, scales: dict[str, float], softcap: float | None = None) -> None:
     """Checks the options of a loss; `scales` are factors by name that must be finite and not negative."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"expected reduction 'none', 'mean' or 'sum', got {reduction!r}")

@@ -48,9 +48,7 @@ def outputs_tangent(
     return Gradients(loss + z_loss, z_loss, log_prob_tangent, lse, _entropy_tangent(log_prob, x_tangent))
 
 
-def gradient(
-    gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms
-) -> Tensor:
+def gradient(gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Tensor:
     """`_backward` as plain operators: linear in `gradients`."""
     parts = _parts(gradients, input, target, weight, terms)
     return (parts.log_prob.exp() * parts.factor + parts.pull) * parts.rows.slope
@@ -87,9 +85,7 @@ class _Parts(NamedTuple):
     pull: Tensor
 
 
-def _parts(
-    gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms
-) -> _Parts:
+def _parts(gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> _Parts:
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
         input = torch.where((target != terms.ignore_index)[:, None], input, 0)

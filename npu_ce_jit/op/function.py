@@ -232,9 +232,7 @@ def _is_autocast(input: Tensor) -> bool:
     )
 
 
-def _flattened(
-    input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool
-) -> tuple[Tensor, Tensor]:
+def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool) -> tuple[Tensor, Tensor]:
     """`[C]` and `[N, C, d1, ...]` logits as `[rows, C]`, as F.cross_entropy reads them; `[N, C]` as they are."""
     if input.dim() in (0, 2):
         return input, target
@@ -246,9 +244,7 @@ def _flattened(
             raise RuntimeError(f"expected target of shape [] for input of shape [C], got {list(target.shape)}")
         return input[None], target[None]
     if target.dim() >= 1 and target.shape[0] != input.shape[0]:
-        raise ValueError(
-            f"expected input batch_size ({input.shape[0]}) to match target batch_size ({target.shape[0]})"
-        )
+        raise ValueError(f"expected input batch_size ({input.shape[0]}) to match target batch_size ({target.shape[0]})")
     expected = (input.shape[0], *input.shape[2:])
     if target.shape != expected:
         raise RuntimeError(f"expected target of shape {list(expected)}, got {list(target.shape)}")

@@ -32,4 +32,4 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
-_OPTIONS = tuple(cross_entropy.__kwdefaults__)
+_OPTIONS = tuple(cross_entropy.__kwdefaults__ or ())

@@ -99,7 +99,7 @@ def backward(
     factor = c.rest(rows, row_max + log_sum, entropy)[:, None]
     if c.entropy is not None:
         factor = factor + c.entropy[:, None] * torch.where(log_prob == -torch.inf, 0, log_prob)
-    result = log_prob.exp() * (factor + c.target[:, None])
+    result: Tensor = log_prob.exp() * (factor + c.target[:, None])
     at_target = rows.safe_target[:, None]
     target_log_prob = log_prob.gather(1, at_target)
     # p - 1 at the target cancels for a confident row; expm1 does not.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch.library import Library, register_fake, register_vmap
 
 from npu_ce_jit.op import autograd, meta, operators, reference, schema, vmap

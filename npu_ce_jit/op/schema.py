@@ -13,12 +13,8 @@ import torch
 
 NAMESPACE = "npu_ce_jit"
 
-_LOSS_TERMS = (
-    "int reduction, int ignore_index, float label_smoothing, float z_loss, float softcap, float logit_scale"
-)
-_GRADIENTS = (
-    "Tensor? grad_loss, Tensor? grad_z_loss, Tensor? grad_log_prob, Tensor? grad_lse, Tensor? grad_entropy"
-)
+_LOSS_TERMS = "int reduction, int ignore_index, float label_smoothing, float z_loss, float softcap, float logit_scale"
+_GRADIENTS = "Tensor? grad_loss, Tensor? grad_z_loss, Tensor? grad_log_prob, Tensor? grad_lse, Tensor? grad_entropy"
 _SAVED = "Tensor target, Tensor? weight, Tensor row_stats, Tensor? entropy, Tensor denominators"
 
 SCHEMAS = {

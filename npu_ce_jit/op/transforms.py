@@ -32,10 +32,10 @@ def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any
     """`function.apply` from within a kernel of the Autograd key."""
     if functorch_is_active():
         # Imported here: it pulls in functorch, which an eager training step never needs.
-        from torch._functorch.autograd_function import enable_single_level_autograd_function
+        from torch._functorch import autograd_function
 
-        with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, function).apply(*arguments)
+        with autograd_function.enable_single_level_autograd_function():  # type: ignore[attr-defined]
+            return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
     return function.apply(*arguments)
 
 

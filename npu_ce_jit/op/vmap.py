@@ -11,7 +11,19 @@ from torch import Tensor
 
 from npu_ce_jit.op.autograd import OPS
 from npu_ce_jit.op.reference import ForwardOutputs
-from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, ARGMAX, MEAN, NONE, Z_LOSS, LossTerms, Request, accumulated, accumulation_dtype
+from npu_ce_jit.op.schema import (
+    ARGMAX,
+    ENTROPY,
+    LOG_PROB,
+    LSE,
+    MEAN,
+    NONE,
+    Z_LOSS,
+    LossTerms,
+    Request,
+    accumulated,
+    accumulation_dtype,
+)
 
 InDims = tuple[int | None, ...]
 
@@ -19,7 +31,7 @@ InDims = tuple[int | None, ...]
 def forward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[ForwardOutputs, tuple[int, ...]]:
     """vmap of `_forward`."""
     if in_dims[2] is not None:
-        return _one_by_one(OPS._forward.default, info.batch_size, in_dims, arguments), (0,) * 8  # type: ignore[return-value]
+        return _one_by_one(OPS._forward.default, info.batch_size, in_dims, arguments), (0,) * 8
     batch = info.batch_size
     input, target = (_batched(a, d, batch) for a, d in zip(arguments[:2], in_dims, strict=False))
     weight, *terms_values, outputs, loss_dtype = arguments[2:]
@@ -59,7 +71,7 @@ def forward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[ForwardOu
 def backward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[Tensor, int]:
     """vmap of `_backward`."""
     if in_dims[7] is not None:
-        return _one_by_one(OPS._backward.default, info.batch_size, in_dims, arguments), 0  # type: ignore[return-value]
+        return _one_by_one(OPS._backward.default, info.batch_size, in_dims, arguments), 0
     batch = info.batch_size
     tensors = [None if a is None else _batched(a, d, batch) for a, d in zip(arguments[:7], in_dims, strict=False)]
     loss, z_loss, log_prob, lse, entropy_gradient, input, target = tensors
@@ -115,9 +127,7 @@ def one_by_one_rule(operator: Any) -> Callable[..., Any]:
 def _run_batch(
     info: Any, dims: InDims, input: Tensor, target: Tensor, weight: Tensor | None, request: Request
 ) -> ForwardOutputs:
-    outputs, _ = forward_rule(
-        info, dims, input, target, weight, *request.terms, request.outputs, request.loss_dtype
-    )
+    outputs, _ = forward_rule(info, dims, input, target, weight, *request.terms, request.outputs, request.loss_dtype)
     if request.terms.reduction == NONE or not request.reduced_shape:
         return outputs
     loss, z_loss, *others = outputs

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How time and memory are measured: ratios of interleaved runs, and the peak of the resident set."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+Call = Callable[[], object]
+
+
+def interleaved(contestants: Mapping[str, Call], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+    """Seconds a call of each contestant, by round. Every round runs each once, in shuffled order.
+
+    What the machine does meanwhile then hits all of them alike, so that the ratio within a round means something
+    where a time alone does not.
+    """
+    for call in contestants.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name in random.sample(list(contestants), len(contestants)):
+            start = time.perf_counter()
+            for _ in range(calls):
+                contestants[name]()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def median_ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
+    """The median over the rounds of the time of `of` in units of the time of `to`."""
+    return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))
+
+
+def peak_memory(call: Call) -> int | None:
+    """Bytes by which the process's resident set grew at its peak; None where the system does not tell (not Linux)."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    call()
+    gc.collect()
+    reset.write_text("5")  # resets VmHWM: man 5 proc
+    before = _status_bytes("VmRSS")
+    kept = call()
+    peak = _status_bytes("VmHWM") - before
+    del kept
+    return peak
+
+
+def _status_bytes(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
