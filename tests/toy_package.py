@@ -27,7 +27,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 _BODY = '#include "toy.h"\nextern "C" __attribute__((visibility("default"))) int toy() { return TOY; }\n'
-_OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "PYTHONPATH", "TMPDIR")
+_OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "TMPDIR")
 
 
 class Toy(NamedTuple):
@@ -92,7 +92,8 @@ def copy_package(site_dir: Path, body: str = _BODY) -> Path:
 def start_python(site_dir: Path, code: str, **variables: str) -> subprocess.Popen[str]:
     """A fresh process that finds the package in `site_dir`; none of our variables are inherited."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    environment |= {"PYTHONPATH": str(site_dir), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    path = os.pathsep.join(filter(None, [str(site_dir), os.environ.get("PYTHONPATH")]))
+    environment |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | variables
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,
