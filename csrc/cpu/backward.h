@@ -4,7 +4,6 @@
 
 #include <vector>
 
-#include "huge_pages.h"
 #include "row_gradient.h"
 #include "row_scan.h"
 #include "scalars.h"
@@ -21,9 +20,6 @@ class Backward {
         gradients_(gradients),
         logits_(problem),
         weights_(problem),
-        in_place_(gradients.input == problem.input),
-        streaming_(!in_place_ &&
-                   worth_streaming(gradients.input, problem.rows * problem.classes * static_cast<int64_t>(sizeof(T)))),
         plain_(!logits_.capped() && gradients.log_prob == nullptr && !present(gradients.entropy) &&
                (problem.label_smoothing == 0 || problem.weight == nullptr)) {}
 
@@ -35,7 +31,6 @@ class Backward {
       for (int64_t chunk = 0; chunk < chunks; ++chunk) log_prob_sum += sum_grad_log_prob(row, chunk);
       write(row, log_prob_sum, 0, problem_.classes);
     }
-    if (streaming_) stream_fence();
   }
 
   void run_columns(const Parallel& parallel) const {
@@ -55,7 +50,6 @@ class Backward {
         const int64_t column = i % chunks * kChunkElems;
         write(row, log_prob_sum, column, std::min(column + kChunkElems, problem_.classes));
       }
-      if (streaming_) stream_fence();
     });
   }
 
@@ -151,9 +145,9 @@ class Backward {
     // Before the columns are written, as they may lie over the logits.
     const T at_target = has_target ? target_gradient(logits_, weights_, gradient, from) : T{};
     if (plain_) {
-      write_plain_gradient(logits_, gradient, from + begin, to + begin, end - begin, streaming_);
+      write_plain_gradient(logits_, gradient, from + begin, to + begin, end - begin);
     } else {
-      write_full_gradient(logits_, weights_, gradient, begin, end, from, to, streaming_);
+      write_full_gradient(logits_, weights_, gradient, begin, end, from, to);
     }
     if (has_target) to[gradient.target] = at_target;
   }
@@ -162,8 +156,6 @@ class Backward {
   const Gradients& gradients_;
   Logits<T> logits_;
   ClassWeights<A> weights_;
-  bool in_place_;
-  bool streaming_;
   bool plain_;
 };
 

@@ -24,32 +24,22 @@ void for_each_block(int64_t begin, int64_t end, F&& body) {
   for (int64_t at = begin; at < end; at += kBlockElems) body(at, std::min(kBlockElems, end - at));
 }
 
-// Calls value(column, lanes) for every vector of a row and stores what it returns; lanes is below kLanes for a partial
-// vector only. Non-temporal stores want aligned addresses, so a partial vector may come first.
+// Calls value(column, lanes) for every vector of a row and stores what it returns; lanes is below kLanes for the last
+// one only. Plain stores: non-temporal ones were no faster on huge pages, which is where large outputs are written.
 template <class T, class F>
-NPU_CE_INLINE void write_columns(T* to, int64_t count, bool streaming, F&& value) {
+NPU_CE_INLINE void write_columns(T* to, int64_t count, F&& value) {
   constexpr int64_t lanes = kLanes<T>;
   int64_t column = 0;
-  if (streaming) {
-    constexpr int64_t stored_bytes = lanes * static_cast<int64_t>(sizeof(T));
-    const int64_t off_bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % stored_bytes);
-    const int64_t head = off_bytes == 0 ? 0 : (stored_bytes - off_bytes) / static_cast<int64_t>(sizeof(T));
-    if (head > 0 && head <= count) {
-      store_partial(to, value(0, head), head);
-      column = head;
-    }
-    if (head <= count) {
-      for (; column + lanes <= count; column += lanes) store_streaming(to + column, value(column, lanes));
-    }
-  }
   for (; column + 2 * lanes <= count; column += 2 * lanes) {
     const auto first = value(column, lanes);
     const auto second = value(column + lanes, lanes);
     store(to + column, first);
     store(to + column + lanes, second);
   }
-  for (; column + lanes <= count; column += lanes) store(to + column, value(column, lanes));
-  if (column < count) store_partial(to + column, value(column, count - column), count - column);
+  for (; column < count; column += lanes) {
+    const int64_t left = std::min(lanes, count - column);
+    store_partial(to + column, value(column, left), left);
+  }
 }
 
 // The same bits for any number of threads: each index is worked on alone.

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "class_weights.h"
-#include "huge_pages.h"
 #include "logits.h"
 #include "row_scan.h"
 #include "scalars.h"
@@ -19,11 +18,7 @@ class Forward {
   using A = Acc<T>;
 
   Forward(const Problem& problem, const ForwardOutputs& out)
-      : problem_(problem),
-        out_(out),
-        logits_(problem),
-        weights_(problem),
-        streaming_(worth_streaming(out.log_prob, problem.rows * problem.classes * static_cast<int64_t>(sizeof(T)))) {
+      : problem_(problem), out_(out), logits_(problem), weights_(problem) {
     if (problem.reduction != Reduction::kNone) {
       row_ce_.resize(static_cast<size_t>(problem.rows));
       if (problem.z_loss != 0) row_z_.resize(static_cast<size_t>(problem.rows));
@@ -39,7 +34,6 @@ class Forward {
       finish_row(row, state);
       if (out_.log_prob != nullptr) write_log_prob(row, 0, problem_.classes);
     }
-    if (streaming_) stream_fence();
   }
 
   // The columns of few rows shared among threads. The chunks are those of run_rows, merged in the same order.
@@ -60,7 +54,6 @@ class Forward {
         const int64_t column = i % chunks * kChunkElems;
         write_log_prob(i / chunks, column, std::min(column + kChunkElems, problem_.classes));
       }
-      if (streaming_) stream_fence();
     });
   }
 
@@ -206,7 +199,7 @@ class Forward {
     const T* from = logits_.row(row);
     if (!logits_.capped()) {
       const A scale = logits_.scale();
-      write_columns(to + begin, end - begin, streaming_, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
+      write_columns(to + begin, end - begin, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
         return (load(from + begin + at, lanes) * scale - row_max) - log_sum;
       });
       return;
@@ -214,7 +207,7 @@ class Forward {
     alignas(kVectorBytes) A staged[kBlockElems];
     for_each_block(begin, end, [&](int64_t column, int64_t count) {
       logits_.stage(from + column, count, staged, nullptr);
-      write_columns(to + column, count, streaming_, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
+      write_columns(to + column, count, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
         return (load(staged + at, lanes) - row_max) - log_sum;
       });
     });
@@ -231,7 +224,6 @@ class Forward {
   const ForwardOutputs& out_;
   Logits<T> logits_;
   ClassWeights<A> weights_;
-  bool streaming_;
   std::vector<double> row_ce_;
   std::vector<double> row_z_;
 };

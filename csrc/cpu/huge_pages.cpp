@@ -12,7 +12,6 @@ namespace {
 
 constexpr int64_t kHugePageBytes = int64_t(2) << 20;
 constexpr int64_t kAdviseBytes = 2 * kHugePageBytes;
-constexpr int64_t kStreamBytes = int64_t(16) << 20;
 
 std::atomic<bool> huge_pages_enabled{true};
 
@@ -31,8 +30,6 @@ void advise_huge_pages(void* data, int64_t bytes) {
   (void)data, (void)bytes;
 #endif
 }
-
-bool worth_streaming(const void* data, int64_t bytes) { return data != nullptr && bytes >= kStreamBytes; }
 
 }  // namespace npu_ce
 

@@ -9,9 +9,6 @@ namespace npu_ce {
 // memory costs several times the write itself.
 void advise_huge_pages(void* data, int64_t bytes);
 
-// Whether an output should go around the caches.
-bool worth_streaming(const void* data, int64_t bytes);
-
 }  // namespace npu_ce
 
 // The off switch, for callers that load this library by ctypes.

@@ -1,46 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two kernels for one dtype, and the choice between sharing rows and sharing columns among threads.
+// The kernels by dtype. Their definitions are in kernels_wide.cpp and kernels_half.cpp, two units of like size that
+// compile side by side; the headers cost too much to be read once per dtype.
 #pragma once
 
-#include "backward.h"
-#include "forward.h"
+#include "problem.h"
+#include "simd_types.h"
 
 namespace npu_ce {
 
-template <class Kernel>
-void run(Kernel& kernel, const Problem& problem, const Parallel& parallel) {
-  const bool few_rows = problem.rows < 4 * parallel.threads;
-  if (problem.rows * problem.classes <= kSerialElems || parallel.threads == 1) {
-    kernel.run_rows(0, problem.rows);
-  } else if (few_rows && problem.classes > kChunkElems) {
-    kernel.run_columns(parallel);
-  } else {
-    const int64_t grain_rows = std::max<int64_t>(1, kSerialElems / 2 / problem.classes);
-    parallel_for(parallel, problem.rows, grain_rows, [&](int64_t begin, int64_t end) { kernel.run_rows(begin, end); });
-  }
-}
-
 template <class T>
-void forward_of(const Problem& problem, const ForwardOutputs& outputs, const Parallel& parallel) {
-  Forward<T> kernel(problem, outputs);
-  run(kernel, problem, parallel);
-  kernel.reduce();
-}
-
+void forward_of(const Problem& problem, const ForwardOutputs& outputs, const Parallel& parallel);
 template <class T>
-void backward_of(const Problem& problem, const Gradients& gradients, const Parallel& parallel) {
-  const Backward<T> kernel(problem, gradients);
-  run(kernel, problem, parallel);
-}
-
-// One translation unit per dtype, so that they compile side by side.
-extern template void forward_of<float>(const Problem&, const ForwardOutputs&, const Parallel&);
-extern template void forward_of<double>(const Problem&, const ForwardOutputs&, const Parallel&);
-extern template void forward_of<BFloat16>(const Problem&, const ForwardOutputs&, const Parallel&);
-extern template void forward_of<Float16>(const Problem&, const ForwardOutputs&, const Parallel&);
-extern template void backward_of<float>(const Problem&, const Gradients&, const Parallel&);
-extern template void backward_of<double>(const Problem&, const Gradients&, const Parallel&);
-extern template void backward_of<BFloat16>(const Problem&, const Gradients&, const Parallel&);
-extern template void backward_of<Float16>(const Problem&, const Gradients&, const Parallel&);
+void backward_of(const Problem& problem, const Gradients& gradients, const Parallel& parallel);
 
 }  // namespace npu_ce

@@ -28,8 +28,7 @@ struct RowGradient {
 // p * spread - smooth for columns [begin, end): all there is without softcap, entropy, smoothed weights and
 // grad_log_prob.
 template <class T>
-void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, const T* from, T* to, int64_t count,
-                          bool streaming) {
+void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, const T* from, T* to, int64_t count) {
   using A = Acc<T>;
   const A scale = logits.scale();
   const Vec<T> factor = splat(static_cast<A>(row.spread() * scale));
@@ -38,7 +37,7 @@ void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, co
   const Vec<T> smooth = splat(static_cast<A>(-row.smooth * scale));
   const A row_max = row.row_max;
   const A log_sum = row.log_sum;
-  write_columns(to, count, streaming, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
+  write_columns(to, count, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
     return fma(scaled_exp((load(from + at, lanes) * scale - row_max) - log_sum), spread, smooth);
   });
 }
@@ -68,7 +67,7 @@ void write_plain_gradients(const Logits<T>& logits, const RowGradient<T>* gradie
 // The whole formula, except at the target.
 template <class T>
 void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& weights, const RowGradient<T>& row,
-                         int64_t begin, int64_t end, const T* row_from, T* row_to, bool streaming) {
+                         int64_t begin, int64_t end, const T* row_from, T* row_to) {
   using A = Acc<T>;
   using V = Vec<T>;
   alignas(kVectorBytes) A values[kBlockElems];
@@ -83,7 +82,7 @@ void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& we
     logits.stage(row_from + column, count, values, slopes);
     const A* weight = row.smooth == 0 ? nullptr : weights.from(column);
     const T* grad_log_prob = row.grad_log_prob == nullptr ? nullptr : row.grad_log_prob + column;
-    write_columns(row_to + column, count, streaming, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
+    write_columns(row_to + column, count, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
       const V log_prob = (load(values + at, lanes) - row.row_max) - row.log_sum;
       const V factor = has_entropy ? fma(entropy, max(log_prob, lowest), spread) : spread;
       V gradient = fma(scaled_exp(log_prob), factor, weight == nullptr ? -smooth : -smooth * load(weight + at, lanes));

@@ -67,11 +67,6 @@ NPU_CE_INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &bits, sizeof(bits));
 }
 
-NPU_CE_INLINE void store_streaming(float* to, FloatVec v) { stream(to, v); }
-NPU_CE_INLINE void store_streaming(double* to, DoubleVec v) { stream(to, v); }
-NPU_CE_INLINE void store_streaming(BFloat16* to, FloatVec v) { stream(&to->bits, narrow_bfloat16(v)); }
-NPU_CE_INLINE void store_streaming(Float16* to, FloatVec v) { stream(&to->bits, narrow_half(v)); }
-
 // The first `count` lanes; the others are zero, and nothing behind them is touched.
 template <class T>
 NPU_CE_INLINE Vec<T> load_partial(const T* from, int64_t count) {

@@ -29,9 +29,4 @@ NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) {
   return (UInt16Vec)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
 
-NPU_CE_INLINE void stream(float* to, FloatVec v) { _mm256_stream_ps(to, (__m256)v); }
-NPU_CE_INLINE void stream(double* to, DoubleVec v) { _mm256_stream_pd(to, (__m256d)v); }
-NPU_CE_INLINE void stream(uint16_t* to, UInt16Vec v) { _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)v); }
-NPU_CE_INLINE void stream_fence() { _mm_sfence(); }
-
 }  // namespace npu_ce

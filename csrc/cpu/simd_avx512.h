@@ -29,11 +29,4 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
 
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) { return (UInt16Vec)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)v); }
 
-NPU_CE_INLINE void stream(float* to, FloatVec v) { _mm512_stream_ps(to, (__m512)v); }
-NPU_CE_INLINE void stream(double* to, DoubleVec v) { _mm512_stream_pd(to, (__m512d)v); }
-NPU_CE_INLINE void stream(uint16_t* to, UInt16Vec v) {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)v);
-}
-NPU_CE_INLINE void stream_fence() { _mm_sfence(); }
-
 }  // namespace npu_ce

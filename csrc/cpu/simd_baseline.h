@@ -43,10 +43,4 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
 
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) { return __builtin_convertvector(v, UInt16Vec); }
 
-template <class E, class V>
-NPU_CE_INLINE void stream(E* to, V v) {
-  std::memcpy(to, &v, sizeof(v));
-}
-NPU_CE_INLINE void stream_fence() {}
-
 }  // namespace npu_ce

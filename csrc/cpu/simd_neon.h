@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Back end for aarch64. NEON has no non-temporal store that compilers expose, so streaming is a plain store.
+// Back end for aarch64.
 #pragma once
 
 #include <arm_neon.h>
-
-#include <cstring>
 
 #include "simd_types.h"
 
@@ -30,11 +28,5 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
 }
 
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) { return (UInt16Vec)vmovn_u32((uint32x4_t)v); }
-
-template <class E, class V>
-NPU_CE_INLINE void stream(E* to, V v) {
-  std::memcpy(to, &v, sizeof(v));
-}
-NPU_CE_INLINE void stream_fence() {}
 
 }  // namespace npu_ce

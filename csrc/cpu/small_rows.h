@@ -46,7 +46,7 @@ class SmallRows {
     for (int64_t column = 0; column < classes_; ++column) {
       for (int64_t lane = 0; lane < count_; ++lane) rows[lane * classes_ + column] = columns_[column][lane];
     }
-    write_columns(to, count_ * classes_, false,
+    write_columns(to, count_ * classes_,
                   [&](int64_t at, int64_t lanes) __attribute__((always_inline)) { return load(rows + at, lanes); });
   }
 
