@@ -208,3 +208,12 @@ def test_vmap_of_the_backward_operator() -> None:
         npu_cross_entropy_loss_backward(g, x, TARGET, WEIGHT) for g, x in zip(grad_loss, log_prob, strict=True)
     ]
     torch.testing.assert_close(batched, torch.stack(one_by_one))
+
+
+def test_a_tensor_that_outlived_its_transform_still_works() -> None:
+    leaked: list[Tensor] = []
+    tf.grad(lambda x: (leaked.append(x), lean(x))[1])(logits())
+    assert torch.equal(lean(leaked[0]), lean(leaked[0].clone()))
+    leaf = leaked[0].clone().requires_grad_()
+    lean(leaf).backward()
+    assert leaf.grad is not None

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch.library import Library, register_fake, register_vmap
+from torch.library import Library, register_vmap
 
 from npu_ce_jit.op import autograd, meta, operators, reference, schema, vmap
+from npu_ce_jit.op.transforms import register_fake
 
 # A registration lives as long as its Library object.
 _definitions: Library | None = None
@@ -26,7 +27,7 @@ def define() -> None:
     ops = autograd.OPS
 
     for name, fake in (("_forward", meta.forward), ("_backward", meta.backward), ("_backward_", meta.backward_)):
-        register_fake(f"{schema.NAMESPACE}::{name}", fake, lib=library)
+        register_fake(library, f"{schema.NAMESPACE}::{name}", fake)
     library.impl("_forward", autograd.forward_kernel, "Autograd")
     library.impl("_backward", autograd.backward_kernel, "Autograd")
     register_vmap(f"{schema.NAMESPACE}::_forward", vmap.forward_rule, lib=library)
@@ -87,5 +88,5 @@ def _define_public(
     name = implementation.__name__
     library.impl(name, implementation, "CompositeExplicitAutograd")
     library.impl(name, recorded, "Autograd")
-    register_fake(f"{schema.NAMESPACE}::{name}", implementation, lib=library)
+    register_fake(library, f"{schema.NAMESPACE}::{name}", implementation)
     register_vmap(f"{schema.NAMESPACE}::{name}", vmap_rule, lib=library)
