@@ -87,6 +87,9 @@ def test_flags_and_version_change_the_key(monkeypatch):
     monkeypatch.setattr(flags, "compile_flags", lambda isa: ("-O0",))
     assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
     monkeypatch.undo()
+    monkeypatch.setattr(flags, "GLUE", ("-O0",))
+    assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
+    monkeypatch.undo()
     monkeypatch.setattr(cache_key_module, "__version__", "9.9")
     assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
 

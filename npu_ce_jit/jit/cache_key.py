@@ -39,6 +39,7 @@ def cache_key(settings: Settings, toolchain: Toolchain, sources: Sources) -> Cac
         "machine": toolchain.machine.require(),
         "CPU instructions": cpu_isa,
         "compile flags": " ".join(flags.compile_flags(cpu_isa)),
+        "glue flags": " ".join(flags.GLUE),
         "link flags": " ".join(flags.LINK + flags.LIBRARIES),
         "CXX": settings.cxx or "default",
     }

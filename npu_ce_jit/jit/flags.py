@@ -14,6 +14,9 @@ _OF_ISA: dict[str, tuple[str, ...]] = {
     "neon": (),
     "baseline": (),
 }
+# Units at the top of csrc check arguments and call kernels, a few hundred instructions a call. They include torch's
+# headers, and optimising those further takes a third of their compile time.
+GLUE = ("-O1",)
 # A symbol that nobody defines is an error now, with its name, and not at the first import.
 LINK = ("-shared", "-Wl,-z,defs")
 LIBRARIES = ("-ltorch_cpu",)
@@ -22,3 +25,8 @@ LIBRARIES = ("-ltorch_cpu",)
 def compile_flags(cpu_isa: str) -> tuple[str, ...]:
     """The flags for one of `NPU_CE_JIT_CPU_ISA`'s values."""
     return _COMPILE + _OF_ISA[cpu_isa]
+
+
+def is_glue(unit: str) -> bool:
+    """Whether a unit stands at the top of csrc."""
+    return unit.count("/") == 1

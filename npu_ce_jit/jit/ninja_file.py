@@ -48,14 +48,14 @@ def ninja_file(
     writer.variable("ldflags", shell(*flags.LINK, *(f"-L{path}" for path in library_dirs)))
     writer.variable("libs", shell(*flags.LIBRARIES))
     writer.newline()
-    writer.rule("compile", "$cxx $cflags -c $in -o $out", description="compile $in")
+    writer.rule("compile", "$cxx $cflags $more -c $in -o $out", description="compile $in")
     writer.rule("link", "$cxx $ldflags $in $libs -o $out", description="link $out")
     writer.newline()
-    # The units at the top of csrc include torch's headers and take longest; last, they would run alone.
-    units = sorted(sources.cpu_units, key=lambda unit: unit.count("/"))
-    objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in units}
+    kernels_first = sorted(sources.cpu_units, key=flags.is_glue)  # they take longest; last, one would run alone
+    objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in kernels_first}
     for unit, object_file in objects.items():
-        writer.build([object_file], "compile", [f"$root/{unit}"])
+        more = {"more": shell(*flags.GLUE)} if flags.is_glue(unit) else None
+        writer.build([object_file], "compile", [f"$root/{unit}"], variables=more)
     writer.build([flags.LIBRARY_FILE], "link", list(objects.values()))
     writer.default(flags.LIBRARY_FILE)
     return text.getvalue()
