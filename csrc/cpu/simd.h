@@ -37,16 +37,14 @@ NPU_CE_INLINE V load_bits(const E* from) {
 
 NPU_CE_INLINE FloatVec load(const float* from) { return load_bits<FloatVec>(from); }
 NPU_CE_INLINE DoubleVec load(const double* from) { return load_bits<DoubleVec>(from); }
-NPU_CE_INLINE FloatVec load(const BFloat16* from) {
-  return (FloatVec)(__builtin_convertvector(load_bits<UInt16Vec>(from), UInt32Vec) << 16);
-}
+NPU_CE_INLINE FloatVec load(const BFloat16* from) { return (FloatVec)(widen_bits(load_bits<UInt16Vec>(from)) << 16); }
 NPU_CE_INLINE FloatVec load(const Float16* from) { return widen_half(load_bits<UInt16Vec>(from)); }
 
-// Round to nearest even; a NaN keeps its sign and stays quiet, where the rounding carry could have made it an infinity.
+// Round to nearest even. A NaN's mantissa is filled, as the rounding carry could make an infinity of it.
 NPU_CE_INLINE UInt16Vec narrow_bfloat16(FloatVec v) {
   const UInt32Vec bits = (UInt32Vec)v;
-  const UInt32Vec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return narrow_bits(v != v ? (bits >> 16) | 0x40u : rounded);
+  const UInt32Vec rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return narrow_bits((rounded | ((UInt32Vec)(v != v) >> 1)) >> 16);
 }
 
 // What is stored: the vector itself, or its 16-bit form.

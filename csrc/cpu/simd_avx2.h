@@ -24,6 +24,9 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
   return (UInt16Vec)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+// GCC 12 takes __builtin_convertvector apart into two halves.
+NPU_CE_INLINE UInt32Vec widen_bits(UInt16Vec bits) { return (UInt32Vec)_mm256_cvtepu16_epi32((__m128i)bits); }
+
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) {
   const __m256i packed = _mm256_packus_epi32((__m256i)v, (__m256i)v);
   return (UInt16Vec)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));

@@ -27,6 +27,10 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
   return (UInt16Vec)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+NPU_CE_INLINE UInt32Vec widen_bits(UInt16Vec bits) {
+  return (UInt32Vec)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits);
+}
+
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) { return (UInt16Vec)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)v); }
 
 }  // namespace npu_ce

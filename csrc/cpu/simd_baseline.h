@@ -41,6 +41,8 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
   return __builtin_convertvector(half | ((bits >> 16) & 0x8000u), UInt16Vec);
 }
 
+NPU_CE_INLINE UInt32Vec widen_bits(UInt16Vec bits) { return __builtin_convertvector(bits, UInt32Vec); }
+
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) { return __builtin_convertvector(v, UInt16Vec); }
 
 }  // namespace npu_ce

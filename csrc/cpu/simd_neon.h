@@ -27,6 +27,8 @@ NPU_CE_INLINE UInt16Vec narrow_half(FloatVec v) {
   return (UInt16Vec)vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v));
 }
 
+NPU_CE_INLINE UInt32Vec widen_bits(UInt16Vec bits) { return (UInt32Vec)vmovl_u16((uint16x4_t)bits); }
+
 NPU_CE_INLINE UInt16Vec narrow_bits(UInt32Vec v) { return (UInt16Vec)vmovn_u32((uint32x4_t)v); }
 
 }  // namespace npu_ce
