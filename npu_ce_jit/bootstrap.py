@@ -59,12 +59,9 @@ def run() -> Session:
     toolchain = discover(settings)
     session = Session(settings, toolchain, "reference", seconds={"discover": time.perf_counter() - start})
     session = _session = _load_library(session, may_build=settings.build == "eager")
-    if session.backend == "reference":
-        if settings.build == "lazy":
-            session = _session = session._replace(backend="lazy")
-            registration.use_lazy(_load_at_first_call)
-        else:
-            registration.use_reference()
+    if session.backend == "reference" and settings.build == "lazy":
+        session = _session = session._replace(backend="lazy")
+        registration.use_lazy(_load_at_first_call)
     for problem in (*settings.problems, session.problem):
         if problem is not None:
             _warn(problem, stacklevel=4)  # the line that imports the package

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.library import Library, register_vmap
 
 from npu_ce_jit.op import autograd, meta, operators, reference, schema, vmap
@@ -14,7 +15,8 @@ from npu_ce_jit.op.transforms import register_fake
 
 # A registration lives as long as its Library object.
 _definitions: Library | None = None
-_kernels: Library | None = None
+# Loads a library at the first call that needs one; whether there is one now.
+_load: Callable[[], bool] = bool
 
 
 def define() -> None:
@@ -26,7 +28,12 @@ def define() -> None:
     schema.define(library)
     ops = autograd.OPS
 
-    for name, fake in (("_forward", meta.forward), ("_backward", meta.backward), ("_backward_", meta.backward_)):
+    for name, on_cpu, fake in (
+        ("_forward", reference.forward, meta.forward),
+        ("_backward", reference.backward, meta.backward),
+        ("_backward_", reference.backward_, meta.backward_),
+    ):
+        library.impl(name, _kernel_of_last_resort(name, on_cpu), "CompositeExplicitAutograd")
         register_fake(library, f"{schema.NAMESPACE}::{name}", fake)
     library.impl("_forward", autograd.forward_kernel, "Autograd")
     library.impl("_backward", autograd.backward_kernel, "Autograd")
@@ -44,42 +51,29 @@ def define() -> None:
     )
 
 
-def use_reference() -> None:
-    """The plain torch kernels on CPU, for a machine where no library can be built."""
-    _set_cpu_kernels(
-        {"_forward": reference.forward, "_backward": reference.backward, "_backward_": reference.backward_}
-    )
-
-
 def use_lazy(load: Callable[[], bool]) -> None:
-    """Kernels on CPU that call `load` once, at the first call: True when a library has registered its own."""
-
-    def loading(name: str) -> Callable[..., Any]:
-        def kernel(*arguments: Any) -> Any:
-            release_cpu_kernels()
-            if not load():
-                use_reference()
-            return getattr(autograd.OPS, name).default(*arguments)
-
-        return kernel
-
-    _set_cpu_kernels({name: loading(name) for name in schema.INTERNAL})
+    """Has the first call run `load`: True when a library has registered its kernels, False for the reference."""
+    global _load
+    _load = load
 
 
-def release_cpu_kernels() -> None:
-    """Takes the Python kernels on CPU away, so that a library can register its own without an override."""
-    global _kernels
-    if _kernels is not None:
-        _kernels._destroy()
-        _kernels = None
+def _kernel_of_last_resort(name: str, on_cpu: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs where no library has registered a kernel for the tensors' device.
 
+    It stands under CompositeExplicitAutograd, to which the dispatcher turns when a device's own key is empty, so that
+    a library that is loaded later takes over without this one being taken away under a running thread.
+    """
 
-def _set_cpu_kernels(kernels: dict[str, Callable[..., Any]]) -> None:
-    global _kernels
-    release_cpu_kernels()
-    _kernels = Library(schema.NAMESPACE, "IMPL")
-    for name, kernel in kernels.items():
-        _kernels.impl(name, kernel, "CPU")
+    def kernel(*arguments: Any) -> Any:
+        device = next(a for a in arguments if isinstance(a, Tensor)).device
+        if device.type != "cpu":
+            raise NotImplementedError(
+                f"expected tensors on cpu, got {device}: this version of npu_ce_jit has kernels for the CPU only; "
+                "call .cpu() on the tensors, or see `python -m npu_ce_jit doctor`"
+            )
+        return getattr(autograd.OPS, name).default(*arguments) if _load() else on_cpu(*arguments)
+
+    return kernel
 
 
 def _define_public(

@@ -43,7 +43,6 @@ SCHEMAS = {
     "_backward": f"({_GRADIENTS}, Tensor input, {_SAVED}, {_LOSS_TERMS}) -> Tensor",
     "_backward_": f"({_GRADIENTS}, Tensor(a!) input, {_SAVED}, {_LOSS_TERMS}) -> ()",
 }
-INTERNAL = ("_forward", "_backward", "_backward_")
 
 # Bits of `outputs`: what `_forward` writes beside the loss.
 Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16

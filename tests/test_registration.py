@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernel answers where no library has one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from probes import fresh_environment
+
+# An npu tensor without torch_npu: the PrivateUse1 key on a tensor that has no storage.
+ON_NPU = """
+import torch
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+_setup_privateuseone_for_python_backend("npu")
+import npu_ce_jit
+
+class NpuTensor(torch.Tensor):
+    @staticmethod
+    def __new__(cls, shape, dtype):
+        tensor = torch._C._acc.create_empty_tensor(shape, dtype)
+        tensor.__class__ = cls
+        return tensor
+
+x, target = NpuTensor((3, 5), torch.float32), NpuTensor((3,), torch.int64)
+try:
+    npu_ce_jit.cross_entropy(x, target)
+except NotImplementedError as error:
+    print(error)
+"""
+
+LAZY_WITH_THREADS = """
+import threading, torch, npu_ce_jit
+import npu_ce_jit.op.registration as registration
+
+loads = []
+lock = threading.Lock()
+
+def load():
+    with lock:
+        loads.append(1)
+    return False
+
+registration.use_lazy(load)
+x, target = torch.randn(4, 6), torch.tensor([0, 1, 2, 3])
+results = []
+threads = [threading.Thread(target=lambda: results.append(npu_ce_jit.cross_entropy(x, target))) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+expected = torch.nn.functional.cross_entropy(x, target)
+assert len(results) == 8 and all(torch.allclose(r, expected) for r in results)
+assert loads, "the first call did not ask for a library"
+"""
+
+
+def run(code: str, cache_dir: Path) -> str:
+    environment = fresh_environment(cache_dir) | {"NPU_CE_JIT_BUILD": "never"}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_an_npu_tensor_is_refused_with_the_cure(tmp_path: Path) -> None:
+    said = run(ON_NPU, tmp_path)
+    assert said.startswith(
+        "expected tensors on cpu, got npu:0: this version of npu_ce_jit has kernels for the CPU only"
+    )
+    assert "call .cpu()" in said
+
+
+def test_threads_may_race_for_the_first_call(tmp_path: Path) -> None:
+    run(LAZY_WITH_THREADS, tmp_path)
