@@ -58,7 +58,7 @@ class SmallRows {
     V rest{};
     V sum_times_shift{};
     V weighted{};
-    const V reference = (row_max > lowest) & (row_max < std::numeric_limits<A>::infinity()) ? row_max : V{};
+    const V reference = ((row_max > lowest) & (row_max < std::numeric_limits<A>::infinity())) ? row_max : V{};
     for (int64_t column = 0; column < classes_; ++column) {
       const V shift = columns_[column] - row_max;
       const V e = exp(shift);
