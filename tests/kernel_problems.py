@@ -80,7 +80,9 @@ class Problem:
         for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY):
             if bit in self.gradients:
                 values = self.gradients[bit]
-                out.write(stored(values[:1] if gradient_stride == 0 else np.broadcast_to(values, rows).copy(), self.acc))
+                out.write(
+                    stored(values[:1] if gradient_stride == 0 else np.broadcast_to(values, rows).copy(), self.acc)
+                )
         if OF_LOG_PROB in self.gradients:
             out.write(stored(self.gradients[OF_LOG_PROB], self.dtype))
         return out.getvalue()
