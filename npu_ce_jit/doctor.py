@@ -60,7 +60,12 @@ def _toolchain(session: Session) -> Iterator[Check]:
     # Without a compiler a library that is already in the cache still works, so its absence alone fails nothing.
     for fact in (toolchain.cpu_isa, toolchain.cxx, toolchain.ninja):
         yield _of_fact(fact, "warn")
-    for fact in (toolchain.torch_npu_version, toolchain.cann_home, toolchain.cann_version):
+    for fact in (
+        toolchain.torch_npu_version,
+        toolchain.cann_home,
+        toolchain.cann_version,
+        toolchain.npu_architecture,
+    ):
         yield _of_fact(fact, "ok" if fact.value is None and _has_no_npu_software(session) else "warn")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from toy_package import write_sources
 
+from npu_ce_jit._version import __version__
 from npu_ce_jit.jit import cache_key as cache_key_module
 from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.cache_key import cache_key
@@ -28,6 +29,7 @@ TOOLCHAIN = Toolchain(
     torch_npu_version=Evidence("torch_npu", None, ""),
     cann_home=Evidence("CANN", None, ""),
     cann_version=Evidence("CANN version", None, ""),
+    npu_architecture=Evidence("NPU architecture", None, ""),
 )
 SOURCES = Sources(Path("/src"), (("csrc/cpu/a.cpp", "11"), ("csrc/cpu/a.h", "22")))
 KEY = cache_key(SETTINGS, TOOLCHAIN, SOURCES)
@@ -40,7 +42,7 @@ def _with(**values: str) -> Toolchain:
 
 
 def test_the_name_can_be_read():
-    assert KEY.name == f"0.1.0-torch2.13.0+cpu-x86_64-avx2-{KEY.digest[:12]}"
+    assert KEY.name == f"{__version__}-torch2.13.0+cpu-x86_64-avx2-{KEY.digest[:12]}"
     assert "-cann8.1.RC1-" in cache_key(SETTINGS, _with(cann_version="8.1.RC1"), SOURCES).name
     assert "/" not in cache_key(SETTINGS, _with(cann_version="../../x"), SOURCES).name
 
@@ -52,6 +54,7 @@ def test_the_name_can_be_read():
         {"torch_git": "0000000"},
         {"torch_npu_version": "2.13.0"},
         {"cann_version": "8.1.RC1"},
+        {"npu_architecture": "dav-2201"},
         {"system": "Plan9"},
         {"machine": "aarch64"},
         {"cpu_isa": "avx512"},

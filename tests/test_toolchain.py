@@ -121,6 +121,7 @@ def test_cann_is_known_by_its_version_files_also_through_a_link(tmp_path, name, 
         facts = _discover(ASCEND_HOME_PATH=str(path))
         assert facts.cann_home.value == str(path)
         assert facts.cann_version.value == version
+        assert facts.npu_architecture.value == "dav-2201"
 
 
 def test_cann_that_is_not_there_is_told(tmp_path):

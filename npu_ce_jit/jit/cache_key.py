@@ -35,6 +35,7 @@ def cache_key(settings: Settings, toolchain: Toolchain, sources: Sources) -> Cac
         "torch git": toolchain.torch_git.require(),
         "torch_npu": toolchain.torch_npu_version.value or "none",
         "CANN": toolchain.cann_version.value or "none",
+        "NPU architecture": toolchain.npu_architecture.value or "none",
         "system": toolchain.system.require(),
         "machine": toolchain.machine.require(),
         "CPU instructions": cpu_isa,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ _VERSION_FILES = (
 def find_cann_home(settings: Settings) -> Evidence:
     """ASCEND_HOME_PATH where it is set, else the directories that CANN's installer proposes."""
     if settings.ascend_home is not None:
-        if settings.ascend_home.is_dir():
+        if os.path.isdir(settings.ascend_home):
             return Evidence("CANN", str(settings.ascend_home), "ASCEND_HOME_PATH")
         return Evidence(
             "CANN", None, f"ASCEND_HOME_PATH={settings.ascend_home} is no directory",
@@ -35,7 +36,8 @@ def find_cann_home(settings: Settings) -> Evidence:
     prefixes = [Path("/usr/local/Ascend"), *([settings.home / "Ascend"] if settings.home else [])]
     for prefix in prefixes:
         for name in _INSTALL_DIRS:
-            if (prefix / name).is_dir():
+            # Path.is_dir raises where a parent may not be entered.
+            if os.path.isdir(prefix / name):
                 return Evidence("CANN", str(prefix / name), "the installer's directory")
     looked = " and ".join(str(prefix) for prefix in prefixes)
     return Evidence(

@@ -41,6 +41,7 @@ class Toolchain(NamedTuple):
     torch_npu_version: Evidence
     cann_home: Evidence
     cann_version: Evidence
+    npu_architecture: Evidence
 
     @property
     def cxx_command(self) -> list[str]:
@@ -73,7 +74,15 @@ def discover(settings: Settings) -> Toolchain:
         torch_npu_version=_find_torch_npu(),
         cann_home=cann_home,
         cann_version=find_cann_version(cann_home),
+        npu_architecture=_npu_architecture(cann_home),
     )
+
+
+def _npu_architecture(cann_home: Evidence) -> Evidence:
+    """The family that the chips of a machine share, not the chip: asking for that would make a device context."""
+    if cann_home.value is None:
+        return Evidence("NPU architecture", None, cann_home.where, cann_home.cure)
+    return Evidence("NPU architecture", "dav-2201", "Atlas A2 and A3, the only NPUs supported")
 
 
 def _find_cpu_isa(settings: Settings) -> Evidence:
