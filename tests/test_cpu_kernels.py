@@ -34,7 +34,7 @@ INF, NAN = np.inf, np.nan
 # The largest relative error of rounding once to the dtype, and its smallest subnormal.
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 SMALLEST = {"float32": 2.0**-149, "float64": 5e-324, "bfloat16": 2.0**-133, "float16": 2.0**-24}
-# One class, rows shorter than a vector, primes, both sides of 64 (rows on their side), of a block (2048) and of a chunk.
+# One class, rows shorter than a vector, primes, both sides of 64 (rows on their side), of a block (2048), of a chunk.
 SIZES = [(0, 5), (1, 1), (7, 1), (3, 2), (19, 10), (5, 63), (5, 64), (5, 65), (9, 31), (2, 127), (3, 2047), (3, 2048)]
 SIZES += [(2, 2049), (1, 16384), (2, 16385), (3, 40009)]
 
@@ -66,14 +66,14 @@ def test_what_cannot_run_here_still_compiles(isa: Isa, tmp_path: Path) -> None:
 
 def draw(rng: np.random.Generator, dtype: str, rows: int, classes: int, spread: float = 3.0) -> Problem:
     target = rng.integers(0, classes, rows)
-    return Problem(dtype, rounded(rng.normal(0, spread, (rows, classes)), dtype), target, gradients={OF_LOSS: np.ones(1)})
+    return Problem(
+        dtype, rounded(rng.normal(0, spread, (rows, classes)), dtype), target, gradients={OF_LOSS: np.ones(1)}
+    )
 
 
 def with_all_gradients(rng: np.random.Generator, problem: Problem) -> Problem:
     rows, classes = problem.logits.shape
-    gradients = {
-        bit: rounded(rng.normal(size=rows), problem.acc) for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY)
-    }
+    gradients = {bit: rounded(rng.normal(size=rows), problem.acc) for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY)}
     if problem.reduction != NONE:  # one number stands for all rows
         gradients = {bit: np.full(1, 0.5 + 0.25 * i) for i, bit in enumerate(gradients)}
     gradients[OF_LOG_PROB] = rounded(rng.normal(size=(rows, classes)), problem.dtype)

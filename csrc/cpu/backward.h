@@ -70,7 +70,7 @@ class Backward {
     return sum;
   }
 
-  RowGradient<T> row_gradient(int64_t row, double log_prob_sum) const {
+  NPU_CE_NOINLINE RowGradient<T> row_gradient(int64_t row, double log_prob_sum) const {
     const A* stats = static_cast<const A*>(gradients_.row_stats);
     const A* denominators = static_cast<const A*>(gradients_.denominators);
     const int64_t target = problem_.target[row];
@@ -133,7 +133,7 @@ class Backward {
     }
   }
 
-  void write(int64_t row, double log_prob_sum, int64_t begin, int64_t end) const {
+  NPU_CE_NOINLINE void write(int64_t row, double log_prob_sum, int64_t begin, int64_t end) const {
     const RowGradient<T> gradient = row_gradient(row, log_prob_sum);
     T* to = static_cast<T*>(gradients_.input) + row * problem_.classes;
     if (gradient.is_zero) {

@@ -100,7 +100,8 @@ class Forward {
     }
   }
 
-  RowState<A> scan(int64_t row, int64_t chunk) const {
+  // loops.
+  NPU_CE_NOINLINE RowState<A> scan(int64_t row, int64_t chunk) const {
     RowState<A> state;
     alignas(kVectorBytes) A staged[kBlockElems];
     const int64_t begin = chunk * kChunkElems;
@@ -131,7 +132,7 @@ class Forward {
                       static_cast<double>(reference) * weights_.block_sum(column, count);
   }
 
-  void finish_row(int64_t row, RowState<A> state) {
+  NPU_CE_NOINLINE void finish_row(int64_t row, RowState<A> state) {
     if (state.sum == 0) {
       state.max = -std::numeric_limits<A>::infinity();
       state.sum = std::numeric_limits<double>::quiet_NaN();
@@ -169,7 +170,7 @@ class Forward {
     }
   }
 
-  int64_t argmax(int64_t row, const RowState<A>& state) const {
+  NPU_CE_NOINLINE int64_t argmax(int64_t row, const RowState<A>& state) const {
     if (std::isnan(state.sum)) {
       const int64_t nan = first_column(row, 0, [](A value) { return std::isnan(value); });
       if (nan >= 0) return nan;
@@ -191,7 +192,7 @@ class Forward {
     return -1;
   }
 
-  void write_log_prob(int64_t row, int64_t begin, int64_t end) const {
+  NPU_CE_NOINLINE void write_log_prob(int64_t row, int64_t begin, int64_t end) const {
     const A* stats = static_cast<const A*>(out_.row_stats);
     const A row_max = stats[row];
     const A log_sum = stats[problem_.rows + row];

@@ -27,7 +27,7 @@ class Logits {
 
   // Writes x' of a block to `values`, padded with zeros to whole vectors, and d x' / d x to `slopes` unless that is
   // null.
-  void stage(const T* from, int64_t count, A* values, A* slopes) const {
+  NPU_CE_NOINLINE void stage(const T* from, int64_t count, A* values, A* slopes) const {
     constexpr int64_t lanes = kLanes<T>;
     for (int64_t column = 0; column < count; column += lanes) {
       const Vec<T> x = load(from + column, std::min(lanes, count - column));

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "simd_types.h"
+
 namespace npu_ce {
 
 // With d = x' - max, over the columns read so far. `max` starts at the lowest finite number, not at -inf, so that x' -
@@ -28,7 +30,7 @@ struct RowState {
   }
 
   // `part` lies to the right of everything merged before.
-  void merge(RowState part) {
+  NPU_CE_NOINLINE void merge(RowState part) {
     if (part.max > max) {
       raise_max(part.max);
       max_column = part.max_column;

@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #define NPU_CE_INLINE inline __attribute__((always_inline))
+// On what is called once per row or block from several places: inlining it there only costs compile time.
+#define NPU_CE_NOINLINE __attribute__((noinline))
 
 namespace npu_ce {
 

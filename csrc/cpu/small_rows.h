@@ -17,8 +17,9 @@ class SmallRows {
   using A = Acc<T>;
   using V = Vec<T>;
 
-  // `count` <= kLanes rows.
-  SmallRows(const Logits<T>& logits, int64_t first_row, int64_t count, int64_t classes)
+  // `count` <= kLanes rows. Neither turn is inlined: moving lane by lane makes much code, and forward and backward
+  // share it.
+  NPU_CE_NOINLINE SmallRows(const Logits<T>& logits, int64_t first_row, int64_t count, int64_t classes)
       : count_(count), classes_(classes) {
     A rows[kLanes<T> * (kSmallClasses + 1)];
     if (logits.rows_are_adjacent(classes)) {
@@ -41,7 +42,7 @@ class SmallRows {
     for (int64_t column = 0; column < classes_; ++column) columns_[column] = value(columns_[column]);
   }
 
-  void write(T* to) const {
+  NPU_CE_NOINLINE void write(T* to) const {
     A rows[kLanes<T> * (kSmallClasses + 1)];
     for (int64_t column = 0; column < classes_; ++column) {
       for (int64_t lane = 0; lane < count_; ++lane) rows[lane * classes_ + column] = columns_[column][lane];

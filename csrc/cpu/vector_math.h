@@ -44,7 +44,7 @@ NPU_CE_INLINE FloatVec exp(FloatVec x, FloatVec magic, FloatVec lowest) {
 
 NPU_CE_INLINE FloatVec exp(FloatVec x) { return exp(x, splat(exp_magic(0.0f)), splat(exp_lowest(0.0f))); }
 
-__attribute__((noinline)) inline DoubleVec exp(DoubleVec x) {
+NPU_CE_NOINLINE inline DoubleVec exp(DoubleVec x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
   return x;
 }
@@ -102,7 +102,7 @@ NPU_CE_INLINE Tanh<FloatVec> tanh(FloatVec x) {
   return {magnitude < 0.55f ? small : signed_large, 4.0f * e * inverse * inverse};
 }
 
-__attribute__((noinline)) inline Tanh<DoubleVec> tanh(DoubleVec x) {
+NPU_CE_NOINLINE inline Tanh<DoubleVec> tanh(DoubleVec x) {
   Tanh<DoubleVec> result;
   for (int lane = 0; lane < kLanes<double>; ++lane) {
     const double e = std::exp(-2 * std::fabs(x[lane]));
