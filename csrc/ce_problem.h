@@ -1,23 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensors to the plain structs of cpu/, with the checks that protect memory. Everything else is checked in Python,
-// where it serves tracing too.
+// where it serves tracing too; what is checked in both places has the same text.
 #pragma once
-
-#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 
 #include "cpu/problem.h"
+#include "torch_abi.h"
 
 namespace npu_ce {
 
-using torch::stable::Tensor;
+struct LossTensors {
+  explicit LossTensors(Stack& stack) : input(stack.tensor()), target(stack.tensor()), weight(stack.optional_tensor()) {}
 
-// The arguments that forward and backward share, in the operators' order.
-struct Arguments {
-  const Tensor& input;
-  const Tensor& target;
-  const std::optional<Tensor>& weight;
+  Tensor input;
+  Tensor target;
+  std::optional<Tensor> weight;
+};
+
+struct LossTerms {
+  explicit LossTerms(Stack& stack)
+      : reduction(stack.integer()),
+        ignore_index(stack.integer()),
+        label_smoothing(stack.real()),
+        z_loss(stack.real()),
+        softcap(stack.real()),
+        logit_scale(stack.real()) {}
+
   int64_t reduction;
   int64_t ignore_index;
   double label_smoothing;
@@ -26,15 +35,30 @@ struct Arguments {
   double logit_scale;
 };
 
-struct GradientArguments {
-  const std::optional<Tensor>& loss;
-  const std::optional<Tensor>& z_loss;
-  const std::optional<Tensor>& log_prob;
-  const std::optional<Tensor>& lse;
-  const std::optional<Tensor>& entropy;
-  const Tensor& row_stats;
-  const std::optional<Tensor>& entropy_value;
-  const Tensor& denominators;
+// The arguments of _backward and _backward_, in their order.
+struct BackwardArguments {
+  explicit BackwardArguments(Stack& stack)
+      : loss(stack.optional_tensor()),
+        z_loss(stack.optional_tensor()),
+        log_prob(stack.optional_tensor()),
+        lse(stack.optional_tensor()),
+        entropy(stack.optional_tensor()),
+        tensors(stack),
+        row_stats(stack.tensor()),
+        entropy_value(stack.optional_tensor()),
+        denominators(stack.tensor()),
+        terms(stack) {}
+
+  std::optional<Tensor> loss;
+  std::optional<Tensor> z_loss;
+  std::optional<Tensor> log_prob;
+  std::optional<Tensor> lse;
+  std::optional<Tensor> entropy;
+  LossTensors tensors;
+  Tensor row_stats;
+  std::optional<Tensor> entropy_value;
+  Tensor denominators;
+  LossTerms terms;
 };
 
 // A plain struct, and what keeps its pointers alive where a tensor had to be copied.
@@ -46,16 +70,13 @@ struct Owning {
 
 // Throws std::out_of_range for a target outside [0, classes) that is not ignored, std::invalid_argument for batch sizes
 // that differ and std::runtime_error for the rest; torch.ops turns them into IndexError, ValueError and RuntimeError.
-Owning<Problem> problem_of(const Arguments& arguments);
+Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms);
 
 // All but the output `input`.
-Owning<Gradients> gradients_of(const GradientArguments& arguments, const Problem& problem);
+Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem& problem);
 
-Dtype dtype_of(const Tensor& tensor, const char* name);
+Dtype dtype_of(int32_t torch_dtype, const char* name);
 int32_t torch_dtype(Dtype dtype);
 inline Dtype acc_dtype(Dtype dtype) { return dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32; }
-
-Tensor empty_vector(int64_t elems, int32_t dtype);
-Tensor empty_matrix(int64_t rows, int64_t columns, int32_t dtype);
 
 }  // namespace npu_ce

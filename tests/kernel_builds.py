@@ -14,7 +14,7 @@ from pathlib import Path
 TESTS_DIR = Path(__file__).parent
 CSRC_DIR = TESTS_DIR.parent / "csrc"
 # Those of the real build, with every warning an error.
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread"]
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread"]
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 

@@ -87,10 +87,10 @@ def test_flags_and_version_change_the_key(monkeypatch):
     monkeypatch.setattr(flags, "LIBRARIES", ("-lelse",))
     assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
     monkeypatch.undo()
-    monkeypatch.setattr(flags, "compile_flags", lambda isa: ("-O0",))
+    monkeypatch.setattr(flags, "COMPILE", ("-O0",))
     assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
     monkeypatch.undo()
-    monkeypatch.setattr(flags, "GLUE", ("-O0",))
+    monkeypatch.setitem(flags.OF_ISA, "avx2", ("-mavx",))
     assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
     monkeypatch.undo()
     monkeypatch.setattr(cache_key_module, "__version__", "9.9")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from probes import needs_the_library
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -174,6 +175,33 @@ def test_a_bad_call_writes_nothing() -> None:
     with pytest.raises(IndexError):
         cross_entropy(x, torch.tensor([0, 9, 1]), inplace_backward=True)
     assert torch.equal(x, before)
+
+
+@needs_the_library
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input": torch.zeros(3, 5, 2)},
+        {"input": torch.zeros(3, 0)},
+        {"target": torch.zeros(3, 1, dtype=torch.int64)},
+        {"target": torch.zeros(4, dtype=torch.int64)},
+        {"target": torch.tensor([0, 7, 1])},
+        {"weight": torch.zeros(5, 1)},
+        {"weight": torch.zeros(4)},
+    ],
+    ids=lambda changes: "-".join(f"{name}{list(tensor.shape)}" for name, tensor in changes.items()),
+)
+def test_the_library_repeats_what_protects_memory_in_the_same_words(changes: dict[str, Any]) -> None:
+    arguments = {**good(), "weight": None, **changes}
+    raised = []
+    for call in (
+        lambda: npu_cross_entropy_loss(**arguments),
+        lambda: torch.ops.npu_ce_jit._forward(*arguments.values(), 1, -100, 0.0, 0.0, 0.0, 1.0, 0, torch.float32),
+    ):
+        with pytest.raises((RuntimeError, ValueError, IndexError)) as caught:
+            call()
+        raised.append((type(caught.value), str(caught.value)))
+    assert raised[0] == raised[1]
 
 
 def test_weights_may_require_gradients_where_none_are_recorded() -> None:

@@ -12,6 +12,7 @@ namespace npu_ce {
 template <int kVectors, class S>
 NPU_CE_INLINE void load_padded(const S* from, int64_t count, Acc<S> scale, Vec<S> (&x)[kVectors]) {
   constexpr int64_t lanes = kLanes<S>;
+  NPU_CE_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const int64_t left = count - i * lanes;
     x[i] = left >= lanes ? load(from + i * lanes) : left > 0 ? load_partial(from + i * lanes, left) : Vec<S>{};
@@ -59,6 +60,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
       const A higher = std::max(max_lane(group_max), max);
       const A shift = max - higher;
       const V factor = exp(splat(shift));
+      NPU_CE_UNROLL
       for (int i = 0; i < kVectors; ++i) {
         if constexpr (kEntropy) {
           sum_times_shift[i] = factor * (sum_times_shift[i] + sum[i] * npu_ce::max(splat(shift), lowest));
@@ -68,6 +70,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
       max = higher;
       max_vector = splat(max);
     }
+    NPU_CE_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       const V shift = x[i] - max_vector;
       const V e = exp(shift);
@@ -79,6 +82,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
   int64_t column = 0;
   V x[kVectors];
   for (; column + group <= count; column += group) {
+    NPU_CE_UNROLL
     for (int i = 0; i < kVectors; ++i) x[i] = load(from + column + i * kLanes<S>) * scale;
     add_group(x);
   }

@@ -78,7 +78,7 @@ def _build_in(
         "key": key.text,
         "compiler": {"command": toolchain.cxx.value, "version": _version(toolchain.cxx_command, environment)},
         "ninja": {"command": toolchain.ninja.value, "version": _version([toolchain.ninja.require()], environment)},
-        "flags": [*flags.compile_flags(cpu_isa), *flags.LINK, *flags.LIBRARIES],
+        "flags": [*flags.COMPILE, *flags.OF_ISA[cpu_isa], *flags.LINK, *flags.LIBRARIES],
         "toolchain": {name: fact._asdict() for name, fact in toolchain._asdict().items()},
         "host": socket.gethostname(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),

@@ -39,8 +39,8 @@ def cache_key(settings: Settings, toolchain: Toolchain, sources: Sources) -> Cac
         "system": toolchain.system.require(),
         "machine": toolchain.machine.require(),
         "CPU instructions": cpu_isa,
-        "compile flags": " ".join(flags.compile_flags(cpu_isa)),
-        "glue flags": " ".join(flags.GLUE),
+        "compile flags": " ".join(flags.COMPILE),
+        "kernel flags": " ".join(flags.OF_ISA[cpu_isa]),
         "link flags": " ".join(flags.LINK + flags.LIBRARIES),
         "CXX": settings.cxx or "default",
     }

@@ -44,18 +44,19 @@ def ninja_file(
     writer.variable("root", escape(root))
     writer.variable("cxx", shell(*cxx))
     includes = ["-I" + f"{root}/csrc", *(word for path in include_dirs for word in ("-isystem", path))]
-    writer.variable("cflags", shell(*flags.compile_flags(cpu_isa), *includes))
+    writer.variable("cflags", shell(*flags.COMPILE, *includes))
     writer.variable("ldflags", shell(*flags.LINK, *(f"-L{path}" for path in library_dirs)))
     writer.variable("libs", shell(*flags.LIBRARIES))
     writer.newline()
-    writer.rule("compile", "$cxx $cflags $more -c $in -o $out", description="compile $in")
+    writer.rule("compile", "$cxx $cflags $isa -c $in -o $out", description="compile $in")
     writer.rule("link", "$cxx $ldflags $in $libs -o $out", description="link $out")
     writer.newline()
-    kernels_first = sorted(sources.cpu_units, key=flags.is_glue)  # they take longest; last, one would run alone
+    # The kernels take longest, and last, one would run alone.
+    kernels_first = sorted(sources.cpu_units, key=flags.is_kernel, reverse=True)
     objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in kernels_first}
     for unit, object_file in objects.items():
-        more = {"more": shell(*flags.GLUE)} if flags.is_glue(unit) else None
-        writer.build([object_file], "compile", [f"$root/{unit}"], variables=more)
+        isa = shell(*flags.OF_ISA[cpu_isa]) if flags.is_kernel(unit) else ""
+        writer.build([object_file], "compile", [f"$root/{unit}"], variables={"isa": isa} if isa else None)
     writer.build([flags.LIBRARY_FILE], "link", list(objects.values()))
     writer.default(flags.LIBRARY_FILE)
     return text.getvalue()
