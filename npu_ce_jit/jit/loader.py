@@ -24,6 +24,5 @@ def load(artifact: Artifact, *, huge_pages: bool) -> None:
             f"The dynamic linker refused {path}: {error.__cause__ or error}.",
             "It was set aside; import again to build it with this machine's compiler, or set CXX to another one.",
         ) from error
-    library = ctypes.CDLL(path)  # the same handle again
-    if hasattr(library, "npu_ce_jit_set_huge_pages"):
-        library.npu_ce_jit_set_huge_pages(ctypes.c_int(huge_pages))
+    if not huge_pages:  # on is the library's default
+        ctypes.CDLL(path).npu_ce_jit_set_huge_pages(ctypes.c_int(0))  # the same handle again

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.derivatives import gradient, gradient_tangent, outputs_tangent
-from npu_ce_jit.op.reference import ForwardOutputs
-from npu_ce_jit.op.rows import Gradients
-from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, LossTerms, Request
+from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, ForwardOutputs, LossTerms, Request
 from npu_ce_jit.op.transforms import (
     apply_at_this_level,
     below_autograd,
@@ -22,6 +19,10 @@ from npu_ce_jit.op.transforms import (
     tangent_for_outer_levels,
 )
 
+if TYPE_CHECKING:
+    from npu_ce_jit.op.rows import Gradients
+
+# derivatives is imported where it is called: a training step in reverse mode never needs it, nor should its import pay.
 OPS = torch.ops.npu_ce_jit
 
 
@@ -93,7 +94,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         loss, z_loss, log_prob, lse, _, entropy, *_ = grad_outputs
-        gradients = Gradients(loss, z_loss, log_prob, lse, entropy)
+        gradients = (loss, z_loss, log_prob, lse, entropy)
         if not ctx.needs_input_grad[0] or all(g is None for g in gradients):
             return None, None, None, None, None
         if ctx.spent:
@@ -116,6 +117,8 @@ class _Forward(torch.autograd.Function):
     def jvp(ctx: Any, direction: Tensor | None, *_: Any) -> Any:
         if direction is None:
             return (None,) * 8
+        from npu_ce_jit.op.derivatives import outputs_tangent
+
         request: Request = ctx.request
 
         def formula(input: Tensor, target: Tensor, weight: Tensor | None, direction: Tensor) -> Any:
@@ -161,6 +164,9 @@ class _Backward(torch.autograd.Function):
         (direction,) = grad_outputs
         if direction is None:
             return (None,) * 12
+        from npu_ce_jit.op.derivatives import gradient_tangent, outputs_tangent
+        from npu_ce_jit.op.rows import Gradients
+
         *saved, input, target, weight = ctx.saved_tensors
         gradients = Gradients(*saved)
         tangents = outputs_tangent(input, target, weight, ctx.terms, direction)
@@ -175,6 +181,9 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        from npu_ce_jit.op.derivatives import gradient, gradient_tangent
+        from npu_ce_jit.op.rows import Gradients
+
         def formula(*tensors: Tensor | None) -> Tensor:
             saved, (input, target, weight) = Gradients(*tensors[:5]), tensors[5:8]
             moved, direction = Gradients(*tensors[8:13]), tensors[13]

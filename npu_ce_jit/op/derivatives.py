@@ -5,8 +5,6 @@ The gradient is the gradient of a scalar, so its Jacobian is symmetric: the tang
 also the gradient of `<v, gradient>`. Two formulas therefore serve forward AD, double backward and all compositions.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public functions: arguments as a caller has them, turned into one call of one operator."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.reference import ForwardOutputs
-from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, accumulation_dtype
+from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, ForwardOutputs, accumulation_dtype
 
 
 def forward(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.autograd import OPS, call_forward
-from npu_ce_jit.op.reference import ForwardOutputs
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -24,6 +23,7 @@ from npu_ce_jit.op.schema import (
     MEAN,
     REDUCTIONS,
     Z_LOSS,
+    ForwardOutputs,
     LossTerms,
     Request,
     accumulated,

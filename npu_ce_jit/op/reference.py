@@ -15,9 +15,7 @@ from npu_ce_jit.op.rows import (
     reduce_rows,
     rows_of,
 )
-from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, Z_LOSS, LossTerms
-
-ForwardOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, Z_LOSS, ForwardOutputs, LossTerms
 
 
 def forward(

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch.library import Library, register_vmap
+from torch.library import Library
 
-from npu_ce_jit.op import autograd, meta, operators, reference, schema, vmap
-from npu_ce_jit.op.transforms import register_fake
+from npu_ce_jit.op import autograd, meta, operators, schema
+from npu_ce_jit.op.transforms import register_fake, register_vmap
 
 # A registration lives as long as its Library object.
 _definitions: Library | None = None
@@ -26,29 +26,32 @@ def define() -> None:
         return
     _definitions = library = Library(schema.NAMESPACE, "DEF")
     schema.define(library)
-    ops = autograd.OPS
 
-    for name, on_cpu, fake in (
-        ("_forward", reference.forward, meta.forward),
-        ("_backward", reference.backward, meta.backward),
-        ("_backward_", reference.backward_, meta.backward_),
-    ):
-        library.impl(name, _kernel_of_last_resort(name, on_cpu), "CompositeExplicitAutograd")
+    for name, fake in (("_forward", meta.forward), ("_backward", meta.backward), ("_backward_", meta.backward_)):
+        library.impl(name, _kernel_of_last_resort(name), "CompositeExplicitAutograd")
         register_fake(library, f"{schema.NAMESPACE}::{name}", fake)
     library.impl("_forward", autograd.forward_kernel, "Autograd")
     library.impl("_backward", autograd.backward_kernel, "Autograd")
-    register_vmap(f"{schema.NAMESPACE}::_forward", vmap.forward_rule, lib=library)
-    register_vmap(f"{schema.NAMESPACE}::_backward", vmap.backward_rule, lib=library)
 
-    for loss in (operators.npu_cross_entropy_loss, operators.cross_entropy):
-        _define_public(library, loss, partial(loss, run=autograd.record_forward), vmap.loss_rule(loss))
-    backward = operators.npu_cross_entropy_loss_backward
-    _define_public(
-        library,
-        backward,
-        operators.record_npu_cross_entropy_loss_backward,
-        vmap.one_by_one_rule(ops.npu_cross_entropy_loss_backward.default),
-    )
+    for public, recorded in (
+        (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=autograd.record_forward)),
+        (operators.cross_entropy, partial(operators.cross_entropy, run=autograd.record_forward)),
+        (operators.npu_cross_entropy_loss_backward, operators.record_npu_cross_entropy_loss_backward),
+    ):
+        name = public.__name__
+        library.impl(name, public, "CompositeExplicitAutograd")
+        library.impl(name, recorded, "Autograd")
+        register_fake(library, f"{schema.NAMESPACE}::{name}", public)
+
+    for name in schema.SCHEMAS:
+        if name != "_backward_":  # nothing under a transform is written in place
+            register_vmap(library, f"{schema.NAMESPACE}::{name}", partial(_vmap_rule, name))
+
+
+def _vmap_rule(name: str) -> Callable[..., Any]:
+    from npu_ce_jit.op import vmap  # an eager training step never needs it
+
+    return vmap.RULES[name]
 
 
 def use_lazy(load: Callable[[], bool]) -> None:
@@ -57,7 +60,7 @@ def use_lazy(load: Callable[[], bool]) -> None:
     _load = load
 
 
-def _kernel_of_last_resort(name: str, on_cpu: Callable[..., Any]) -> Callable[..., Any]:
+def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
     """What runs where no library has registered a kernel for the tensors' device.
 
     It stands under CompositeExplicitAutograd, to which the dispatcher turns when a device's own key is empty, so that
@@ -71,16 +74,10 @@ def _kernel_of_last_resort(name: str, on_cpu: Callable[..., Any]) -> Callable[..
                 f"expected tensors on cpu, got {device}: this version of npu_ce_jit has kernels for the CPU only; "
                 "call .cpu() on the tensors, or see `python -m npu_ce_jit doctor`"
             )
-        return getattr(autograd.OPS, name).default(*arguments) if _load() else on_cpu(*arguments)
+        if _load():
+            return getattr(autograd.OPS, name).default(*arguments)
+        from npu_ce_jit.op import reference  # not needed where a library is
+
+        return getattr(reference, name.removeprefix("_"))(*arguments)
 
     return kernel
-
-
-def _define_public(
-    library: Library, implementation: Callable[..., Any], recorded: Callable[..., Any], vmap_rule: Callable[..., Any]
-) -> None:
-    name = implementation.__name__
-    library.impl(name, implementation, "CompositeExplicitAutograd")
-    library.impl(name, recorded, "Autograd")
-    register_fake(library, f"{schema.NAMESPACE}::{name}", implementation)
-    register_vmap(f"{schema.NAMESPACE}::{name}", vmap_rule, lib=library)

@@ -4,8 +4,6 @@
 `reference` and `derivatives` are both written over this: docs/design.md section 2 has the formulas.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -4,12 +4,11 @@
 Schemas stand in Python so that Meta, export and vmap work with no binary; a library only adds kernels.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "npu_ce_jit"
 
@@ -51,6 +50,10 @@ NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 
+# What `_forward` returns, in the schema's order.
+ForwardOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
 class LossTerms(NamedTuple):
     """What the loss is made of, in the order in which `_forward` and `_backward` take it.
 
@@ -81,7 +84,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def accumulated(weight: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor | None:
+def accumulated(weight: Tensor | None, input: Tensor) -> Tensor | None:
     """The class weights as every kernel takes them: in the accumulation dtype, contiguous."""
     return None if weight is None else weight.to(accumulation_dtype(input.dtype)).contiguous()
 

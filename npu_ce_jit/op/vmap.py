@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from npu_ce_jit.op import operators
 from npu_ce_jit.op.autograd import OPS
-from npu_ce_jit.op.reference import ForwardOutputs
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -19,6 +19,7 @@ from npu_ce_jit.op.schema import (
     MEAN,
     NONE,
     Z_LOSS,
+    ForwardOutputs,
     LossTerms,
     Request,
     accumulated,
@@ -170,3 +171,13 @@ def _row_gradients(
     if terms.reduction == MEAN:
         ce, z = ce / denominators[:, 0], z / denominators[:, 1]
     return ce[:, None].expand(shape), (z - ce)[:, None].expand(shape) if terms.z_loss else None
+
+
+# By operator.
+RULES: dict[str, Callable[..., Any]] = {
+    "_forward": forward_rule,
+    "_backward": backward_rule,
+    "cross_entropy": loss_rule(operators.cross_entropy),
+    "npu_cross_entropy_loss": loss_rule(operators.npu_cross_entropy_loss),
+    "npu_cross_entropy_loss_backward": one_by_one_rule(OPS.npu_cross_entropy_loss_backward.default),
+}
