@@ -31,7 +31,7 @@ double sum_exp_beside_max(const S* from, int64_t count, Acc<S> scale, Acc<S> max
   Vec<S> rest{};
   Vec<S> at_max{};
   for (int64_t column = 0; column < count; column += lanes) {
-    Vec<S> x[1];
+    Vec<S> x[1] = {};
     load_padded(from + column, count - column, scale, x);
     const Vec<S> shift = x[0] - max;
     rest += shift != 0 ? exp(shift) : Vec<S>{};
@@ -80,7 +80,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
   };
 
   int64_t column = 0;
-  V x[kVectors];
+  V x[kVectors] = {};
   for (; column + group <= count; column += group) {
     NPU_CE_UNROLL
     for (int i = 0; i < kVectors; ++i) x[i] = load(from + column + i * kLanes<S>) * scale;
