@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from npu_ce_jit.jit import flags
+from npu_ce_jit.jit.sources import Sources
+
 TESTS_DIR = Path(__file__).parent
-CSRC_DIR = TESTS_DIR.parent / "csrc"
+CSRC_DIR = Sources.installed().root_dir / "csrc"
 # Those of the real build, with every warning an error.
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread"]
-AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c"]
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+FLAGS = [*flags.COMPILE, "-Wextra", "-Werror", "-pthread"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Isa:
 NATIVE = ("c++", "g++", "clang++")
 ISAS = [
     Isa("baseline", NATIVE),
-    Isa("avx2", NATIVE, tuple(AVX2)),
-    Isa("avx512", NATIVE, tuple(AVX512)),
+    Isa("avx2", NATIVE, flags.OF_ISA["avx2"]),
+    Isa("avx512", NATIVE, flags.OF_ISA["avx512"]),
     # Linked statically, so that the emulator needs no libraries of the other machine.
     Isa("aarch64", ("aarch64-linux-gnu-g++",), ("-static",), ("qemu-aarch64", "qemu-aarch64-static")),
 ]
