@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 OPS = torch.ops.npu_ce_jit
 
 
+def in_requested_shape(outputs: ForwardOutputs, request: Request, batch: tuple[int, ...] = ()) -> ForwardOutputs:
+    """The reduced losses of `_forward` in the shape that the caller of a public operator expects."""
+    if request.terms.reduction == NONE or not request.reduced_shape:
+        return outputs
+    loss, z_loss, *others = outputs
+    shape = batch + request.reduced_shape
+    return loss.view(shape), z_loss.view(shape) if request.outputs & Z_LOSS else z_loss, *others  # type: ignore[return-value]
+
+
 def call_forward(
     input: Tensor, target: Tensor, weight: Tensor | None, request: Request, inplace_backward: bool = False
 ) -> ForwardOutputs:
@@ -33,11 +42,7 @@ def call_forward(
     outputs: ForwardOutputs = OPS._forward.default(
         input, target, weight, *request.terms, request.outputs, request.loss_dtype
     )
-    if request.terms.reduction == NONE or not request.reduced_shape:
-        return outputs
-    loss, z_loss, *others = outputs
-    shape = request.reduced_shape
-    return loss.view(shape), z_loss.view(shape) if request.outputs & Z_LOSS else z_loss, *others  # type: ignore[return-value]
+    return in_requested_shape(outputs, request)
 
 
 def record_forward(

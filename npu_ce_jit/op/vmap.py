@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op import operators
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd import OPS, in_requested_shape
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -107,7 +107,17 @@ def loss_rule(implementation: Callable[..., tuple[Tensor, ...]]) -> Callable[...
 
         def run(_input: Any, _target: Any, _weight: Any, request: Request, _inplace: bool = False) -> Any:
             input, target, weight = tensors
-            return _run_batch(info, dims, input, target, accumulated(weight, input), request)
+            outputs, _ = forward_rule(
+                info,
+                dims,
+                input,
+                target,
+                accumulated(weight, input),
+                *request.terms,
+                request.outputs,
+                request.loss_dtype,
+            )
+            return in_requested_shape(outputs, request, batch=(info.batch_size,))
 
         sample = (a if d is None else a.select(d, 0) for a, d in zip(tensors, dims, strict=True))
         outputs = implementation(*sample, *arguments[3:], run=run)
@@ -123,17 +133,6 @@ def one_by_one_rule(operator: Any) -> Callable[..., Any]:
         return _one_by_one(operator, info.batch_size, in_dims, arguments), 0
 
     return rule
-
-
-def _run_batch(
-    info: Any, dims: InDims, input: Tensor, target: Tensor, weight: Tensor | None, request: Request
-) -> ForwardOutputs:
-    outputs, _ = forward_rule(info, dims, input, target, weight, *request.terms, request.outputs, request.loss_dtype)
-    if request.terms.reduction == NONE or not request.reduced_shape:
-        return outputs
-    loss, z_loss, *others = outputs
-    shape = (info.batch_size, *request.reduced_shape)
-    return loss.view(shape), z_loss.view(shape) if request.outputs & Z_LOSS else z_loss, *others  # type: ignore[return-value]
 
 
 def _batched(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
