@@ -46,7 +46,9 @@ CASES = (
 def run_demo(arguments: list[str]) -> int:
     """Prints the demonstration; 0 when every number in it was as it should be."""
     parser = argparse.ArgumentParser(prog="npu_ce_jit demo", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds of each timing")
+    parser.add_argument(
+        "--rounds", type=int, default=3, choices=range(1, 100), metavar="N", help="rounds of each timing"
+    )
     rounds = parser.parse_args(arguments).rounds
     # torch says so on tracing in an environment without numpy; nothing here uses it.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")

@@ -64,7 +64,7 @@ LEAN_ONLY = [
     ("infinite z_loss", case(z_loss=value(float("inf"))), RuntimeError, "expected z_loss finite and not negative, got inf"),
     ("negative scale", case(logit_scale=value(-1.0)), RuntimeError, "expected logit_scale finite and not negative, got -1.0"),
     ("zero softcap", case(softcap=value(0.0)), RuntimeError, "expected softcap finite and above 0, or None, got 0.0"),
-    ("loss dtype", case(loss_dtype=value(torch.float16)), RuntimeError, "expected loss_dtype None, float32 or float32, got float16"),
+    ("loss dtype", case(loss_dtype=value(torch.float16)), RuntimeError, "expected loss_dtype None or float32, got float16"),
     ("in place", lambda d: {**good(d), "input": torch.zeros(5, 3, device=d).t(), "inplace_backward": True}, RuntimeError, "expected a contiguous input of shape [N, C] for inplace_backward=True, got shape [3, 5] with strides [1, 3]; pass input.contiguous() or inplace_backward=False"),
 ]  # fmt: skip
 DROP_IN_ONLY = [
@@ -167,6 +167,20 @@ def test_higher_ranks_report_their_own_shapes() -> None:
         cross_entropy(x, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(RuntimeError, match=r"expected target of shape \[\] for input of shape \[C\], got \[3\]"):
         cross_entropy(x[0, :, 0], torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 2), (0, 0, 4), (0,)])
+def test_no_classes_at_any_rank(shape: tuple[int, ...]) -> None:
+    target = torch.zeros(shape[:1] + shape[2:] if len(shape) > 1 else (), dtype=torch.int64)
+    with pytest.raises(RuntimeError) as caught:
+        cross_entropy(torch.zeros(shape), target)
+    assert str(caught.value) == f"expected input with at least one class, got shape {list(shape)}"
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "softcap", "logit_scale"])
+def test_a_tensor_where_a_number_belongs_does_not_lose_its_gradient(name: str) -> None:
+    with pytest.raises(TypeError, match=f"expected {name} to be a number, got a Tensor"):
+        cross_entropy(**good(), **{name: torch.tensor(0.5, requires_grad=True)})
 
 
 def test_a_bad_call_writes_nothing() -> None:

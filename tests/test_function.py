@@ -72,6 +72,8 @@ def test_autocast_gives_float32_as_torch_does() -> None:
         assert cross_entropy(x, target).dtype == torch.float32
         assert cross_entropy(x.double(), target).dtype == F.cross_entropy(x.double(), target).dtype == torch.float64
         assert cross_entropy(x, target, loss_dtype=torch.bfloat16).dtype == torch.bfloat16
+        weight = torch.rand(9).bfloat16()
+        torch.testing.assert_close(cross_entropy(x.float(), target, weight), F.cross_entropy(x.float(), target, weight))
         # The drop-in is torch_npu's, and that one is not autocast.
         assert npu_ce_jit.npu_cross_entropy_loss(x, target)[0].dtype == torch.bfloat16
     assert cross_entropy(x, target).dtype == torch.bfloat16
@@ -87,6 +89,16 @@ def test_the_gradient_lands_in_the_logits(dtype: torch.dtype) -> None:
     assert torch.equal(leaf.grad, fresh.grad)
     assert leaf.grad.data_ptr() == leaf.data_ptr()
     assert leaf._version > version
+
+
+def test_in_place_steps_accumulate_on_a_leaf() -> None:
+    """The first gradient lies over the logits: a second one written there would take its place, not be added."""
+    leaf, target = torch.zeros(1, 2, requires_grad=True), torch.tensor([0])
+    cross_entropy(leaf, target, inplace_backward=True).backward()
+    first = leaf.grad.clone()
+    second = torch.func.grad(lambda x: F.cross_entropy(x, target))(leaf.detach().clone())
+    cross_entropy(leaf, target, inplace_backward=True).backward()
+    torch.testing.assert_close(leaf.grad, first + second)
 
 
 def test_in_place_through_a_linear_layer() -> None:

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
-from npu_ce_jit import cross_entropy, npu_cross_entropy_loss
+from npu_ce_jit import CrossEntropyOutput, cross_entropy, npu_cross_entropy_loss
 
 OPS = torch.ops.npu_ce_jit
 
@@ -153,6 +153,17 @@ def test_export_keeps_one_node_and_any_number_of_rows(
     for n in (2, 6, 11):
         inputs = make(n)
         torch.testing.assert_close(reloaded(*inputs), module(*inputs))
+
+
+def test_a_program_that_returns_the_named_tuple_can_be_saved(tmp_path: Path) -> None:
+    class Rows(nn.Module):
+        def forward(self, x: Tensor, target: Tensor) -> CrossEntropyOutput:
+            return cross_entropy(x, target, reduction="none", return_lse=True)
+
+    inputs = (torch.randn(5, 7), targets(5, 7))
+    torch.export.save(torch.export.export(Rows(), inputs), tmp_path / "rows.pt2")
+    reloaded = torch.export.load(tmp_path / "rows.pt2").module()
+    torch.testing.assert_close(reloaded(*inputs).lse, inputs[0].logsumexp(1))
 
 
 def test_an_exported_program_trains() -> None:

@@ -111,7 +111,9 @@ class _Forward(torch.autograd.Function):
         arguments = (*gradients, input, *saved, *ctx.request.terms)
         if torch.compiler.is_compiling() or is_differentiating(*gradients, input):
             return OPS._backward.default(*arguments), None, None, None, None
-        if ctx.inplace and is_plain_eager(input) and not torch.is_grad_enabled():
+        # A leaf's gradient from an earlier step lies over the logits too, and is still to be added to.
+        has_gradient = input.is_leaf and input.grad is not None
+        if ctx.inplace and is_plain_eager(input) and not torch.is_grad_enabled() and not has_gradient:
             ctx.spent = True
             below_autograd(OPS._backward_.default, *arguments)
             torch.autograd.graph.increment_version(input)

@@ -101,10 +101,8 @@ def check_weight_has_no_gradient(weight: Tensor | None) -> None:
 def check_loss_dtype(input: Tensor, loss_dtype: torch.dtype | None) -> None:
     """The loss is rounded once, to the input's dtype or to the dtype in which it was accumulated."""
     if loss_dtype not in (None, input.dtype, accumulation_dtype(input.dtype)):
-        raise RuntimeError(
-            f"expected loss_dtype None, {_name(input.dtype)} or {_name(accumulation_dtype(input.dtype))}, "
-            f"got {_name(loss_dtype)}"
-        )
+        allowed = dict.fromkeys(("None", _name(input.dtype), _name(accumulation_dtype(input.dtype))))
+        raise RuntimeError(f"expected loss_dtype {' or '.join(allowed)}, got {_name(loss_dtype)}")
 
 
 def check_inplace_backward(input: Tensor) -> None:

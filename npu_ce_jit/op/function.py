@@ -6,10 +6,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree
 
 from npu_ce_jit.op import checks
 
 OPS = torch.ops.npu_ce_jit
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 class CrossEntropyOutput(NamedTuple):
@@ -24,6 +26,10 @@ class CrossEntropyOutput(NamedTuple):
     lse: Tensor | None
     argmax: Tensor | None
     entropy: Tensor | None
+
+
+# So that torch.export can save a program that returns one.
+_pytree._register_namedtuple(CrossEntropyOutput, serialized_type_name="npu_ce_jit.CrossEntropyOutput")
 
 
 def npu_cross_entropy_loss(
@@ -174,6 +180,7 @@ def cross_entropy(
     """
     checks.require_tensor("input", input)
     checks.require_tensor("target", target)
+    _require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
     returns = return_z_loss or return_lse or return_argmax or return_entropy
     if target.dtype.is_floating_point and target.shape == input.shape:
         if returns or z_loss or softcap is not None or logit_scale != 1.0 or loss_dtype or inplace_backward:
@@ -182,8 +189,12 @@ def cross_entropy(
                 f"probabilities of shape {list(target.shape)}; pass target.argmax(1), or leave those options out"
             )
         return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
-    if loss_dtype is None and _is_autocast(input):
-        loss_dtype = torch.float32
+    if _is_autocast(input.device.type):
+        # As torch, which then computes F.cross_entropy in float32. The kernels do anyhow: no logits are copied.
+        if loss_dtype is None and input.dtype in _HALVES:
+            loss_dtype = torch.float32
+        if weight is not None and weight.dtype in _HALVES:
+            weight = weight.float()
     logits, classes = _flattened(input, target, weight, inplace_backward)
     loss, z, lse, argmax, entropy = OPS.cross_entropy.default(
         logits,
@@ -220,14 +231,18 @@ def cross_entropy(
     )
 
 
-def _is_autocast(input: Tensor) -> bool:
-    """Whether torch would compute F.cross_entropy of `input` in float32. The kernels do anyhow: no copy is made."""
-    device = input.device.type
-    return (
-        torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-        and input.dtype in (torch.float16, torch.bfloat16)
-    )
+def _require_numbers(**options: object) -> None:
+    """A tensor would be read as a number, and its gradient lost without a word."""
+    for name, value in options.items():
+        if isinstance(value, Tensor):
+            raise TypeError(
+                f"expected {name} to be a number, got a Tensor: the loss is not differentiable with respect to it; "
+                "apply it to the logits or to the loss outside, or pass .item()"
+            )
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool) -> tuple[Tensor, Tensor]:
@@ -235,6 +250,8 @@ def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_bac
     if input.dim() in (0, 2):
         return input, target
     checks.check_kinds(input, target, weight)
+    if input.shape[min(1, input.dim() - 1)] == 0:
+        raise RuntimeError(f"expected input with at least one class, got shape {list(input.shape)}")
     if inplace_backward:
         checks.check_inplace_backward(input)
     if input.dim() == 1:
