@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rule of the machine has kernels that break it, which are refused for that alone, and near misses, which run."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from virtual_cann import kernels
+
+HERE = Path(__file__).resolve().parent
+RULES = re.findall(r"^  (\w+),", (HERE / "virtual_cann/machine/rules.h").read_text(), re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Case:
+    source: Path
+    rule: str
+    verdict: str
+    what: str
+
+    @property
+    def kernel(self) -> str:
+        return f"{self.rule}__{self.verdict}__{self.what}"
+
+
+CASES = [
+    Case(source, *found)
+    for source in sorted((HERE / "kernels").glob("rules_*.asc"))
+    for found in re.findall(r"^RULE_KERNEL\((\w+), (\w+), (\w+), \d+\)", source.read_text(), re.MULTILINE)
+]
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, ctypes.CDLL]:
+    folder = tmp_path_factory.mktemp("rules")
+    sources = sorted({case.source for case in CASES})
+    with ThreadPoolExecutor(2) as pool:
+        return dict(
+            zip(sources, pool.map(lambda s: kernels.compile_kernels(s, folder / f"{s.stem}.so"), sources), strict=True)
+        )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kernel)
+def test_a_kernel_is_judged_by_the_rule_it_is_about(case: Case, libraries: dict[Path, ctypes.CDLL]) -> None:
+    x = torch.linspace(-2, 2, 16384)
+    with kernels.on_device(x) as x_gm, kernels.on_device(torch.empty(16384)) as y_gm:
+        outcome = kernels.launch(libraries[case.source][f"launch_{case.kernel}"], x_gm, y_gm, 256)
+
+    if case.verdict == "legal":
+        assert outcome.report["violations"] == []
+        assert outcome.code == 0
+        return
+    assert outcome.rules_broken == {case.rule}
+    assert outcome.code != 0
+    for violation in outcome.report["violations"]:
+        assert Path(violation["file"]).name == case.source.name
+        assert violation["line"] > 0
+        for part in (violation["rule"], violation["expected"], violation["got"]):
+            assert part
+            assert part in outcome.message
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("verdict", ["broken", "legal"])
+def test_every_rule_has_a_kernel_that_breaks_it_and_one_that_just_keeps_it(rule: str, verdict: str) -> None:
+    assert any((case.rule, case.verdict) == (rule, verdict) for case in CASES)
+
+
+def test_every_kernel_is_about_a_rule_that_exists() -> None:
+    assert {case.rule for case in CASES} == set(RULES)
+    assert {case.verdict for case in CASES} == {"broken", "legal"}

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile an Ascend C source with the tree's bisheng, launch its kernels, read what they left and how they were judged."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virtual_cann import observe
+from virtual_cann.prepare import prepare
+
+MODES = ("-x", "asc", "--npu-arch=dav-2201")
+HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+
+
+class CompileError(Exception):
+    """bisheng refused the source; its text says where."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One launch: the stream's error code, the text that goes with it, and the machine's report."""
+
+    code: int
+    message: str
+    report: dict[str, Any]
+
+    @property
+    def rules_broken(self) -> set[str]:
+        return {violation["rule"] for violation in self.report["violations"]}
+
+
+def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
+    """The library of one source file, loaded. Raises CompileError with the compiler's own text."""
+    acl()
+    command = [str(prepare().bisheng), *MODES, "-O2", "-shared", "-fPIC", *flags, str(source), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CompileError(done.stderr)
+    return ctypes.CDLL(str(library))
+
+
+def acl() -> ctypes.CDLL:
+    """The runtime, initialised with device 0. Kernel libraries find it by its soname, so it has to be loaded before them."""
+    global _acl
+    if _acl is None:
+        _acl = ctypes.CDLL(str(prepare().library), mode=ctypes.RTLD_GLOBAL)
+        _acl.aclGetRecentErrMsg.restype = ctypes.c_char_p
+        _acl.aclInit(None)
+        check(_acl.aclrtSetDevice(0))
+    return _acl
+
+
+_acl: ctypes.CDLL | None = None
+
+
+def check(code: int) -> None:
+    if code:
+        raise RuntimeError(f"ACL error {code}: {(acl().aclGetRecentErrMsg() or b'').decode()}")
+
+
+@contextmanager
+def on_device(tensor: torch.Tensor) -> Iterator[ctypes.c_void_p]:
+    """An allocation of its own with the tensor's bytes, copied back into the tensor at the end: bounds are then exact."""
+    pointer = ctypes.c_void_p()
+    bytes_ = tensor.numel() * tensor.element_size()
+    check(acl().aclrtMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(bytes_, 1)), 0))
+    host = ctypes.c_void_p(tensor.data_ptr())
+    size = ctypes.c_size_t(bytes_)
+    try:
+        if bytes_:
+            check(acl().aclrtMemcpy(pointer, size, host, size, HOST_TO_DEVICE))
+        yield pointer
+        if bytes_:
+            check(acl().aclrtMemcpy(host, size, pointer, size, DEVICE_TO_HOST))
+    finally:
+        check(acl().aclrtFree(pointer))
+
+
+def launch(launcher: Callable[..., Any], *arguments: Any) -> Outcome:
+    """Call launcher(stream, *arguments) on a stream of its own, so that one launch's failure is not the next one's."""
+    stream = ctypes.c_void_p()
+    check(acl().aclrtCreateStream(ctypes.byref(stream)))
+    observe.clear_reports()
+    try:
+        launcher(stream, *arguments)
+        code = acl().aclrtSynchronizeStream(stream)
+        message = (acl().aclGetRecentErrMsg() or b"").decode() if code else ""
+        (report,) = observe.reports()
+        return Outcome(code, message, report)
+    finally:
+        acl().aclrtDestroyStreamForce(stream)
