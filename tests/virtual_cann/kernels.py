@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile an Ascend C source with the tree's bisheng, launch its kernels, read what they left and how they were judged."""
+"""Compile Ascend C with the tree's bisheng, launch its kernels, read what they left and how they were judged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from virtual_cann import observe
 from virtual_cann.prepare import prepare
 
@@ -48,7 +47,7 @@ def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
 
 
 def acl() -> ctypes.CDLL:
-    """The runtime, initialised with device 0. Kernel libraries find it by its soname, so it has to be loaded before them."""
+    """The runtime, with device 0. Kernel libraries find it by its soname, so it has to be loaded before them."""
     global _acl
     if _acl is None:
         _acl = ctypes.CDLL(str(prepare().library), mode=ctypes.RTLD_GLOBAL)
@@ -68,7 +67,7 @@ def check(code: int) -> None:
 
 @contextmanager
 def on_device(tensor: torch.Tensor) -> Iterator[ctypes.c_void_p]:
-    """An allocation of its own with the tensor's bytes, copied back into the tensor at the end: bounds are then exact."""
+    """An allocation of its own with the tensor's bytes, copied back at the end: bounds are then exact."""
     pointer = ctypes.c_void_p()
     bytes_ = tensor.numel() * tensor.element_size()
     check(acl().aclrtMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(bytes_, 1)), 0))
