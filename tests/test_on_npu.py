@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_all_of_it_passes(file: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
-    suite = ElementTree.parse(results).getroot().find("testsuite")
+    suite = ET.parse(results).getroot().find("testsuite")
     assert suite is not None
     assert int(suite.attrib["tests"]) > 0
     assert int(suite.attrib["skipped"]) == 0
