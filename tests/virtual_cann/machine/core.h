@@ -53,13 +53,15 @@ class Core {
   const uint8_t* gm_read(const void* pointer, uint64_t bytes);
   uint8_t* gm_write(void* pointer, uint64_t bytes);
   void vector_work(VectorClass kind, uint64_t repeats);  // once for each instruction that the hardware would run
-  void transfer(uint64_t bytes);                         // once for each DMA instruction
+  // Once for each DMA instruction. `through_l2` is false for a tensor with SetL2CacheHint(CACHE_MODE_DISABLE).
+  void transfer(uint64_t bytes, bool through_l2 = true);
 
   // -- verdicts: of the current instruction
   void violate(Rule rule, std::string expected, std::string got);
   [[noreturn]] void stop(Rule rule, std::string expected, std::string got);
 
   // -- order
+  // wait_flag() stops the core where the hardware would hang: a destructor that calls it is noexcept(false).
   void set_flag(Pipe from, Pipe to, uint32_t id);
   void wait_flag(Pipe from, Pipe to, uint32_t id);
   void barrier(Pipe pipe);
@@ -68,7 +70,8 @@ class Core {
   void set_kernel_type(KernelType type);
 
   // -- UB and events, for TPipe and the queues
-  uint32_t allocate_ub(uint32_t bytes);     // rounded up to whole blocks; address of the buffer
+  // One call for each buffer: rounded up to whole blocks; address of the buffer.
+  uint32_t allocate_ub(uint32_t bytes);
   void reset_ub();                          // a new TPipe begins from address 0
   uint32_t take_event(Pipe from, Pipe to);  // the lowest id that is not held
   void give_event(Pipe from, Pipe to, uint32_t id);

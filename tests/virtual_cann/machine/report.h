@@ -58,10 +58,11 @@ struct Report {
   std::string kernel;
   uint32_t blocks;
   std::vector<Violation> violations;
+  std::string exception;  // what the kernel threw, which no kernel may; empty if it did not
   std::vector<Counters> cores;
   Estimate estimate;
 
-  bool failed() const { return !violations.empty(); }
+  bool failed() const { return !violations.empty() || !exception.empty(); }
   Counters total() const;
   std::string message() const;  // a line for each violation: rule, place, expected, got
   std::string json() const;
