@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "errors.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <sstream>
+
+namespace virtual_cann {
+namespace {
+
+std::atomic<bool> forked{false};
+thread_local aclError last_error = ACL_SUCCESS;
+thread_local std::string recent_message;
+thread_local std::string given_message;  // keeps the text alive that the last aclGetRecentErrMsg gave
+
+}  // namespace
+
+aclError record_error(const char* function, const Error& error) {
+  last_error = error.code;
+  recent_message =
+      "[virtual CANN] " + std::string(function) + " failed (" + std::to_string(error.code) + "): " + error.what();
+  return error.code;
+}
+
+void check_not_forked() {
+  if (forked) {
+    throw Error(ACL_ERROR_RT_CONTEXT_NULL,
+                "this process was forked from one that had initialised the device, which CANN does not survive; start "
+                "it with spawn, or keep it off the device");
+  }
+}
+
+void watch_for_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  if (registered != 0) throw Error(ACL_ERROR_INTERNAL_ERROR, "pthread_atfork failed");
+}
+
+std::string hex(const void* pointer) {
+  std::ostringstream text;
+  text << "0x" << std::hex << reinterpret_cast<uintptr_t>(pointer);
+  return text.str();
+}
+
+}  // namespace virtual_cann
+
+using namespace virtual_cann;
+
+extern "C" {
+
+// Gives the thread's text once, as the real one does.
+const char* aclGetRecentErrMsg() {
+  given_message.swap(recent_message);
+  recent_message.clear();
+  return given_message.empty() ? nullptr : given_message.c_str();
+}
+
+aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return last_error; }
+
+aclError aclrtGetLastError(aclrtLastErrLevel) {
+  aclError error = last_error;
+  last_error = ACL_SUCCESS;
+  return error;
+}
+
+}  // extern "C"

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <condition_variable>
+#include <map>
+
+#include "streams.h"
+
+namespace virtual_cann {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A record is complete when its stream has come to it. Records are numbered: a wait is for the last one that was made
+// when the wait was, whatever is recorded later.
+class Event {
+ public:
+  void record(Stream& stream, const std::shared_ptr<Event>& self) {
+    uint64_t number;
+    {
+      std::lock_guard lock(mutex_);
+      number = ++made_;
+    }
+    try {
+      stream.enqueue_event([self, number] { self->complete(number); });
+    } catch (const Error&) {
+      complete(number);  // nobody must wait for a record that was refused
+      throw;
+    }
+  }
+
+  void make_wait(Stream& stream, const std::shared_ptr<Event>& self) {
+    uint64_t number = last_made();
+    stream.enqueue_event([self, number] { self->wait(number); });
+  }
+
+  void synchronize() { wait(last_made()); }
+
+  bool complete() {
+    std::lock_guard lock(mutex_);
+    return completed_ == made_;
+  }
+
+  Clock::time_point time() {
+    std::lock_guard lock(mutex_);
+    if (made_ == 0) throw Error(ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID, "the event was never recorded");
+    if (completed_ != made_) throw Error(ACL_ERROR_RT_EVENT_NOT_COMPLETE, "the event's record is not complete yet");
+    return time_;
+  }
+
+ private:
+  uint64_t last_made() {
+    std::lock_guard lock(mutex_);
+    if (made_ == 0) throw Error(ACL_ERROR_RT_PARAM_INVALID, "the event was never recorded: a wait for it has no end");
+    return made_;
+  }
+
+  void complete(uint64_t number) {
+    std::lock_guard lock(mutex_);
+    // Two streams may complete their records in the other order.
+    if (number > completed_) {
+      completed_ = number;
+      time_ = Clock::now();
+    }
+    completed_one_.notify_all();
+  }
+
+  void wait(uint64_t number) {
+    std::unique_lock lock(mutex_);
+    completed_one_.wait(lock, [&] { return completed_ >= number; });
+  }
+
+  std::mutex mutex_;
+  std::condition_variable completed_one_;
+  uint64_t made_ = 0, completed_ = 0;
+  Clock::time_point time_;
+};
+
+struct Events {
+  std::mutex mutex;
+  std::map<const void*, std::shared_ptr<Event>> live;
+};
+
+Events& events() {
+  static auto* all = new Events;
+  return *all;
+}
+
+std::shared_ptr<Event> live_event(aclrtEvent handle) {
+  std::lock_guard lock(events().mutex);
+  auto found = events().live.find(handle);
+  if (found == events().live.end()) {
+    throw Error(ACL_ERROR_RT_PARAM_INVALID,
+                hex(handle) + " is not a live event: aclrtCreateEvent did not give it, or it was destroyed");
+  }
+  return found->second;
+}
+
+}  // namespace
+}  // namespace virtual_cann
+
+using namespace virtual_cann;
+
+extern "C" {
+
+aclError aclrtCreateEvent(aclrtEvent* event) {
+  return api(__func__, [&] {
+    auto created = std::make_shared<Event>();
+    std::lock_guard lock(events().mutex);
+    events().live[created.get()] = created;
+    out(event, "event") = created.get();
+  });
+}
+
+// The flags save what hardware events cost (times, host synchronisation); every event has all of it here.
+aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t) { return aclrtCreateEvent(event); }
+aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) { return aclrtCreateEvent(event); }
+
+aclError aclrtDestroyEvent(aclrtEvent event) {
+  return api(__func__, [&] {
+    live_event(event);
+    std::lock_guard lock(events().mutex);
+    events().live.erase(event);
+  });
+}
+
+aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream) {
+  return api(__func__, [&] {
+    std::shared_ptr<Event> event = live_event(handle);
+    event->record(*live_stream(stream), event);
+  });
+}
+
+aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent handle) {
+  return api(__func__, [&] {
+    std::shared_ptr<Event> event = live_event(handle);
+    event->make_wait(*live_stream(stream), event);
+  });
+}
+
+// For events that count down to reuse; a numbered record needs no reset.
+aclError aclrtResetEvent(aclrtEvent event, aclrtStream stream) {
+  return api(__func__, [&] {
+    live_event(event);
+    live_stream(stream);
+  });
+}
+
+aclError aclrtSynchronizeEvent(aclrtEvent event) {
+  return api(__func__, [&] { live_event(event)->synchronize(); });
+}
+
+aclError aclrtQueryEventStatus(aclrtEvent event, aclrtEventRecordedStatus* status) {
+  return api(__func__, [&] {
+    out(status, "status") =
+        live_event(event)->complete() ? ACL_EVENT_RECORDED_STATUS_COMPLETE : ACL_EVENT_RECORDED_STATUS_NOT_READY;
+  });
+}
+
+aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent start, aclrtEvent end) {
+  return api(__func__, [&] {
+    std::chrono::duration<float, std::milli> elapsed = live_event(end)->time() - live_event(start)->time();
+    out(milliseconds, "ms") = elapsed.count();
+  });
+}
+
+aclError aclrtEventGetTimestamp(aclrtEvent event, uint64_t* microseconds) {
+  return api(__func__, [&] {
+    auto since = live_event(event)->time().time_since_epoch();
+    out(microseconds, "timestamp") =
+        static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(since).count());
+  });
+}
+
+}  // extern "C"

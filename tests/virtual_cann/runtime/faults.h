@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Faults on demand. VIRTUAL_CANN_FAULTS and virtual_cann_set_faults take a comma list; empty for none:
+//   launch=N       the Nth kernel launch from now fails on the device, with the vector core exception
+//   lost=N         a device is lost when it has run N tasks from now: nothing but freeing works on it any more
+//   malloc=N       the Nth device allocation from now finds no memory
+//   slow=Nms|Nus   every task of every stream takes that much longer, from now on
+// N is an integer from 1 to 1000000000. Each name at most once.
+#pragma once
+
+#include <chrono>
+
+namespace virtual_cann {
+
+// Throws Error and changes nothing if the text is not of that grammar.
+void set_faults(const char* text);
+
+// Called once for each: true if this is the one that must fail.
+bool launch_must_fail();
+bool allocation_must_fail();
+
+// Called once for each task of a device: whether the device is lost before it.
+bool task_loses_device(int device);
+std::chrono::microseconds task_delay();
+
+}  // namespace virtual_cann

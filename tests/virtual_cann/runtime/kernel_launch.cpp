@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
+#include <vector>
+
+#include "../machine/run.h"
+#include "faults.h"
+#include "memory.h"
+#include "reports.h"
+#include "settings.h"
+#include "streams.h"
+
+namespace virtual_cann {
+namespace {
+
+constexpr uint32_t kMostBlocks = 65535;
+
+// What the kernel may touch: live memory of its device, which stays mapped until the launch is over.
+class Lookup {
+ public:
+  explicit Lookup(int device) : device_(device) {}
+
+  bool operator()(const void* pointer, GmRegion* found) {
+    RegionHold region = find_region(pointer);
+    if (!region || region->device != device_) return false;
+    *found = {region->start, region->bytes};
+    std::lock_guard lock(mutex_);
+    if (held_.empty() || held_.back() != region) held_.push_back(std::move(region));
+    return true;
+  }
+
+ private:
+  const int device_;
+  std::mutex mutex_;
+  std::vector<RegionHold> held_;
+};
+
+void run(const KernelLaunch& launch, int device) {
+  Lookup lookup(device);
+  Report report = run_kernel(launch, *settings().hardware, std::ref(lookup), Options{settings().auto_sync});
+  keep_report(report.json());
+  if (!report.failed()) return;
+  std::fprintf(stderr, "[virtual CANN] kernel %s failed\n%s\n", launch.kernel.c_str(), report.message().c_str());
+  throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, report.message());
+}
+
+void enqueue(KernelLaunch launch, Stream& stream) {
+  if (launch.blocks == 0 || launch.blocks > kMostBlocks) {
+    throw Error(ACL_ERROR_RT_PARAM_INVALID, std::to_string(launch.blocks) + " blocks: expected 1 to " +
+                                                std::to_string(kMostBlocks));
+  }
+  std::string name = "kernel " + launch.kernel;
+  if (launch_must_fail()) {
+    stream.enqueue(name, [] {
+      throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS has this launch fail");
+    });
+    return;
+  }
+  stream.enqueue(name, [launch = std::move(launch), device = stream.device.id] { run(launch, device); });
+}
+
+}  // namespace
+
+// The launch syntax returns nothing: a launch that is refused leaves its error to the thread's last error, and to the
+// next synchronise of the device.
+void enqueue_kernel(KernelLaunch launch, void* handle) {
+  std::string name = "launch of kernel " + launch.kernel;
+  api(name.c_str(), [&] {
+    Device* device = &current_device();
+    try {
+      std::shared_ptr<Stream> stream = live_stream(handle);
+      device = &stream->device;
+      enqueue(std::move(launch), *stream);
+    } catch (const Error& error) {
+      Error named(error.code, name + " refused: " + error.what());
+      device->leave_error(named);
+      throw error;
+    }
+  });
+}
+
+}  // namespace virtual_cann

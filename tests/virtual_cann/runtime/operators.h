@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an aclnn operator is made of. Each has two C functions: aclnnXGetWorkspaceSize, which plans, and aclnnX, which
+// puts the plan on a stream. ACLNN_OPERATOR defines both.
+//
+// An operator that is not here is missing from the library. torch_npu then says so by name, or falls back to
+// aclopCompileAndExecute, which refuses by name.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "elements.h"
+#include "strided_loop.h"
+
+namespace virtual_cann {
+
+struct Plan {
+  std::vector<aclTensor> tensors;  // all that it touches, to be checked before it runs
+  std::function<void()> run;
+};
+
+}  // namespace virtual_cann
+
+struct aclOpExecutor {
+  std::string name;
+  virtual_cann::Plan plan;
+};
+
+namespace virtual_cann {
+
+// The executor becomes the caller's, and enqueue_operator's to delete.
+void give_executor(const char* name, Plan plan, uint64_t* workspace_bytes, aclOpExecutor** executor);
+void enqueue_operator(aclOpExecutor* executor, aclrtStream stream);
+
+#define ACLNN_UNPACK(...) __VA_ARGS__
+#define ACLNN_OPERATOR(name, parameters, ...)                                                                     \
+  extern "C" int aclnn##name##GetWorkspaceSize(ACLNN_UNPACK parameters, uint64_t* workspace_bytes,                \
+                                               aclOpExecutor** executor) {                                        \
+    return api("aclnn" #name, [&] { give_executor("aclnn" #name, __VA_ARGS__, workspace_bytes, executor); });     \
+  }                                                                                                               \
+  extern "C" int aclnn##name(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) {                      \
+    return api("aclnn" #name, [&] { enqueue_operator(executor, stream); });                                       \
+  }
+
+// Calls visit with a value of the type to compute in: double if a dtype is double, else float if one is floating, else
+// int64.
+template <class Visitor>
+void with_compute_type(const std::vector<aclDataType>& dtypes, Visitor&& visit) {
+  bool floating = false;
+  for (aclDataType dtype : dtypes) {
+    if (dtype == ACL_DOUBLE) return visit(double());
+    floating |= is_floating(dtype);
+  }
+  if (floating) return visit(float());
+  visit(int64_t());
+}
+
+// to[i] = f(from[i]...), where `from` is spread to the shape of `to`. f takes and gives any of the compute types.
+template <class Function, class... Tensors>
+Plan elementwise(Function f, const aclTensor* to, const Tensors*... from) {
+  return {{*to, *from...}, [f, to = *to, from = std::make_tuple(*from...)] {
+            std::apply(
+                [&](const auto&... from) {
+                  with_compute_type({to.dtype, from.dtype...}, [&](auto example) {
+                    using T = decltype(example);
+                    const Storer<T> store = storer<T>(to.dtype);
+                    const std::array<Loader<T>, sizeof...(from)> load{loader<T>(from.dtype)...};
+                    std::array<Operand, 1 + sizeof...(from)> operands{spread(to, to.sizes), spread(from, to.sizes)...};
+                    strided_loop(to.sizes, operands, [&](const auto& at) {
+                      if constexpr (sizeof...(from) == 0) store(at[0], f(T()));
+                      if constexpr (sizeof...(from) == 1) store(at[0], f(load[0](at[1])));
+                      if constexpr (sizeof...(from) == 2) store(at[0], f(load[0](at[1]), load[1](at[2])));
+                    });
+                  });
+                },
+                from);
+          }};
+}
+
+}  // namespace virtual_cann

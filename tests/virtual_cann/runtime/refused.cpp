@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Functions that torch_npu links and the virtual CANN does not model. Each returns an error and leaves its own name in
+// the message. What torch_npu looks up at run time instead is simply missing from the library: it says so by name.
+#include "errors.h"
+
+using namespace virtual_cann;
+
+extern "C" {
+
+// Device binaries: kernels are host code here, see bin/bisheng.
+aclError aclrtBinaryLoadFromData(const void*, size_t, const aclrtBinaryLoadOptions*, aclrtBinHandle*) {
+  return refuse(__func__);
+}
+aclError aclrtBinaryGetFunction(const aclrtBinHandle, const char*, aclrtFuncHandle*) { return refuse(__func__); }
+aclError aclrtGetFunctionAddr(aclrtFuncHandle, void**, void**) { return refuse(__func__); }
+
+// Virtual and shared memory: PYTORCH_NPU_ALLOC_CONF=expandable_segments, and memory between processes.
+aclError aclrtReserveMemAddress(void**, size_t, size_t, void*, uint64_t) { return refuse(__func__); }
+aclError aclrtReleaseMemAddress(void*) { return refuse(__func__); }
+aclError aclrtMallocPhysical(aclrtDrvMemHandle*, size_t, const aclrtPhysicalMemProp*, uint64_t) {
+  return refuse(__func__);
+}
+aclError aclrtFreePhysical(aclrtDrvMemHandle) { return refuse(__func__); }
+aclError aclrtMapMem(void*, size_t, size_t, aclrtDrvMemHandle, uint64_t) { return refuse(__func__); }
+aclError aclrtUnmapMem(void*) { return refuse(__func__); }
+aclError aclrtMemExportToShareableHandle(aclrtDrvMemHandle, aclrtMemHandleType, uint64_t, uint64_t*) {
+  return refuse(__func__);
+}
+aclError aclrtMemImportFromShareableHandle(uint64_t, int32_t, aclrtDrvMemHandle*) { return refuse(__func__); }
+aclError aclrtMemSetPidToShareableHandle(uint64_t, int32_t*, size_t) { return refuse(__func__); }
+aclError aclrtDeviceGetBareTgid(int32_t*) { return refuse(__func__); }
+
+// Callbacks on streams, and dumps of operators' tensors.
+aclError aclrtProcessReport(int32_t) { return refuse(__func__); }
+aclError aclmdlInitDump() { return refuse(__func__); }
+aclError aclmdlSetDump(const char*) { return refuse(__func__); }
+aclError aclmdlFinalizeDump() { return refuse(__func__); }
+
+// The runtime below ACL, in whose header torch_npu declares them: only the names count in C.
+int rtDevBinaryRegister(const void*, void**) { return refuse(__func__); }
+int rtFunctionRegister(void*, const void*, const char*, const void*, uint32_t) { return refuse(__func__); }
+int rtGetC2cCtrlAddr(uint64_t*, uint32_t*) { return refuse(__func__); }
+int rtKernelLaunch(const void*, uint32_t, void*, uint32_t, void*, void*) { return refuse(__func__); }
+
+}  // extern "C"
