@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The functions and classes of a source, found by their brackets: as much of C++ as the checks need, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from virtual_cann.compiler.tokens import Place, Token, closing, split_at_commas, template_end, template_start
+
+DEVICE_MARKS = frozenset({"aicore", "vector", "cube", "mix"})
+
+_CLASS_WORDS = frozenset({"class", "struct", "union"})
+_ACCESS_WORDS = frozenset({"public", "private", "protected"})
+_NO_FUNCTION_NAMES = frozenset(
+    {"alignas", "__attribute__", "decltype", "noexcept", "explicit", "static_assert", "requires", "asm", "__asm__"}
+)
+
+
+@dataclass(frozen=True)
+class Function:
+    name: str
+    owner: str  # the class that it is a member of, or nothing
+    head: tuple[Token, ...]  # everything before the body, template parameters included
+    parameters: tuple[tuple[Token, ...], ...]
+    body: tuple[Token, ...]  # from the initialisers or the `{` to the `}`; empty where it is only declared
+    place: Place
+
+    @cached_property
+    def marks(self) -> frozenset[str]:
+        return frozenset(token.text for token in self.head if token.kind == "mark")
+
+    @property
+    def runs_on_device(self) -> bool:
+        return bool(self.marks & DEVICE_MARKS) or "global" in self.marks
+
+    @property
+    def may_run_on_device(self) -> bool:
+        return self.runs_on_device or any(token.text in ("constexpr", "consteval") for token in self.head)
+
+    @property
+    def is_template(self) -> bool:
+        return any(token.text == "template" for token in self.head)
+
+
+@dataclass(frozen=True)
+class Class:
+    name: str
+    head: tuple[Token, ...]
+
+
+@dataclass
+class Declarations:
+    functions: list[Function] = field(default_factory=list)
+    classes: list[Class] = field(default_factory=list)
+
+    def named(self, name: str, owner: str | None = None) -> list[Function]:
+        return [f for f in self.functions if f.name == name and owner in (None, f.owner)]
+
+
+def find_declarations(tokens: Sequence[Token]) -> Declarations:
+    found = Declarations()
+    _read_scope(tokens, 0, len(tokens), "", found)
+    return found
+
+
+def _read_scope(tokens: Sequence[Token], index: int, end: int, owner: str, found: Declarations) -> None:
+    while index < end:
+        index = _read_declaration(tokens, index, end, owner, found)
+
+
+def _read_declaration(tokens: Sequence[Token], start: int, end: int, owner: str, found: Declarations) -> int:
+    """Reads one declaration and returns the index after it."""
+    index = start
+    parenthesis: int | None = None  # the one that opens the parameters, if it turns out to be a function
+    while index < end:
+        text = tokens[index].text
+        if text == ";":
+            if parenthesis is not None:
+                found.functions.append(_function(tokens, start, parenthesis, index, index, owner))
+            return index + 1
+        if text == "}":  # closes more than was opened: g++ will say so
+            return index + 1
+        if text == "(":
+            if parenthesis is None and _names_function(tokens, start, index):
+                parenthesis = index
+            index = closing(tokens, index) + 1
+        elif text == "[":
+            index = closing(tokens, index) + 1
+        elif text == "<":
+            index = (template_end(tokens, index) or index) + 1
+        elif text == "=" and tokens[index - 1].text != "operator":
+            index = _end_of_initialiser(tokens, index, end)
+        elif text == ":" and parenthesis is not None:
+            body = _after_member_initialisers(tokens, index + 1, end)
+            return _read_body(tokens, start, parenthesis, index, body, owner, found)
+        elif text == ":" and tokens[index - 1].text in _ACCESS_WORDS and index == start + 1:
+            return index + 1
+        elif text == "{":
+            if parenthesis is not None:
+                return _read_body(tokens, start, parenthesis, index, index, owner, found)
+            head = tokens[start:index]
+            if _opens_namespace(head):
+                _read_scope(tokens, index + 1, closing(tokens, index), owner, found)
+                return closing(tokens, index) + 1
+            _read_class(tokens, head, index, found)
+            index = closing(tokens, index) + 1
+        else:
+            index += 1
+    return end
+
+
+def _read_body(
+    tokens: Sequence[Token], start: int, parenthesis: int, head_end: int, body: int, owner: str, found: Declarations
+) -> int:
+    end = closing(tokens, body) + 1
+    function = _function(tokens, start, parenthesis, head_end, end, owner)
+    found.functions.append(function)
+    return end
+
+
+def _read_class(tokens: Sequence[Token], head: Sequence[Token], opening: int, found: Declarations) -> None:
+    """Reads the members where the brace opens a class; an enum or an initialiser has none to read."""
+    words = [token.text for token in _outside_templates(head)]
+    keyword = next((word for word in words if word in _CLASS_WORDS), None)
+    if keyword is None or "enum" in words:
+        return
+    bases = words.index(":") if ":" in words else len(words)
+    names = [word for word in words[words.index(keyword) + 1 : bases] if word.isidentifier() and word != "final"]
+    name = names[-1] if names else ""
+    found.classes.append(Class(name, tuple(head)))
+    _read_scope(tokens, opening + 1, closing(tokens, opening), name, found)
+
+
+def _opens_namespace(head: Sequence[Token]) -> bool:
+    return any(token.text == "namespace" for token in head) or (
+        len(head) == 2 and head[0].text == "extern" and head[1].kind == "string"
+    )
+
+
+def _names_function(tokens: Sequence[Token], start: int, parenthesis: int) -> bool:
+    name = _name_before(tokens, parenthesis)
+    if name is None or name < start:
+        return any(token.text == "operator" for token in tokens[max(start, parenthesis - 3) : parenthesis])
+    return tokens[name].text not in _NO_FUNCTION_NAMES
+
+
+def _name_before(tokens: Sequence[Token], parenthesis: int) -> int | None:
+    """The index of the name in `name(` or `name<...>(`."""
+    index = parenthesis - 1
+    if index >= 0 and tokens[index].text == ">":
+        opening = template_start(tokens, index)
+        index = opening - 1 if opening is not None else -1
+    return index if index >= 0 and tokens[index].kind == "name" else None
+
+
+def _function(tokens: Sequence[Token], start: int, parenthesis: int, head_end: int, end: int, owner: str) -> Function:
+    index = _name_before(tokens, parenthesis)
+    name = tokens[index].text if index is not None else "operator"
+    if index is not None and index > start:
+        before = tokens[index - 1].text
+        if before == "~":
+            name = f"~{name}"
+        elif before == "::":  # a member, defined outside its class
+            qualifier = _name_before(tokens, index - 1)
+            owner = tokens[qualifier].text if qualifier is not None and qualifier >= start else owner
+    parameters = split_at_commas(tokens[parenthesis + 1 : closing(tokens, parenthesis)])
+    return Function(
+        name,
+        owner,
+        tuple(tokens[start:head_end]),
+        tuple(tuple(parameter) for parameter in parameters),
+        tuple(tokens[head_end:end]),
+        tokens[index if index is not None else parenthesis].place,
+    )
+
+
+def _after_member_initialisers(tokens: Sequence[Token], index: int, end: int) -> int:
+    """The index of the `{` that opens the constructor's body, after `: a(1), b{2}`."""
+    while index < end:
+        if tokens[index].text == "<":
+            index = (template_end(tokens, index) or index) + 1
+        elif tokens[index].text in ("(", "{"):
+            index = closing(tokens, index) + 1
+            if index < end and tokens[index].text == "{":
+                return index
+        else:
+            index += 1
+    return end - 1
+
+
+def _end_of_initialiser(tokens: Sequence[Token], index: int, end: int) -> int:
+    while index < end and tokens[index].text != ";":
+        index = closing(tokens, index) + 1 if tokens[index].text in ("(", "[", "{") else index + 1
+    return index
+
+
+def _outside_templates(tokens: Sequence[Token]) -> Iterator[Token]:
+    index = 0
+    while index < len(tokens):
+        if tokens[index].text == "<":
+            index = (template_end(tokens, index) or index) + 1
+        else:
+            yield tokens[index]
+            index += 1

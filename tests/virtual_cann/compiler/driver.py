@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bisheng: each source preprocessed, checked, its launches rewritten, and compiled for the host; then one link."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from virtual_cann.compiler import device_code, launches
+from virtual_cann.compiler.declarations import find_declarations
+from virtual_cann.compiler.options import Options, Source, UsageError, parse
+from virtual_cann.compiler.tokens import tokenize, without_marks
+from virtual_cann.compiler.tree import Tree, find_tree
+
+VIRTUAL_CANN = Path(__file__).resolve().parents[1]
+BUILTINS = VIRTUAL_CANN / "include" / "bisheng_builtins.h"
+_HEADERS = (VIRTUAL_CANN / "include", VIRTUAL_CANN / "machine")  # not the user's, so not judged
+
+# A device object can only be linked by bisheng, which adds what registers the image. Here that is one symbol, with a
+# name that helps whoever meets it in another linker's message.
+_LINK_SYMBOL = "virtual_cann_link_with_bisheng"
+_REQUIRE_LINK = (
+    f'\nextern "C" __attribute__((visibility("hidden"))) char {_LINK_SYMBOL};'
+    f"\n[[gnu::used]] static const char* const virtual_cann_linked = &{_LINK_SYMBOL};\n"
+)
+_PROVIDE_LINK = f'extern "C" {{ __attribute__((visibility("hidden"))) char {_LINK_SYMBOL} = 0; }}\n'
+
+
+class CompileError(Exception):
+    """Its text is the diagnostics; g++ has printed its own already, and then there is none."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        tree = find_tree(arguments[0])
+        if tree is None:
+            raise UsageError(
+                f"{arguments[0]} lies in no CANN tree; tests/virtual_cann/run makes one and starts it there"
+            )
+        if "--version" in arguments[1:]:
+            sys.stdout.write(version(tree))
+            return 0
+        run(parse(arguments[1:], tree.generation), tree)
+    except UsageError as error:
+        sys.stderr.write(f"bisheng: error: {error}\n")
+        return 1
+    except CompileError as error:
+        sys.stderr.write(str(error))
+        return 1
+    return 0
+
+
+def version(tree: Tree) -> str:
+    """Two trees whose headers or compiler differ in a byte say so here, for caches that are keyed by this text."""
+    return (
+        f"bisheng of the virtual CANN {tree.version} (content {tree.content})\n"
+        "clang version 15.0.5 is what the real one is; this one checks Ascend C and has g++ compile it for the host\n"
+    )
+
+
+def run(options: Options, tree: Tree) -> None:
+    with tempfile.TemporaryDirectory(prefix="bisheng-") as name:
+        scratch = Path(name)
+        objects = []
+        for index, source in enumerate(options.sources):
+            if options.compile_only:
+                output = options.output or f"{Path(source.path).stem}.o"
+            else:
+                output = str(scratch / f"{index}.o")
+            compile_source(source, output, options, tree, scratch / f"{index}.ii")
+            objects.append(output)
+        if not options.compile_only:
+            link(objects, options, tree, scratch)
+
+
+def compile_source(source: Source, output: str, options: Options, tree: Tree, preprocessed: Path) -> None:
+    standard = f"-std={options.standard or 'c++17'}"
+    command = ["g++", "-E", "-x", "c++", standard, *_predefined(source, tree), *options.preprocessor]
+    if source.language == "asc":
+        command += [argument for path in tree.include_dirs for argument in ("-isystem", str(path))]
+    command += [*_depfile(options, output), "-o", str(preprocessed), source.path]
+    _run(command)
+    if source.language != "c++":
+        text = preprocessed.read_text("utf-8", errors="surrogateescape")
+        preprocessed.write_text(translate(text, tree) + _REQUIRE_LINK, "utf-8", errors="surrogateescape")
+    command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.debug]
+    # Without contraction, so that an expression has the same bits wherever it is inlined.
+    _run([*command, "-ffp-contract=off", "-fPIC", "-pthread", "-o", output, str(preprocessed)])
+
+
+def translate(text: str, tree: Tree) -> str:
+    """Preprocessed Ascend C as C++ for the host. Raises CompileError with every problem that it has."""
+    ours = tuple(f"{directory}{os.sep}" for directory in (tree.root, *_HEADERS))
+    tokens = tokenize(text, lambda file: not (file.startswith("<") or os.path.realpath(file).startswith(ours)))
+    declarations = find_declarations(tokens)
+    rewritten, problems = launches.rewrite(text, tokens, declarations)
+    problems += device_code.check(tokens, declarations)
+    if problems:
+        raise CompileError("".join(f"{problem}\n" for problem in problems))
+    return without_marks(rewritten)
+
+
+def link(objects: Sequence[str], options: Options, tree: Tree, scratch: Path) -> None:
+    stub = scratch / "link.cpp"
+    stub.write_text(_PROVIDE_LINK, "utf-8")
+    command = ["g++", "-shared"] if options.shared else ["g++"]
+    command += ["-fPIC", "-pthread", *objects, *options.objects, str(stub), *options.linker]
+    command += [f"-L{tree.root / 'lib64'}", "-lascendcl", "-o", options.output or "a.out"]
+    _run(command)
+
+
+def _predefined(source: Source, tree: Tree) -> list[str]:
+    if source.language == "c++":
+        return []
+    macros = ["__CCE_AICORE__=220", "__DAV_C220_VEC__=1", f"VIRTUAL_CANN_GENERATION={tree.generation}"]
+    if tree.generation >= 9:
+        macros += ["__NPU_ARCH__=2201", "__DAV_VEC__=1"]
+    # The machine's headers, which the API's headers include.
+    return [*(f"-D{macro}" for macro in macros), "-include", str(BUILTINS), "-isystem", str(VIRTUAL_CANN)]
+
+
+def _depfile(options: Options, output: str) -> list[str]:
+    if not options.wants_depfile:
+        return []
+    target = output if options.compile_only else options.output or "a.out"
+    targets = [] if {"-MT", "-MQ"} & set(options.depfile_options) else ["-MT", target]
+    file = options.depfile or str(Path(target).with_suffix(".d"))
+    return ["-MD" if options.system_dependencies else "-MMD", "-MF", file, *targets, *options.depfile_options]
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(command, check=False)
+    except FileNotFoundError as error:
+        raise CompileError("bisheng: error: the virtual CANN needs g++ on PATH\n") from error
+    if done.returncode:
+        raise CompileError("")

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bisheng's command line: what both generations accept, and what the one asked refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SOC_NAME = re.compile(r"Ascend910(B[1-4](C|-1)?|_93\d\d)")
+ARCHITECTURES_OF_GENERATION = {8: ("dav-c220", "dav-c220-vec"), 9: ("dav-2201", "dav-c220", "dav-c220-vec")}
+STANDARDS_OF_GENERATION = {8: ("c++17", "gnu++17"), 9: ("c++17", "gnu++17", "c++20", "gnu++20")}
+
+# The compilers' own words for Ascend C, in both generations; everything else is for the host.
+_DEVICE_LANGUAGES = {"asc": "asc", "cce": "cce"}
+_LANGUAGE_FLAGS = {
+    "--asc-aicore-lang": "asc", "--cce-aicore-lang": "cce", "-xasc": "asc", "-xcce": "cce", "-xc++": "c++",
+}  # fmt: skip
+_HOST_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
+
+# Options that take a value, in the same argument or in the next one, and who gets them.
+_PREPROCESSOR_VALUES = ("-I", "-D", "-U", "-isystem", "-include", "-iquote")
+_LINKER_VALUES = ("-L", "-l")
+_LINKER_FLAGS = ("-pthread", "-static-libstdc++", "-static-libgcc", "-rdynamic")
+
+# Real options that mean nothing to the virtual machine: its checks do not depend on them.
+_IGNORED = re.compile(
+    r"--cce-auto-sync(=(on|off))?|--cce-auto-sync-log=.+|--cce-disable-asc-reserved-ubuf|--gcc-toolchain=.+"
+    r"|-fPIC|-fpic|-fvisibility(-inlines)?(=|-)\w+|-w|-W(?!l,).*|-pipe|-v|-ffp-contract=\w+|-fdiagnostics-color(=\w+)?"
+    r"|-ffile-prefix-map=.+|-fno-.+"
+)
+_LLVM_OPTION = re.compile(
+    r"-?-(cce-aicore-(stack-size|function-stack-size)=\w+|cce-aicore-record-overflow=(true|false)"
+    r"|cce-aicore-addr-transform|cce-aicore-dcci-insert-for-scalar=(true|false)|api-deps-filter)"
+)
+_NOT_MODELLED = {
+    "--cce-aicore-only": "a device-only object cannot run on the host",
+    "--aicore-only": "a device-only object cannot run on the host",
+    "-dc": "relocatable device code is not modelled: keep a kernel and what it calls in one source",
+    "-lib": "static libraries are not modelled: build with -shared",
+    "--cce-build-static-lib": "static libraries are not modelled: build with -shared",
+    "--enable-simt": "SIMT code is not modelled",
+    "--run-mode": "the virtual CANN is a machine of its own: leave --run-mode out",
+    "--sanitizer": "the virtual machine checks every access anyway: leave --sanitizer out",
+}
+
+
+class UsageError(Exception):
+    """The command line is not one that the compiler takes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    path: str
+    language: str  # asc, cce or c++
+
+
+@dataclass
+class Options:
+    generation: int
+    sources: list[Source] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    output: str | None = None
+    compile_only: bool = False
+    shared: bool = False
+    standard: str | None = None
+    architecture: str | None = None
+    soc: str | None = None
+    core_type: str | None = None
+    optimisation: str = "-O2"
+    debug: list[str] = field(default_factory=list)
+    preprocessor: list[str] = field(default_factory=list)
+    linker: list[str] = field(default_factory=list)
+    depfile: str | None = None
+    depfile_options: list[str] = field(default_factory=list)
+    system_dependencies: bool = True
+
+    @property
+    def device_languages(self) -> set[str]:
+        return {source.language for source in self.sources if source.language in _DEVICE_LANGUAGES}
+
+    @property
+    def wants_depfile(self) -> bool:
+        return self.depfile is not None
+
+
+def parse(arguments: Sequence[str], generation: int) -> Options:
+    options = Options(generation)
+    language: str | None = None
+    named_languages: set[str] = set()
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-x", *_LANGUAGE_FLAGS):
+            language = _LANGUAGE_FLAGS.get(argument) or _value(argument, "-x", rest)
+            if language not in ("asc", "cce", "c++", "c"):
+                raise UsageError(f"language not recognized: '{language}'")
+            if language == "asc" and generation < 9:
+                raise UsageError("language not recognized: 'asc': this compiler is of CANN 8, which knows -xcce only")
+            named_languages.add(language)
+        elif not argument.startswith("-"):
+            _add_input(options, argument, language)
+        else:
+            _parse_option(options, argument, rest)
+    if {"asc", "cce"} <= named_languages:
+        raise UsageError("'-x asc' and '-xcce' are two ways to say the same: give one of them")
+    _check(options)
+    return options
+
+
+def _add_input(options: Options, path: str, language: str | None) -> None:
+    suffix = Path(path).suffix
+    if language is None and suffix == ".asc":
+        if options.generation < 9:
+            raise UsageError(f"'{path}': this compiler is of CANN 8, which does not know .asc: use -xcce and .cpp")
+        language = "asc"
+    if language is not None or suffix in _HOST_SUFFIXES:
+        options.sources.append(Source(path, language or "c++"))
+    else:
+        options.objects.append(path)
+
+
+def _parse_option(options: Options, argument: str, rest: Iterator[str]) -> None:  # noqa: C901  a table in the form of branches
+    name = argument.split("=", 1)[0]
+    if name in _NOT_MODELLED:
+        raise UsageError(f"'{argument}': {_NOT_MODELLED[name]}")
+    if argument == "-c":
+        options.compile_only = True
+    elif argument in ("-shared", "--shared"):
+        options.shared = True
+    elif argument.startswith("-o"):
+        options.output = _value(argument, "-o", rest)
+    elif argument.startswith(("-std=", "--std=")):
+        options.standard = argument.split("=", 1)[1]
+    elif name == "--npu-arch":
+        if options.generation < 9:
+            raise UsageError("unknown argument: '--npu-arch': this compiler is of CANN 8: use --cce-aicore-arch")
+        options.architecture = _assigned(argument)
+    elif name == "--cce-aicore-arch":
+        options.architecture = _assigned(argument)
+    elif name == "--cce-soc-version":
+        options.soc = _assigned(argument)
+    elif name == "--cce-soc-core-type":
+        options.core_type = _assigned(argument)
+    elif argument == "-mllvm":
+        _check_llvm_option(_value(argument, "-mllvm", rest))
+    elif re.fullmatch(r"-O\w*", argument):
+        if argument not in ("-O0", "-O2", "-O3"):
+            raise UsageError(f"'{argument}': the compiler documents -O0, -O2 and -O3")
+        options.optimisation = "-O0" if argument == "-O0" else "-O2"
+    elif re.fullmatch(r"-g\w*(-\d)?", argument):
+        options.debug.append(argument)
+    elif argument in ("-MD", "-MMD"):
+        options.depfile = options.depfile or ""
+        options.system_dependencies = argument == "-MD"
+    elif argument.startswith("-MF"):
+        options.depfile = _value(argument, "-MF", rest)
+    elif argument.startswith(("-MT", "-MQ")):
+        options.depfile_options += [argument[:3], _value(argument, argument[:3], rest)]
+    elif argument == "-MP":
+        options.depfile_options.append(argument)
+    elif argument.startswith("-Wl,") or argument in _LINKER_FLAGS:
+        options.linker.append(argument)
+    elif prefix := next((flag for flag in _LINKER_VALUES if argument.startswith(flag)), None):
+        options.linker.append(prefix + _value(argument, prefix, rest))
+    elif prefix := next((flag for flag in _PREPROCESSOR_VALUES if argument.startswith(flag)), None):
+        options.preprocessor += [prefix, _value(argument, prefix, rest)]
+    elif not _IGNORED.fullmatch(argument):
+        raise UsageError(f"unknown argument: '{argument}'")
+
+
+def _check(options: Options) -> None:
+    if not options.sources and not options.objects:
+        raise UsageError("no input files")
+    for path in [*(source.path for source in options.sources), *options.objects]:
+        if not Path(path).is_file():
+            raise UsageError(f"no such file or directory: '{path}'")
+    if options.compile_only and options.output and len(options.sources) > 1:
+        raise UsageError("cannot specify -o when generating multiple output files")
+    if options.wants_depfile and options.depfile and len(options.sources) > 1:
+        raise UsageError("-MF names one file, and there are several sources")
+    _check_standard(options)
+    languages = options.device_languages
+    if "asc" in languages and options.architecture is None:
+        raise UsageError("--npu-arch is missing: Ascend C needs it, as in --npu-arch=dav-2201")
+    if "cce" in languages and options.architecture is None and options.soc is None:
+        raise UsageError(
+            "-xcce needs --cce-soc-version=Ascend910B3 and --cce-soc-core-type=VecCore, or --cce-aicore-arch"
+        )
+    if "asc" in languages and (options.soc or options.core_type):
+        raise UsageError("--cce-soc-version and --cce-soc-core-type go with -xcce; '-x asc' takes --npu-arch")
+    known = ARCHITECTURES_OF_GENERATION[options.generation]
+    if options.architecture is not None and options.architecture not in known:
+        raise UsageError(f"architecture '{options.architecture}' is not one that is modelled: {', '.join(known)}")
+    if options.soc is not None:
+        _check_soc(options.soc, options.core_type)
+
+
+def _check_standard(options: Options) -> None:
+    known = STANDARDS_OF_GENERATION[options.generation]
+    if options.standard is None:
+        if "cce" in options.device_languages:
+            raise UsageError("-xcce needs -std=c++17")
+    elif options.standard not in known:
+        raise UsageError(f"invalid value '{options.standard}' in '-std=': this compiler takes {', '.join(known)}")
+
+
+def _check_soc(soc: str, core_type: str | None) -> None:
+    if not SOC_NAME.fullmatch(soc):
+        raise UsageError(
+            f"--cce-soc-version={soc}: name the chip in full, as aclrtGetSocName does: Ascend910B3, Ascend910_9382"
+        )
+    if core_type is None:
+        raise UsageError("--cce-soc-version needs --cce-soc-core-type=VecCore beside it")
+    if core_type != "VecCore":
+        raise UsageError(f"--cce-soc-core-type={core_type}: the virtual CANN has vector cores only: VecCore")
+
+
+def _check_llvm_option(option: str) -> None:
+    if not _LLVM_OPTION.fullmatch(option):
+        raise UsageError(f"unknown argument: '-mllvm {option}'")
+
+
+def _value(argument: str, flag: str, rest: Iterator[str]) -> str:
+    value = argument[len(flag) :] or next(rest, None)
+    if value is None:
+        raise UsageError(f"argument to '{flag}' is missing")
+    return value
+
+
+def _assigned(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    if not equals or not value:
+        raise UsageError(f"argument to '{name}' is missing: {name}=...")
+    return value

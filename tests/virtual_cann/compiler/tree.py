@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CANN tree that the compiler lies in: it is what it is told by where it was started from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DESCRIPTION = "virtual_cann.json"  # at the tree's root
+
+
+@dataclass(frozen=True)
+class Tree:
+    root: Path
+    generation: int  # 8 or 9
+    version: str
+    content: str  # a hash of everything that the tree was made of
+    include_dirs: tuple[Path, ...]  # what the driver adds for -x asc
+
+
+def find_tree(program: str) -> Tree | None:
+    for directory in _directories_above(Path(os.path.abspath(program))):
+        description = directory / DESCRIPTION
+        if description.is_file():
+            facts = json.loads(description.read_text("utf-8"))
+            include_dirs = tuple(directory / name for name in facts["include_dirs"])
+            return Tree(directory, facts["generation"], facts["version"], facts["content"], include_dirs)
+    return None
+
+
+def _directories_above(program: Path) -> Iterator[Path]:
+    """Those of the program as it was named, then of what that is a link to, and so on."""
+    while True:
+        yield from program.parents
+        if not program.is_symlink():
+            return
+        program = Path(os.path.normpath(program.parent / os.readlink(program)))

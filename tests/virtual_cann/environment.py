@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Python environment that has torch_npu and, beside it, all that the caller's own has. The caller's is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import site
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from virtual_cann.cache import PreparationError, build_once
+
+TORCH = "2.13.0"
+TORCH_NPU = "2.13.0"  # pyproject.toml's extra `npu` says the same; a test compares them
+
+_MARK = "virtual_cann_environment"  # a file of this name in an environment says that it is one of these
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+_NEEDED = ("torch", "numpy", "pyyaml", "ninja", "filelock")  # whether the caller has them decides what is installed
+
+# What pip must not be told, and what would send it elsewhere.
+_NOT_FOR_PIP = frozenset({"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"})
+
+
+def environment(cache: Path) -> Path:
+    """The environment's directory for the interpreter that runs this; that interpreter's own, if it is such a one."""
+    if Path(sys.prefix, _MARK).exists():
+        return Path(sys.prefix)
+    installed = _installed()
+    facts = [sys.prefix, sys.version, *_requirements(installed), *_added_directories(installed)]
+    facts += [f"{name} {installed.get(name)}" for name in _NEEDED]
+    path = cache / "environments" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    what = f"installing torch_npu {TORCH_NPU} for {sys.executable}"
+    return build_once(path, what, lambda private: _build(private, path, installed))
+
+
+def _requirements(installed: Mapping[str, str]) -> list[str]:
+    """What the environment has to have. pip counts what the caller's packages have as installed."""
+    needed = {"torch_npu": f"=={TORCH_NPU}", "torch": f"=={TORCH}", "numpy": "", "pyyaml": ""}
+    if "npu_ce_jit" not in installed and _is_checkout():
+        needed |= {"ninja": "", "filelock": ""}
+    return [f"{name}{version}" for name, version in needed.items()]
+
+
+def _added_directories(installed: Mapping[str, str]) -> list[str]:
+    """Where the environment looks for packages beside its own."""
+    checkout = [str(_CHECKOUT)] if "npu_ce_jit" not in installed and _is_checkout() else []
+    return [*_package_directories(), *checkout]
+
+
+def _is_checkout() -> bool:
+    return (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "npu_ce_jit").is_dir()
+
+
+def _installed() -> dict[str, str]:
+    """The versions of the caller's packages, by name. Directory names are enough, and importlib.metadata takes 60 ms."""
+    found: dict[str, str] = {}
+    for directory in _package_directories():
+        for entry in os.listdir(directory):
+            match = re.fullmatch(r"(.+)-([^-]+)\.dist-info", entry)
+            if match:
+                found.setdefault(match[1].lower(), match[2])
+    return found
+
+
+def _build(private: Path, final: Path, installed: Mapping[str, str]) -> None:
+    import venv
+
+    own_pip = importlib.util.find_spec("pip") is None
+    try:
+        venv.create(private, symlinks=True, with_pip=own_pip)
+    except subprocess.CalledProcessError as error:
+        raise PreparationError(
+            f"{sys.executable} has neither pip nor ensurepip: install Debian's python3-venv, or python3 -m pip"
+        ) from error
+    python = private / "bin" / "python"
+    packages = Path(subprocess.check_output(
+        [python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    ).strip())  # fmt: skip
+    # addsitedir, not a plain line: it also reads the .pth files there, which editable installs consist of.
+    lines = [f"import site; site.addsitedir({directory!r})\n" for directory in _added_directories(installed)]
+    (packages / "callers_packages.pth").write_text("".join(lines), "utf-8")
+    pip = [python, "-I", "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]
+    _install([*map(str, pip)], _requirements(installed))
+    for script in (private / "bin").iterdir():  # their first line names the interpreter
+        if not script.is_symlink():
+            script.write_bytes(script.read_bytes().replace(os.fsencode(private), os.fsencode(final)))
+    (private / _MARK).touch()
+
+
+def _package_directories() -> list[str]:
+    """Where the caller's interpreter has its packages."""
+    directories = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        directories.append(site.getusersitepackages())
+    return [directory for directory in directories if os.path.isdir(directory)]
+
+
+def _install(pip: list[str], requirements: list[str]) -> None:
+    variables = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
+    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", *requirements]
+    done = subprocess.run(
+        command, env=variables, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise PreparationError(
+            f"{done.stdout}\npip could not install {' '.join(requirements)} for Python {sys.version.split()[0]}. It needs "
+            "a network or a package index, and torch_npu has wheels for CPython 3.10 to 3.13 on Linux."
+        )

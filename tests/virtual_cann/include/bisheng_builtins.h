@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What bisheng knows before it reads the first line; the virtual one includes this file first. The keywords become
+// marks that it reads in the preprocessed text, checks, and takes out again before g++ sees them. A generation lacks the
+// keywords that its compiler lacks, so code that uses them there fails to compile as it does with the real one.
+#pragma once
+
+#define __aicore__ __attribute__((virtual_cann_aicore))
+#define __global__ __attribute__((virtual_cann_global))
+#define __host__ __attribute__((virtual_cann_host))
+
+#define __gm__ __attribute__((virtual_cann_gm))
+#define __ubuf__ __attribute__((virtual_cann_ubuf))
+
+#if VIRTUAL_CANN_GENERATION >= 9
+#define __vector__ __attribute__((virtual_cann_vector))
+#define __cube__ __attribute__((virtual_cann_cube))
+#define __mix__(cube, vector) __attribute__((virtual_cann_mix(cube, vector)))
+#define __schedmode__(mode) __attribute__((virtual_cann_schedmode(mode)))
+#endif

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CANN tree of either generation: the files and links that programs look for where CANN is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtual_cann.compiler.tree import DESCRIPTION
+
+VIRTUAL_CANN = Path(__file__).resolve().parent
+
+_MACHINE = os.uname().machine
+_MACHINE_DIR = f"{_MACHINE}-linux"
+
+# torch_npu is linked with the first six; the rest stand in the link lines of Ascend C projects.
+_LIBRARY_NAMES = ["hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel", "runtime", "opapi", "nnopbase", "platform", "tiling_api", "register", "c_sec", "profapi", "unified_dlog", "mmpa", "ascend_dump", "error_manager", "graph_base"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    generation: int
+    version: str
+    compiler_dir: str  # the real one; the rest of bin_dirs and links lead to it
+    links: dict[str, str]  # path in the tree: path in the tree that it leads to
+    files: dict[str, str]
+    api_dir: str  # kernel_operator.h
+    bin_dirs: tuple[str, ...]  # what set_env.sh puts on PATH
+    driver_include_dirs: tuple[str, ...] = ()  # what the compiler adds of its own accord
+
+
+# Field names are those of the files of the real packages; what they say of themselves is ours.
+LAYOUTS = {
+    8: Layout(
+        generation=8,
+        version="8.1.RC1",
+        compiler_dir="compiler/ccec_compiler/bin",
+        links={
+            "tools/ccec_compiler": "compiler/ccec_compiler",
+            f"{_MACHINE_DIR}/ccec_compiler": "compiler/ccec_compiler",
+            "compiler/ccec_compiler/bin/ccec": "compiler/ccec_compiler/bin/bisheng",
+            f"{_MACHINE_DIR}/include": "include",
+            f"{_MACHINE_DIR}/lib64": "lib64",
+            f"{_MACHINE_DIR}/tikcpp": "compiler/tikcpp",
+        },
+        files={
+            "version.cfg": (
+                "# version: 1.0\n"
+                "runtime_running_version=[7.7.0.1.238:8.1.RC1]\n"
+                "compiler_running_version=[7.7.0.1.238:8.1.RC1]\n"
+                "toolkit_running_version=[7.7.0.1.238:8.1.RC1]\n"
+                "toolkit_installed_version=[7.7.0.1.238:8.1.RC1]\n"
+            ),
+            "compiler/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+            "runtime/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+            "opp/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+            f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
+                f"package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion=V100R001C21\narch={_MACHINE}\nos=linux\n"
+            ),
+            "include/version/cann_version.h": "#pragma once\n#define CANN_VERSION_STR \"8.1.RC1\"\n",
+        },
+        api_dir="compiler/tikcpp/tikcfw",
+        bin_dirs=("bin", "compiler/ccec_compiler/bin", "tools/ccec_compiler/bin"),
+    ),
+    9: Layout(
+        generation=9,
+        version="9.1.0",
+        compiler_dir=f"{_MACHINE_DIR}/ccec_compiler/bin",
+        links={
+            "tools/bisheng_compiler": f"{_MACHINE_DIR}/ccec_compiler",
+            "tools/ccec_compiler": f"{_MACHINE_DIR}/ccec_compiler",
+            "bin/bisheng": f"{_MACHINE_DIR}/ccec_compiler/bin/bisheng",
+            f"{_MACHINE_DIR}/tikcpp/tikcfw": f"{_MACHINE_DIR}/asc/include",
+            f"{_MACHINE_DIR}/include": "include",
+            f"{_MACHINE_DIR}/lib64": "lib64",
+            "compiler/tikcpp": f"{_MACHINE_DIR}/tikcpp",
+            "compiler/asc": f"{_MACHINE_DIR}/asc",
+            "asc": f"{_MACHINE_DIR}/asc",
+            "compiler/version.info": "share/info/asc-devkit/version.info",
+        },
+        files={
+            "share/info/asc-devkit/version.info": "Version=9.1.0\nversion_dir=cann\n",
+            "runtime/version.info": "Version=9.1.0\nversion_dir=cann\n",
+            "opp/version.info": "Version=9.1.0\nversion_dir=cann\n",
+            f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
+                f"package_name=Ascend-cann-toolkit\nversion=9.1.0\narch={_MACHINE}\nos=linux\n"
+            ),
+            "include/version/asc_devkit_version.h": (
+                "#pragma once\n#define ASC_DEVKIT_VERSION_STR \"9.1.0\"\n#define ASC_DEVKIT_MAJOR 9\n#define ASC_DEVKIT_MINOR 1\n"
+            ),
+        },
+        api_dir=f"{_MACHINE_DIR}/asc/include",
+        bin_dirs=("bin", f"{_MACHINE_DIR}/ccec_compiler/bin"),
+        driver_include_dirs=(f"{_MACHINE_DIR}/asc/include", "include"),
+    ),
+}  # fmt: skip
+
+
+def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, content: str) -> None:
+    """Fills the empty directory `root`. Nothing in it names where it lies: it may be renamed afterwards."""
+    _link(root / layout.compiler_dir / "bisheng", VIRTUAL_CANN / "bin" / "bisheng")
+    # A header that includes instead of a link: what it includes in turn is then looked up beside the real one.
+    for name in ("kernel_operator.h", "interface/kernel_operator.h", "impl/kernel_operator.h"):
+        _write(root / layout.api_dir / name, f'#pragma once\n#include "{VIRTUAL_CANN}/include/kernel_operator.h"\n')
+    _link(root / "include" / "acl", acl_headers)
+    _link(root / "lib64" / "libascendcl.so", library)
+    for name in _LIBRARY_NAMES:
+        _link(root / "lib64" / f"lib{name}.so", Path("libascendcl.so"))
+    for name, content_of_file in layout.files.items():
+        _write(root / name, content_of_file)
+    for name, target in layout.links.items():
+        _link(root / name, Path(os.path.relpath(root / target, (root / name).parent)))
+    for name in (*layout.bin_dirs, "opp", "runtime", "compiler"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    _write(root / "set_env.sh", _set_env(layout))
+    description = {
+        "generation": layout.generation, "version": layout.version, "content": content,
+        "include_dirs": layout.driver_include_dirs,
+    }  # fmt: skip
+    _write(root / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+
+
+def tree_variables(root: Path, layout: Layout, callers: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment variables as set_env.sh leaves them."""
+    before = {
+        "LD_LIBRARY_PATH": [str(root / "lib64")],
+        "PATH": [str(root / name) for name in layout.bin_dirs],
+    }  # fmt: skip
+    joined = {
+        name: os.pathsep.join([*values, *([callers[name]] if callers.get(name) else [])])
+        for name, values in before.items()
+    }
+    homes = {"ASCEND_HOME_PATH": root, "ASCEND_TOOLKIT_HOME": root, "ASCEND_OPP_PATH": root / "opp"}
+    return {**callers, **joined, **{name: str(path) for name, path in homes.items()}}
+
+
+def _set_env(layout: Layout) -> str:
+    path = ":".join(f"$ASCEND_HOME_PATH/{name}" for name in layout.bin_dirs)
+    return (
+        'ASCEND_HOME_PATH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)\n'
+        "export ASCEND_HOME_PATH ASCEND_TOOLKIT_HOME=$ASCEND_HOME_PATH ASCEND_OPP_PATH=$ASCEND_HOME_PATH/opp\n"
+        "export LD_LIBRARY_PATH=$ASCEND_HOME_PATH/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n"
+        f"export PATH={path}:$PATH\n"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def _link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)

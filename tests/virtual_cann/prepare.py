@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a program needs to see an NPU here, made on first use and found in the cache afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtual_cann.cache import PreparationError, build_once, cache_dir
+from virtual_cann.environment import environment
+from virtual_cann.layouts import LAYOUTS, VIRTUAL_CANN, Layout, build_tree, tree_variables
+from virtual_cann.runtime_library import content_hash, runtime_library
+
+_CODE = ("bin", "compiler", "include", "machine", "runtime")  # what a tree's compiler and library are made of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    layout: Layout
+    environment: Path  # a Python environment with torch_npu
+    home: Path  # the CANN tree
+    library: Path  # libascendcl.so
+
+    @property
+    def python(self) -> Path:
+        return self.environment / "bin" / "python"
+
+    @property
+    def bisheng(self) -> Path:
+        return self.home / self.layout.compiler_dir / "bisheng"
+
+    def variables(self, callers: Mapping[str, str]) -> dict[str, str]:
+        """The caller's environment variables with what CANN's set_env.sh and the environment's activation set."""
+        variables = tree_variables(self.home, self.layout, callers)
+        variables["PATH"] = f"{self.environment / 'bin'}{os.pathsep}{variables['PATH']}"
+        variables["VIRTUAL_ENV"] = str(self.environment)
+        variables.pop("PYTHONHOME", None)  # it would name the caller's interpreter to this one, as `activate` knows too
+        return variables
+
+
+def prepare(generation: int | None = None, variables: Mapping[str, str] = os.environ) -> Prepared:
+    """Raises PreparationError. Safe for any number of callers at once; a warm call reads a few small files."""
+    layout = _layout(generation or variables.get("VIRTUAL_CANN_LAYOUT") or 9)
+    cache = cache_dir(variables)
+    python = environment(cache)
+    acl_headers = _acl_headers(python)
+    library = runtime_library(cache, acl_headers)
+    code = sorted(
+        path for name in _CODE for path in (VIRTUAL_CANN / name).rglob("*") if path.suffix in ("", ".py", ".h", ".cpp")
+    )
+    content = content_hash([path for path in code if path.is_file()], f"{VIRTUAL_CANN} {library}")
+    home = build_once(
+        cache / "trees" / f"cann-{layout.version}-{content}",
+        f"laying out CANN {layout.version}",
+        lambda private: build_tree(private, layout, library, acl_headers, content),
+    )
+    return Prepared(layout, python, home, library)
+
+
+def _layout(generation: int | str) -> Layout:
+    layout = LAYOUTS.get(int(generation)) if str(generation).isdigit() else None
+    if layout is None:
+        known = " or ".join(map(str, LAYOUTS))
+        raise PreparationError(f"VIRTUAL_CANN_LAYOUT is {generation!r}: expected {known}")
+    return layout
+
+
+def _acl_headers(python: Path) -> Path:
+    found = sorted(python.glob("lib/python3*/site-packages/torch_npu/include/third_party/acl/inc/acl"))
+    if not found:
+        raise PreparationError(f"{python} has no torch_npu with ACL headers: remove that directory and run again")
+    return found[0]

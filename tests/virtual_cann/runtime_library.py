@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libascendcl.so: the machine and the runtime, compiled by g++."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from virtual_cann.cache import PreparationError, build_once
+
+VIRTUAL_CANN = Path(__file__).resolve().parent
+
+_COMPILE = ("-c", "-std=c++17", "-O2", "-fPIC", "-pthread", "-ffp-contract=off")
+_LINK = ("-shared", "-pthread", "-Wl,-soname,libascendcl.so", "-Wl,--no-undefined", "-ldl")
+
+
+def runtime_library(cache: Path, acl_headers: Path) -> Path:
+    """The library, for the content of its sources and of the ACL headers that torch_npu brings."""
+    sources = [*_files("machine", ".cpp"), *_files("runtime", ".cpp")]
+    headers = [*_files("machine", ".h"), *_files("runtime", ".h")]
+    name = content_hash([*sources, *headers], " ".join((*_COMPILE, *_LINK, str(acl_headers), _compiler_identity())))
+    directory = build_once(
+        cache / "libraries" / name,
+        f"compiling its runtime, {len(sources)} files",
+        lambda private: _build(private, sources, acl_headers),
+    )
+    return directory / "libascendcl.so"
+
+
+def content_hash(files: list[Path], also: str) -> str:
+    """A name for the content of files, wherever they lie."""
+    digest = hashlib.sha256(also.encode())
+    for file in files:
+        digest.update(f"\0{file.relative_to(VIRTUAL_CANN)}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _files(directory: str, suffix: str) -> Iterator[Path]:
+    yield from sorted((VIRTUAL_CANN / directory).glob(f"*{suffix}"))
+
+
+def _compiler_identity() -> str:
+    """What changes when g++ is replaced, without starting it."""
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        program = Path(directory or ".", "g++")
+        if os.access(program, os.X_OK):
+            status = program.stat()
+            return f"{os.path.realpath(program)} {status.st_size} {status.st_mtime_ns}"
+    raise PreparationError("the virtual CANN needs g++ on PATH: on Debian, apt-get install g++")
+
+
+def _build(private: Path, sources: list[Path], acl_headers: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    include = ["-I", str(VIRTUAL_CANN), "-I", str(acl_headers.parent)]
+    objects = [private / f"{source.parent.name}_{source.stem}.o" for source in sources]
+    commands = [
+        ["g++", *_COMPILE, *include, str(source), "-o", str(object_)]
+        for source, object_ in zip(sources, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(_run, commands))
+    _run(["g++", *map(str, objects), *_LINK, "-o", str(private / "libascendcl.so")])
+    for object_ in objects:
+        object_.unlink()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise PreparationError(f"{done.stderr}\nthe virtual CANN's runtime does not compile: {' '.join(command)}")
