@@ -61,8 +61,8 @@ void Device::recover() {
 
 Device& device(int id) {
   if (id < 0 || id >= settings().devices) {
-    throw Error(ACL_ERROR_RT_INVALID_DEVICEID, "there is no device " + std::to_string(id) + ": VIRTUAL_CANN_DEVICES is " +
-                                                   std::to_string(settings().devices));
+    throw Error(ACL_ERROR_RT_INVALID_DEVICEID, "there is no device " + std::to_string(id) +
+                                                   ": VIRTUAL_CANN_DEVICES is " + std::to_string(settings().devices));
   }
   return devices()[static_cast<size_t>(id)];
 }

@@ -45,14 +45,13 @@ void run(const KernelLaunch& launch, int device) {
 
 void enqueue(KernelLaunch launch, Stream& stream) {
   if (launch.blocks == 0 || launch.blocks > kMostBlocks) {
-    throw Error(ACL_ERROR_RT_PARAM_INVALID, std::to_string(launch.blocks) + " blocks: expected 1 to " +
-                                                std::to_string(kMostBlocks));
+    throw Error(ACL_ERROR_RT_PARAM_INVALID,
+                std::to_string(launch.blocks) + " blocks: expected 1 to " + std::to_string(kMostBlocks));
   }
   std::string name = "kernel " + launch.kernel;
   if (launch_must_fail()) {
-    stream.enqueue(name, [] {
-      throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS has this launch fail");
-    });
+    stream.enqueue(name,
+                   [] { throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS has this launch fail"); });
     return;
   }
   stream.enqueue(name, [launch = std::move(launch), device = stream.device.id] { run(launch, device); });

@@ -71,8 +71,8 @@ std::string describe(const uint8_t* start, uint64_t bytes, int device) {
 }
 
 [[noreturn]] void out_of_memory(int device, uint64_t bytes, const std::string& why) {
-  throw Error(ACL_ERROR_RT_MEMORY_ALLOCATION, "out of device memory: " + std::to_string(bytes) + " bytes asked of device " +
-                                                  std::to_string(device) + ", " + why);
+  throw Error(ACL_ERROR_RT_MEMORY_ALLOCATION, "out of device memory: " + std::to_string(bytes) +
+                                                  " bytes asked of device " + std::to_string(device) + ", " + why);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 // Functions for which doing nothing is the truth: nobody profiles or dumps here, and the options choose between ways of
 // working that the virtual CANN does not have.
 #include "acl/acl.h"
-#include "acl/acl_op_compiler.h"
 #include "acl/acl_dump.h"
+#include "acl/acl_op_compiler.h"
 #include "profiling/aprof_pub.h"
 
 extern "C" {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The older way to run operators: by name, compiled on the spot. torch_npu takes it for what aclnn lacks; it builds
-// descriptors and attributes first, which must succeed so that the call that names the operator is reached, and refused.
+// descriptors and attributes first, which must succeed so that the call that names the operator is reached, and
+// refused.
 #include <vector>
 
 #include "acl/acl_op_compiler.h"
@@ -23,9 +24,9 @@ aclError aclopCompileAndExecute(const char* operator_type, int, const aclTensorD
                                 const aclDataBuffer* const[], int, const aclTensorDesc* const[], aclDataBuffer* const[],
                                 const aclopAttr*, aclopEngineType, aclopCompileType, const char*, aclrtStream) {
   return api(__func__, [&] {
-    throw Error(ACL_ERROR_API_NOT_SUPPORT,
-                "the virtual CANN does not implement operator " + std::string(operator_type) +
-                    "; move the tensor to the CPU for it, or use an operator of tests/virtual_cann/runtime");
+    throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN does not implement operator " +
+                                               std::string(operator_type) +
+                                               "; move the tensor to the CPU for it, or run this on an NPU");
   });
 }
 

@@ -31,11 +31,14 @@ void give_executor(const char* name, Plan plan, uint64_t* workspace_bytes, aclOp
 
 void enqueue_operator(aclOpExecutor* executor, aclrtStream stream) {
   std::unique_ptr<aclOpExecutor> owned(&out(executor, "executor"));
-  live_stream(stream)->enqueue(owned->name, [plan = std::move(owned->plan)] {
+  std::shared_ptr<Stream> queue = live_stream(stream);
+  const bool synchronous = owned->plan.synchronous;
+  queue->enqueue(owned->name, [plan = std::move(owned->plan)] {
     std::vector<RegionHold> holds;
     for (const aclTensor& tensor : plan.tensors) holds.push_back(hold(tensor));
     plan.run();
   });
+  if (synchronous) queue->synchronize(kForever);
 }
 
 }  // namespace virtual_cann

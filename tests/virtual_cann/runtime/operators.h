@@ -18,6 +18,7 @@ namespace virtual_cann {
 struct Plan {
   std::vector<aclTensor> tensors;  // all that it touches, to be checked before it runs
   std::function<void()> run;
+  bool synchronous = false;  // aclnnX returns when it has run
 };
 
 }  // namespace virtual_cann
@@ -34,13 +35,13 @@ void give_executor(const char* name, Plan plan, uint64_t* workspace_bytes, aclOp
 void enqueue_operator(aclOpExecutor* executor, aclrtStream stream);
 
 #define ACLNN_UNPACK(...) __VA_ARGS__
-#define ACLNN_OPERATOR(name, parameters, ...)                                                                     \
-  extern "C" int aclnn##name##GetWorkspaceSize(ACLNN_UNPACK parameters, uint64_t* workspace_bytes,                \
-                                               aclOpExecutor** executor) {                                        \
-    return api("aclnn" #name, [&] { give_executor("aclnn" #name, __VA_ARGS__, workspace_bytes, executor); });     \
-  }                                                                                                               \
-  extern "C" int aclnn##name(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) {                      \
-    return api("aclnn" #name, [&] { enqueue_operator(executor, stream); });                                       \
+#define ACLNN_OPERATOR(name, parameters, ...)                                                                 \
+  extern "C" int aclnn##name##GetWorkspaceSize(ACLNN_UNPACK parameters, uint64_t* workspace_bytes,            \
+                                               aclOpExecutor** executor) {                                    \
+    return api("aclnn" #name, [&] { give_executor("aclnn" #name, __VA_ARGS__, workspace_bytes, executor); }); \
+  }                                                                                                           \
+  extern "C" int aclnn##name(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) {                  \
+    return api("aclnn" #name, [&] { enqueue_operator(executor, stream); });                                   \
   }
 
 // Calls visit with a value of the type to compute in: double if a dtype is double, else float if one is floating, else
@@ -59,23 +60,25 @@ void with_compute_type(const std::vector<aclDataType>& dtypes, Visitor&& visit) 
 // to[i] = f(from[i]...), where `from` is spread to the shape of `to`. f takes and gives any of the compute types.
 template <class Function, class... Tensors>
 Plan elementwise(Function f, const aclTensor* to, const Tensors*... from) {
-  return {{*to, *from...}, [f, to = *to, from = std::make_tuple(*from...)] {
-            std::apply(
-                [&](const auto&... from) {
-                  with_compute_type({to.dtype, from.dtype...}, [&](auto example) {
-                    using T = decltype(example);
-                    const Storer<T> store = storer<T>(to.dtype);
-                    const std::array<Loader<T>, sizeof...(from)> load{loader<T>(from.dtype)...};
-                    std::array<Operand, 1 + sizeof...(from)> operands{spread(to, to.sizes), spread(from, to.sizes)...};
-                    strided_loop(to.sizes, operands, [&](const auto& at) {
-                      if constexpr (sizeof...(from) == 0) store(at[0], f(T()));
-                      if constexpr (sizeof...(from) == 1) store(at[0], f(load[0](at[1])));
-                      if constexpr (sizeof...(from) == 2) store(at[0], f(load[0](at[1]), load[1](at[2])));
-                    });
-                  });
-                },
-                from);
-          }};
+  Plan plan{{*to, *from...}, {}};
+  plan.run = [f, to = *to, from = std::make_tuple(*from...)] {
+    std::apply(
+        [&](const auto&... from) {
+          with_compute_type({to.dtype, from.dtype...}, [&](auto example) {
+            using T = decltype(example);
+            const Storer<T> store = storer<T>(to.dtype);
+            const std::array<Loader<T>, sizeof...(from)> load{loader<T>(from.dtype)...};
+            std::array<Operand, 1 + sizeof...(from)> operands{spread(to, to.sizes), spread(from, to.sizes)...};
+            strided_loop(to.sizes, operands, [&](const auto& at) {
+              if constexpr (sizeof...(from) == 0) store(at[0], f(T()));
+              if constexpr (sizeof...(from) == 1) store(at[0], f(load[0](at[1])));
+              if constexpr (sizeof...(from) == 2) store(at[0], f(load[0](at[1]), load[1](at[2])));
+            });
+          });
+        },
+        from);
+  };
+  return plan;
 }
 
 }  // namespace virtual_cann

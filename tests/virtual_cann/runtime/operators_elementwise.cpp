@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Fills and arithmetic.
 #include "operators.h"
 
 namespace virtual_cann {
@@ -13,17 +14,13 @@ Plan fill(const aclTensor* self, int64_t value) {
   return fill(self, &scalar);
 }
 
-Plan copy(const aclTensor* to, const aclTensor* from) {
-  return elementwise([](auto value) { return value; }, to, from);
-}
-
 Plan add(const aclTensor* self, const aclTensor* other, const aclScalar* alpha, const aclTensor* to) {
   return elementwise([k = *alpha](auto a, auto b) { return a + k.as<decltype(b)>() * b; }, to, self, other);
 }
 
 Plan add(const aclTensor* self, const aclScalar* other, const aclScalar* alpha, const aclTensor* to) {
-  return elementwise(
-      [k = *alpha, b = *other](auto a) { return a + k.as<decltype(a)>() * b.as<decltype(a)>(); }, to, self);
+  return elementwise([k = *alpha, b = *other](auto a) { return a + k.as<decltype(a)>() * b.as<decltype(a)>(); }, to,
+                     self);
 }
 
 Plan subtract(const aclTensor* self, const aclTensor* other, const aclScalar* alpha, const aclTensor* to) {
@@ -31,8 +28,8 @@ Plan subtract(const aclTensor* self, const aclTensor* other, const aclScalar* al
 }
 
 Plan subtract(const aclTensor* self, const aclScalar* other, const aclScalar* alpha, const aclTensor* to) {
-  return elementwise(
-      [k = *alpha, b = *other](auto a) { return a - k.as<decltype(a)>() * b.as<decltype(a)>(); }, to, self);
+  return elementwise([k = *alpha, b = *other](auto a) { return a - k.as<decltype(a)>() * b.as<decltype(a)>(); }, to,
+                     self);
 }
 
 Plan multiply(const aclTensor* self, const aclTensor* other, const aclTensor* to) {
@@ -74,9 +71,6 @@ using Scalar = const aclScalar*;
 ACLNN_OPERATOR(InplaceZero, (Tensor self), fill(self, int64_t(0)))
 ACLNN_OPERATOR(InplaceOne, (Tensor self), fill(self, int64_t(1)))
 ACLNN_OPERATOR(InplaceFillScalar, (Tensor self, Scalar value), fill(self, value))
-ACLNN_OPERATOR(InplaceFillTensor, (Tensor self, Tensor value), copy(self, value))
-ACLNN_OPERATOR(InplaceCopy, (Tensor self, Tensor from), copy(self, from))
-ACLNN_OPERATOR(Cast, (Tensor self, aclDataType, Tensor to), copy(to, self))
 ACLNN_OPERATOR(Add, (Tensor self, Tensor other, Scalar alpha, Tensor to), add(self, other, alpha, to))
 ACLNN_OPERATOR(Adds, (Tensor self, Scalar other, Scalar alpha, Tensor to), add(self, other, alpha, to))
 ACLNN_OPERATOR(InplaceAdd, (Tensor self, Tensor other, Scalar alpha), add(self, other, alpha, self))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The machine's reports of kernel launches: the last 1000, and, with VIRTUAL_CANN_REPORT, a line of JSON each in a file.
+// The machine's reports of kernel launches: the last 1000, and, with VIRTUAL_CANN_REPORT, a line of JSON each in a
+// file.
 #pragma once
 
 #include <string>

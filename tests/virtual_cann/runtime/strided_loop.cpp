@@ -14,6 +14,17 @@ std::string text(const Sizes& sizes) {
 
 }  // namespace
 
+Sizes broadcast(const Sizes& left, const Sizes& right) {
+  Sizes sizes = left.size() < right.size() ? right : left;
+  for (const Sizes* given : {&left, &right}) {
+    const size_t missing = sizes.size() - given->size();
+    for (size_t dim = 0; dim < given->size(); ++dim) {
+      if (sizes[missing + dim] == 1) sizes[missing + dim] = (*given)[dim];
+    }
+  }
+  return sizes;  // spread() refuses what does not fit
+}
+
 Operand spread(const aclTensor& tensor, const Sizes& sizes) {
   auto misfit = [&]() -> Error {
     return {ACL_ERROR_INVALID_PARAM, "shape " + text(tensor.sizes) + " does not broadcast to " + text(sizes)};

@@ -17,6 +17,9 @@ struct Operand {
   std::vector<int64_t> byte_strides;  // of each dimension of the loop; 0 where the operand is spread over it
 };
 
+// The shape that both broadcast to, if there is one.
+Sizes broadcast(const Sizes& left, const Sizes& right);
+
 // The tensor as an operand of a loop over `sizes`, by the rules of broadcasting; throws Error if it does not fit.
 Operand spread(const aclTensor& tensor, const Sizes& sizes);
 

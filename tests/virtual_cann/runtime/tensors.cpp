@@ -65,6 +65,21 @@ int aclDestroyTensor(const aclTensor* tensor) {
   return ACL_SUCCESS;
 }
 
+// The tensors become the list's.
+aclTensorList* aclCreateTensorList(const aclTensor* const* tensors, uint64_t count) {
+  auto* list = new aclTensorList;
+  for (uint64_t i = 0; i < count; ++i) {
+    list->tensors.push_back(*tensors[i]);
+    aclDestroyTensor(tensors[i]);
+  }
+  return list;
+}
+
+int aclDestroyTensorList(const aclTensorList* list) {
+  delete list;
+  return ACL_SUCCESS;
+}
+
 int aclDestroyScalar(const aclScalar* scalar) {
   delete scalar;
   return ACL_SUCCESS;

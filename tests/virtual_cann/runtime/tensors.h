@@ -32,6 +32,10 @@ struct aclIntArray {
   std::vector<int64_t> values;
 };
 
+struct aclTensorList {
+  std::vector<aclTensor> tensors;
+};
+
 namespace virtual_cann {
 
 bool is_floating(aclDataType dtype);

@@ -1,51 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over dimensions, and products of matrices.
+// Products of matrices.
 #include "operators.h"
 
 namespace virtual_cann {
 namespace {
-
-// The strides that lay `sizes` out densely, with 0 for the dimensions that are summed.
-std::vector<int64_t> dense_strides(const Sizes& sizes, const std::vector<bool>& summed, int64_t item) {
-  std::vector<int64_t> strides(sizes.size(), 0);
-  for (size_t dim = sizes.size(); dim-- > 0;) {
-    if (summed[dim]) continue;
-    strides[dim] = item;
-    item *= sizes[dim];
-  }
-  return strides;
-}
-
-// As aclnn: no dimensions stands for all of them.
-std::vector<bool> marked(const aclIntArray& dims, size_t count) {
-  std::vector<bool> marks(count, dims.values.empty());
-  for (int64_t dim : dims.values) marks.at(static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(count) : dim)) = true;
-  return marks;
-}
-
-// Adds in double, or in int64, and rounds once. The result is dense in memory, as torch_npu allocates it, or strided:
-// what it holds in order of its indices is what is left of self in that order, kept dimensions or not.
-Plan sum(const aclTensor* self, const aclIntArray* dims, const aclTensor* to, bool mean) {
-  return {{*self, *to}, [self = *self, summed = marked(*dims, self->sizes.size()), to = *to, mean] {
-            with_compute_type({self.dtype, to.dtype}, [&](auto example) {
-              using Narrow = decltype(example);
-              using T = std::conditional_t<std::is_integral_v<Narrow>, int64_t, double>;
-              std::vector<T> sums(static_cast<size_t>(to.count()), T(0));
-              if (sums.empty()) return;
-              const Loader<T> load = loader<T>(self.dtype);
-              Operand results{reinterpret_cast<uint8_t*>(sums.data()), dense_strides(self.sizes, summed, sizeof(T))};
-              strided_loop(self.sizes, std::array<Operand, 2>{spread(self, self.sizes), results},
-                           [&](const auto& at) { *reinterpret_cast<T*>(at[1]) += load(at[0]); });
-              const T divisor = mean ? T(self.count()) / T(to.count()) : T(1);
-              const Storer<T> store = storer<T>(to.dtype);
-              const T* next = sums.data();
-              strided_loop(to.sizes, std::array<Operand, 1>{spread(to, to.sizes)}, [&](const auto& at) {
-                store(at[0], mean ? *next / divisor : *next);
-                ++next;
-              });
-            });
-          }};
-}
 
 struct Matrix {
   int64_t rows, columns;
@@ -83,8 +41,9 @@ void check_matrix(const aclTensor* tensor) {
 }
 
 // to = beta * added + alpha * left @ right; no `added`: 0.
-Plan matrix_product(const aclTensor* left, const aclTensor* right, const aclTensor* to, const aclTensor* added = nullptr,
-                    const aclScalar* beta = nullptr, const aclScalar* alpha = nullptr) {
+Plan matrix_product(const aclTensor* left, const aclTensor* right, const aclTensor* to,
+                    const aclTensor* added = nullptr, const aclScalar* beta = nullptr,
+                    const aclScalar* alpha = nullptr) {
   for (const aclTensor* tensor : {left, right, to}) check_matrix(tensor);
   if (left->sizes[1] != right->sizes[0] || left->sizes[0] != to->sizes[0] || right->sizes[1] != to->sizes[1]) {
     throw Error(ACL_ERROR_INVALID_PARAM, "the shapes of the matrices do not fit each other");
@@ -112,10 +71,7 @@ Plan matrix_product(const aclTensor* left, const aclTensor* right, const aclTens
 
 using Tensor = const aclTensor*;
 using Scalar = const aclScalar*;
-using Ints = const aclIntArray*;
 
-ACLNN_OPERATOR(ReduceSum, (Tensor self, Ints dims, bool, aclDataType, Tensor to), sum(self, dims, to, false))
-ACLNN_OPERATOR(Mean, (Tensor self, Ints dims, bool, aclDataType, Tensor to), sum(self, dims, to, true))
 ACLNN_OPERATOR(Mm, (Tensor left, Tensor right, Tensor to, int8_t), matrix_product(left, right, to))
 ACLNN_OPERATOR(Matmul, (Tensor left, Tensor right, Tensor to, int8_t), matrix_product(left, right, to))
 ACLNN_OPERATOR(Addmm, (Tensor added, Tensor left, Tensor right, Scalar beta, Scalar alpha, Tensor to, int8_t),

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reductions over dimensions.
+#include <cmath>
+
+#include "operators.h"
+
+namespace virtual_cann {
+namespace {
+
+// The strides that lay `sizes` out densely, with 0 for the dimensions that are summed.
+std::vector<int64_t> dense_strides(const Sizes& sizes, const std::vector<bool>& summed, int64_t item) {
+  std::vector<int64_t> strides(sizes.size(), 0);
+  for (size_t dim = sizes.size(); dim-- > 0;) {
+    if (summed[dim]) continue;
+    strides[dim] = item;
+    item *= sizes[dim];
+  }
+  return strides;
+}
+
+// As aclnn: no dimensions stands for all of them.
+std::vector<bool> marked(const aclIntArray& dims, size_t count) {
+  std::vector<bool> marks(count, dims.values.empty());
+  for (int64_t dim : dims.values)
+    marks.at(static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(count) : dim)) = true;
+  return marks;
+}
+
+// Adds in double, or in int64, and rounds once. The result is dense in memory, as torch_npu allocates it, or strided:
+// what it holds in order of its indices is what is left of self in that order, kept dimensions or not.
+Plan sum(const aclTensor* self, const aclIntArray* dims, const aclTensor* to, bool mean) {
+  return {{*self, *to}, [self = *self, summed = marked(*dims, self->sizes.size()), to = *to, mean] {
+            with_compute_type({self.dtype, to.dtype}, [&](auto example) {
+              using Narrow = decltype(example);
+              using T = std::conditional_t<std::is_integral_v<Narrow>, int64_t, double>;
+              std::vector<T> sums(static_cast<size_t>(to.count()), T(0));
+              if (sums.empty()) return;
+              const Loader<T> load = loader<T>(self.dtype);
+              Operand results{reinterpret_cast<uint8_t*>(sums.data()), dense_strides(self.sizes, summed, sizeof(T))};
+              strided_loop(self.sizes, std::array<Operand, 2>{spread(self, self.sizes), results},
+                           [&](const auto& at) { *reinterpret_cast<T*>(at[1]) += load(at[0]); });
+              const T divisor = mean ? T(self.count()) / T(to.count()) : T(1);
+              const Storer<T> store = storer<T>(to.dtype);
+              const T* next = sums.data();
+              strided_loop(to.sizes, std::array<Operand, 1>{spread(to, to.sizes)}, [&](const auto& at) {
+                store(at[0], mean ? *next / divisor : *next);
+                ++next;
+              });
+            });
+          }};
+}
+
+// Of all elements. A NaN wins.
+template <class Better>
+Plan extreme(Better better, const aclTensor* self, const aclTensor* to) {
+  if (self->count() == 0) throw Error(ACL_ERROR_INVALID_PARAM, "an empty tensor has no maximum and no minimum");
+  return {{*self, *to}, [better, self = *self, to = *to] {
+            with_compute_type({self.dtype}, [&](auto example) {
+              using T = decltype(example);
+              const Loader<T> load = loader<T>(self.dtype);
+              T best = load(self.first);
+              strided_loop(self.sizes, std::array<Operand, 1>{spread(self, self.sizes)}, [&](const auto& at) {
+                T value = load(at[0]);
+                if (std::isnan(double(value)) || better(value, best)) best = value;
+              });
+              storer<T>(to.dtype)(to.first, best);
+            });
+          }};
+}
+
+}  // namespace
+
+using Tensor = const aclTensor*;
+using Ints = const aclIntArray*;
+
+ACLNN_OPERATOR(ReduceSum, (Tensor self, Ints dims, bool, aclDataType, Tensor to), sum(self, dims, to, false))
+ACLNN_OPERATOR(Mean, (Tensor self, Ints dims, bool, aclDataType, Tensor to), sum(self, dims, to, true))
+ACLNN_OPERATOR(Max, (Tensor self, Tensor to), extreme([](auto a, auto b) { return a > b; }, self, to))
+ACLNN_OPERATOR(Min, (Tensor self, Tensor to), extreme([](auto a, auto b) { return a < b; }, self, to))
+
+}  // namespace virtual_cann

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Operators that move elements and compute nothing.
+#include "operators.h"
+
+namespace virtual_cann {
+namespace {
+
+Plan copy(const aclTensor& to, const aclTensor& from) {
+  return elementwise([](auto value) { return value; }, &to, &from);
+}
+
+// How many were selected becomes the shape of `to`, which torch_npu reads from its descriptor when aclnnMaskedSelect
+// has returned.
+Plan masked_select(const aclTensor* self, const aclTensor* mask, aclTensor* to) {
+  Plan plan{{*self, *mask, *to}, {}, true};
+  plan.run = [self = *self, mask = *mask, to] {
+    Sizes sizes = broadcast(self.sizes, mask.sizes);
+    const Loader<int64_t> chosen = loader<int64_t>(mask.dtype);
+    const int64_t bytes = item_bytes(self.dtype);
+    int64_t count = 0;
+    strided_loop(sizes, std::array<Operand, 2>{spread(self, sizes), spread(mask, sizes)}, [&](const auto& at) {
+      if (chosen(at[1])) std::memcpy(to->first + count++ * bytes, at[0], static_cast<size_t>(bytes));
+    });
+    to->sizes = {count};
+  };
+  return plan;
+}
+
+Plan concatenate(const aclTensorList* list, int64_t dim, const aclTensor* to) {
+  const auto axis = static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(to->sizes.size()) : dim);
+  const int64_t step = to->strides.at(axis) * item_bytes(to->dtype);
+  std::vector<Plan> copies;
+  Plan plan{{*to}, {}};
+  aclTensor part = *to;
+  for (const aclTensor& from : list->tensors) {
+    plan.tensors.push_back(from);
+    if (from.sizes == Sizes{0}) continue;  // torch lets empty vectors be anywhere
+    part.sizes[axis] = from.sizes.at(axis);
+    copies.push_back(copy(part, from));
+    part.first += step * part.sizes[axis];
+  }
+  plan.run = [copies] {
+    for (const Plan& copy : copies) copy.run();
+  };
+  return plan;
+}
+
+}  // namespace
+
+using Tensor = const aclTensor*;
+
+ACLNN_OPERATOR(InplaceCopy, (Tensor self, Tensor from), copy(*self, *from))
+ACLNN_OPERATOR(InplaceFillTensor, (Tensor self, Tensor value), copy(*self, *value))
+ACLNN_OPERATOR(Cast, (Tensor self, aclDataType, Tensor to), copy(*to, *self))
+ACLNN_OPERATOR(Cat, (const aclTensorList* tensors, int64_t dim, Tensor to), concatenate(tensors, dim, to))
+ACLNN_OPERATOR(MaskedSelect, (Tensor self, Tensor mask, aclTensor* to), masked_select(self, mask, to))
+
+}  // namespace virtual_cann
+
+// The caller deletes what it is given, with delete[].
+extern "C" int aclGetViewShape(const aclTensor* tensor, int64_t** sizes, uint64_t* dims) {
+  *dims = tensor->sizes.size();
+  *sizes = new int64_t[tensor->sizes.size()];
+  std::copy(tensor->sizes.begin(), tensor->sizes.end(), *sizes);
+  return 0;
+}
