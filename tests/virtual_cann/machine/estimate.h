@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the times of the cores to the time of the launch.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "timeline.h"
+
+namespace virtual_cann {
+
+struct CoreTimes {
+  Moments end{};
+  std::array<Cycles, kPipes> busy{};
+  uint64_t bytes_read_through_l2 = 0;
+};
+
+Estimate estimate(const std::vector<CoreTimes>& cores, const Counters& total, KernelType type,
+                  const Hardware& hardware);
+
+}  // namespace virtual_cann

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instructions of a core are known to be over before another begins. The pipes run side by side, and also within
+// one pipe an instruction may begin before the one ahead of it has ended ("Overview of synchronisation within a core");
+// only flags and barriers order them. Scalar instructions are ordered by the hardware ("PipeBarrier").
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core.h"
+
+namespace virtual_cann {
+
+using Sequence = uint32_t;                   // of an instruction on its pipe, from 1
+using Clock = std::array<Sequence, kPipes>;  // of each pipe, the last instruction that is known to be over
+
+const char* pipe_name(Pipe pipe);
+std::string pair_name(Pipe from, Pipe to);  // "V_MTE3"
+
+struct Access {
+  Pipe pipe;
+  Sequence sequence;  // 0: there was none
+};
+
+class Order {
+ public:
+  void issue(Pipe pipe) {
+    pipe_ = pipe;
+    const Sequence sequence = ++issued_[index(pipe)];
+    if (pipe == Pipe::S) known_[index(pipe)][index(pipe)] = sequence - 1;
+  }
+  Access now() const { return {pipe_, issued_[index(pipe_)]}; }
+
+  // Is the access over before the current instruction begins, or one of its own?
+  bool over(Access access) const {
+    return access.sequence <= known_[index(pipe_)][index(access.pipe)] ||
+           (access.pipe == pipe_ && access.sequence == issued_[index(pipe_)]);
+  }
+
+  Clock when_over(Pipe pipe) const;  // what is known when all that the pipe was given is over
+  void join(Pipe pipe, const Clock& clock);
+  void barrier(Pipe pipe) { join(pipe, when_over(pipe)); }
+  void barrier_all() { known_.fill(issued_); }
+  // The current instruction is taken to come after this access from now on.
+  void assume(Access access);
+
+ private:
+  static size_t index(Pipe pipe) { return static_cast<size_t>(pipe); }
+
+  Pipe pipe_ = Pipe::S;
+  Clock issued_{};
+  std::array<Clock, kPipes> known_{};
+};
+
+// Who touched a piece of memory last. One writer is enough: an earlier one is over before it, or was reported.
+struct Touch {
+  Sequence written = 0;
+  Pipe writer = Pipe::S;
+  bool atomic = false;
+  Clock read{};
+
+  bool operator==(const Touch& other) const {
+    return written == other.written && writer == other.writer && atomic == other.atomic && read == other.read;
+  }
+};
+
+// `unordered(rule, earlier)` is called for each access that has to be over, and is not known to be.
+template <class Unordered>
+void touch_read(Touch& touch, const Order& order, Unordered&& unordered) {
+  const Access last{touch.writer, touch.written};
+  if (!order.over(last)) unordered(Rule::hazard_raw, last);
+  const Access now = order.now();
+  touch.read[static_cast<size_t>(now.pipe)] = now.sequence;
+}
+
+// A write after a read of the same pipe needs nothing: the manual asks for a barrier where an instruction takes the
+// result of the one before, or DMAs write to one place, and a pipe begins its instructions in their order.
+template <class Unordered>
+void touch_write(Touch& touch, const Order& order, bool atomic, Unordered&& unordered) {
+  const Access last{touch.writer, touch.written};
+  if (!order.over(last) && !(atomic && touch.atomic)) unordered(Rule::hazard_waw, last);
+  const Access now = order.now();
+  for (int pipe = 0; pipe < kPipes; ++pipe) {
+    const Access read{static_cast<Pipe>(pipe), touch.read[pipe]};
+    if (read.pipe != now.pipe && !order.over(read)) unordered(Rule::hazard_war, read);
+  }
+  touch = Touch{now.sequence, now.pipe, atomic, {}};
+}
+
+// An instruction as reports name it.
+struct Instruction {
+  const char* api = "kernel";
+  Place place{"", 0};
+};
+
+std::string file_name(const std::string& path);        // without its folder
+std::string describe(const Instruction& instruction);  // "Exp at kernel.asc:41"
+
+// The latest instructions of each pipe; a hazard is nearly always with one of them.
+class History {
+ public:
+  void record(Access access, const Instruction& instruction);
+  std::string describe(Access access) const;
+
+ private:
+  static constexpr size_t kLength = 4096;
+  struct Entry {
+    Sequence sequence;
+    Instruction instruction;
+  };
+  std::array<std::vector<Entry>, kPipes> entries_;
+};
+
+}  // namespace virtual_cann

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ub.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace virtual_cann {
+
+namespace {
+
+constexpr int kPoison = 0xff;  // a NaN as float32, float16 and bfloat16, an offset out of all bounds as uint32
+
+// The bits of [from, to) of a block.
+uint32_t bits(uint32_t from, uint32_t to) {
+  const uint32_t below = to == kBlockBytes ? ~0u : (1u << to) - 1;
+  return below & (~0u << from);
+}
+
+// Calls visit(block, bits) for every block of the range.
+template <class Visit>
+void each_block(uint32_t address, uint32_t bytes, Visit&& visit) {
+  for (const uint32_t end = address + bytes; address < end;) {
+    const uint32_t block = address / kBlockBytes;
+    const uint32_t begin = block * kBlockBytes;
+    const uint32_t stop = std::min(end, begin + kBlockBytes);
+    visit(block, bits(address - begin, stop - begin));
+    address = stop;
+  }
+}
+
+}  // namespace
+
+Ub::Ub() : bytes_(kUbBytes), written_(kBlocks), touches_(kBlocks), is_split_(kBlocks) {}
+
+void Ub::clear() {
+  std::fill_n(touches_.begin(), used_ / kBlockBytes, Touch{});
+  std::fill(is_split_.begin(), is_split_.end(), false);
+  splits_.clear();
+  used_ = 0;
+  free_all();
+}
+
+std::optional<uint32_t> Ub::allocate(uint32_t bytes) {
+  const uint64_t end = (uint64_t{allocated_} + bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  if (end > kUsableUbBytes) return std::nullopt;
+  ++buffers_;
+  used_ = std::max(used_, static_cast<uint32_t>(end));
+  const uint32_t address = std::exchange(allocated_, static_cast<uint32_t>(end));
+  poison(address, allocated_ - address);
+  return address;
+}
+
+void Ub::free_all() { allocated_ = buffers_ = 0; }
+
+std::optional<uint32_t> Ub::first_unwritten(uint32_t address, uint32_t bytes) const {
+  std::optional<uint32_t> first;
+  each_block(address, bytes, [&](uint32_t block, uint32_t wanted) {
+    const uint32_t missing = wanted & ~written_[block];
+    if (missing != 0 && !first) first = block * kBlockBytes + __builtin_ctz(missing);
+  });
+  return first;
+}
+
+void Ub::mark_written(uint32_t address, uint32_t bytes) {
+  each_block(address, bytes, [&](uint32_t block, uint32_t bits) { written_[block] |= bits; });
+}
+
+void Ub::poison(uint32_t address, uint32_t bytes) {
+  std::memset(at(address), kPoison, bytes);
+  each_block(address, bytes, [&](uint32_t block, uint32_t bits) { written_[block] &= ~bits; });
+}
+
+Ub::Split& Ub::split_at(uint32_t block) {
+  Split& split = splits_[block];
+  if (!is_split_[block]) {
+    split.fill(touches_[block]);
+    is_split_[block] = true;
+  }
+  return split;
+}
+
+void Ub::rejoin(uint32_t block, const Split& split) {
+  const auto differs = [&](const Touch& touch) { return !(touch == split.front()); };
+  if (std::any_of(split.begin(), split.end(), differs)) return;
+  touches_[block] = split.front();
+  is_split_[block] = false;
+}
+
+}  // namespace virtual_cann
