@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host hands to a launch: plain structs, passed by value. The only header that host and device share, so
+// nothing here may be more than a field or a constant.
+#pragma once
+
+#include <stdint.h>
+
+enum CeDtype : int32_t { kCeFloat32 = 0, kCeFloat16 = 1, kCeBFloat16 = 2, kCeInt32 = 3, kCeInt64 = 4 };
+
+// The values of the operators' schemas.
+enum CeReduction : int32_t { kCeNone = 0, kCeMean = 1, kCeSum = 2 };
+
+// 64 float32 lanes are one repeat of the vector unit.
+constexpr uint32_t kCeLanes = 64;
+
+// One value per row: `stride` 1, or one element for all rows: `stride` 0. Absent when data is null.
+struct CeRowVector {
+  void* data;
+  int32_t dtype;  // float32, float16 or bfloat16
+  int32_t stride;
+};
+
+// The loss's formula and its tensors. Sizes and strides are in elements.
+struct CeProblem {
+  const void* input;  // [rows, classes], column stride 1, any alignment
+  uint64_t rows;
+  uint64_t row_stride;
+  uint32_t classes;
+  int32_t dtype;
+  const void* target;    // [rows], contiguous
+  int32_t target_dtype;  // int32 or int64
+  int32_t reduction;
+  const void* weight;  // float32 [classes], or null
+  int64_t ignore_index;
+  float label_smoothing;
+  float z_loss;
+  float softcap;  // 0 means none
+  float logit_scale;
+};
+
+// What forward writes. Null means not asked for; everything is contiguous.
+struct CeForwardOutputs {
+  void* loss;  // loss_dtype: [rows] or one element
+  void* z_loss;
+  int32_t loss_dtype;
+  void* log_prob;       // the input's dtype [rows, classes]
+  float* lse;           // [rows]
+  int64_t* argmax;      // [rows]
+  float* entropy;       // [rows]
+  float* row_stats;     // [2, rows]: max, then the log of the sum of exp(x' - max)
+  float* denominators;  // [2]: sum of weight[target] over rows that count, and their number
+  float* workspace;     // as many bytes as the plan says
+};
+
+// What backward reads beside the problem, and the one thing that it writes.
+struct CeGradients {
+  CeRowVector loss;
+  CeRowVector z_loss;
+  CeRowVector lse;
+  CeRowVector entropy;
+  const void* log_prob;  // gradient of log_prob: the input's dtype, column stride 1, or null
+  uint64_t log_prob_row_stride;
+  const float* entropy_value;  // forward's entropy; present when the gradient of entropy is
+  const float* row_stats;      // [2, rows]
+  const float* denominators;   // [2]
+  void* input_gradient;        // [rows, classes], contiguous; may be CeProblem::input
+  float* workspace;
+};
