@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast the virtual NPU runs the sample kernels, and what it says of them.
+
+    python benchmarks/virtual_npu.py [--json] [--rounds N]
+
+Speed is in elements per second of processor time, all threads together, so that a busy machine does not change it; the
+median over the rounds. Bytes and repeats are the counters' totals over the elements. Estimates are microseconds on the
+chip of VIRTUAL_CANN_SOC; behind them, those with the rates that no page documents doubled and halved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from cpu import Row, row
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
+
+from virtual_cann import kernels  # noqa: E402
+
+SHAPE = (4096, 8192)
+CORES = 48
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TENSORS = {"add": 3, "log_softmax": 2}  # all of them cross GM once at least
+BARS = {("log_softmax", "fp32"): 20.0}  # M elements/s
+
+
+def measure(kernel: str, dtype_name: str, library: ctypes.CDLL, rounds: int) -> list[Row]:
+    dtype = DTYPES[dtype_name]
+    elements = SHAPE[0] * SHAPE[1]
+    sizes = (ctypes.c_uint64(elements),) if kernel == "add" else SHAPE
+    inputs = [torch.randn(SHAPE).to(dtype) for _ in range(TENSORS[kernel] - 1)]
+    launcher = library[f"launch_{kernel}_{str(dtype).removeprefix('torch.')}"]
+    seconds = []
+    with ExitStack() as stack:
+        pointers = [stack.enter_context(kernels.on_device(tensor)) for tensor in (*inputs, torch.empty_like(inputs[0]))]
+        for _ in range(rounds):
+            start = time.process_time()
+            outcome = kernels.launch(launcher, CORES, *pointers, *sizes)
+            seconds.append(time.process_time() - start)
+    assert outcome.message == ""
+    total, estimate = outcome.report["total"], outcome.report["estimate"]
+    case = f"{kernel}, {dtype_name} {SHAPE}"
+    speed = elements / statistics.median(seconds) / 1e6
+    moved = (total["gm_bytes_read"] + total["gm_bytes_written"]) / elements
+    return [
+        row(f"{case}: speed", speed, "M elements/s", BARS.get((kernel, dtype_name))),
+        row(f"{case}: bytes / element, over the least", moved / (TENSORS[kernel] * dtype.itemsize), "x", bytes=moved),
+        row(f"{case}: vector repeats / element", total["vector_repeats"] / elements, ""),
+        row(
+            f"{case}: estimate",
+            estimate["microseconds"],
+            "us",
+            with_half_rates=estimate["with_half_rates"],
+            with_double_rates=estimate["with_double_rates"],
+            **{f"{pipe}_busy": busy for pipe, busy in estimate["busy"].items()},
+        ),
+    ]
+
+
+def rows_of(rounds: int) -> list[Row]:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kernel in TENSORS:
+            library = kernels.compile_kernels(TESTS / "kernels" / f"{kernel}.asc", Path(folder, f"{kernel}.so"))
+            for dtype_name in DTYPES:
+                rows += measure(kernel, dtype_name, library, rounds)
+    return rows
+
+
+def note(entry: dict[str, Any]) -> str:
+    if "with_half_rates" not in entry:
+        return ""
+    busy = ", ".join(f"{key.removesuffix('_busy')} {entry[key]:.0f}" for key in entry if key.endswith("_busy"))
+    return f"({entry['with_double_rates']:.0f} to {entry['with_half_rates']:.0f}; busy: {busy})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each kernel")
+    arguments = parser.parse_args()
+    rows = rows_of(arguments.rounds)
+    if arguments.json:
+        print(json.dumps({"cores": CORES, "rows": rows}, indent=2))
+        return
+    for entry in rows:
+        bar = f"bar {entry['bar']:>7}  {'met' if entry['met'] else 'MISSED'}" if "bar" in entry else ""
+        print(f"{entry['what']:62} {entry['value']:>9.3f} {entry['unit']:12} {bar:20} {note(entry)}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

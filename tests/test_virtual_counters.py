@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counters are what one counts by hand, and the timeline comes near to what was measured on an A2."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from virtual_cann import kernels
+
+SOURCES = Path(__file__).parent / "kernels"
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Of one core, as in machine/report.h. A TPipe ends with a barrier of its own."""
+
+    gm_bytes_read: int = 0
+    gm_bytes_written: int = 0
+    dma_reads: int = 0
+    dma_writes: int = 0
+    dma_sizes: dict[str, int] = field(default_factory=dict)
+    vector_instructions: int = 0
+    vector_repeats: int = 0
+    scalar_ub_accesses: int = 0
+    scalar_gm_accesses: int = 0
+    flags: int = 0
+    barriers: int = 0
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return kernels.compile_kernels(SOURCES / "counted_kernels.asc", tmp_path_factory.mktemp("counted") / "counted.so")
+
+
+def run(launcher: Any, blocks: int, *tensors: torch.Tensor) -> dict[str, Any]:
+    with kernels.on_device(tensors[0]) as x, kernels.on_device(tensors[1]) as y:
+        outcome = kernels.launch(launcher, blocks, x, y)
+    assert outcome.message == ""
+    return outcome.report
+
+
+IDLE = Counters()
+CASES = {
+    "copy": (
+        Counters(
+            gm_bytes_read=4176,  # 1024 floats, and 4 blocks of 5: 4096 + 80
+            gm_bytes_written=4176,
+            dma_reads=2,
+            dma_writes=2,
+            dma_sizes={"4096": 2, "80": 2},  # gaps are not copied
+            flags=6,  # 3 SetFlag, 3 WaitFlag
+            barriers=1,
+        ),
+        IDLE,
+    ),
+    "add": (
+        Counters(
+            gm_bytes_read=4000,  # tiles of 256, 256, 256 and 232 floats
+            gm_bytes_written=4000,
+            dma_reads=4,
+            dma_writes=4,
+            dma_sizes={"1024": 6, "928": 2},
+            vector_instructions=4,
+            vector_repeats=4 + 4 + 4 + 4,  # 232 / 64 is 3.6
+            barriers=1,
+            flags=32,  # two queues, four tiles: EnQue sets and DeQue awaits, FreeTensor sets and the next user awaits
+        ),
+        Counters(
+            gm_bytes_read=1200,  # 256 and 44 floats
+            gm_bytes_written=1200,
+            dma_reads=2,
+            dma_writes=2,
+            dma_sizes={"1024": 2, "176": 2},
+            vector_instructions=2,
+            vector_repeats=4 + 1,
+            barriers=1,
+            flags=16,
+        ),
+    ),
+    "repeats": (
+        Counters(
+            gm_bytes_written=2560,  # 640 floats
+            dma_writes=1,
+            dma_sizes={"2560": 1},
+            vector_instructions=4,
+            vector_repeats=10 + 5 + 3 + 1,  # a repeat is one, however few of its lanes a mask leaves
+            barriers=4 + 1,
+        ),
+        IDLE,
+    ),
+    "reduce": (
+        Counters(
+            gm_bytes_read=2048,  # 512 floats
+            gm_bytes_written=4,
+            dma_reads=1,
+            dma_writes=1,
+            dma_sizes={"2048": 1, "4": 1},
+            vector_instructions=3,
+            vector_repeats=8 + 1 + 4,
+            flags=4,
+            barriers=1 + 1,
+        ),
+        IDLE,
+    ),
+    "scalars": (
+        Counters(
+            vector_instructions=1,
+            vector_repeats=1,
+            scalar_ub_accesses=64 + 2,  # SetValue of each, and two GetValue
+            scalar_gm_accesses=64 + 1,  # GetValue of each, and a SetValue
+            flags=4,
+            barriers=1,
+        ),
+        IDLE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_counters_are_what_one_counts(counted: ctypes.CDLL, name: str) -> None:
+    report = run(counted[f"launch_{name}"], 2, torch.ones(2048), torch.zeros(2048))
+    assert [Counters(**core) for core in report["cores"]] == list(CASES[name])
+
+
+def test_every_counter_is_counted_somewhere() -> None:
+    for name in Counters.__dataclass_fields__:
+        assert any(getattr(core, name) for cores in CASES.values() for core in cores)
+
+
+# What the published sample add_high_performance took on an A2 with 48 vector cores, in microseconds, as its README has
+# it: 8192 x 8192 halves, two of them read and one written, 402653184 bytes in all. "task" is the whole launch; "mte2" is
+# how long a core's copies into UB were busy, which with two buffers is nearly all of the time that the cores ran.
+#   case 3: one buffer of each operand, 32 KB copies
+#   case 4: two buffers
+#   case 6: two buffers, reads that go round the L2, operands of one instruction in different bank groups
+MEASURED = {
+    "one_buffer": {"task": 268.5},
+    "two_buffers": {"task": 264.0},
+    "round_the_l2": {"task": 184.5, "mte2": 171.6, "vector": 6.95},
+}
+
+
+@pytest.fixture(scope="module")
+def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    library = kernels.compile_kernels(SOURCES / "published_add.asc", tmp_path_factory.mktemp("published") / "add.so")
+    x, y, z = (torch.full((8192, 8192), value, dtype=torch.half) for value in (1.5, 2.0, float("nan")))
+    estimates = {}
+    for name in MEASURED:
+        z.fill_(float("nan"))
+        with kernels.on_device(x) as x_gm, kernels.on_device(y) as y_gm, kernels.on_device(z) as z_gm:
+            outcome = kernels.launch(library[f"launch_{name}"], 48, x_gm, y_gm, z_gm)
+        assert outcome.message == ""
+        assert (z == 3.5).all()
+        estimates[name] = outcome.report["estimate"]
+    return estimates
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_estimate_is_near_what_was_measured(estimates: dict[str, dict[str, Any]], name: str) -> None:
+    assert estimates[name]["microseconds"] == pytest.approx(MEASURED[name]["task"], rel=0.1)
+
+
+def test_the_pipes_are_busy_for_as_long_as_was_measured(estimates: dict[str, dict[str, Any]]) -> None:
+    busy, measured = estimates["round_the_l2"]["busy"], MEASURED["round_the_l2"]
+    assert busy["MTE2"] == pytest.approx(measured["mte2"], rel=0.1)
+    assert busy["V"] == pytest.approx(measured["vector"], rel=0.1)
+
+
+def test_two_buffers_overlap_what_one_has_to_wait_for(estimates: dict[str, dict[str, Any]]) -> None:
+    one, two = estimates["one_buffer"], estimates["two_buffers"]
+    assert two["microseconds"] < one["microseconds"]
+    assert two["busy"] == pytest.approx(one["busy"], rel=0.01)
+
+
+def test_guessed_rates_bracket_the_estimate(estimates: dict[str, dict[str, Any]]) -> None:
+    for estimate in estimates.values():
+        assert estimate["with_double_rates"] <= estimate["microseconds"] <= estimate["with_half_rates"]
