@@ -85,7 +85,10 @@ using namespace virtual_cann;
 extern "C" {
 
 aclError aclrtMemcpy(void* to, size_t room, const void* from, size_t bytes, aclrtMemcpyKind kind) {
-  return api(__func__, [&] { Copy(to, room, from, bytes, kind).run(); });
+  return api(__func__, [&] {
+    check_current_device();
+    Copy(to, room, from, bytes, kind).run();
+  });
 }
 
 aclError aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t bytes, aclrtMemcpyKind kind,

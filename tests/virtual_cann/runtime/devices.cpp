@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices.h"
 
+#include <pthread.h>
+
+#include <cstring>
 #include <deque>
 
 #include "settings.h"
@@ -33,11 +36,17 @@ bool Device::lost() const {
   return lost_;
 }
 
-void Device::check_not_lost() const {
-  if (lost()) {
-    throw Error(ACL_ERROR_RT_LOST_HEARTBEAT,
-                "device " + std::to_string(id) + " is lost; reset the device or end the process");
+void Device::fail(const Error& error) {
+  std::lock_guard lock(mutex_);
+  if (!failure_) failure_ = error;
+}
+
+void Device::check() const {
+  std::lock_guard lock(mutex_);
+  if (lost_) {
+    throw Error(ACL_ERROR_RT_LOST_HEARTBEAT, "device " + std::to_string(id) + " is lost; end the process");
   }
+  if (failure_) throw *failure_;
 }
 
 void Device::leave_error(const Error& error) {
@@ -56,6 +65,7 @@ void Device::raise_left_error() {
 void Device::recover() {
   std::lock_guard lock(mutex_);
   lost_ = false;
+  failure_.reset();
   left_error_.reset();
 }
 
@@ -70,6 +80,16 @@ Device& device(int id) {
 Device& current_device() {
   if (current < 0) throw Error(ACL_ERROR_RT_CONTEXT_NULL, "no device is set in this thread; call aclrtSetDevice first");
   return device(current);
+}
+
+void check_current_device() {
+  if (current >= 0) device(current).check();
+}
+
+void keep_error_of_queue_thread(const Error& error) {
+  char name[16] = "";
+  pthread_getname_np(pthread_self(), name, sizeof name);
+  if (current >= 0 && std::strcmp(name, "acl_thread") == 0) device(current).fail(error);
 }
 
 }  // namespace virtual_cann

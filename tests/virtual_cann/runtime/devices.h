@@ -14,20 +14,24 @@ class Device {
   explicit Device(int id) : id(id) {}
   const int id;
 
-  // A lost device stays lost until it is reset.
   void lose();
-  void check_not_lost() const;
   bool lost() const;
 
-  // A launch that was refused returned nothing: the next synchronise reports it, once.
+  // From now on every use of the device throws this error.
+  void fail(const Error& error);
+  // Throws if the device is lost or failed.
+  void check() const;
+
+  // The next synchronise throws this error: a launch that was refused returned nothing.
   void leave_error(const Error& error);
   void raise_left_error();
 
-  void recover();
+  void recover();  // from all of it
 
  private:
   mutable std::mutex mutex_;
   bool lost_ = false;
+  std::optional<Error> failure_;
   std::optional<Error> left_error_;
 };
 
@@ -35,5 +39,11 @@ class Device {
 Device& device(int id);
 // Throws if this thread has set none.
 Device& current_device();
+// The same, if one is set: throws if it is lost or failed.
+void check_current_device();
+
+// torch_npu tells its caller of an error on its queue's thread once, and from then on drops queued work without a word,
+// so that its tensors hold junk. Such an error therefore fails the device.
+void keep_error_of_queue_thread(const Error& error);
 
 }  // namespace virtual_cann

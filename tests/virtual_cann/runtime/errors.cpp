@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <sstream>
 
+#include "devices.h"
+
 namespace virtual_cann {
 namespace {
 
@@ -21,6 +23,7 @@ aclError record_error(const char* function, const Error& error) {
   last_error = error.code;
   recent_message =
       "[virtual CANN] " + std::string(function) + " failed (" + std::to_string(error.code) + "): " + error.what();
+  keep_error_of_queue_thread(Error(error.code, recent_message));
   return error.code;
 }
 

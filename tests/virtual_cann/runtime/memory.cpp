@@ -173,7 +173,7 @@ extern "C" {
 
 aclError aclrtMalloc(void** pointer, size_t bytes, aclrtMemMallocPolicy) {
   return api(__func__, [&] {
-    current_device().check_not_lost();
+    current_device().check();
     out(pointer, "devPtr") = allocate(current_device().id, bytes)->start;
   });
 }

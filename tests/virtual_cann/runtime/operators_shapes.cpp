@@ -45,6 +45,16 @@ Plan concatenate(const aclTensorList* list, int64_t dim, const aclTensor* to) {
   return plan;
 }
 
+Plan stack(const aclTensorList* list, int64_t dim, const aclTensor* to) {
+  const int64_t axis = dim < 0 ? dim + static_cast<int64_t>(to->sizes.size()) : dim;
+  aclTensorList widened = *list;
+  for (aclTensor& tensor : widened.tensors) {
+    tensor.sizes.insert(tensor.sizes.begin() + axis, 1);
+    tensor.strides.insert(tensor.strides.begin() + axis, 0);
+  }
+  return concatenate(&widened, axis, to);
+}
+
 }  // namespace
 
 using Tensor = const aclTensor*;
@@ -53,6 +63,7 @@ ACLNN_OPERATOR(InplaceCopy, (Tensor self, Tensor from), copy(*self, *from))
 ACLNN_OPERATOR(InplaceFillTensor, (Tensor self, Tensor value), copy(*self, *value))
 ACLNN_OPERATOR(Cast, (Tensor self, aclDataType, Tensor to), copy(*to, *self))
 ACLNN_OPERATOR(Cat, (const aclTensorList* tensors, int64_t dim, Tensor to), concatenate(tensors, dim, to))
+ACLNN_OPERATOR(Stack, (const aclTensorList* tensors, int64_t dim, Tensor to), stack(tensors, dim, to))
 ACLNN_OPERATOR(MaskedSelect, (Tensor self, Tensor mask, aclTensor* to), masked_select(self, mask, to))
 
 }  // namespace virtual_cann

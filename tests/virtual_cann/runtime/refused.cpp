@@ -42,4 +42,11 @@ int rtFunctionRegister(void*, const void*, const char*, const void*, uint32_t) {
 int rtGetC2cCtrlAddr(uint64_t*, uint32_t*) { return refuse(__func__); }
 int rtKernelLaunch(const void*, uint32_t, void*, uint32_t, void*, void*) { return refuse(__func__); }
 
+// Operators. The weak definition gives way to the one that computes, where there is one. Without these torch_npu would
+// fall back to aclopCompileAndExecute, which can only refuse later, on another thread.
+#define X(name)                                                                               \
+  __attribute__((weak)) int aclnn##name##GetWorkspaceSize() { return refuse("aclnn" #name); } \
+  __attribute__((weak)) int aclnn##name() { return refuse("aclnn" #name); }
+#include "operator_names.inc"
+
 }  // extern "C"

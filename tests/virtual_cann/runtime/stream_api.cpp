@@ -68,7 +68,7 @@ void synchronize_device(Device& device, int32_t milliseconds) {
     }
   }
   if (first) throw *first;
-  device.check_not_lost();
+  device.check();
   device.raise_left_error();
 }
 

@@ -12,7 +12,7 @@ void Stream::enqueue(std::string name, std::function<void()> run) { push({std::m
 void Stream::enqueue_event(std::function<void()> run) { push({"event", std::move(run), true}); }
 
 void Stream::push(Task task) {
-  device.check_not_lost();
+  device.check();
   std::lock_guard lock(mutex_);
   if (ending_) throw Error(ACL_ERROR_RT_PARAM_INVALID, task.name + ": the stream is being destroyed");
   if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
@@ -79,7 +79,7 @@ bool Stream::idle() {
 void Stream::raise(std::unique_lock<std::mutex>& lock) {
   std::optional<Error> failure = failure_;
   lock.unlock();
-  device.check_not_lost();
+  device.check();
   if (failure) throw *failure;
 }
 
