@@ -41,8 +41,11 @@ Estimate estimate(const std::vector<CoreTimes>& cores, const Counters& total, Ke
 
   Estimate estimate{microseconds(0), microseconds(1), microseconds(2), {}};
   const auto ends_first = [](const CoreTimes& a, const CoreTimes& b) { return a.end[0] < b.end[0]; };
-  if (const auto slowest = std::max_element(cores.begin(), cores.end(), ends_first); slowest != cores.end())
-    for (int pipe = 0; pipe < kPipes; ++pipe) estimate.busy[pipe] = 1e6 * slowest->busy[pipe] / hardware.hertz;
+  const auto slowest = std::max_element(cores.begin(), cores.end(), ends_first);
+  if (slowest == cores.end()) return estimate;
+  for (int pipe = 0; pipe < kPipes; ++pipe) estimate.busy[pipe] = 1e6 * slowest->busy[pipe] / hardware.hertz;
+  const double stretch = std::max(1.0, memory * hardware.hertz / cycles[0]);
+  for (Pipe pipe : {Pipe::MTE2, Pipe::MTE3}) estimate.busy[static_cast<size_t>(pipe)] *= stretch;
   return estimate;
 }
 

@@ -9,8 +9,6 @@ namespace {
 
 constexpr double kGuesses[kEstimates] = {1, 2, 0.5};  // of a cost: half the rate is twice the cost
 
-bool is_dma(Pipe pipe) { return pipe == Pipe::MTE2 || pipe == Pipe::MTE3; }
-
 }  // namespace
 
 Timeline::Timeline(const Hardware& hardware, uint32_t running, double guess) : guess_(guess) {
@@ -31,16 +29,16 @@ void Timeline::vector_work(VectorClass kind, uint64_t repeats, bool bank_conflic
 
 void Timeline::transfer(Pipe pipe, uint64_t bytes) {
   const auto i = static_cast<size_t>(pipe);
-  // DMAs in a row hide each other's latency; the first after a pause shows it.
-  if (time_[i] > idle_since_[i]) busy_[i] += cost(kDmaLatency);
+  // Reads in a row hide each other's latency; the first after a pause shows it.
+  if (pipe == Pipe::MTE2 && time_[i] > last_read_end_) busy_[i] += cost(kReadLatency);
   work(pipe, static_cast<double>(bytes) / bytes_a_cycle_[i]);
-  idle_since_[i] = time_[i];
+  if (pipe == Pipe::MTE2) last_read_end_ = time_[i];
 }
 
 void Timeline::scalar_access(bool cache_miss) { work(Pipe::S, cost(cache_miss ? kCacheMiss : kScalarAccess)); }
 
 Cycles Timeline::over(Pipe pipe) const {
-  return time_[static_cast<size_t>(pipe)] + (is_dma(pipe) ? cost(kDmaLatency) : 0);
+  return time_[static_cast<size_t>(pipe)] + (pipe == Pipe::MTE2 ? cost(kReadLatency) : 0);
 }
 
 Cycles Timeline::all_over() const {

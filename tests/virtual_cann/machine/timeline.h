@@ -42,7 +42,7 @@ class Timeline {
   double guess_;
   std::array<double, kPipes> bytes_a_cycle_{};
   std::array<Cycles, kPipes> time_{};  // when the pipe can begin its next instruction
-  std::array<Cycles, kPipes> idle_since_{};
+  Cycles last_read_end_ = 0;
   std::array<Cycles, kPipes> busy_{};
 };
 

@@ -20,13 +20,15 @@ uint32_t bits(uint32_t from, uint32_t to) {
 // Calls visit(block, bits) for every block of the range.
 template <class Visit>
 void each_block(uint32_t address, uint32_t bytes, Visit&& visit) {
-  for (const uint32_t end = address + bytes; address < end;) {
-    const uint32_t block = address / kBlockBytes;
-    const uint32_t begin = block * kBlockBytes;
-    const uint32_t stop = std::min(end, begin + kBlockBytes);
-    visit(block, bits(address - begin, stop - begin));
-    address = stop;
-  }
+  const uint32_t end = address + bytes;
+  const uint32_t first = address / kBlockBytes;
+  const uint32_t last = (end - 1) / kBlockBytes;
+  const uint32_t from = address % kBlockBytes;
+  const uint32_t to = (end - 1) % kBlockBytes + 1;
+  if (first == last) return visit(first, bits(from, to));
+  visit(first, bits(from, kBlockBytes));
+  for (uint32_t block = first + 1; block < last; ++block) visit(block, ~0u);
+  visit(last, bits(0, to));
 }
 
 }  // namespace
@@ -35,7 +37,7 @@ Ub::Ub() : bytes_(kUbBytes), written_(kBlocks), touches_(kBlocks), is_split_(kBl
 
 void Ub::clear() {
   std::fill_n(touches_.begin(), used_ / kBlockBytes, Touch{});
-  std::fill(is_split_.begin(), is_split_.end(), false);
+  std::fill(is_split_.begin(), is_split_.end(), 0);
   splits_.clear();
   used_ = 0;
   free_all();
@@ -54,12 +56,12 @@ std::optional<uint32_t> Ub::allocate(uint32_t bytes) {
 void Ub::free_all() { allocated_ = buffers_ = 0; }
 
 std::optional<uint32_t> Ub::first_unwritten(uint32_t address, uint32_t bytes) const {
-  std::optional<uint32_t> first;
-  each_block(address, bytes, [&](uint32_t block, uint32_t wanted) {
-    const uint32_t missing = wanted & ~written_[block];
-    if (missing != 0 && !first) first = block * kBlockBytes + __builtin_ctz(missing);
-  });
-  return first;
+  uint32_t missing = 0;
+  each_block(address, bytes, [&](uint32_t block, uint32_t wanted) { missing |= wanted & ~written_[block]; });
+  if (missing == 0) return std::nullopt;
+  uint32_t byte = address;
+  while ((written_[byte / kBlockBytes] >> byte % kBlockBytes & 1) != 0) ++byte;
+  return byte;
 }
 
 void Ub::mark_written(uint32_t address, uint32_t bytes) {

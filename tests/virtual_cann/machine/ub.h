@@ -36,13 +36,23 @@ class Ub {
   // others are a piece a byte: two instructions may write neighbouring results of one block.
   template <class Visit>
   void touch(uint32_t address, uint32_t bytes, Visit&& visit) {
+    Touch before{}, after{};  // of the last whole block: most have the history of their neighbour
+    bool is_known = false;
     for (const uint32_t end = address + bytes; address < end;) {
       const uint32_t block = address / kBlockBytes;
       const uint32_t begin = block * kBlockBytes;
       const uint32_t stop = std::min(end, begin + kBlockBytes);
       const bool whole = stop - address == kBlockBytes;
       if (whole && !is_split_[block]) {
-        visit(touches_[block], address);
+        Touch& touch = touches_[block];
+        if (is_known && touch == before) {
+          touch = after;
+        } else {
+          before = touch;
+          visit(touch, address);
+          after = touch;
+          is_known = true;
+        }
       } else {
         Split& split = split_at(block);
         for (uint32_t byte = address; byte < stop; ++byte) visit(split[byte - begin], byte);
@@ -64,7 +74,7 @@ class Ub {
   std::vector<uint8_t> bytes_;
   std::vector<uint32_t> written_;  // a block, a bit a byte
   std::vector<Touch> touches_;
-  std::vector<bool> is_split_;
+  std::vector<uint8_t> is_split_;
   std::unordered_map<uint32_t, Split> splits_;
 };
 
