@@ -30,13 +30,73 @@ _COMPILE_TIME_STD = re.compile(
 
 _MATHS = frozenset(
     f"{name}{suffix}"
-    for name in ["exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sqrt", "cbrt", "hypot", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "erf", "erfc", "fabs", "floor", "ceil", "round", "trunc", "rint", "nearbyint", "lround", "fmod", "fmin", "fmax", "fma", "ldexp", "frexp", "copysign", "isnan", "isinf", "isfinite"]
+    for name in [
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "pow",
+        "sqrt",
+        "cbrt",
+        "hypot",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "sinh",
+        "cosh",
+        "tanh",
+        "erf",
+        "erfc",
+        "fabs",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "rint",
+        "nearbyint",
+        "lround",
+        "fmod",
+        "fmin",
+        "fmax",
+        "fma",
+        "ldexp",
+        "frexp",
+        "copysign",
+        "isnan",
+        "isinf",
+        "isfinite",
+    ]
     for suffix in ("", "f")
 )
 _MEMORY = frozenset({"malloc", "calloc", "realloc", "free", "alloca"})
 _COPIES = frozenset({"memcpy", "memmove", "memset", "memcmp"})
 _REST_OF_LIBC = frozenset(
-    ["abs", "labs", "abort", "exit", "rand", "srand", "time", "clock", "puts", "putchar", "fprintf", "sprintf", "snprintf", "vprintf", "strlen", "strcmp", "strcpy"]
+    [
+        "abs",
+        "labs",
+        "abort",
+        "exit",
+        "rand",
+        "srand",
+        "time",
+        "clock",
+        "puts",
+        "putchar",
+        "fprintf",
+        "sprintf",
+        "snprintf",
+        "vprintf",
+        "strlen",
+        "strcmp",
+        "strcpy",
+    ]
 )
 _LIBC = _MATHS | _MEMORY | _COPIES | _REST_OF_LIBC | {"printf"}
 
@@ -220,11 +280,9 @@ class _DeviceFunction:
             if receiver == "this":
                 yield from self._check_recursion(token)
         elif before == "::":
-            if body[index - 2].kind == "name":  # std:: is judged apart, AscendC:: is not the user's
-                qualifier = body[index - 2].text
-                callees = self.declarations.named(token.text, owner=qualifier)
-            else:
-                callees = self.declarations.named(token.text, owner="")
+            qualifier = _qualifier(body, index - 2)
+            callees = self.declarations.named(token.text, owner=qualifier)
+            if not qualifier:  # std:: is judged apart, AscendC:: is not the user's
                 yield from self._check_libc(token, callees)
         else:
             members = self.declarations.named(token.text, owner=self.function.owner)
@@ -302,6 +360,13 @@ def _opens_call(body: Sequence[Token], index: int) -> bool:
     return before.kind not in ("name", "mark")
 
 
+def _qualifier(body: Sequence[Token], index: int) -> str:
+    """The name before a `::`; nothing where that stands alone."""
+    if body[index].text == ">":
+        index = (template_start(body, index) or 0) - 1
+    return body[index].text if body[index].kind == "name" and body[index].text not in _KEYWORDS_BEFORE_VALUE else ""
+
+
 def _is_free_call(body: Sequence[Token], index: int) -> bool:
     return body[index].kind == "name" and _opens_call(body, index) and body[index - 1].text not in (".", "->", "::")
 
@@ -332,4 +397,4 @@ def _is_in(tokens: Sequence[Token], space: str) -> bool:
 
 def _text(tokens: Sequence[Token]) -> str:
     spelled = " ".join(f"__{token.text}__" if token.kind == "mark" else token.text for token in tokens)
-    return re.sub(r" ?(::|[*&<>]) ?(?=[\w:>])", r"\1", re.sub(r" (?=[*&<>,)])", "", spelled))
+    return re.sub(r" (?=[*&,<>)\]])|(?<=[<(\[]) ", "", spelled).replace(" :: ", "::")
