@@ -62,7 +62,9 @@ struct Touch {
   Clock read{};
 
   bool operator==(const Touch& other) const {
-    return written == other.written && writer == other.writer && atomic == other.atomic && read == other.read;
+    bool same = written == other.written && writer == other.writer && atomic == other.atomic;
+    for (int pipe = 0; pipe < kPipes; ++pipe) same &= read[pipe] == other.read[pipe];  // faster than array's memcmp
+    return same;
   }
 };
 
