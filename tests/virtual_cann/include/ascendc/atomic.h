@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Addition in GM by the DMA that comes from UB.
+#pragma once
+
+#include "ascendc/vector_binary.h"
+
+namespace virtual_cann::api {
+
+using AtomicTypes = Types<int8_t, int16_t, half, bfloat16_t, int32_t, float>;
+
+[[noreturn]] inline void refuse_atomic(Core& core) {
+  core.stop(Rule::atomic_type, "int8_t, int16_t, int32_t, half, bfloat16_t or float", "another type");
+}
+
+// `bytes` from UB to GM as the atomic mode has it.
+template <class T>
+void store_to_gm(Core& core, uint8_t* gm, const uint8_t* ub, uint32_t bytes) {
+  if (core.atomic == AtomicMode::none) {
+    std::memcpy(gm, ub, bytes);
+  } else if constexpr (AtomicTypes::has<T>) {
+    for (uint32_t at = 0; at < bytes; at += sizeof(T)) {
+      T sum, term;
+      std::memcpy(&sum, gm + at, sizeof(T));
+      std::memcpy(&term, ub + at, sizeof(T));
+      sum = narrow<T>(sum_of(widen(sum), widen(term)));
+      std::memcpy(gm + at, &sum, sizeof(T));
+    }
+  } else {
+    refuse_atomic(core);
+  }
+}
+
+}  // namespace virtual_cann::api
+
+namespace AscendC {
+
+template <typename T>
+void SetAtomicAdd(Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  Core& core = Core::current();
+  core.issue(Pipe::S, "SetAtomicAdd", place);
+  if (!AtomicTypes::has<T>) refuse_atomic(core);
+  core.atomic = AtomicMode::add;
+}
+
+inline void SetAtomicNone() { virtual_cann::Core::current().atomic = virtual_cann::AtomicMode::none; }
+
+}  // namespace AscendC

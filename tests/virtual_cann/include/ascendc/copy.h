@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// DataCopy: between GM and UB by DMA, from UB to UB by the vector unit.
+#pragma once
+
+#include "ascendc/atomic.h"
+#include "ascendc/elementwise.h"
+
+namespace virtual_cann::api {
+
+// Blocks of `length` bytes, `ub_step` and `gm_step` apart from start to start.
+struct Blocks {
+  uint32_t count;
+  uint32_t length;
+  uint64_t ub_step;
+  uint64_t gm_step;
+
+  static uint64_t end(uint32_t count, uint64_t step, uint64_t length) {
+    return count ? (count - 1) * step + length : 0;
+  }
+};
+
+class DmaCall {
+ public:
+  DmaCall(Pipe pipe, const char* api, Place place) : core(Core::current()) { core.issue(pipe, api, place); }
+
+  template <class T>
+  void require_ub(const AscendC::LocalTensor<T>& tensor, uint64_t bytes) {
+    if (tensor.address() % kBlockBytes)
+      core.violate(Rule::ub_alignment, "a UB address that is a multiple of 32 bytes", text(tensor.address()));
+    if (bytes > tensor.bytes())
+      core.stop(Rule::ub_bounds, "at most the " + text(tensor.bytes()) + " bytes of the tensor", text(bytes));
+  }
+  void require_field(Rule rule, const char* what, int64_t value, int64_t limit) {
+    if (value < 0 || value > limit) core.violate(rule, std::string(what) + " of 0 to " + text(limit), text(value));
+  }
+
+  Core& core;
+};
+
+template <class T>
+void copy_in(DmaCall& call, const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTensor<T>& src, Blocks blocks) {
+  call.require_ub(dst, Blocks::end(blocks.count, blocks.ub_step, blocks.length));
+  src.require(call.core, Blocks::end(blocks.count, blocks.gm_step, blocks.length));
+  if (!blocks.count || !blocks.length) return;
+  const auto gm = reinterpret_cast<const uint8_t*>(src.pointer());
+  for (uint32_t i = 0; i < blocks.count; ++i) {
+    const uint8_t* const from = call.core.gm_read(gm + i * blocks.gm_step, blocks.length);
+    std::memcpy(call.core.write(dst.address() + static_cast<uint32_t>(i * blocks.ub_step), blocks.length), from,
+                blocks.length);
+  }
+  call.core.transfer(uint64_t{blocks.count} * blocks.length, src.through_l2());
+}
+
+template <class T>
+void copy_out(DmaCall& call, const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>& src, Blocks blocks) {
+  call.require_ub(src, Blocks::end(blocks.count, blocks.ub_step, blocks.length));
+  dst.require(call.core, Blocks::end(blocks.count, blocks.gm_step, blocks.length));
+  if (!blocks.count || !blocks.length) return;
+  const auto gm = reinterpret_cast<uint8_t*>(dst.pointer());
+  for (uint32_t i = 0; i < blocks.count; ++i) {
+    const uint8_t* const from =
+        call.core.read(src.address() + static_cast<uint32_t>(i * blocks.ub_step), blocks.length);
+    store_to_gm<T>(call.core, call.core.gm_write(gm + i * blocks.gm_step, blocks.length), from, blocks.length);
+  }
+  call.core.transfer(uint64_t{blocks.count} * blocks.length, dst.through_l2());
+}
+
+// The hardware moves whole blocks and drops the rest; this goes on with what was meant.
+template <class T>
+Blocks one_block(DmaCall& call, uint32_t count) {
+  const uint64_t bytes = uint64_t{count} * sizeof(T);
+  if (bytes % kBlockBytes)
+    call.core.violate(Rule::copy_length, "a multiple of 32 bytes",
+                      text(count) + " elements, " + text(bytes) + " bytes: DataCopyPad moves what is not whole blocks");
+  return {1, static_cast<uint32_t>(bytes), 0, 0};
+}
+
+constexpr int64_t kMaxCopyBlocks = 4095;
+
+inline Blocks gapped(DmaCall& call, const AscendC::DataCopyParams& params) {
+  call.require_field(Rule::copy_length, "blockCount", params.blockCount.meant(), kMaxCopyBlocks);
+  call.require_field(Rule::copy_length, "blockLen", params.blockLen.meant(), UINT16_MAX);
+  call.require_field(Rule::stride_limit, "srcGap", params.srcGap.meant(), UINT16_MAX);
+  call.require_field(Rule::stride_limit, "dstGap", params.dstGap.meant(), UINT16_MAX);
+  const auto length = static_cast<uint32_t>(params.blockLen.meant()) * kBlockBytes;
+  return {static_cast<uint32_t>(params.blockCount.meant()), length, 0, 0};
+}
+inline uint64_t step(Blocks blocks, Field<uint16_t> gap) {
+  return blocks.length + static_cast<uint64_t>(gap.meant()) * kBlockBytes;
+}
+
+}  // namespace virtual_cann::api
+
+namespace AscendC {
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const uint32_t count,
+              Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  DmaCall call(Pipe::MTE2, "DataCopy", place);
+  copy_in(call, dst, src, one_block<T>(call, count));
+}
+
+template <typename T>
+void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint32_t count,
+              Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  DmaCall call(Pipe::MTE3, "DataCopy", place);
+  copy_out(call, dst, src, one_block<T>(call, count));
+}
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& repeatParams,
+              Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  DmaCall call(Pipe::MTE2, "DataCopy", place);
+  Blocks blocks = gapped(call, repeatParams);
+  blocks.gm_step = step(blocks, repeatParams.srcGap);
+  blocks.ub_step = step(blocks, repeatParams.dstGap);
+  copy_in(call, dst, src, blocks);
+}
+
+template <typename T>
+void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& repeatParams,
+              Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  DmaCall call(Pipe::MTE3, "DataCopy", place);
+  Blocks blocks = gapped(call, repeatParams);
+  blocks.ub_step = step(blocks, repeatParams.srcGap);
+  blocks.gm_step = step(blocks, repeatParams.dstGap);
+  copy_out(call, dst, src, blocks);
+}
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& repeatParams,
+              Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  DmaCall call(Pipe::V, "DataCopy", place);
+  const Blocks blocks = gapped(call, repeatParams);
+  const uint64_t dst_step = step(blocks, repeatParams.dstGap), src_step = step(blocks, repeatParams.srcGap);
+  call.require_ub(dst, Blocks::end(blocks.count, dst_step, blocks.length));
+  call.require_ub(src, Blocks::end(blocks.count, src_step, blocks.length));
+  if (!blocks.count || !blocks.length) return;
+  for (uint32_t i = 0; i < blocks.count; ++i) {
+    const uint8_t* const from = call.core.read(src.address() + static_cast<uint32_t>(i * src_step), blocks.length);
+    std::memmove(call.core.write(dst.address() + static_cast<uint32_t>(i * dst_step), blocks.length), from,
+                 blocks.length);
+  }
+  call.core.vector_work(VectorClass::copy, (uint64_t{blocks.count} * blocks.length + kRepeatBytes - 1) / kRepeatBytes);
+}
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const uint32_t count, Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  const uint64_t bytes = uint64_t{count} * sizeof(T);
+  if (bytes % kBlockBytes) {
+    DmaCall call(Pipe::V, "DataCopy", place);
+    one_block<T>(call, count);
+  }
+  DataCopy(dst, src, DataCopyParams(1, (bytes + kBlockBytes - 1) / kBlockBytes, 0, 0), place);
+}
+
+}  // namespace AscendC

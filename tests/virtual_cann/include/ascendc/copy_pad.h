@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// DataCopyPad: lengths in bytes. On their way to UB blocks are filled up to 32 bytes; on their way out they are not.
+#pragma once
+
+#include "ascendc/copy.h"
+
+namespace virtual_cann::api {
+
+constexpr uint32_t kMaxPadLength = 2097151;
+constexpr uint32_t kMaxPaddingBytes = 32;
+
+inline uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
+
+// What the two generations of parameters come to.
+template <class Params>
+Blocks padded(DmaCall& call, const Params& params, uint32_t element) {
+  call.require_field(Rule::pad_block, "blockCount", params.blockCount.meant(), kMaxCopyBlocks);
+  if constexpr (std::is_same_v<Params, AscendC::DataCopyParams>) {
+    call.require_field(Rule::pad_block, "blockLen", params.blockLen.meant(), UINT16_MAX);
+    call.require_field(Rule::pad_block, "srcStride", params.srcStride.meant(), UINT16_MAX);
+    call.require_field(Rule::pad_block, "dstStride", params.dstStride.meant(), UINT16_MAX);
+  } else {
+    call.require_field(Rule::pad_block, "blockLen", params.blockLen, kMaxPadLength);
+  }
+  const auto length = static_cast<uint32_t>(meant(params.blockLen));
+  if (length % element)
+    call.core.violate(Rule::pad_block, "a blockLen of whole elements of " + text(element) + " bytes", text(length));
+  return {static_cast<uint32_t>(params.blockCount.meant()), length, 0, 0};
+}
+
+// Fills what is left and right of a block. Without isPad it is undefined: the page has the block's first element there,
+// if there is no padding and nobody has called SetPadValue, and random values otherwise.
+template <class T>
+void fill(Core& core, bool defined, T value, uint32_t address, uint64_t bytes) {
+  if (!bytes) return;
+  if (!defined) return core.scribble(address, static_cast<uint32_t>(bytes));
+  uint8_t* const to = core.write(address, static_cast<uint32_t>(bytes));
+  for (uint64_t at = 0; at + sizeof(T) <= bytes; at += sizeof(T)) std::memcpy(to + at, &value, sizeof(T));
+}
+
+template <class T, class Params>
+void copy_in_padded(AscendC::Place place, const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTensor<T>& src,
+                    const Params& params, const AscendC::DataCopyPadExtParams<T>& padding) {
+  DmaCall call(Pipe::MTE2, "DataCopyPad", place);
+  const Blocks blocks = padded(call, params, sizeof(T));
+  const uint64_t left = static_cast<uint64_t>(padding.leftPadding.meant()) * sizeof(T);
+  const uint64_t right = static_cast<uint64_t>(padding.rightPadding.meant()) * sizeof(T);
+  if (std::max(left, right) > kMaxPaddingBytes)
+    call.core.violate(Rule::pad_padding, "at most 32 bytes on each side",
+                      text(left) + " on the left, " + text(right) + " on the right");
+  if constexpr (sizeof(T) == 8)
+    if (padding.isPad && padding.paddingValue != T(0))
+      call.core.violate(Rule::pad_padding, "a padding value of 0 for a type of 64 bits", text(padding.paddingValue));
+
+  const uint64_t row = whole_blocks(left + blocks.length + right);
+  const uint64_t ub_step = row + static_cast<uint64_t>(meant(params.dstStride)) * kBlockBytes;
+  const uint64_t gm_step = blocks.length + static_cast<uint64_t>(meant(params.srcStride));
+  call.require_ub(dst, Blocks::end(blocks.count, ub_step, row));
+  src.require(call.core, Blocks::end(blocks.count, gm_step, blocks.length));
+  if (!blocks.length) return;
+  for (uint32_t i = 0; i < blocks.count; ++i) {
+    const uint32_t begin = dst.address() + static_cast<uint32_t>(i * ub_step);
+    const uint32_t middle = begin + static_cast<uint32_t>(left);
+    const uint32_t end = middle + blocks.length;
+    fill(call.core, padding.isPad, padding.paddingValue, begin, left);
+    const auto from = reinterpret_cast<const uint8_t*>(src.pointer()) + i * gm_step;
+    std::memcpy(call.core.write(middle, blocks.length), call.core.gm_read(from, blocks.length), blocks.length);
+    fill(call.core, padding.isPad, padding.paddingValue, end, begin + row - end);
+  }
+  if (blocks.count) call.core.transfer(uint64_t{blocks.count} * blocks.length, src.through_l2());
+}
+
+template <class T, class Params>
+void copy_out_padded(AscendC::Place place, const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
+                     const Params& params) {
+  DmaCall call(Pipe::MTE3, "DataCopyPad", place);
+  Blocks blocks = padded(call, params, sizeof(T));
+  blocks.ub_step = whole_blocks(blocks.length) + static_cast<uint64_t>(meant(params.srcStride)) * kBlockBytes;
+  blocks.gm_step = blocks.length + static_cast<uint64_t>(meant(params.dstStride));
+  copy_out(call, dst, src, blocks);
+}
+
+}  // namespace virtual_cann::api
+
+namespace AscendC {
+
+template <typename T>
+void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyExtParams& dataCopyParams,
+                 const DataCopyPadExtParams<T>& padParams, Place place = Place::here()) {
+  virtual_cann::api::copy_in_padded(place, dst, src, dataCopyParams, padParams);
+}
+
+template <typename T>
+void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyExtParams& dataCopyParams,
+                 Place place = Place::here()) {
+  virtual_cann::api::copy_out_padded(place, dst, src, dataCopyParams);
+}
+
+// The padding value is T's bits.
+template <typename T>
+void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& dataCopyParams,
+                 const DataCopyPadParams& padParams, Place place = Place::here()) {
+  T value;
+  std::memcpy(&value, &padParams.paddingValue, sizeof(T));
+  const DataCopyPadExtParams<T> padding(padParams.isPad, padParams.leftPadding.meant(), padParams.rightPadding.meant(),
+                                        value);
+  virtual_cann::api::copy_in_padded(place, dst, src, dataCopyParams, padding);
+}
+
+template <typename T>
+void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& dataCopyParams,
+                 Place place = Place::here()) {
+  virtual_cann::api::copy_out_padded(place, dst, src, dataCopyParams);
+}
+
+}  // namespace AscendC

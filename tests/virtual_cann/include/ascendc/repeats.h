@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every vector instruction is made of. It works in repeats of 256 bytes, eight blocks of 32, of its widest
+// operand; in each of them a mask says which lanes take part. Operands are judged first; then the lanes that lie side
+// by side in all of them are handed to the arithmetic in one go, which for ordinary strides is the whole instruction.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+
+#include "ascendc/tensor.h"
+#include "ascendc/types.h"
+#include "machine/core.h"
+
+namespace virtual_cann::api {
+
+constexpr uint32_t kBlocksPerRepeat = kRepeatBytes / kBlockBytes;
+constexpr VectorMask kFullMask{~uint64_t{0}, ~uint64_t{0}, false};
+
+// f(0) to f(size - 1), where no call reads what another wrote. By sixteens, which compilers vectorise at -O2.
+template <class F>
+inline void for_lanes(uint32_t size, F f) {
+  uint32_t i = 0;
+  for (; i + 16 <= size; i += 16) {
+#pragma GCC ivdep
+    for (uint32_t k = 0; k < 16; ++k) f(i + k);
+  }
+  for (; i < size; ++i) f(i);
+}
+
+// The mask argument of an instruction: how many lanes of each repeat, or which.
+struct MaskArgument {
+  template <class Integer, class = std::enable_if_t<std::is_integral_v<Integer>>>
+  MaskArgument(Integer lanes) : count(static_cast<uint64_t>(lanes)) {}
+  MaskArgument(const uint64_t* mask) : bits(mask) {}
+
+  uint64_t count = 0;
+  const uint64_t* bits = nullptr;
+};
+
+// The lanes of an instruction. `lanes` of them make a repeat.
+struct Extent {
+  uint32_t lanes;
+  VectorMask mask;
+  uint32_t repeats;
+
+  bool has(uint32_t lane) const { return lane < 64 ? mask.low >> lane & 1 : mask.high >> (lane - 64) & 1; }
+  uint32_t lanes_of(uint32_t repeat) const {  // those that may take part
+    return mask.counter ? static_cast<uint32_t>(std::min<uint64_t>(lanes, mask.low - uint64_t{repeat} * lanes)) : lanes;
+  }
+  bool active(uint32_t repeat, uint32_t lane) const { return lane < lanes_of(repeat) && (mask.counter || has(lane)); }
+  bool full() const {
+    const auto all = [](uint64_t bits, uint32_t wanted) { return wanted >= 64 ? !~bits : !(~bits << (64 - wanted)); };
+    return mask.counter || (all(mask.low, lanes) && (lanes <= 64 || all(mask.high, lanes - 64)));
+  }
+  uint64_t elements() const {  // of a full extent
+    return mask.counter ? mask.low : uint64_t{lanes} * repeats;
+  }
+
+  // visit(repeat, first, end) for the runs of active lanes in each repeat, cut at multiples of `cut`.
+  template <class Visit>
+  void for_runs(uint32_t cut, Visit visit) const {
+    for (uint32_t repeat = 0; repeat < repeats; ++repeat)
+      for (uint32_t lane = 0; lane < lanes;) {
+        if (!active(repeat, lane)) {
+          ++lane;
+          continue;
+        }
+        const uint32_t first = lane;
+        const uint32_t limit = std::min(lanes, (first / cut + 1) * cut);
+        while (lane < limit && active(repeat, lane)) ++lane;
+        visit(repeat, first, lane);
+      }
+  }
+};
+
+// One operand: where its elements are.
+struct Operand {
+  uint32_t address;
+  uint32_t bytes;  // up to the tensor's end
+  uint32_t size;   // of an element
+  uint32_t block_stride = 1;
+  uint32_t repeat_stride = kBlocksPerRepeat;
+
+  uint32_t per_block() const { return kBlockBytes / size; }
+  uint64_t offset(uint32_t repeat, uint32_t lane) const {
+    return (uint64_t{repeat} * repeat_stride + uint64_t{lane / per_block()} * block_stride) * kBlockBytes +
+           lane % per_block() * size;
+  }
+  uint32_t at(uint32_t repeat, uint32_t lane) const { return address + static_cast<uint32_t>(offset(repeat, lane)); }
+  bool contiguous(uint32_t lanes) const { return block_stride == 1 && repeat_stride * kBlockBytes == lanes * size; }
+};
+
+// With the strides of an instruction that works side by side, and whose widest element has `widest` bytes.
+template <class T>
+Operand operand(const AscendC::LocalTensor<T>& tensor, uint32_t widest = sizeof(T)) {
+  return {tensor.address(), tensor.bytes(), sizeof(T), 1, static_cast<uint32_t>(kBlocksPerRepeat * sizeof(T) / widest)};
+}
+
+// Sets the mask register to the first `count` lanes of a repeat. The current instruction is judged.
+void set_lanes(Core& core, uint32_t lanes, uint64_t count);
+
+// A call of a vector API. Its methods judge the arguments, and go on with what was meant. `accumulates`: the second
+// source may be what an earlier repeat wrote, if it or dst stands still.
+class VectorCall {
+ public:
+  VectorCall(const char* api, Place place, VectorClass kind, bool accumulates = false)
+      : core(Core::current()), kind(kind), accumulates(accumulates) {
+    core.issue(Pipe::V, api, place);
+  }
+
+  [[noreturn]] void wrong_type() { core.stop(Rule::type, "a type for which A2 has the instruction", "another"); }
+
+  // Repeats under the mask registers as they are.
+  Extent repeats(uint32_t lanes, int64_t meant);
+  // The same, after setting the mask register, as the forms with a mask argument do.
+  Extent masked(uint32_t lanes, MaskArgument mask, int64_t repeats);
+  // Repeats of an instruction that has no mask.
+  Extent unmasked(uint32_t lanes, int64_t repeats);
+  // The first `count` elements, in counter mode. The mask registers are back at their defaults afterwards.
+  Extent counted(uint32_t lanes, int64_t count);
+
+  void require_alignment(const Operand& operand, uint32_t alignment = kBlockBytes) {
+    if (operand.address % alignment) misaligned(operand.address, alignment);
+  }
+  void require_length(const Operand& operand, uint64_t bytes) {
+    if (bytes > operand.bytes) too_long(operand.bytes, bytes);
+  }
+  void require_length(const Operand& operand, const Extent& extent);
+  void require_operand(const Operand& operand, const Extent& extent) {
+    require_alignment(operand);
+    require_length(operand, extent);
+  }
+  // dst and src coincide or lie apart, block for block, and no repeat reads what an earlier one wrote.
+  void require_apart(const Operand& dst, const Operand& src, const Extent& extent, bool second = false);
+  // dst has nothing of [address, address + bytes).
+  void require_disjoint(Rule rule, const Operand& dst, const Extent& extent, uint32_t address, uint64_t bytes);
+
+  void require_range(Rule rule, const char* what, int64_t meant, int64_t limit);
+
+  void work(uint64_t repeats) { core.vector_work(kind, repeats); }
+
+  Core& core;
+  const VectorClass kind;
+  const bool accumulates;
+
+ private:
+  void misaligned(uint32_t address, uint32_t alignment);
+  [[noreturn]] void too_long(uint32_t bytes, uint64_t wanted);
+};
+
+// f(dst, size, source...) for everything in the extent; the operands have been judged.
+template <class F, class... Sources>
+void for_operands(Core& core, const Extent& extent, F f, const Operand& dst, const Sources&... sources) {
+  const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) {
+    // Sources first: writing makes what it writes initialised.
+    const auto pointers = std::make_tuple(core.read(sources.at(repeat, first), size * sources.size)...);
+    uint8_t* const target = core.write(dst.at(repeat, first), size * dst.size);
+    std::apply([&](auto... source) { f(target, size, source...); }, pointers);
+  };
+  if (extent.full() && dst.contiguous(extent.lanes) && (sources.contiguous(extent.lanes) && ...)) {
+    if (extent.elements()) run(0, 0, static_cast<uint32_t>(extent.elements()));
+    return;
+  }
+  const bool strided = dst.block_stride != 1 || ((sources.block_stride != 1) || ...);
+  const uint32_t cut = strided ? std::min({dst.per_block(), sources.per_block()...}) : extent.lanes;
+  extent.for_runs(cut, [&](uint32_t repeat, uint32_t first, uint32_t end) { run(repeat, first, end - first); });
+}
+
+}  // namespace virtual_cann::api
+
+#include "ascendc/repeats_judge.h"

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// dst[i] = f(src[i], scalar).
+#pragma once
+
+#include "ascendc/vector_binary.h"
+
+#define VIRTUAL_CANN_SCALAR(Name, Supported, f)                                                                     \
+  template <typename T, bool isSetMask = true>                                                                      \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,       \
+            Place place = Place::here()) {                                                                          \
+    using namespace virtual_cann::api;                                                                              \
+    const auto with_scalar = [scalar = widen(scalarValue)](auto x) { return f(x, scalar); };                        \
+    elementwise<Supported, isSetMask>({#Name, place, VectorClass::simple}, with_scalar, Count{count}, dst, src);    \
+  }                                                                                                                 \
+  template <typename T, bool isSetMask = true>                                                                      \
+  void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue,                             \
+            virtual_cann::api::MaskArgument mask, Field<uint8_t> repeatTime, const UnaryRepeatParams& repeatParams, \
+            Place place = Place::here()) {                                                                          \
+    using namespace virtual_cann::api;                                                                              \
+    const auto with_scalar = [scalar = widen(scalarValue)](auto x) { return f(x, scalar); };                        \
+    const Repeated<UnaryRepeatParams> shape{mask, repeatTime.meant(), repeatParams};                                \
+    elementwise<Supported, isSetMask>({#Name, place, VectorClass::simple}, with_scalar, shape, dst, src);           \
+  }
+
+namespace virtual_cann::api {
+
+// Shifts by up to the width of the type; to the right they keep the sign.
+constexpr auto shifted_left = [](auto x, auto by) {
+  return static_cast<decltype(x)>(static_cast<uint64_t>(x) << static_cast<uint32_t>(by));
+};
+constexpr auto shifted_right = [](auto x, auto by) {
+  return static_cast<decltype(x)>(static_cast<int64_t>(x) >> static_cast<uint32_t>(by));
+};
+
+constexpr auto leaky = [](auto x, auto slope) { return x > 0 ? x : x * slope; };
+
+struct MultiplyAndAdd {
+  template <class T, class U>
+  static constexpr bool pair = std::is_same_v<T, U> || (std::is_same_v<T, float> && std::is_same_v<U, half>);
+  template <class D, class D2, class S>
+  static constexpr bool has = Floats::has<D> && Floats::has<S> && pair<D, S>;
+};
+
+// dst is a source too. The product is rounded before it is added in the same type; no page says otherwise.
+template <bool set_mask, class Shape, class T, class U>
+void axpy(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor<T>& dst,
+          const AscendC::LocalTensor<U>& src, U scalar) {
+  const auto f = [scalar = static_cast<float>(widen(scalar))](float sum, float x) {
+    return sum + static_cast<float>(widen(narrow<T>(scalar * x)));
+  };
+  elementwise<MultiplyAndAdd, set_mask>({"Axpy", place, VectorClass::simple}, f, shape, dst, dst, src);
+}
+
+}  // namespace virtual_cann::api
+
+namespace AscendC {
+
+VIRTUAL_CANN_SCALAR(Adds, Numbers, sum_of)
+VIRTUAL_CANN_SCALAR(Muls, Numbers, product_of)
+VIRTUAL_CANN_SCALAR(Maxs, Numbers, greater_of)
+VIRTUAL_CANN_SCALAR(Mins, Numbers, lesser_of)
+VIRTUAL_CANN_SCALAR(LeakyRelu, Floats, leaky)
+VIRTUAL_CANN_SCALAR(ShiftLeft, Integers, shifted_left)
+VIRTUAL_CANN_SCALAR(ShiftRight, Integers, shifted_right)
+
+template <typename T, typename U, bool isSetMask = true>
+void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, const int32_t& count,
+          Place place = Place::here()) {
+  virtual_cann::api::axpy<isSetMask>(place, virtual_cann::api::Count{count}, dst, src, scalarValue);
+}
+
+template <typename T, typename U, bool isSetMask = true>
+void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue,
+          virtual_cann::api::MaskArgument mask, Field<uint8_t> repeatTime, const UnaryRepeatParams& repeatParams,
+          Place place = Place::here()) {
+  const virtual_cann::api::Repeated<UnaryRepeatParams> shape{mask, repeatTime.meant(), repeatParams};
+  virtual_cann::api::axpy<isSetMask>(place, shape, dst, src, scalarValue);
+}
+
+}  // namespace AscendC
+
+#undef VIRTUAL_CANN_SCALAR

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ascend C for the virtual CANN: the part of the API that an A2 vector kernel is written in. What is missing is not
+// modelled, and does not compile.
+#pragma once
+
+#include "ascendc/atomic.h"
+#include "ascendc/cast.h"
+#include "ascendc/copy.h"
+#include "ascendc/copy_pad.h"
+#include "ascendc/duplicate.h"
+#include "ascendc/events.h"
+#include "ascendc/mask.h"
+#include "ascendc/queue.h"
+#include "ascendc/system.h"
+#include "ascendc/vector_binary.h"
+#include "ascendc/vector_scalar.h"
+#include "ascendc/vector_unary.h"
+#include "machine/launch.h"
