@@ -79,6 +79,10 @@ ACLNN_OPERATOR(Sub, (Tensor self, Tensor other, Scalar alpha, Tensor to), subtra
 ACLNN_OPERATOR(Subs, (Tensor self, Scalar other, Scalar alpha, Tensor to), subtract(self, other, alpha, to))
 ACLNN_OPERATOR(InplaceSub, (Tensor self, Tensor other, Scalar alpha), subtract(self, other, alpha, self))
 ACLNN_OPERATOR(InplaceSubs, (Tensor self, Scalar other, Scalar alpha), subtract(self, other, alpha, self))
+ACLNN_OPERATOR(Rsub, (Tensor self, Tensor other, Scalar alpha, Tensor to), subtract(other, self, alpha, to))
+ACLNN_OPERATOR(Rsubs, (Tensor self, Scalar other, Scalar alpha, Tensor to),
+               elementwise([k = *alpha, b = *other](auto a) { return b.as<decltype(a)>() - k.as<decltype(a)>() * a; },
+                           to, self))
 ACLNN_OPERATOR(Mul, (Tensor self, Tensor other, Tensor to), multiply(self, other, to))
 ACLNN_OPERATOR(Muls, (Tensor self, Scalar other, Tensor to), multiply(self, other, to))
 ACLNN_OPERATOR(InplaceMul, (Tensor self, Tensor other), multiply(self, other, self))

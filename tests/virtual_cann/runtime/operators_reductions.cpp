@@ -68,6 +68,20 @@ Plan extreme(Better better, const aclTensor* self, const aclTensor* to) {
           }};
 }
 
+Plan equal(const aclTensor* self, const aclTensor* other, const aclTensor* to) {
+  return {{*self, *other, *to}, [self = *self, other = *other, to = *to] {
+            bool all = self.sizes == other.sizes;
+            with_compute_type({self.dtype, other.dtype}, [&](auto example) {
+              using T = decltype(example);
+              if (!all) return;
+              const Loader<T> left = loader<T>(self.dtype), right = loader<T>(other.dtype);
+              strided_loop(self.sizes, std::array<Operand, 2>{spread(self, self.sizes), spread(other, self.sizes)},
+                           [&](const auto& at) { all = all && left(at[0]) == right(at[1]); });
+            });
+            storer<int64_t>(to.dtype)(to.first, all);
+          }};
+}
+
 }  // namespace
 
 using Tensor = const aclTensor*;
@@ -75,6 +89,7 @@ using Ints = const aclIntArray*;
 
 ACLNN_OPERATOR(ReduceSum, (Tensor self, Ints dims, bool, aclDataType, Tensor to), sum(self, dims, to, false))
 ACLNN_OPERATOR(Mean, (Tensor self, Ints dims, bool, aclDataType, Tensor to), sum(self, dims, to, true))
+ACLNN_OPERATOR(Equal, (Tensor self, Tensor other, Tensor to), equal(self, other, to))
 ACLNN_OPERATOR(Max, (Tensor self, Tensor to), extreme([](auto a, auto b) { return a > b; }, self, to))
 ACLNN_OPERATOR(Min, (Tensor self, Tensor to), extreme([](auto a, auto b) { return a < b; }, self, to))
 

@@ -47,6 +47,6 @@ int rtKernelLaunch(const void*, uint32_t, void*, uint32_t, void*, void*) { retur
 #define X(name)                                                                               \
   __attribute__((weak)) int aclnn##name##GetWorkspaceSize() { return refuse("aclnn" #name); } \
   __attribute__((weak)) int aclnn##name() { return refuse("aclnn" #name); }
-#include "operator_names.inc"
+#include "operator_names.h"
 
 }  // extern "C"

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the virtual CANN of this process saw, and what shall go wrong in it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from functools import cache
+from typing import Any
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    # By soname: the library that is loaded already, wherever it lies. Without one, the loader's search path decides.
+    library = ctypes.CDLL("libascendcl.so")
+    if not hasattr(library, "virtual_cann_reports"):
+        raise RuntimeError("libascendcl.so is not the virtual CANN's: run this under tests/virtual_cann/run")
+    library.virtual_cann_reports.restype = ctypes.c_char_p
+    library.virtual_cann_clear_reports.restype = None
+    library.virtual_cann_set_faults.argtypes = [ctypes.c_char_p]
+    library.aclGetRecentErrMsg.restype = ctypes.c_char_p
+    return library
+
+
+def reports() -> list[dict[str, Any]]:
+    """The machine's reports of the last 1000 kernel launches that are over, oldest first."""
+    loaded: list[dict[str, Any]] = json.loads(_library().virtual_cann_reports())
+    return loaded
+
+
+def clear_reports() -> None:
+    _library().virtual_cann_clear_reports()
+
+
+def set_faults(text: str) -> None:
+    """Replaces what VIRTUAL_CANN_FAULTS asked for, by its grammar; counts begin anew. "" ends all faults."""
+    if _library().virtual_cann_set_faults(text.encode()):
+        raise ValueError((_library().aclGetRecentErrMsg() or b"").decode())
+
+
+def clear_errors() -> None:
+    """Forgets failed streams and lost devices, as a new process would."""
+    _library().virtual_cann_clear_errors()
