@@ -128,12 +128,11 @@ void Core::transfer(uint64_t bytes, bool through_l2) {
   if (state.pipe == Pipe::MTE2) {
     ++state.counters.dma_reads;
     state.counters.gm_bytes_read += bytes;
-    if (through_l2) state.bytes_read_through_l2 += bytes;
   } else {
     ++state.counters.dma_writes;
     state.counters.gm_bytes_written += bytes;
   }
-  state.timelines.each([&](Timeline& timeline, int) { timeline.transfer(state.pipe, bytes); });
+  state.timelines.each([&](Timeline& timeline, int) { timeline.transfer(state.pipe, bytes, through_l2); });
 }
 
 void Core::violate(Rule rule, std::string expected, std::string got) {

@@ -12,7 +12,6 @@ namespace virtual_cann {
 struct CoreTimes {
   Moments end{};
   std::array<Cycles, kPipes> busy{};
-  uint64_t bytes_read_through_l2 = 0;
 };
 
 Estimate estimate(const std::vector<CoreTimes>& cores, const Counters& total, KernelType type,

@@ -89,7 +89,7 @@ class Run {
     }
     Core::State& state = running.core->state();
     report_.cores[state.index] = std::move(state.counters);
-    times_[state.index] = {state.timelines.all_over(), state.timelines.busy(), state.bytes_read_through_l2};
+    times_[state.index] = {state.timelines.all_over(), state.timelines.busy()};
     free_ub_.push_back(std::move(running.ub));
   }
 

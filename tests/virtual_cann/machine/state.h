@@ -63,7 +63,6 @@ class Core::State {
   Intervals<Touch> gm;
   Timelines timelines;
   Counters counters;
-  uint64_t bytes_read_through_l2 = 0;
 
   // Of the current vector instruction: where its operands begin. Two that begin in one bank group are read in turn.
   uint32_t operands = 0;

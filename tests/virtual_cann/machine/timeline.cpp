@@ -11,11 +11,10 @@ constexpr double kGuesses[kEstimates] = {1, 2, 0.5};  // of a cost: half the rat
 
 }  // namespace
 
-Timeline::Timeline(const Hardware& hardware, uint32_t running, double guess) : guess_(guess) {
-  const auto share = [&](const Rate& rate) { return std::min(kDma.value, rate.value / hardware.hertz / running); };
-  bytes_a_cycle_[static_cast<size_t>(Pipe::MTE2)] = share(kHbm);
-  bytes_a_cycle_[static_cast<size_t>(Pipe::MTE3)] = share(kReadAndWrite);
-}
+Timeline::Timeline(const Hardware& hardware, uint32_t running, double guess)
+    : hertz_(hardware.hertz), l2_bytes_(static_cast<double>(hardware.l2_bytes)), running_(running), guess_(guess) {}
+
+double Timeline::dma_rate(const Rate& memory) const { return std::min(kDma.value, memory.value / hertz_ / running_); }
 
 void Timeline::issue(Pipe pipe) {
   work(Pipe::S, cost(kIssue));
@@ -27,12 +26,21 @@ void Timeline::vector_work(VectorClass kind, uint64_t repeats, bool bank_conflic
   work(Pipe::V, cost(kVectorStart) + repeat * static_cast<double>(repeats));
 }
 
-void Timeline::transfer(Pipe pipe, uint64_t bytes) {
-  const auto i = static_cast<size_t>(pipe);
-  // Reads in a row hide each other's latency; the first after a pause shows it.
-  if (pipe == Pipe::MTE2 && time_[i] > last_read_end_) busy_[i] += cost(kReadLatency);
-  work(pipe, static_cast<double>(bytes) / bytes_a_cycle_[i]);
-  if (pipe == Pipe::MTE2) last_read_end_ = time_[i];
+void Timeline::transfer(Pipe pipe, uint64_t count, bool through_l2) {
+  const auto bytes = static_cast<double>(count);
+  const Cycles start = at(pipe);
+  double of_hbm = 1;
+  if (pipe == Pipe::MTE2) {
+    read_ += bytes;
+    if (through_l2) read_through_l2_ += bytes;
+    work(pipe, bytes / dma_rate(kHbm));
+  } else {
+    written_ += bytes;
+    work(pipe, bytes / dma_rate(kReadAndWrite));
+    // The L2 takes up what is written as long as it has room and reads do not pass through it too (README cases 4, 6).
+    if (written_ * running_ <= l2_bytes_) of_hbm = read_ > 0 ? read_through_l2_ / read_ : 0;
+  }
+  wait(pipe, hbm_.pass(start, of_hbm * bytes / (kHbm.value / hertz_ / running_)));
 }
 
 void Timeline::scalar_access(bool cache_miss) { work(Pipe::S, cost(cache_miss ? kCacheMiss : kScalarAccess)); }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core.h"
+#include "memory_share.h"
 #include "rates.h"
 
 namespace virtual_cann {
@@ -24,7 +25,7 @@ class Timeline {
 
   void issue(Pipe pipe);
   void vector_work(VectorClass kind, uint64_t repeats, bool bank_conflict);
-  void transfer(Pipe pipe, uint64_t bytes);
+  void transfer(Pipe pipe, uint64_t bytes, bool through_l2);
   void scalar_access(bool cache_miss);
 
   Cycles over(Pipe pipe) const;  // when all that the pipe was given is over
@@ -32,6 +33,7 @@ class Timeline {
   void wait(Pipe pipe, Cycles until);
   void wait_all(Cycles until);
 
+  // What the pipe's work takes without any wait.
   const std::array<Cycles, kPipes>& busy() const { return busy_; }
 
  private:
@@ -39,10 +41,17 @@ class Timeline {
   void work(Pipe pipe, Cycles cycles);
   double cost(const Rate& rate) const { return rate.documented ? rate.value : rate.value * guess_; }
 
+  double dma_rate(const Rate& memory) const;  // of one pipe alone, in bytes a cycle
+
+  double hertz_;
+  double l2_bytes_;
+  uint32_t running_;
   double guess_;
-  std::array<double, kPipes> bytes_a_cycle_{};
+  MemoryShare hbm_;
+  double read_ = 0;  // bytes
+  double read_through_l2_ = 0;
+  double written_ = 0;
   std::array<Cycles, kPipes> time_{};  // when the pipe can begin its next instruction
-  Cycles last_read_end_ = 0;
   std::array<Cycles, kPipes> busy_{};
 };
 
