@@ -65,6 +65,8 @@ def _toolchain(session: Session) -> Iterator[Check]:
         toolchain.cann_home,
         toolchain.cann_version,
         toolchain.npu_architecture,
+        toolchain.bisheng,
+        toolchain.lld,
     ):
         yield _of_fact(fact, "ok" if fact.value is None and _has_no_npu_software(session) else "warn")
 

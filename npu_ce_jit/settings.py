@@ -87,6 +87,10 @@ VARIABLES: tuple[Variable, ...] = (
         "avx512, avx2, neon or baseline", _one_of("avx512", "avx2", "neon", "baseline"),
     ),
     Variable(
+        "NPU_CE_JIT_BISHENG", "bisheng", "CANN's compiler, instead of the one on PATH or in CANN's home.",
+        _PATH, _absolute_path,
+    ),
+    Variable(
         "NPU_CE_JIT_LOCK_TIMEOUT", "lock_timeout", "Seconds to wait for another process's build before building too.",
         "a number of seconds, 0 or more", _seconds,
     ),
@@ -104,6 +108,15 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CXX", "cxx", "The C++ compiler, instead of g++, clang++ or c++ of PATH.", "a command", str),
     Variable("MAX_JOBS", "max_jobs", "The most compilers to run at once.", "a whole number, 1 or more", _count),
     Variable("ASCEND_HOME_PATH", "ascend_home", "Where CANN is installed.", _PATH, _absolute_path),
+    Variable(
+        "ASCEND_TOOLKIT_HOME", "ascend_toolkit_home", "Where CANN is installed, if ASCEND_HOME_PATH is not set.",
+        _PATH, _absolute_path,
+    ),
+    Variable(
+        "ASCEND_OPP_PATH", "ascend_opp", "The opp directory of CANN, if neither of the two above is set.",
+        _PATH, _absolute_path,
+    ),
+    Variable("LD_LIBRARY_PATH", "library_path", "Where libraries are looked for.", "directories", str),
     Variable("XDG_CACHE_HOME", "xdg_cache_home", "Where the user's caches are kept.", _PATH, _absolute_path),
     Variable("HOME", "home", "The user's home; the cache is in its .cache/npu_ce_jit.", _PATH, _absolute_path),
     Variable("TMPDIR", "tmp_dir", "Where the cache goes if no other place is usable.", _PATH, _absolute_path),
@@ -121,6 +134,7 @@ class Settings(NamedTuple):
     build: BuildPolicy = "eager"
     cache_dir: Path | None = None
     cpu_isa: str | None = None
+    bisheng: Path | None = None
     lock_timeout: float = 300.0
     log_level: int = logging.INFO
     check_targets: bool = False
@@ -128,6 +142,9 @@ class Settings(NamedTuple):
     cxx: str | None = None
     max_jobs: int | None = None
     ascend_home: Path | None = None
+    ascend_toolkit_home: Path | None = None
+    ascend_opp: Path | None = None
+    library_path: str = ""
     xdg_cache_home: Path | None = None
     home: Path | None = None
     tmp_dir: Path = Path("/tmp")  # noqa: S108  the store makes a private directory in it

@@ -27,9 +27,13 @@ TOOLCHAIN = Toolchain(
     torch_git=Evidence("torch git", "cf30153", ""),
     torch_dir=Evidence("torch directory", "/site/torch", ""),
     torch_npu_version=Evidence("torch_npu", None, ""),
+    torch_npu_dir=Evidence("torch_npu directory", None, ""),
     cann_home=Evidence("CANN", None, ""),
     cann_version=Evidence("CANN version", None, ""),
+    cann_build=Evidence("CANN build", None, ""),
     npu_architecture=Evidence("NPU architecture", None, ""),
+    bisheng=Evidence("bisheng", None, ""),
+    lld=Evidence("ld.lld", None, ""),
 )
 SOURCES = Sources(Path("/src"), (("csrc/cpu/a.cpp", "11"), ("csrc/cpu/a.h", "22")))
 KEY = cache_key(SETTINGS, TOOLCHAIN, SOURCES)

@@ -37,7 +37,7 @@ def build(settings: Settings, toolchain: Toolchain, sources: Sources, key: Cache
         ToolchainError: something that a build needs is not here.
         BuildError: no directory to build in, or the compiler refused; its log is kept beside the entries.
     """
-    toolchain.require_build()
+    toolchain.require_build(("cpu_isa", "cxx", "ninja"))
     name = f"{store.roots[0].path.resolve()}/{key.name}"
     with build_lock(name, settings, lambda: store.find(key)) as found:
         if found is not None:

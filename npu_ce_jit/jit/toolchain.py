@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from npu_ce_jit.errors import ToolchainError
+from npu_ce_jit.jit.bisheng import find_bisheng, find_lld
 from npu_ce_jit.jit.cann import find_cann_home, find_cann_version
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.settings import Settings
@@ -39,29 +40,41 @@ class Toolchain(NamedTuple):
     torch_git: Evidence
     torch_dir: Evidence
     torch_npu_version: Evidence
+    torch_npu_dir: Evidence
     cann_home: Evidence
     cann_version: Evidence
+    cann_build: Evidence
     npu_architecture: Evidence
+    bisheng: Evidence
+    lld: Evidence
 
     @property
     def cxx_command(self) -> list[str]:
         return shlex.split(self.cxx.require())
 
-    def require_build(self) -> None:
-        """Raises ToolchainError, with what to do, unless this machine can build the CPU library."""
+    @property
+    def has_npu_software(self) -> bool:
+        """Whether somebody set this machine up for an NPU."""
+        return self.torch_npu_version.value is not None and self.cann_home.value is not None
+
+    def require_build(self, needs: tuple[str, ...]) -> None:
+        """Raises ToolchainError, with what to do, unless a build that needs these facts can be made here."""
         if self.system.value != "Linux":
             raise ToolchainError(
                 f"The C++ kernels are built on Linux only; this is {self.system.value}.",
                 "The reference implementation computes the same numbers, slower; NPU_CE_JIT_BUILD=never says "
                 "that you know.",
             )
-        for fact in (self.cpu_isa, self.cxx, self.ninja):
-            fact.require()
+        for name in needs:
+            getattr(self, name).require()
 
 
 def discover(settings: Settings) -> Toolchain:
     """Looks for everything a build or a cache key may need. Never raises for what is absent."""
     cann_home = find_cann_home(settings)
+    cann_version, cann_build = find_cann_version(cann_home)
+    torch_npu_version, torch_npu_dir = _find_torch_npu()
+    bisheng = find_bisheng(settings, cann_home)
     return Toolchain(
         system=Evidence("system", platform.system(), "the running kernel"),
         machine=Evidence("machine", platform.machine(), "the running kernel"),
@@ -71,10 +84,14 @@ def discover(settings: Settings) -> Toolchain:
         torch_version=Evidence("torch", str(torch.__version__), "torch.__version__"),
         torch_git=Evidence("torch git", str(torch.version.git_version), "torch.version.git_version"),
         torch_dir=Evidence("torch directory", str(Path(torch.__file__).parent), "torch.__file__"),
-        torch_npu_version=_find_torch_npu(),
+        torch_npu_version=torch_npu_version,
+        torch_npu_dir=torch_npu_dir,
         cann_home=cann_home,
-        cann_version=find_cann_version(cann_home),
+        cann_version=cann_version,
+        cann_build=cann_build,
         npu_architecture=_npu_architecture(cann_home),
+        bisheng=bisheng,
+        lld=find_lld(settings, bisheng),
     )
 
 
@@ -153,21 +170,25 @@ def _find_ninja(settings: Settings) -> Evidence:
     )  # fmt: skip
 
 
-def _find_torch_npu() -> Evidence:
-    """The version without importing torch_npu (which starts the device runtime) or scanning all distributions."""
+def _find_torch_npu() -> tuple[Evidence, Evidence]:
+    """Version and directory, without importing torch_npu (which starts the device runtime)."""
     package_dir = _package_dir("torch_npu")
     if package_dir is None:
-        return Evidence("torch_npu", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]")
+        absent = Evidence("torch_npu", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]")
+        return absent, absent._replace(name="torch_npu directory")
+    directory = Evidence("torch_npu directory", str(package_dir), "its import path")
     version_file = package_dir / "version.py"
     try:
         text = version_file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return Evidence("torch_npu", None, f"{version_file}: {error}", "Install torch_npu again.")
+        return Evidence("torch_npu", None, f"{version_file}: {error}", "Install torch_npu again."), directory
     facts = dict(re.findall(r"^(__version__|git_version)\s*(?::[^=]*)?=\s*['\"]([^'\"]+)", text, re.MULTILINE))
     if "__version__" not in facts:
-        return Evidence("torch_npu", None, f"{version_file} states no __version__", "Install torch_npu again.")
+        return Evidence(
+            "torch_npu", None, f"{version_file} states no __version__", "Install torch_npu again."
+        ), directory
     git = facts.get("git_version", "")[:12]
-    return Evidence("torch_npu", facts["__version__"] + (f" git {git}" if git else ""), str(version_file))
+    return Evidence("torch_npu", facts["__version__"] + (f" git {git}" if git else ""), str(version_file)), directory
 
 
 def _package_dir(name: str) -> Path | None:
