@@ -51,7 +51,7 @@ struct Estimate {
   double microseconds;
   double with_half_rates;
   double with_double_rates;
-  std::array<double, 4> busy;  // what S, V, MTE2 and MTE3 of the slowest core work, waits left out
+  std::array<double, 4> busy;  // how long S, V, MTE2 and MTE3 of the slowest core are at work
 };
 
 struct Report {

@@ -33,14 +33,18 @@ void Timeline::transfer(Pipe pipe, uint64_t count, bool through_l2) {
   if (pipe == Pipe::MTE2) {
     read_ += bytes;
     if (through_l2) read_through_l2_ += bytes;
-    work(pipe, bytes / dma_rate(kHbm));
+    // Reads in a row hide each other's latency; the first after a pause shows it.
+    if (start > last_read_end_) busy(pipe) += cost(kReadLatency);
+    at(pipe) += bytes / dma_rate(kHbm);
   } else {
     written_ += bytes;
-    work(pipe, bytes / dma_rate(kReadAndWrite));
+    at(pipe) += bytes / dma_rate(kReadAndWrite);
     // The L2 takes up what is written as long as it has room and reads do not pass through it too (README cases 4, 6).
     if (written_ * running_ <= l2_bytes_) of_hbm = read_ > 0 ? read_through_l2_ / read_ : 0;
   }
   wait(pipe, hbm_.pass(start, of_hbm * bytes / (kHbm.value / hertz_ / running_)));
+  busy(pipe) += at(pipe) - start;
+  if (pipe == Pipe::MTE2) last_read_end_ = at(pipe);
 }
 
 void Timeline::scalar_access(bool cache_miss) { work(Pipe::S, cost(cache_miss ? kCacheMiss : kScalarAccess)); }
@@ -63,7 +67,7 @@ void Timeline::wait_all(Cycles until) {
 
 void Timeline::work(Pipe pipe, Cycles cycles) {
   at(pipe) += cycles;
-  busy_[static_cast<size_t>(pipe)] += cycles;
+  busy(pipe) += cycles;
 }
 
 Timelines::Timelines(const Hardware& hardware, uint32_t running) {

@@ -33,11 +33,11 @@ class Timeline {
   void wait(Pipe pipe, Cycles until);
   void wait_all(Cycles until);
 
-  // What the pipe's work takes without any wait.
   const std::array<Cycles, kPipes>& busy() const { return busy_; }
 
  private:
   Cycles& at(Pipe pipe) { return time_[static_cast<size_t>(pipe)]; }
+  Cycles& busy(Pipe pipe) { return busy_[static_cast<size_t>(pipe)]; }
   void work(Pipe pipe, Cycles cycles);
   double cost(const Rate& rate) const { return rate.documented ? rate.value : rate.value * guess_; }
 
@@ -51,6 +51,7 @@ class Timeline {
   double read_ = 0;  // bytes
   double read_through_l2_ = 0;
   double written_ = 0;
+  Cycles last_read_end_ = 0;
   std::array<Cycles, kPipes> time_{};  // when the pipe can begin its next instruction
   std::array<Cycles, kPipes> busy_{};
 };
