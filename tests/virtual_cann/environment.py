@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import site
@@ -18,13 +17,21 @@ from virtual_cann.cache import PreparationError, build_once
 TORCH = "2.13.0"
 TORCH_NPU = "2.13.0"  # pyproject.toml's extra `npu` says the same; a test compares them
 
-_MARK = "virtual_cann_environment"  # a file of this name in an environment says that it is one of these
+_MARK = "virtual_cann_environment"  # a file in each such environment; it names the caller's interpreter
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 _NEEDED = ("torch", "numpy", "pyyaml", "ninja", "filelock")  # whether the caller has them decides what is installed
 
+_PIP_THAT_SERVES_OTHERS = (22, 3)  # the first with --python
+
 # What pip must not be told, and what would send it elsewhere.
 _NOT_FOR_PIP = frozenset({"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"})
+
+
+def callers_interpreter() -> str:
+    """The interpreter that lends its packages: the one that runs this, or runs the `run` that this runs in."""
+    mark = Path(sys.prefix, _MARK)
+    return mark.read_text("utf-8") if mark.exists() else sys.executable
 
 
 def environment(cache: Path) -> Path:
@@ -34,6 +41,7 @@ def environment(cache: Path) -> Path:
     installed = _installed()
     facts = [sys.prefix, sys.version, *_requirements(installed), *_added_directories(installed)]
     facts += [f"{name} {installed.get(name)}" for name in _NEEDED]
+    facts.append(Path(__file__).read_text("utf-8"))  # how it is made
     path = cache / "environments" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     what = f"installing torch_npu {TORCH_NPU} for {sys.executable}"
     return build_once(path, what, lambda private: _build(private, path, installed))
@@ -71,7 +79,7 @@ def _installed() -> dict[str, str]:
 def _build(private: Path, final: Path, installed: Mapping[str, str]) -> None:
     import venv
 
-    own_pip = importlib.util.find_spec("pip") is None
+    own_pip = tuple(map(int, re.findall(r"\d+", installed.get("pip", "0"))[:2])) < _PIP_THAT_SERVES_OTHERS
     try:
         venv.create(private, symlinks=True, with_pip=own_pip)
     except subprocess.CalledProcessError as error:
@@ -90,7 +98,7 @@ def _build(private: Path, final: Path, installed: Mapping[str, str]) -> None:
     for script in (private / "bin").iterdir():  # their first line names the interpreter
         if not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(private), os.fsencode(final)))
-    (private / _MARK).touch()
+    (private / _MARK).write_text(sys.executable, "utf-8")
 
 
 def _package_directories() -> list[str]:

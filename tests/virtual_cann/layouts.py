@@ -17,7 +17,26 @@ _MACHINE = os.uname().machine
 _MACHINE_DIR = f"{_MACHINE}-linux"
 
 # torch_npu is linked with the first six; the rest stand in the link lines of Ascend C projects.
-_LIBRARY_NAMES = ["hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel", "runtime", "opapi", "nnopbase", "platform", "tiling_api", "register", "c_sec", "profapi", "unified_dlog", "mmpa", "ascend_dump", "error_manager", "graph_base"]
+_LIBRARY_NAMES = [
+    "hccl",
+    "acl_op_compiler",
+    "ge_runner",
+    "graph",
+    "acl_tdt_channel",
+    "runtime",
+    "opapi",
+    "nnopbase",
+    "platform",
+    "tiling_api",
+    "register",
+    "c_sec",
+    "profapi",
+    "unified_dlog",
+    "mmpa",
+    "ascend_dump",
+    "error_manager",
+    "graph_base",
+]
 
 
 @dataclass(frozen=True)

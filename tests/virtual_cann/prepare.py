@@ -13,8 +13,6 @@ from virtual_cann.environment import environment
 from virtual_cann.layouts import LAYOUTS, VIRTUAL_CANN, Layout, build_tree, tree_variables
 from virtual_cann.runtime_library import content_hash, runtime_library
 
-_CODE = ("bin", "compiler", "include", "machine", "runtime")  # what a tree's compiler and library are made of
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -47,16 +45,21 @@ def prepare(generation: int | None = None, variables: Mapping[str, str] = os.env
     python = environment(cache)
     acl_headers = _acl_headers(python)
     library = runtime_library(cache, acl_headers)
-    code = sorted(
-        path for name in _CODE for path in (VIRTUAL_CANN / name).rglob("*") if path.suffix in ("", ".py", ".h", ".cpp")
-    )
-    content = content_hash([path for path in code if path.is_file()], f"{VIRTUAL_CANN} {library}")
+    content = content_hash(_code(), f"{VIRTUAL_CANN} {python.name} {library.parent.name}")
     home = build_once(
         cache / "trees" / f"cann-{layout.version}-{content}",
         f"laying out CANN {layout.version}",
         lambda private: build_tree(private, layout, library, acl_headers, content),
     )
     return Prepared(layout, python, home, library)
+
+
+def _code() -> list[Path]:
+    """Everything that decides what a tree's compiler makes of a source: programs that cache libraries see it change."""
+    files = [VIRTUAL_CANN / "layouts.py", VIRTUAL_CANN / "bin" / "bisheng"]
+    for directory, suffix in (("compiler", ".py"), ("include", ".h"), ("machine", ".h")):
+        files += sorted((VIRTUAL_CANN / directory).rglob(f"*{suffix}"))
+    return files
 
 
 def _layout(generation: int | str) -> Layout:

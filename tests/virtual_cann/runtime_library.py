@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from virtual_cann.cache import PreparationError, build_once
+from virtual_cann.environment import TORCH_NPU
 
 VIRTUAL_CANN = Path(__file__).resolve().parent
 
@@ -18,10 +19,10 @@ _LINK = ("-shared", "-pthread", "-Wl,-soname,libascendcl.so", "-Wl,--no-undefine
 
 
 def runtime_library(cache: Path, acl_headers: Path) -> Path:
-    """The library, for the content of its sources and of the ACL headers that torch_npu brings."""
+    """The library, for the content of its sources. The ACL headers are those of the one torch_npu that there is."""
     sources = [*_files("machine", ".cpp"), *_files("runtime", ".cpp")]
     headers = [*_files("machine", ".h"), *_files("runtime", ".h")]
-    name = content_hash([*sources, *headers], " ".join((*_COMPILE, *_LINK, str(acl_headers), _compiler_identity())))
+    name = content_hash([*sources, *headers], " ".join((*_COMPILE, *_LINK, TORCH_NPU, _compiler_identity())))
     directory = build_once(
         cache / "libraries" / name,
         f"compiling its runtime, {len(sources)} files",

@@ -26,6 +26,7 @@ class Function:
     parameters: tuple[tuple[Token, ...], ...]
     body: tuple[Token, ...]  # from the initialisers or the `{` to the `}`; empty where it is only declared
     place: Place
+    name_start: int
 
     @cached_property
     def marks(self) -> frozenset[str]:
@@ -173,6 +174,7 @@ def _function(tokens: Sequence[Token], start: int, parenthesis: int, head_end: i
         tuple(tuple(parameter) for parameter in parameters),
         tuple(tokens[head_end:end]),
         tokens[index if index is not None else parenthesis].place,
+        tokens[index if index is not None else parenthesis].start,
     )
 
 
