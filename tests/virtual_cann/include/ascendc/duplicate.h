@@ -32,11 +32,12 @@ void count_up(AscendC::Place place, const Shape& shape, const AscendC::LocalTens
     Operand to = operand(dst);
     shape.stride(call, to);
     call.require_operand(to, extent);
-    extent.for_runs(to.per_block(), [&](uint32_t repeat, uint32_t begin, uint32_t end) {
-      const auto target = reinterpret_cast<T*>(call.core.write(to.at(repeat, begin), (end - begin) * to.size));
-      for (uint32_t lane = begin; lane < end; ++lane)
-        target[lane - begin] = narrow<T>(widen(first) + static_cast<Wide<T>>(repeat * lanes + lane));
-    });
+    for (uint32_t repeat = 0; repeat < extent.repeats; ++repeat)
+      extent.for_runs(repeat, to.per_block(), [&](uint32_t begin, uint32_t end) {
+        const auto target = reinterpret_cast<T*>(call.core.write(to.at(repeat, begin), (end - begin) * to.size));
+        for (uint32_t lane = begin; lane < end; ++lane)
+          target[lane - begin] = narrow<T>(widen(first) + static_cast<Wide<T>>(repeat * lanes + lane));
+      });
     call.work(extent.repeats);
   }
 }

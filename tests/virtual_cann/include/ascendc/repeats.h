@@ -57,20 +57,27 @@ struct Extent {
     return mask.counter ? mask.low : uint64_t{lanes} * repeats;
   }
 
-  // visit(repeat, first, end) for the runs of active lanes in each repeat, cut at multiples of `cut`.
+  // The first active lane of [begin, end), or end.
+  uint32_t first_active(uint32_t repeat, uint32_t begin, uint32_t end) const {
+    while (begin < end && !active(repeat, begin)) ++begin;
+    return begin;
+  }
+  // The number of lanes up to the last active one.
+  uint32_t end_of(uint32_t repeat) const {
+    uint32_t end = lanes_of(repeat);
+    while (end > 0 && !active(repeat, end - 1)) --end;
+    return end;
+  }
+
+  // visit(first, end) for the runs of active lanes of a repeat, cut at multiples of `cut`.
   template <class Visit>
-  void for_runs(uint32_t cut, Visit visit) const {
-    for (uint32_t repeat = 0; repeat < repeats; ++repeat)
-      for (uint32_t lane = 0; lane < lanes;) {
-        if (!active(repeat, lane)) {
-          ++lane;
-          continue;
-        }
-        const uint32_t first = lane;
-        const uint32_t limit = std::min(lanes, (first / cut + 1) * cut);
-        while (lane < limit && active(repeat, lane)) ++lane;
-        visit(repeat, first, lane);
-      }
+  void for_runs(uint32_t repeat, uint32_t cut, Visit visit) const {
+    for (uint32_t lane = first_active(repeat, 0, lanes); lane < lanes;) {
+      const uint32_t first = lane, limit = std::min(lanes, (first / cut + 1) * cut);
+      while (lane < limit && active(repeat, lane)) ++lane;
+      visit(first, lane);
+      lane = first_active(repeat, lane, lanes);
+    }
   }
 };
 
@@ -88,6 +95,7 @@ struct Operand {
            lane % per_block() * size;
   }
   uint32_t at(uint32_t repeat, uint32_t lane) const { return address + static_cast<uint32_t>(offset(repeat, lane)); }
+  // Does it take its lanes one after the other?
   bool contiguous(uint32_t lanes) const { return block_stride == 1 && repeat_stride * kBlockBytes == lanes * size; }
 };
 
@@ -149,6 +157,20 @@ class VectorCall {
   [[noreturn]] void too_long(uint32_t bytes, uint64_t wanted);
 };
 
+// run(repeat, first, size) for the active lanes, as many at a time as lie side by side in every operand: with ordinary
+// strides all of them, as lanes of the first repeat.
+template <class Run, class... Operands>
+void for_side_by_side(const Extent& extent, Run run, const Operands&... operands) {
+  if (extent.full() && (operands.contiguous(extent.lanes) && ...)) {
+    if (extent.elements()) run(0, 0, static_cast<uint32_t>(extent.elements()));
+    return;
+  }
+  const bool strided = ((operands.block_stride != 1) || ...);
+  const uint32_t cut = strided ? std::min({operands.per_block()...}) : extent.lanes;
+  for (uint32_t repeat = 0; repeat < extent.repeats; ++repeat)
+    extent.for_runs(repeat, cut, [&](uint32_t first, uint32_t end) { run(repeat, first, end - first); });
+}
+
 // f(dst, size, source...) for everything in the extent; the operands have been judged.
 template <class F, class... Sources>
 void for_operands(Core& core, const Extent& extent, F f, const Operand& dst, const Sources&... sources) {
@@ -158,13 +180,7 @@ void for_operands(Core& core, const Extent& extent, F f, const Operand& dst, con
     uint8_t* const target = core.write(dst.at(repeat, first), size * dst.size);
     std::apply([&](auto... source) { f(target, size, source...); }, pointers);
   };
-  if (extent.full() && dst.contiguous(extent.lanes) && (sources.contiguous(extent.lanes) && ...)) {
-    if (extent.elements()) run(0, 0, static_cast<uint32_t>(extent.elements()));
-    return;
-  }
-  const bool strided = dst.block_stride != 1 || ((sources.block_stride != 1) || ...);
-  const uint32_t cut = strided ? std::min({dst.per_block(), sources.per_block()...}) : extent.lanes;
-  extent.for_runs(cut, [&](uint32_t repeat, uint32_t first, uint32_t end) { run(repeat, first, end - first); });
+  for_side_by_side(extent, run, dst, sources...);
 }
 
 }  // namespace virtual_cann::api

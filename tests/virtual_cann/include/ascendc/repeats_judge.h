@@ -67,9 +67,8 @@ inline void VectorCall::require_length(const Operand& operand, const Extent& ext
   uint64_t end = 0;
   // The last repeat ends last, but for one that counter mode cuts short.
   for (uint32_t repeat = extent.repeats; repeat-- > 0 && extent.repeats - repeat <= 2;) {
-    uint32_t lane = extent.lanes;
-    while (lane > 0 && !extent.active(repeat, lane - 1)) --lane;
-    if (lane) end = std::max(end, operand.offset(repeat, lane - 1) + operand.size);
+    if (const uint32_t lanes = extent.end_of(repeat))
+      end = std::max(end, operand.offset(repeat, lanes - 1) + operand.size);
   }
   require_length(operand, end);
 }
