@@ -2,8 +2,9 @@
 // Faults on demand. VIRTUAL_CANN_FAULTS and virtual_cann_set_faults take a comma list; empty for none:
 //   launch=N       the Nth kernel launch from now fails on the device, with the vector core exception
 //   lost=N         a device is lost when it has run N tasks from now: nothing but freeing works on it any more
-//   malloc=N       the Nth device allocation from now finds no memory
+//   malloc=N       the Nth device allocation from now, and all after it, find no memory (torch_npu tries twice)
 //   slow=Nms|Nus   every task of every stream takes that much longer, from now on
+// Tasks are copies, fills, operators and kernels; records of events and waits for them are none.
 // N is an integer from 1 to 1000000000. Each name at most once.
 #pragma once
 

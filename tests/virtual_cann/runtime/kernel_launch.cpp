@@ -50,8 +50,7 @@ void enqueue(KernelLaunch launch, Stream& stream) {
   }
   std::string name = "kernel " + launch.kernel;
   if (launch_must_fail()) {
-    stream.enqueue(name,
-                   [] { throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS has this launch fail"); });
+    stream.enqueue(name, [] { throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS says so"); });
     return;
   }
   stream.enqueue(name, [launch = std::move(launch), device = stream.device.id] { run(launch, device); });

@@ -70,9 +70,10 @@ std::string describe(const uint8_t* start, uint64_t bytes, int device) {
          std::to_string(device);
 }
 
+// The code and the words by which torch_npu knows CANN's own message.
 [[noreturn]] void out_of_memory(int device, uint64_t bytes, const std::string& why) {
-  throw Error(ACL_ERROR_RT_MEMORY_ALLOCATION, "out of device memory: " + std::to_string(bytes) +
-                                                  " bytes asked of device " + std::to_string(device) + ", " + why);
+  throw Error(ACL_ERROR_RT_MEMORY_ALLOCATION, "EL0004: Failed to allocate " + std::to_string(bytes) +
+                                                  " bytes of memory on device " + std::to_string(device) + ": " + why);
 }
 
 }  // namespace
@@ -80,14 +81,14 @@ std::string describe(const uint8_t* start, uint64_t bytes, int device) {
 Region::Region(int device, uint64_t bytes) : bytes(bytes), device(device) {
   uint64_t all = mapped_bytes(bytes);
   void* place = mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (place == MAP_FAILED) out_of_memory(device, bytes, "and the host gives no more address space");
+  if (place == MAP_FAILED) out_of_memory(device, bytes, "the host has no more address space");
   start = static_cast<uint8_t*>(place);
   for (uint64_t done = 0; done < all; done += kJunkBytes) {
     void* mapped = mmap(start + done, std::min(kJunkBytes, all - done), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, junk_file(), 0);
     if (mapped == MAP_FAILED) {
       munmap(start, all);
-      out_of_memory(device, bytes, "and the host gives no more mappings");
+      out_of_memory(device, bytes, "the host has no more mappings");
     }
   }
 }
@@ -96,7 +97,7 @@ Region::~Region() { munmap(start, mapped_bytes(bytes)); }
 
 RegionHold allocate(int device, uint64_t bytes) {
   if (bytes == 0) throw Error(ACL_ERROR_RT_PARAM_INVALID, "size must not be 0");
-  if (allocation_must_fail()) out_of_memory(device, bytes, "and VIRTUAL_CANN_FAULTS has malloc fail here");
+  if (allocation_must_fail()) out_of_memory(device, bytes, "VIRTUAL_CANN_FAULTS says so");
   Register& all = the_register();
   std::lock_guard lock(all.mutex);
   uint64_t limit = settings().memory_bytes;

@@ -33,8 +33,9 @@ Matrix dense(const aclTensor& tensor) {
   return matrix;
 }
 
-// Adds in fp32, as the cube unit does, whatever cubeMathType allows it to do less exactly.
-Matrix product(const Matrix& left, const Matrix& right) {
+// Adds in fp32, as the cube unit does, whatever cubeMathType allows it to do less exactly. The only loop here whose
+// time a test notices, hence the level of optimisation: -O2 does not vectorise it.
+[[gnu::optimize("O3")]] Matrix product(const Matrix& left, const Matrix& right) {
   Matrix result{left.rows, right.columns, std::vector<float>(static_cast<size_t>(left.rows * right.columns), 0.0f)};
   for (int64_t row = 0; row < left.rows; ++row) {
     float* to = result.values.data() + row * right.columns;

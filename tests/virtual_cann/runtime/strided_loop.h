@@ -37,12 +37,14 @@ void strided_loop(const Sizes& sizes, const std::array<Operand, count>& operands
   auto move = [&](size_t dim, int64_t steps) {
     for (size_t i = 0; i < count; ++i) at[i] += operands[i].byte_strides[dim] * steps;
   };
+  std::array<int64_t, count> step;
+  for (size_t i = 0; i < count; ++i) step[i] = operands[i].byte_strides[inner];
   while (true) {
+    std::array<uint8_t*, count> next = at;
     for (int64_t i = 0; i < sizes[inner]; ++i) {
-      body(at);
-      move(inner, 1);
+      body(next);
+      for (size_t j = 0; j < count; ++j) next[j] += step[j];
     }
-    move(inner, -sizes[inner]);
     size_t dim = inner;
     do {
       if (dim == 0) return;
