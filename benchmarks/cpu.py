@@ -187,10 +187,10 @@ def main() -> None:
     session = bootstrap.current()
     assert session is not None
     if session.backend != "cpp":
-        raise SystemExit(f"there are no compiled kernels to measure: {session.problem}")
+        raise SystemExit(f"there are no compiled kernels to measure: {session.cpu.problem}")
     rows = measure(arguments.rounds, not arguments.no_compile)
     if arguments.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "isa": session.key_name, "rows": rows}, indent=2))
+        print(json.dumps({"threads": torch.get_num_threads(), "isa": session.cpu.key_name, "rows": rows}, indent=2))
         return
     for entry in rows:
         bar = f"bar {entry['bar']:>7}  {'met' if entry['met'] else 'MISSED'}" if "bar" in entry else ""

@@ -33,7 +33,7 @@ import resource, time, torch
 start = time.perf_counter()
 import npu_ce_jit
 from npu_ce_jit import bootstrap
-assert bootstrap.current().backend == "cpp", bootstrap.current().problem
+assert bootstrap.current().backend == "cpp", bootstrap.current().cpu.problem
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(time.perf_counter() - start, used.ru_utime + used.ru_stime)
 """
@@ -56,7 +56,7 @@ start = time.perf_counter()
 import npu_ce_jit
 seconds = time.perf_counter() - start
 from npu_ce_jit import bootstrap
-assert bootstrap.current().backend == "cpp", bootstrap.current().problem
+assert bootstrap.current().backend == "cpp", bootstrap.current().cpu.problem
 print(seconds, len(started), bootstrap.current().seconds["discover"] + bootstrap.current().seconds["library"])
 """
 

@@ -3,38 +3,63 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from npu_ce_jit.errors import LoadError, NpuCeJitError, SettingsError
-from npu_ce_jit.jit.cache_key import CacheKey, cache_key
-from npu_ce_jit.jit.loader import load
+from npu_ce_jit.errors import NpuCeJitError, SettingsError, ToolchainError
+from npu_ce_jit.jit.obtain import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.store import Artifact, Store, set_aside
+from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
 from npu_ce_jit.settings import Settings
 
+if TYPE_CHECKING:
+    import torch
+
 _logger = logging.getLogger("npu_ce_jit")
+
+T = TypeVar("T")
+
+
+class Kernels(NamedTuple):
+    """One target in this process.
+
+    "built" is in the cache and opened at the first call, "lazy" is built then as well, "none" has no library.
+    """
+
+    state: Literal["loaded", "built", "lazy", "none"] = "none"
+    artifact: Artifact | None = None
+    problem: NpuCeJitError | None = None
+
+    @property
+    def key_name(self) -> str | None:
+        return self.artifact.entry_dir.parent.name if self.artifact else None
 
 
 class Session(NamedTuple):
-    """What this process runs on, and why. `backend` is "lazy" until the first call decides."""
+    """What this process runs on, and why."""
 
     settings: Settings
     toolchain: Toolchain
-    backend: Literal["cpp", "reference", "lazy"]
-    key_name: str | None = None
-    artifact: Artifact | None = None
-    problem: NpuCeJitError | None = None
+    sources: Sources | None = None
+    cpu: Kernels = Kernels()
+    npu: Kernels = Kernels()
     seconds: Mapping[str, float] = {}  # by step
+
+    @property
+    def backend(self) -> Literal["cpp", "reference", "lazy"]:
+        """What computes on the CPU; "lazy" until the first call decides."""
+        return "cpp" if self.cpu.state == "loaded" else "lazy" if self.cpu.state == "lazy" else "reference"
 
 
 _session: Session | None = None
-_lazy_lock = threading.Lock()
+_lock = threading.RLock()  # a self-check calls operators, which may come back here
 
 
 def current() -> Session | None:
@@ -43,9 +68,10 @@ def current() -> Session | None:
 
 
 def run() -> Session:
-    """Registers the operators and gives them the best kernels this machine can have. Once per process.
+    """Registers the operators, gives them the best CPU kernels this machine can have, and prepares those for an NPU.
 
-    Never raises for want of a compiler: one RuntimeWarning says what is missing, and the reference computes.
+    Never raises for want of a compiler: one RuntimeWarning a target says what is missing. Nothing of the NPU is loaded
+    and no ACL function called: users choose a device later, and fork.
     """
     global _session
     if _session is not None:
@@ -57,86 +83,131 @@ def run() -> Session:
     set_up_log(settings.log_level)
     start = time.perf_counter()
     toolchain = discover(settings)
-    session = Session(settings, toolchain, "reference", seconds={"discover": time.perf_counter() - start})
-    session = _session = _load_library(session, may_build=settings.build == "eager")
-    if session.backend == "reference" and settings.build == "lazy":
-        session = _session = session._replace(backend="lazy")
-        registration.use_lazy(_load_at_first_call)
-    for problem in (*settings.problems, session.problem):
-        if problem is not None:
-            _warn(problem, stacklevel=4)  # the line that imports the package
+    discovered = time.perf_counter()
+    sources, problem = _attempt(Sources.installed)
+    session = Session(settings, toolchain, sources, cpu=Kernels(problem=problem))
+    if sources is not None:
+        may_build = settings.build == "eager"
+        session = session._replace(cpu=_load_cpu(session, may_build=may_build))
+        loaded = time.perf_counter()
+        session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
+        seconds = {"discover": discovered - start, "library": loaded - discovered}
+        session = session._replace(seconds={**seconds, "NPU libraries": time.perf_counter() - loaded})
+    _session = session
+    registration.use_loader(_load_for)
+    _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package
+    if toolchain.has_npu_software:
+        _warn(session.npu.problem, consequence="Tensors on an NPU are refused", stacklevel=4)
     return session
 
 
-def _load_at_first_call() -> bool:
-    """Whether the library is loaded now. The first of many threads decides for all of them."""
+def _load_for(device: "torch.device") -> bool:
+    """Whether the kernels for this device are loaded now. The first of many threads decides for all of them.
+
+    Raises NotImplementedError with the reason and the cure where a device has no kernels and no reference.
+    """
     global _session
-    with _lazy_lock:
+    with _lock:
         session = _session
-        assert session is not None, "use_lazy is called by run() only"
-        if session.backend != "lazy":
-            return session.backend == "cpp"
-        session = _session = _load_library(session, may_build=True)
-    if session.problem is not None:
-        _warn(session.problem, stacklevel=2)
-    return session.backend == "cpp"
+        assert session is not None, "use_loader is called by run() only"
+        if device.type == "cpu":
+            if session.cpu.state == "lazy":
+                _session = session = session._replace(cpu=_load_cpu(session, may_build=True))
+                _warn(session.cpu.problem, stacklevel=3)
+            return session.cpu.state == "loaded"
+        if session.npu.state in ("built", "lazy"):
+            if "torch_npu" not in sys.modules:
+                raise NotImplementedError(
+                    f"expected a device of torch_npu, got {device} of another backend: torch_npu is not imported"
+                )
+            _session = session._replace(npu=Kernels("loaded"))  # for the self-check, which comes by here
+            _session = session = session._replace(npu=_load_npu(session, device))
+        problem = session.npu.problem
+        if problem is not None:
+            raise NotImplementedError(f"npu_ce_jit has no kernels for {device}. {problem}") from problem
+        return session.npu.state == "loaded"
 
 
-def _load_library(session: Session, *, may_build: bool) -> Session:
-    """`session` with the backend "cpp", or "reference" and, where a build was wanted, the problem."""
-    settings, toolchain, start = session.settings, session.toolchain, time.perf_counter()
-    key = artifact = problem = None
-    try:
-        sources = Sources.installed()
-        key = cache_key(settings, toolchain, sources)
-        store = Store.of(settings)
-        artifact = store.find(key)
-        if artifact is not None:
-            artifact = _load(artifact, settings)
-        if artifact is None and may_build:
-            artifact = _build_and_load(settings, toolchain, sources, key, store)
-    except NpuCeJitError as error:
-        problem = error
-    except Exception as error:  # noqa: BLE001  a fault of ours must not take the reference away
-        problem = NpuCeJitError(f"Unexpected {type(error).__name__}: {error}.", "Please report it.")
-        problem.__cause__ = error
-    if problem is not None and not may_build:
-        _logger.info("no C++ kernels: %s", problem)
-        problem = None
-    return session._replace(
-        backend="reference" if artifact is None else "cpp",
-        key_name=key.name if key else None,
-        artifact=artifact,
-        problem=problem,
-        seconds={**session.seconds, "library": time.perf_counter() - start},
+def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
+    settings, toolchain, sources = session.settings, session.toolchain, session.sources
+    assert sources is not None
+    switches = {} if settings.huge_pages else {"npu_ce_jit_set_huge_pages": False}
+    artifact, problem = _attempt(
+        lambda: obtain_loaded(
+            cpu_target(settings, toolchain, sources), settings, toolchain, switches, may_build=may_build
+        )
+    )
+    if artifact is not None:
+        return Kernels("loaded", artifact)
+    if may_build:
+        return Kernels(problem=problem)
+    _logger.info("no C++ kernels: %s", problem or "nothing is built yet")
+    return Kernels("lazy" if settings.build == "lazy" else "none")
+
+
+def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kernels:
+    """Finds or builds the NPU libraries, and loads nothing."""
+    settings, toolchain = session.settings, session.toolchain
+    if sources.npu is None:
+        return Kernels()
+    artifact, problem = _attempt(
+        lambda: obtain(npu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
+    )
+    if artifact is not None:
+        return Kernels("built", artifact)
+    if problem is None and settings.build == "lazy":
+        return Kernels("lazy")
+    return Kernels(problem=problem or _not_built())
+
+
+def _load_npu(session: Session, device: "torch.device") -> Kernels:
+    """Loads the NPU libraries and, where this chip never ran them, has them compute something that is known."""
+    from npu_ce_jit.op import registration, self_check
+
+    settings, toolchain, sources = session.settings, session.toolchain, session.sources
+    assert sources is not None
+    switches = {"npu_ce_jit_set_check_targets": True} if settings.check_targets else {}
+    may_build = settings.build != "never"
+    artifact, problem = _attempt(
+        lambda: obtain_loaded(
+            npu_target(settings, toolchain, sources), settings, toolchain, switches, may_build=may_build
+        )
+    )
+    if artifact is None:
+        return Kernels(problem=problem or _not_built())
+    store, fact = Store.of(settings), f"passed the self-check on {self_check.chip(device)}"
+    if not store.knows(artifact, fact):
+        _, problem = _attempt(lambda: self_check.run(device))
+        if problem is not None:
+            set_aside(artifact.entry_dir)
+            registration.refuse(device, problem)
+            return Kernels(problem=problem)
+        store.remember(artifact, fact)
+    return Kernels("loaded", artifact)
+
+
+def _not_built() -> NpuCeJitError:
+    return ToolchainError(
+        "The NPU kernels are not built, and NPU_CE_JIT_BUILD=never.", "Set NPU_CE_JIT_BUILD=eager or lazy, or unset it."
     )
 
 
-def _load(artifact: Artifact, settings: Settings) -> Artifact | None:
-    """None where the linker refuses it: it may come from a machine with newer system libraries."""
+def _attempt(step: Callable[[], T]) -> tuple[T | None, NpuCeJitError | None]:
+    """The result, or the problem: no fault, nor one of ours, may take the reference away."""
     try:
-        load(artifact, huge_pages=settings.huge_pages)
-    except LoadError as error:
-        _logger.warning("%s", error)
-        set_aside(artifact.entry_dir)
-        return None
-    return artifact
+        return step(), None
+    except NpuCeJitError as error:
+        return None, error
+    except Exception as error:  # noqa: BLE001
+        problem = NpuCeJitError(f"Unexpected {type(error).__name__}: {error}.", "Please report it.")
+        problem.__cause__ = error
+        return None, problem
 
 
-def _build_and_load(
-    settings: Settings, toolchain: Toolchain, sources: Sources, key: CacheKey, store: Store
-) -> Artifact:
-    from npu_ce_jit.jit.build import build  # compilers and locks: not on the warm path
-
-    artifact = build(settings, toolchain, sources, key, store)
-    try:
-        load(artifact, huge_pages=settings.huge_pages)
-    except LoadError:
-        set_aside(artifact.entry_dir)
-        raise
-    return artifact
-
-
-def _warn(problem: NpuCeJitError, stacklevel: int) -> None:
-    consequence = "" if isinstance(problem, SettingsError) else "The slower reference implementation is used. "
-    warnings.warn(f"npu_ce_jit: {consequence}{problem}", RuntimeWarning, stacklevel=stacklevel)
+def _warn(
+    *problems: NpuCeJitError | None, stacklevel: int, consequence: str = "The slower reference implementation is used"
+) -> None:
+    for problem in problems:
+        if problem is not None:
+            said = "" if isinstance(problem, SettingsError) else f"{consequence}. "
+            warnings.warn(f"npu_ce_jit: {said}{problem}", RuntimeWarning, stacklevel=stacklevel + 1)

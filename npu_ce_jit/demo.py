@@ -53,7 +53,8 @@ def run_demo(arguments: list[str]) -> int:
     # torch says so on tracing in an environment without numpy; nothing here uses it.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     session = bootstrap.run()
-    where = session.artifact.library if session.artifact else session.problem or "plain PyTorch"
+    cpu = session.cpu
+    where = cpu.artifact.library if cpu.artifact else cpu.problem or "plain PyTorch"
     print(f"device: cpu, {torch.get_num_threads()} threads\nkernels: {session.backend} ({where})")
     torch.manual_seed(0)
     fine = [*(_compare(case, rounds) for case in CASES), _trace(), _export()]

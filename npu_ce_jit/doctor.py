@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from npu_ce_jit._version import __version__
-from npu_ce_jit.bootstrap import Session
-from npu_ce_jit.errors import BuildError
+from npu_ce_jit.bootstrap import Kernels, Session
+from npu_ce_jit.errors import BuildError, NpuCeJitError
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.jit.store import Store
 
@@ -27,7 +27,7 @@ class Check(NamedTuple):
 
 def examine(session: Session) -> list[Check]:
     """All checks, from what everything needs to what only some machines have."""
-    return [*_settings(session), *_toolchain(session), *_cache(session), _kernels(session)]
+    return [*_settings(session), *_toolchain(session), *_cache(session), _cpu_kernels(session), *_npu_kernels(session)]
 
 
 def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
         "npu_ce_jit": __version__,
         "healthy": is_healthy(checks),
         "backend": session.backend,
-        "key": session.key_name,
-        "library": str(session.artifact.library) if session.artifact else None,
+        "cpu": _state(session.cpu),
+        "npu": _state(session.npu),
         "seconds": dict(session.seconds),
         "checks": [check._asdict() for check in checks],
     }
@@ -60,6 +60,7 @@ def _toolchain(session: Session) -> Iterator[Check]:
     # Without a compiler a library that is already in the cache still works, so its absence alone fails nothing.
     for fact in (toolchain.cpu_isa, toolchain.cxx, toolchain.ninja):
         yield _of_fact(fact, "warn")
+    verdict_if_absent: Verdict = "ok" if _has_no_npu_software(session) else "warn"
     for fact in (
         toolchain.torch_npu_version,
         toolchain.cann_home,
@@ -68,7 +69,7 @@ def _toolchain(session: Session) -> Iterator[Check]:
         toolchain.bisheng,
         toolchain.lld,
     ):
-        yield _of_fact(fact, "ok" if fact.value is None and _has_no_npu_software(session) else "warn")
+        yield _of_fact(fact, verdict_if_absent)
 
 
 def _has_no_npu_software(session: Session) -> bool:
@@ -93,21 +94,47 @@ def _cache(session: Session) -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _kernels(session: Session) -> Check:
-    name, problem = "CPU kernels", session.problem
-    if session.artifact is not None:
-        return Check(name, "ok", "C++", str(session.artifact.library))
+def _state(kernels: Kernels) -> dict[str, Any]:
+    artifact = kernels.artifact
+    return {
+        "state": kernels.state,
+        "key": kernels.key_name,
+        "library": str(artifact.library) if artifact else None,
+        "rung": artifact.manifest.get("rung") if artifact else None,
+        "problem": str(kernels.problem) if kernels.problem else None,
+    }
+
+
+def _cpu_kernels(session: Session) -> Check:
+    name, problem = "CPU kernels", session.cpu.problem
+    if session.cpu.artifact is not None:
+        return Check(name, "ok", "C++", str(session.cpu.artifact.library))
     if problem is None:
         found = "built at the first call" if session.backend == "lazy" else "the slower reference implementation"
         return Check(
             name, "warn", found, f"NPU_CE_JIT_BUILD={session.settings.build} and nothing built yet",
             "Set NPU_CE_JIT_BUILD=eager to build at import.",
         )  # fmt: skip
-    evidence = problem.fact
-    if isinstance(problem, BuildError):
-        log = [f"Log: {problem.log_path}"] if problem.log_path else []
-        evidence = " ".join([evidence, *problem.first_lines[:1], *log])
     can_have_others = session.toolchain.system.value == "Linux"  # elsewhere the reference is all there is
-    return Check(
-        name, "fail" if can_have_others else "warn", "the slower reference implementation", evidence, problem.hint
-    )
+    verdict: Verdict = "fail" if can_have_others else "warn"
+    return Check(name, verdict, "the slower reference implementation", _evidence(problem), problem.hint)
+
+
+def _npu_kernels(session: Session) -> Iterator[Check]:
+    name, (state, artifact, problem) = "NPU kernels", session.npu
+    if artifact is not None:
+        found = "loaded" if state == "loaded" else "built, and loaded at the first call"
+        rung = artifact.manifest.get("rung")
+        yield Check(name, "ok", f"{found}; bisheng's flags: {rung}", str(artifact.library))
+    elif state == "lazy":
+        yield Check(name, "ok", "built at the first call", f"NPU_CE_JIT_BUILD={session.settings.build}")
+    elif problem is not None:
+        verdict: Verdict = "fail" if session.toolchain.has_npu_software else "ok"
+        yield Check(name, verdict, "none", _evidence(problem), problem.hint)
+
+
+def _evidence(problem: NpuCeJitError) -> str:
+    if not isinstance(problem, BuildError):
+        return problem.fact
+    log = [f"Log: {problem.log_path}"] if problem.log_path else []
+    return " ".join([problem.fact, *problem.first_lines[:4], *log])

@@ -33,6 +33,10 @@ class LoadError(NpuCeJitError):
     """A library was built but the dynamic linker refused it; the fact holds dlerror's text."""
 
 
+class SelfCheckError(NpuCeJitError):
+    """A library was built and loads, but does not compute what it should; the fact holds the numbers."""
+
+
 class BuildError(NpuCeJitError):
     """The build did not give a library.
 

@@ -14,7 +14,7 @@ _session = bootstrap.current()
 assert _session is not None
 
 needs_the_library = pytest.mark.skipif(
-    _session.backend != "cpp", reason=f"runs on the compiled kernels, and there are none: {_session.problem}"
+    _session.backend != "cpp", reason=f"runs on the compiled kernels, and there are none: {_session.cpu.problem}"
 )
 
 

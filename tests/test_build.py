@@ -217,7 +217,7 @@ def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_pa
     artifact = one.build()
     artifact.library.write_bytes(b"no library")
     with pytest.raises(LoadError, match=r"invalid ELF header|file too short"):
-        load(artifact, huge_pages=True)
+        load(artifact, {})
 
 
 def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
@@ -227,7 +227,7 @@ def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
         extern "C" __attribute__((visibility("default"))) int toy() { return pages; }
     """
     artifact = toy(tmp_path, body=body).build()
-    load(artifact, huge_pages=False)
+    load(artifact, {"npu_ce_jit_set_huge_pages": False})
     assert ctypes.CDLL(str(artifact.library)).toy() == 0
 
 

@@ -8,11 +8,15 @@ import pytest
 from toy_package import write_sources
 
 from npu_ce_jit._version import __version__
-from npu_ce_jit.jit import cache_key as cache_key_module
+from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit import flags
+from npu_ce_jit.jit import ladder as ladder_module
+from npu_ce_jit.jit import targets as targets_module
 from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.ladder import LADDER
 from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
@@ -26,88 +30,168 @@ TOOLCHAIN = Toolchain(
     torch_version=Evidence("torch", "2.13.0+cpu", ""),
     torch_git=Evidence("torch git", "cf30153", ""),
     torch_dir=Evidence("torch directory", "/site/torch", ""),
-    torch_npu_version=Evidence("torch_npu", None, ""),
-    torch_npu_dir=Evidence("torch_npu directory", None, ""),
-    cann_home=Evidence("CANN", None, ""),
-    cann_version=Evidence("CANN version", None, ""),
-    cann_build=Evidence("CANN build", None, ""),
-    npu_architecture=Evidence("NPU architecture", None, ""),
-    bisheng=Evidence("bisheng", None, ""),
-    lld=Evidence("ld.lld", None, ""),
+    torch_npu_version=Evidence("torch_npu", "2.13.0 git 11", ""),
+    torch_npu_dir=Evidence("torch_npu directory", "/site/torch_npu", ""),
+    cann_home=Evidence("CANN", "/usr/local/Ascend/cann", ""),
+    cann_version=Evidence("CANN version", "9.1.0", ""),
+    cann_build=Evidence("CANN build", "aa", ""),
+    npu_architecture=Evidence("NPU architecture", "dav-2201", ""),
+    bisheng=Evidence("bisheng", "/usr/local/Ascend/cann/bin/bisheng", ""),
+    lld=Evidence("ld.lld", "/usr/local/Ascend/cann/bin/ld.lld", ""),
 )
-SOURCES = Sources(Path("/src"), (("csrc/cpu/a.cpp", "11"), ("csrc/cpu/a.h", "22")))
-KEY = cache_key(SETTINGS, TOOLCHAIN, SOURCES)
+SOURCES = Sources(
+    Path("/src"),
+    (
+        ("ascendc/k.asc", "1"),
+        ("ascendc/k.h", "2"),
+        ("csrc/ce_plan.cpp", "3"),
+        ("csrc/cpu/a.cpp", "4"),
+        ("csrc/cpu/a.h", "5"),
+        ("csrc/npu/n.cpp", "6"),
+        ("csrc/npu/n.h", "7"),
+        ("csrc/register.cpp", "8"),
+        ("csrc/shared.cpp", "9"),
+    ),
+)
+TARGETS = {"cpu": cpu_target, "npu": npu_target}
+both = pytest.mark.parametrize("name", TARGETS)
 
 
-def _with(**values: str) -> Toolchain:
+def _key(name: str, settings: Settings = SETTINGS, toolchain: Toolchain = TOOLCHAIN, sources: Sources = SOURCES) -> str:
+    return cache_key(TARGETS[name](settings, toolchain, sources)).digest
+
+
+def _with(**values: str | None) -> Toolchain:
     return TOOLCHAIN._replace(
         **{name: getattr(TOOLCHAIN, name)._replace(value=value) for name, value in values.items()}
     )
 
 
-def test_the_name_can_be_read():
-    assert KEY.name == f"{__version__}-torch2.13.0+cpu-x86_64-avx2-{KEY.digest[:12]}"
-    assert "-cann8.1.RC1-" in cache_key(SETTINGS, _with(cann_version="8.1.RC1"), SOURCES).name
-    assert "/" not in cache_key(SETTINGS, _with(cann_version="../../x"), SOURCES).name
+def _digest_again(changed: str) -> Sources:
+    return SOURCES._replace(files=tuple((name, "changed" if name == changed else old) for name, old in SOURCES.files))
 
 
+def test_the_names_can_be_read():
+    key = cache_key(cpu_target(SETTINGS, TOOLCHAIN, SOURCES))
+    assert key.name == f"{__version__}-torch2.13.0+cpu-x86_64-avx2-{key.digest[:12]}"
+    key = cache_key(npu_target(SETTINGS, TOOLCHAIN, SOURCES))
+    assert key.name == f"{__version__}-torch2.13.0+cpu-x86_64-cann9.1.0-dav_2201-{key.digest[:12]}"
+    assert "/" not in cache_key(npu_target(SETTINGS, _with(cann_version="../../x"), SOURCES)).name
+
+
+@both
 @pytest.mark.parametrize(
     "changed",
-    [
-        {"torch_version": "2.13.1+cpu"},
-        {"torch_git": "0000000"},
-        {"torch_npu_version": "2.13.0"},
-        {"cann_version": "8.1.RC1"},
-        {"npu_architecture": "dav-2201"},
-        {"system": "Plan9"},
-        {"machine": "aarch64"},
-        {"cpu_isa": "avx512"},
-    ],
+    [{"torch_version": "2.13.1+cpu"}, {"torch_git": "0000000"}, {"system": "Plan9"}, {"machine": "aarch64"}],
     ids=lambda changed: next(iter(changed)),
 )
-def test_every_fact_of_the_machine_that_changes_the_bytes_changes_the_key(changed):
-    assert cache_key(SETTINGS, _with(**changed), SOURCES).digest != KEY.digest
+def test_what_changes_the_bytes_of_both_targets_changes_both_keys(name, changed):
+    assert _key(name, toolchain=_with(**changed)) != _key(name)
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("fact", "value", "name"),
     [
-        (("csrc/cpu/a.cpp", "11"), ("csrc/cpu/a.h", "33")),
-        (("csrc/cpu/a.cpp", "11"), ("csrc/cpu/b.h", "22")),
-        (("csrc/cpu/a.cpp", "11"),),
-        (*SOURCES.files, ("ascendc/k.h", "44")),
+        ("cpu_isa", "avx512", "cpu"),
+        ("torch_npu_version", "2.13.0 git 22", "npu"),
+        ("cann_version", "8.1.RC1", "npu"),
+        ("cann_version", None, "npu"),
+        ("cann_build", "bb", "npu"),
+        ("npu_architecture", "dav-9999", "npu"),
     ],
 )
-def test_every_source_and_header_changes_the_key(files):
-    assert cache_key(SETTINGS, TOOLCHAIN, SOURCES._replace(files=files)).digest != KEY.digest
+def test_the_rest_changes_the_key_of_its_target_only(fact, value, name):
+    changed = _with(**{fact: value})
+    assert [one for one in TARGETS if _key(one, toolchain=changed) != _key(one)] == [name]
 
 
-def test_cxx_changes_the_key_only_where_the_user_set_it():
-    assert cache_key(Settings(cxx="clang++"), TOOLCHAIN, SOURCES).digest != KEY.digest
-    assert cache_key(SETTINGS, _with(cxx="/usr/bin/clang++"), SOURCES) == KEY
+def test_the_cpu_library_is_the_same_with_cann_and_without():
+    nothing = _with(
+        torch_npu_version=None, torch_npu_dir=None, cann_home=None, cann_version=None, cann_build=None,
+        npu_architecture=None, bisheng=None, lld=None,
+    )  # fmt: skip
+    cpu_only = Sources(SOURCES.root_dir, SOURCES.cpu.files)
+    assert _key("cpu", toolchain=nothing, sources=cpu_only) == _key("cpu")
 
 
-def test_flags_and_version_change_the_key(monkeypatch):
-    monkeypatch.setattr(flags, "LIBRARIES", ("-lelse",))
-    assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
-    monkeypatch.undo()
-    monkeypatch.setattr(flags, "COMPILE", ("-O0",))
-    assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
-    monkeypatch.undo()
+def test_a_bisheng_from_elsewhere_changes_the_key_and_cann_s_own_does_not(tmp_path):
+    (tmp_path / "bisheng").touch()
+    elsewhere = _with(bisheng=str(tmp_path / "bisheng"))
+    assert _key("npu", toolchain=elsewhere) != _key("npu")
+    assert _key("npu", toolchain=_with(bisheng=None)) == _key("npu"), "a machine that only runs finds what was built"
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ("ascendc/k.asc", ["npu"]),
+        ("ascendc/k.h", ["npu"]),
+        ("csrc/ce_plan.cpp", ["npu"]),
+        ("csrc/cpu/a.cpp", ["cpu"]),
+        ("csrc/cpu/a.h", ["cpu", "npu"]),
+        ("csrc/npu/n.cpp", ["npu"]),
+        ("csrc/npu/n.h", ["npu"]),
+        ("csrc/register.cpp", ["cpu"]),
+        ("csrc/shared.cpp", ["cpu", "npu"]),
+    ],
+)
+def test_every_source_and_header_changes_the_keys_of_what_is_made_of_it(changed, names):
+    assert [name for name in TARGETS if _key(name, sources=_digest_again(changed)) != _key(name)] == names
+
+
+@both
+@pytest.mark.parametrize("files", [(("csrc/cpu/a.h", "4"), *SOURCES.files), SOURCES.files[1:]], ids=["more", "fewer"])
+def test_a_file_more_or_less_changes_the_key(name, files):
+    files = tuple(pair for pair in files if name == "npu" or pair[0] != "ascendc/k.asc")
+    files = (*files, ("ascendc/k2.asc", "1"))
+    if name == "cpu":
+        files = (*files, ("csrc/b.cpp", "1"))
+    assert _key(name, sources=SOURCES._replace(files=files)) != _key(name)
+
+
+@both
+def test_cxx_changes_the_key_only_where_the_user_set_it(name):
+    assert _key(name, Settings(cxx="clang++")) != _key(name)
+    assert _key(name, toolchain=_with(cxx="/usr/bin/clang++")) == _key(name)
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [("COMPILE", "cpu"), ("LIBRARIES", "cpu"), ("NPU_COMPILE", "npu"), ("NPU_LINK", "npu"), ("NPU_LIBRARIES", "npu")],
+)
+def test_flags_change_the_key(monkeypatch, flag, name):
+    before = _key(name)
+    monkeypatch.setattr(flags, flag, ("-changed",))
+    assert _key(name) != before
+
+
+def test_flags_of_the_kernels_change_the_key(monkeypatch):
+    cpu, npu = _key("cpu"), _key("npu")
     monkeypatch.setitem(flags.OF_ISA, "avx2", ("-mavx",))
-    assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
-    monkeypatch.undo()
-    monkeypatch.setattr(cache_key_module, "__version__", "9.9")
-    assert cache_key(SETTINGS, TOOLCHAIN, SOURCES).digest != KEY.digest
+    assert _key("cpu") != cpu
+    changed = LADDER[-1]._replace(flags=("-O0",))
+    monkeypatch.setattr(ladder_module, "LADDER", (*LADDER[:-1], changed))
+    assert _key("npu") != npu
 
 
-def test_paths_and_settings_that_change_no_byte_change_nothing():
-    moved = _with(ninja="/opt/ninja", torch_dir="/venv/torch", cann_home="/opt/cann", cxx="/opt/g++")
+@both
+def test_the_version_changes_the_key(monkeypatch, name):
+    before = _key(name)
+    monkeypatch.setattr(targets_module, "__version__", "9.9")
+    assert _key(name) != before
+
+
+@both
+def test_paths_and_settings_that_change_no_byte_change_nothing(name):
+    moved = _with(
+        ninja="/opt/ninja", torch_dir="/venv/torch", torch_npu_dir="/venv/torch_npu", cann_home="/opt/cann",
+        bisheng="/opt/cann/bin/bisheng", lld="/opt/cann/bin/ld.lld", cxx="/opt/g++",
+    )  # fmt: skip
     other = Settings(
         build="lazy", cache_dir=Path("/c"), lock_timeout=1.0, log_level=10, huge_pages=False, max_jobs=1,
-        home=Path("/h"), path="/p", environment={"A": "b"},
+        home=Path("/h"), path="/p", environment={"A": "b"}, check_targets=True,
     )  # fmt: skip
-    assert cache_key(other, moved, SOURCES._replace(root_dir=Path("/elsewhere"))) == KEY
+    assert _key(name, other, moved, SOURCES._replace(root_dir=Path("/elsewhere"))) == _key(name)
 
 
 def test_same_bytes_with_a_new_time_are_the_same_sources_and_new_bytes_with_an_old_time_are_not(tmp_path):
@@ -122,6 +206,22 @@ def test_same_bytes_with_a_new_time_are_the_same_sources_and_new_bytes_with_an_o
     assert Sources.of(tmp_path) != before
 
 
-def test_a_machine_whose_instructions_are_not_known_has_no_key():
-    with pytest.raises(Exception, match="No CPU instructions"):
-        cache_key(SETTINGS, _with(cpu_isa=None), SOURCES)  # type: ignore[arg-type]
+@pytest.mark.parametrize("missing", ["ascendc/k.asc", "csrc/npu/n.cpp"])
+def test_kernels_without_glue_and_glue_without_kernels_are_no_npu_target(missing):
+    files = tuple(pair for pair in SOURCES.files if pair[0] != missing)
+    assert SOURCES._replace(files=files).npu is None
+
+
+def test_a_machine_whose_instructions_are_not_known_has_npu_kernels_and_no_cpu_kernels():
+    unknown = _with(cpu_isa=None)
+    assert _key("npu", toolchain=unknown) == _key("npu")
+    with pytest.raises(ToolchainError, match="No CPU instructions"):
+        _key("cpu", toolchain=unknown)
+
+
+@pytest.mark.parametrize("fact", ["torch_npu_version", "cann_home"])
+def test_a_machine_without_npu_software_has_cpu_kernels_and_no_npu_kernels(fact):
+    without = _with(**{fact: None})
+    assert _key("cpu", toolchain=without) == _key("cpu")
+    with pytest.raises(ToolchainError, match=getattr(TOOLCHAIN, fact).name):
+        _key("npu", toolchain=without)

@@ -19,7 +19,7 @@ def session(tmp_path, monkeypatch):
 
     def make(**changes):
         settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})
-        made = bootstrap.Session(settings, discover(settings), "reference")._replace(**changes)
+        made = bootstrap.Session(settings, discover(settings), cpu=bootstrap.Kernels(**changes))
         monkeypatch.setattr(bootstrap, "run", lambda: made)
         return made
 

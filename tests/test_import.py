@@ -19,7 +19,7 @@ with warnings.catch_warnings(record=True) as caught:
 session = bootstrap.current()
 print(json.dumps({
     "backend": session.backend,
-    "artifact": str(session.artifact.library) if session.artifact else None,
+    "artifact": str(session.cpu.artifact.library) if session.cpu.artifact else None,
     "warnings": [str(one.message) for one in caught if one.category is RuntimeWarning],
 }))
 """

@@ -91,7 +91,7 @@ def test_cpu_kernels_and_npu_kernels_include_no_torch_header():
 
 def test_the_heavy_torch_headers_are_included_nowhere():
     sources = Sources.installed()
-    for name in sources.cpu_units:
+    for name in sources.cpu.units(".cpp"):
         text = (sources.root_dir / name).read_text("utf-8")
         assert not re.search(r"#\s*include\s*<torch/(?:extension|library|all|torch)\.h>|#\s*include\s*<ATen/", text), (
             name

@@ -6,20 +6,29 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, ToolchainError
+from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.ninja_file import ninja_file
+from npu_ce_jit.jit.recipe import cpu_recipe
 from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.toolchain import discover
+from npu_ce_jit.settings import Settings
 
 SOURCES = Sources(
     Path("/src"),
-    (("ascendc/k.asc", ""), ("csrc/cpu/a.cpp", ""), ("csrc/cpu/a.h", ""), ("csrc/npu/n.cpp", ""), ("csrc/r.cpp", "")),
+    (("csrc/cpu/a.cpp", ""), ("csrc/cpu/a.h", ""), ("csrc/r.cpp", "")),
 )
 
 
-def _text(sources: Sources = SOURCES, cpu_isa: str = "avx2", cxx: tuple[str, ...] = ("/usr/bin/g++",)) -> str:
-    return ninja_file(cxx, cpu_isa, sources, ["/torch/include"], ["/torch/lib"])
+def _text(sources: Sources = SOURCES, cpu_isa: str = "avx2") -> str:
+    known = discover(Settings())
+    toolchain = known._replace(
+        cpu_isa=known.cpu_isa._replace(value=cpu_isa), cxx=known.cxx._replace(value="/usr/bin/g++")
+    )
+    return ninja_file(cpu_recipe(toolchain, sources), sources.root_dir, [flags.CPU_LIBRARY])
 
 
 def test_each_unit_of_the_cpu_library_becomes_one_object():
@@ -32,8 +41,9 @@ def test_each_unit_of_the_cpu_library_becomes_one_object():
     after = dict(itertools.pairwise(lines))
     assert after["build csrc/cpu/a.o: compile $root/csrc/cpu/a.cpp"] == "  isa = -mavx2 -mfma -mf16c"
     assert "isa" not in after["build csrc/r.o: compile $root/csrc/r.cpp"]
-    assert "-I/src/csrc -isystem /torch/include" in _text()
-    assert "-L/torch/lib" in _text()
+    torch_dir = Path(torch.__file__).parent
+    assert f"-I/src/csrc -isystem {torch_dir}/include" in _text()
+    assert f"-L{torch_dir}/lib" in _text()
 
 
 @pytest.mark.parametrize(

@@ -25,16 +25,17 @@ def stored(tmp_path) -> tuple[Toy, Artifact]:
 
 def _publish(one: Toy) -> Artifact:
     with one.store.staging_dir(one.key) as staging_dir:
-        library = staging_dir / "lib.so"
-        library.touch(mode=0o700)
-        library.write_bytes(bytes(range(256)) * 64)
-        return one.store.publish(staging_dir, {"lib.so": library}, "lib.so", {"key": one.key.text})
+        for name in ("lib.so", "other.so"):
+            library = staging_dir / name
+            library.touch(mode=0o700)
+            library.write_bytes(bytes(range(256)) * 64)
+        return one.store.publish(staging_dir, ("lib.so", "other.so"), (), {"key": one.key.text})
 
 
 def test_what_was_published_is_found(stored):
     one, artifact = stored
     assert one.find() == artifact
-    assert artifact.manifest["size"] == 256 * 64
+    assert [one["bytes"] for one in artifact.manifest["libraries"].values()] == [256 * 64] * 2
 
 
 def test_only_the_user_can_enter_what_the_store_makes(stored):
@@ -49,18 +50,56 @@ def test_a_library_of_another_size_is_not_used_and_set_aside(stored, size, caplo
     one, artifact = stored
     os.truncate(artifact.library, size)
     assert one.find() is None
-    assert "bytes, its manifest says" in caplog.text
+    assert f"lib.so has {{'bytes': {size}, " in caplog.text
     assert not artifact.entry_dir.exists()
     assert list(one.key_dir.glob("bad-*"))
 
 
 @pytest.mark.parametrize("position", [0, 5000, 256 * 64 - 1])
-def test_one_changed_bit_is_noticed(stored, position):
+@pytest.mark.parametrize("name", ["lib.so", "other.so"])
+def test_one_changed_bit_is_noticed(stored, position, name):
     one, artifact = stored
-    content = bytearray(artifact.library.read_bytes())
+    content = bytearray((artifact.entry_dir / name).read_bytes())
     content[position] ^= 1
-    artifact.library.write_bytes(content)
+    (artifact.entry_dir / name).write_bytes(content)
     assert one.find() is None
+
+
+def test_what_is_remembered_of_an_entry_is_known_to_the_next_process(stored):
+    one, artifact = stored
+    fact, other = "checked on a chip", "checked on another"
+    assert not one.store.knows(artifact, fact)
+    for _ in range(2):
+        one.store.remember(artifact, fact)
+    assert one.store.knows(artifact, fact)
+    assert not one.store.knows(artifact, other)
+    assert not one.store.knows(_publish(one), fact)
+    assert len(list(one.key_dir.glob("note-*"))) == 1
+    assert one.find() is not None
+
+
+@pytest.mark.parametrize("how", ["empty", "another text", "group-writable", "a link"])
+def test_a_note_that_others_could_have_written_or_that_is_damaged_is_not_believed(stored, tmp_path, how):
+    one, artifact = stored
+    one.store.remember(artifact, "checked")
+    (note,) = one.key_dir.glob("note-*")
+    if how == "empty":
+        note.write_bytes(b"")
+    elif how == "another text":
+        note.write_text("checke", "utf-8")
+    elif how == "group-writable":
+        note.chmod(0o660)
+    else:
+        note.rename(tmp_path / "elsewhere")
+        note.symlink_to(tmp_path / "elsewhere")
+    assert not one.store.knows(artifact, "checked")
+
+
+def test_where_nothing_can_be_written_nothing_is_remembered_and_nothing_raised(stored):
+    one, artifact = stored
+    gone = artifact._replace(entry_dir=Path(NO_DIRECTORY) / "e-1")
+    one.store.remember(gone, "checked")
+    assert not one.store.knows(gone, "checked")
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"file": "lib.so"}', "\xff"])

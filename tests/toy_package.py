@@ -18,6 +18,7 @@ from npu_ce_jit.jit.build import build
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.targets import Target, cpu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.settings import Settings
 
@@ -35,12 +36,12 @@ class Toy(NamedTuple):
 
     settings: Settings
     toolchain: Toolchain
-    sources: Sources
+    target: Target
     key: CacheKey
     store: Store
 
     def build(self) -> Artifact:
-        return build(self.settings, self.toolchain, self.sources, self.key, self.store)
+        return build(self.target, self.settings, self.toolchain, self.key, self.store)
 
     def find(self) -> Artifact | None:
         return self.store.find(self.key)
@@ -68,7 +69,8 @@ def toy(tmp_path: Path, body: str = _BODY, **variables: str) -> Toy:
     assert settings.problems == ()
     sources = Sources.of(write_sources(tmp_path / "toy", body))
     toolchain = discover(settings)
-    return Toy(settings, toolchain, sources, cache_key(settings, toolchain, sources), Store.of(settings))
+    target = cpu_target(settings, toolchain, sources)
+    return Toy(settings, toolchain, target, cache_key(target), Store.of(settings))
 
 
 def compiler_script(tmp_path: Path, before: str) -> str:

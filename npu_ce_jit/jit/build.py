@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the library in a private directory and publishes it."""
+"""Compiles a target's libraries in a private directory and publishes it."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.build_log import compiler_failure
 from npu_ce_jit.jit.cache_key import CacheKey
 from npu_ce_jit.jit.jobs import job_count
 from npu_ce_jit.jit.lock import build_lock
 from npu_ce_jit.jit.ninja_file import ninja_file
 from npu_ce_jit.jit.progress import BuildProgress
-from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.recipe import Recipe, cpu_recipe
 from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.targets import Target
 from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.jit.trust import write_private
 from npu_ce_jit.settings import Settings
@@ -27,76 +29,81 @@ from npu_ce_jit.settings import Settings
 _POLL_SECONDS = 0.1
 _VERSION_SECONDS = 30.0
 _STOP_SECONDS = 5.0
+_LOG = "build.log"
 _FAILED_LOG = "failed-build.log"
 
 
-def build(settings: Settings, toolchain: Toolchain, sources: Sources, key: CacheKey, store: Store) -> Artifact:
+def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKey, store: Store) -> Artifact:
     """Look, lock, look again, build, publish. Another process's result serves as well as our own.
 
     Raises:
         ToolchainError: something that a build needs is not here.
         BuildError: no directory to build in, or the compiler refused; its log is kept beside the entries.
     """
-    toolchain.require_build(("cpu_isa", "cxx", "ninja"))
+    toolchain.require_build(target.needs)
     name = f"{store.roots[0].path.resolve()}/{key.name}"
     with build_lock(name, settings, lambda: store.find(key)) as found:
         if found is not None:
             return found
         with store.staging_dir(key) as staging_dir:
+            progress = BuildProgress(f"the {target.title} ({target.detail})", str(staging_dir.parent))
+            built = False
             try:
-                return _build_in(staging_dir, settings, toolchain, sources, key, store)
+                artifact = _build_in(staging_dir, target, settings, toolchain, key, store, progress)
+                built = True
             except OSError as error:
                 raise BuildError(f"The build in {staging_dir} failed: {error}.", "Free or repair that disk.") from error
+            except BuildError as error:
+                raise _with_kept_log(error, staging_dir) from error.__cause__
+            finally:
+                progress.end(built=built)
+            return artifact
 
 
 def _build_in(
-    staging_dir: Path, settings: Settings, toolchain: Toolchain, sources: Sources, key: CacheKey, store: Store
+    staging_dir: Path,
+    target: Target,
+    settings: Settings,
+    toolchain: Toolchain,
+    key: CacheKey,
+    store: Store,
+    progress: BuildProgress,
 ) -> Artifact:
     started = time.time()
-    include_dirs, library_dirs = _torch_dirs(toolchain)
-    cpu_isa = toolchain.cpu_isa.require()
-    text = ninja_file(toolchain.cxx_command, cpu_isa, sources, include_dirs, library_dirs)
-    write_private(staging_dir / "build.ninja", text)
-    environment = settings.child_environment(LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(staging_dir))
-    progress = BuildProgress(
-        f"the CPU kernels ({cpu_isa}, torch {toolchain.torch_version.value}) with {toolchain.cxx.value}",
-        str(staging_dir.parent),
+    recipe = _recipe(target, settings, toolchain, staging_dir)
+    write_private(staging_dir / "build.ninja", ninja_file(recipe, target.sources.root_dir, target.libraries))
+    environment = settings.child_environment(
+        LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(staging_dir), **recipe.environment
     )
-    log_file = staging_dir / "build.log"
-    jobs = job_count(settings.max_jobs, len(sources.cpu_units))
-    try:
-        built = _run_ninja([toolchain.ninja.require(), f"-j{jobs}"], staging_dir, environment, log_file, progress)
-    except BaseException:
-        progress.end(built=False)
-        raise
-    progress.end(built=built)
-    if not built:
-        raise _failure(log_file)
-    if Sources.of(sources.root_dir) != sources:
-        raise BuildError(f"A source below {sources.root_dir} changed while it was compiled.", "Import again.")
+    jobs = job_count(settings.max_jobs, recipe.compiles)
+    ninja, log_file = toolchain.ninja.require(), staging_dir / _LOG
+    if not _run_ninja([ninja, f"-j{jobs}"], staging_dir, environment, log_file, progress):
+        raise _failure(target, log_file)
+    if not target.sources.are_as_they_were():
+        raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again.")
+    tools = {"ninja": [ninja], **recipe.tools}
     facts = {
         "key": key.text,
-        "compiler": {"command": toolchain.cxx.value, "version": _version(toolchain.cxx_command, environment)},
-        "ninja": {"command": toolchain.ninja.value, "version": _version([toolchain.ninja.require()], environment)},
-        "flags": [*flags.COMPILE, *flags.OF_ISA[cpu_isa], *flags.LINK, *flags.LIBRARIES],
+        **{
+            name: {"command": shlex.join(words), "version": _version(words, environment)}
+            for name, words in tools.items()
+        },
+        **recipe.facts,
         "toolchain": {name: fact._asdict() for name, fact in toolchain._asdict().items()},
         "host": socket.gethostname(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 3),
         "jobs": jobs,
     }
-    names = (flags.LIBRARY_FILE, "build.ninja", "build.log")
-    return store.publish(staging_dir, {name: staging_dir / name for name in names}, flags.LIBRARY_FILE, facts)
+    return store.publish(staging_dir, target.libraries, ("build.ninja", _LOG), facts)
 
 
-def _torch_dirs(toolchain: Toolchain) -> tuple[list[str], list[str]]:
-    try:
-        # The owner of this knowledge. It imports setuptools, so it is asked on the cold path only.
-        from torch.utils.cpp_extension import include_paths, library_paths
-    except ImportError:  # no setuptools, which torch does not require everywhere
-        torch_dir = toolchain.torch_dir.require()
-        return [f"{torch_dir}/include", f"{torch_dir}/include/torch/csrc/api/include"], [f"{torch_dir}/lib"]
-    return list(include_paths()), list(library_paths())
+def _recipe(target: Target, settings: Settings, toolchain: Toolchain, staging_dir: Path) -> Recipe:
+    if target.name == "cpu":
+        return cpu_recipe(toolchain, target.sources)
+    from npu_ce_jit.jit.npu_recipe import npu_recipe  # most machines have no NPU
+
+    return npu_recipe(settings, toolchain, target.sources, staging_dir)
 
 
 def _run_ninja(
@@ -136,20 +143,27 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _failure(log_file: Path) -> BuildError:
+def _failure(target: Target, log_file: Path) -> BuildError:
     command, first_lines = compiler_failure(log_file.read_text("utf-8", errors="replace"))
-    kept_file = log_file.parent.parent / _FAILED_LOG
-    log_file.replace(kept_file)
     return BuildError(
-        "The CPU kernels did not compile.",
+        f"The {target.title} did not compile.",
         "Mend the first error and import again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
         command,
         first_lines,
-        str(kept_file),
+        str(log_file),
     )
 
 
-def _version(command: list[str], environment: dict[str, str]) -> str:
+def _with_kept_log(error: BuildError, staging_dir: Path) -> BuildError:
+    """The same, with its log moved out of the directory that goes."""
+    if not error.log_path:
+        return error
+    kept_file = staging_dir.parent / _FAILED_LOG
+    Path(error.log_path).replace(kept_file)
+    return BuildError(error.fact, error.hint, error.command, error.first_lines, str(kept_file))
+
+
+def _version(command: Sequence[str], environment: dict[str, str]) -> str:
     """The first line of `--version`, or why there is none: worth a note in the manifest, never a failure."""
     try:
         done: subprocess.CompletedProcess[Any] = subprocess.run(  # noqa: S603

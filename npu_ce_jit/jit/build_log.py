@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ninja's output says about a failure."""
+"""What ninja's or a compiler's output says about a failure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ _TELLING = re.compile(r"error\b|undefined (?:reference|symbol)|cannot find|No su
 def compiler_failure(log: str) -> tuple[str, tuple[str, ...]]:
     """The command that failed first, and the first lines that say why.
 
-    Ninja prints `FAILED: <outputs>`, the command, then what the command printed. Where no line has a telling word
-    (a compiler that was killed, or is a script), the first lines of the output stand in for them.
+    Ninja prints `FAILED: <outputs>`, the command, then what the command printed.
     """
     lines = log.splitlines()
     failed = next((index for index, line in enumerate(lines) if line.startswith("FAILED: ")), None)
@@ -21,5 +20,11 @@ def compiler_failure(log: str) -> tuple[str, tuple[str, ...]]:
         command, output = "", lines
     else:
         command, output = "".join(lines[failed + 1 : failed + 2]), lines[failed + 2 :]
-    telling = [line for line in output if _TELLING.search(line)]
-    return command, tuple((telling or [line for line in output if line.strip()])[:_MOST_LINES])
+    return command, telling_lines("\n".join(output))
+
+
+def telling_lines(output: str) -> tuple[str, ...]:
+    """The first lines that say why a compiler failed; its first lines at all where none has a telling word."""
+    lines = [line.strip() if line.isspace() else line for line in output.splitlines()]
+    telling = [line for line in lines if _TELLING.search(line)]
+    return tuple((telling or [line for line in lines if line])[:_MOST_LINES])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiler and linker flags of the CPU library. The cache key and the ninja file both read them here."""
+"""The flags of the C++ compiler. The cache key and the ninja file both read them here; bisheng's are in `ladder`."""
 
-from __future__ import annotations
-
-LIBRARY_FILE = "libnpu_ce_jit_cpu.so"
+CPU_LIBRARY = "libnpu_ce_jit_cpu.so"
+NPU_LIBRARY = "libnpu_ce_jit_npu.so"
+NPU_KERNELS = "libnpu_ce_kernels.so"  # NPU_LIBRARY is linked with it and finds it beside itself
 
 # The kernels call fma where they want it: the same expression gives the same bits wherever it is inlined.
 _SAME_BITS = ("-ffp-contract=off",)
@@ -20,6 +20,12 @@ OF_ISA: dict[str, tuple[str, ...]] = {
 # A symbol that nobody defines is an error now, with its name, and not at the first import.
 LINK = ("-shared", "-Wl,-z,defs")
 LIBRARIES = ("-ltorch_cpu",)
+
+# torch_npu's wheels have the ABI that torch's have; some distributions' g++ has another default.
+NPU_COMPILE = (*COMPILE, "-D_GLIBCXX_USE_CXX11_ABI=1")
+# RPATH and not RUNPATH, which would let LD_LIBRARY_PATH lead to another library of the same name.
+NPU_LINK = (*LINK, "-Wl,-rpath,$ORIGIN", "-Wl,--disable-new-dtags")
+NPU_LIBRARIES = ("-lnpu_ce_kernels", "-ltorch_npu", "-ltorch_cpu", "-lc10", "-lascendcl")
 
 
 def is_kernel(unit: str) -> bool:

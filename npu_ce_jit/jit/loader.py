@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brings a verified library into this process."""
 
-from __future__ import annotations
-
 import ctypes
+from collections.abc import Mapping
 
 import torch
 
@@ -11,9 +10,10 @@ from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit.store import Artifact
 
 
-def load(artifact: Artifact, *, huge_pages: bool) -> None:
+def load(artifact: Artifact, switches: Mapping[str, bool]) -> None:
     """Loads the library, whose static initialisers register its kernels with torch's dispatcher.
 
+    Each switch is a function of the library that takes an int; only those that differ from its default are given.
     Raises LoadError with dlerror's text, which torch hides in `__cause__`.
     """
     path = str(artifact.library)
@@ -24,5 +24,7 @@ def load(artifact: Artifact, *, huge_pages: bool) -> None:
             f"The dynamic linker refused {path}: {error.__cause__ or error}.",
             "It was set aside; import again to build it with this machine's compiler, or set CXX to another one.",
         ) from error
-    if not huge_pages:  # on is the library's default
-        ctypes.CDLL(path).npu_ce_jit_set_huge_pages(ctypes.c_int(0))  # the same handle again
+    if switches:
+        library = ctypes.CDLL(path)  # the same handle again
+        for name, on in switches.items():
+            library[name](ctypes.c_int(on))

@@ -6,18 +6,16 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit import flags
-from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.recipe import Recipe
 
 _NO_WRAP = 1 << 30  # Writer wraps at spaces, also at those inside quotes
 
 
-def ninja_file(
-    cxx: Sequence[str], cpu_isa: str, sources: Sources, include_dirs: Sequence[str], library_dirs: Sequence[str]
-) -> str:
-    """Objects and the library are relative to the directory that ninja runs in, sources absolute.
+def ninja_file(recipe: Recipe, root_dir: Path, libraries: Sequence[str]) -> str:
+    """Objects and libraries are relative to the directory that ninja runs in, sources absolute.
 
     A path goes through two readers, ninja (`$`) and the shell, so it is quoted for the shell and then escaped for
     ninja. Source paths begin with the variable `$root`: ninja does not split what a variable holds, and quotes `$in`
@@ -30,33 +28,30 @@ def ninja_file(
             f"The Python package ninja cannot be imported ({error}).", "Run: pip install ninja"
         ) from error
 
-    root = str(sources.root_dir)
-    for path in (root, *cxx, *include_dirs, *library_dirs):
-        if "\n" in path:
-            raise BuildError(f"The path {path!r} holds a newline, which no ninja file can.", "Move it.")
+    for word in (str(root_dir), *(word for words in recipe.words.values() for word in words)):
+        if "\n" in word:
+            raise BuildError(f"The path {word!r} holds a newline, which no ninja file can.", "Move it.")
 
-    def shell(*words: str) -> str:
+    def shell(words: Sequence[str]) -> str:
         return str(escape(shlex.join(words)))
 
     text = io.StringIO()
     writer = Writer(text, width=_NO_WRAP)  # type: ignore[arg-type]  # any text stream serves
     writer.variable("ninja_required_version", "1.3")
-    writer.variable("root", escape(root))
-    writer.variable("cxx", shell(*cxx))
-    includes = ["-I" + f"{root}/csrc", *(word for path in include_dirs for word in ("-isystem", path))]
-    writer.variable("cflags", shell(*flags.COMPILE, *includes))
-    writer.variable("ldflags", shell(*flags.LINK, *(f"-L{path}" for path in library_dirs)))
-    writer.variable("libs", shell(*flags.LIBRARIES))
+    writer.variable("root", escape(str(root_dir)))
+    for name, words in recipe.words.items():
+        writer.variable(name, shell(words))
     writer.newline()
-    writer.rule("compile", "$cxx $cflags $isa -c $in -o $out", description="compile $in")
-    writer.rule("link", "$cxx $ldflags $in $libs -o $out", description="link $out")
+    for name, command in recipe.rules.items():
+        writer.rule(name, command, description=f"{name} $out")
     writer.newline()
-    # The kernels take longest, and last, one would run alone.
-    kernels_first = sorted(sources.cpu_units, key=flags.is_kernel, reverse=True)
-    objects = {unit: unit.removesuffix(".cpp") + ".o" for unit in kernels_first}
-    for unit, object_file in objects.items():
-        isa = shell(*flags.OF_ISA[cpu_isa]) if flags.is_kernel(unit) else ""
-        writer.build([object_file], "compile", [f"$root/{unit}"], variables={"isa": isa} if isa else None)
-    writer.build([flags.LIBRARY_FILE], "link", list(objects.values()))
-    writer.default(flags.LIBRARY_FILE)
+    for step in recipe.steps:
+        writer.build(
+            [step.output],
+            step.rule,
+            [*(f"$root/{source}" for source in step.sources), *step.objects],
+            implicit=list(step.after) or None,
+            variables={name: shell(words) for name, words in step.words.items() if words} or None,
+        )
+    writer.default(list(libraries))
     return text.getvalue()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that make the library, in a checkout or in a wheel."""
+"""The files that make the libraries, in a checkout or in a wheel."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,10 @@ from npu_ce_jit.errors import BuildError
 
 _FOLDERS = ("csrc", "ascendc")
 _SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
-_NPU_FOLDER = "csrc/npu/"
+
+# What only one target is made of. The glue for the NPU reads headers of csrc/cpu and compiles none of its units.
+_NPU_ONLY = ("ascendc/", "csrc/npu/", "csrc/ce_plan")
+_CPU_ONLY_UNITS = ("csrc/cpu/", "csrc/register.")
 
 
 class Sources(NamedTuple):
@@ -39,18 +42,36 @@ class Sources(NamedTuple):
         except OSError as error:
             raise BuildError(f"A source cannot be read: {error}.", "Install npu_ce_jit again.") from error
         sources = cls(root_dir, tuple(sorted(files)))
-        if not sources.cpu_units:
+        if not sources.cpu.units(".cpp"):
             raise BuildError(f"Nothing to compile below {root_dir / 'csrc'}.", "Install npu_ce_jit again.")
         return sources
 
     @property
-    def cpu_units(self) -> tuple[str, ...]:
-        """The names that are compiled into the CPU library."""
-        return tuple(
-            name
-            for name, _ in self.files
-            if name.startswith("csrc/") and name.endswith(".cpp") and not name.startswith(_NPU_FOLDER)
-        )
+    def cpu(self) -> "Sources":
+        """What the CPU library is made of."""
+        return self._only(lambda name: not name.startswith(_NPU_ONLY))
+
+    @property
+    def npu(self) -> "Sources | None":
+        """What the NPU libraries are made of; None where either the kernels or their glue are not there."""
+        has_glue = any(name.startswith("csrc/npu/") for name in self.units(".cpp"))
+        if not self.units(".asc") or not has_glue:
+            return None
+        return self._only(lambda name: not (name.endswith(".cpp") and name.startswith(_CPU_ONLY_UNITS)))
+
+    def units(self, suffix: str) -> tuple[str, ...]:
+        """The names that a compiler is started with."""
+        return tuple(name for name, _ in self.files if name.endswith(suffix))
+
+    def are_as_they_were(self) -> bool:
+        """Whether every file still has the content that its digest says."""
+        try:
+            return all(_digest(self.root_dir / name) == digest for name, digest in self.files)
+        except OSError:
+            return False
+
+    def _only(self, is_wanted: Callable[[str], bool]) -> "Sources":
+        return Sources(self.root_dir, tuple(pair for pair in self.files if is_wanted(pair[0])))
 
 
 def _digests(directory: Path, name: str) -> Iterator[tuple[str, str]]:
@@ -59,5 +80,9 @@ def _digests(directory: Path, name: str) -> Iterator[tuple[str, str]]:
         prefix = name + parent.removeprefix(str(directory)).replace(os.sep, "/")
         for file in files:
             if file.endswith(_SUFFIXES):
-                with open(os.path.join(parent, file), "rb") as content:
-                    yield f"{prefix}/{file}", hashlib.sha256(content.read()).hexdigest()
+                yield f"{prefix}/{file}", _digest(os.path.join(parent, file))
+
+
+def _digest(file: str | Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.sha256(content.read()).hexdigest()

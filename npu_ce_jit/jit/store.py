@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,10 @@ _MANIFEST = "manifest.json"
 
 
 class Artifact(NamedTuple):
-    """One entry whose library was verified: `entry_dir` holds it beside its manifest, build.ninja and build.log."""
+    """One entry whose libraries were verified: `entry_dir` holds them beside their manifest, build.ninja and build.log.
+
+    `library` is the one to load; it finds the others beside itself.
+    """
 
     entry_dir: Path
     library: Path
@@ -111,24 +114,42 @@ class Store(NamedTuple):
             else:
                 yield root, None
 
-    def publish(self, staging_dir: Path, files: Mapping[str, Path], library: str, facts: Mapping[str, Any]) -> Artifact:
-        """Moves `files` (name to path in `staging_dir`) into a new entry. Raises OSError.
+    def publish(
+        self, staging_dir: Path, libraries: Sequence[str], others: Sequence[str], facts: Mapping[str, Any]
+    ) -> Artifact:
+        """Moves these files of `staging_dir` into a new entry, the library to load first. Raises OSError.
 
         One rename makes the entry visible, to a name that nobody else uses: there is nothing to overwrite or to lose.
         """
-        content = files[library].read_bytes()
-        manifest = {**facts, "file": library, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        sums = {name: _sum((staging_dir / name).read_bytes()) for name in libraries}
+        manifest = {**facts, "libraries": sums}
         entry_dir = staging_dir / "entry"
         entry_dir.mkdir(mode=0o700)
-        for name, path in files.items():
-            path.rename(entry_dir / name)
+        for name in (*libraries, *others):
+            (staging_dir / name).rename(entry_dir / name)
             _sync(entry_dir / name)
         write_private(entry_dir / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
         _sync(entry_dir)
         published_dir = staging_dir.parent / f"e-{os.urandom(6).hex()}"
         entry_dir.rename(published_dir)
         _sync(published_dir.parent)
-        return Artifact(published_dir, published_dir / library, manifest)
+        return Artifact(published_dir, published_dir / libraries[0], manifest)
+
+    def knows(self, artifact: Artifact, fact: str) -> bool:
+        """Whether `remember` was called with this before, by this user or root. Raises nothing."""
+        with contextlib.suppress(OSError, UntrustedError):
+            return read_trusted(_note_file(artifact, fact)) == fact.encode()
+        return False
+
+    def remember(self, artifact: Artifact, fact: str) -> None:
+        """Keeps a line of text beside an entry, which itself never changes. Where that fails, it is not remembered."""
+        note_file = _note_file(artifact, fact)
+        private_file = note_file.with_name(f".{note_file.name}-{os.urandom(6).hex()}")
+        try:
+            write_private(private_file, fact)
+            private_file.rename(note_file)
+        except OSError as error:
+            _logger.debug("not remembered: %s", error)
 
 
 def set_aside(entry_dir: Path) -> None:
@@ -159,13 +180,23 @@ def _verified(entry_dir: Path, key: CacheKey) -> Artifact:
     manifest = json.loads(read_trusted(entry_dir / _MANIFEST))
     if not isinstance(manifest, dict) or manifest.get("key") != key.text:
         raise ValueError("its manifest is for another key")
-    library = entry_dir / Path(str(manifest.get("file"))).name
-    content = read_trusted(library)
-    if len(content) != manifest.get("size"):
-        raise ValueError(f"{library.name} has {len(content)} bytes, its manifest says {manifest.get('size')}")
-    if hashlib.sha256(content).hexdigest() != manifest.get("sha256"):
-        raise ValueError(f"{library.name} is not what its manifest's sha256 says")
-    return Artifact(entry_dir, library, manifest)
+    sums = manifest.get("libraries")
+    if not isinstance(sums, dict) or not sums:
+        raise ValueError("its manifest names no library")
+    for name, expected in sums.items():
+        got = _sum(read_trusted(entry_dir / Path(name).name))
+        if got != expected:
+            raise ValueError(f"{name} has {got}, its manifest says {expected}")
+    return Artifact(entry_dir, entry_dir / Path(next(iter(sums))).name, manifest)
+
+
+def _sum(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _note_file(artifact: Artifact, fact: str) -> Path:
+    name = hashlib.sha256(fact.encode()).hexdigest()[:12]
+    return artifact.entry_dir.with_name(f"note-{artifact.entry_dir.name}-{name}")
 
 
 def _make_layout_dir(root: Root) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.library import Library
 
@@ -15,8 +16,14 @@ from npu_ce_jit.op.transforms import register_fake, register_vmap
 
 # A registration lives as long as its Library object.
 _definitions: Library | None = None
-# Loads a library at the first call that needs one; whether there is one now.
-_load: Callable[[], bool] = bool
+
+_INTERNAL: dict[str, Callable[..., Any]] = {
+    "_forward": meta.forward,
+    "_backward": meta.backward,
+    "_backward_": meta.backward_,
+}
+# Loads a library at the first call that needs one; whether there is one for this device now.
+_load: Callable[[torch.device], bool] | None = None
 
 
 def define() -> None:
@@ -27,7 +34,7 @@ def define() -> None:
     _definitions = library = Library(schema.NAMESPACE, "DEF")
     schema.define(library)
 
-    for name, fake in (("_forward", meta.forward), ("_backward", meta.backward), ("_backward_", meta.backward_)):
+    for name, fake in _INTERNAL.items():
         library.impl(name, _kernel_of_last_resort(name), "CompositeExplicitAutograd")
         register_fake(library, f"{schema.NAMESPACE}::{name}", fake)
     library.impl("_forward", autograd.forward_kernel, "Autograd")
@@ -54,10 +61,21 @@ def _vmap_rule(name: str) -> Callable[..., Any]:
     return vmap.RULES[name]
 
 
-def use_lazy(load: Callable[[], bool]) -> None:
-    """Has the first call run `load`: True when a library has registered its kernels, False for the reference."""
+def use_loader(load: Callable[[torch.device], bool]) -> None:
+    """Has a call for which no kernel is registered run `load`, which may register one: True where it has."""
     global _load
     _load = load
+
+
+def refuse(device: torch.device, problem: Exception) -> None:
+    """Takes a library's kernels out of use: what it has registered stays, below kernels that raise."""
+    assert _definitions is not None
+
+    def kernel(*arguments: Any) -> Any:
+        raise NotImplementedError(f"npu_ce_jit has no kernels for {device.type}. {problem}") from problem
+
+    for name in _INTERNAL:
+        _definitions.impl(name, kernel, _dispatch_key(device), allow_override=True)
 
 
 def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
@@ -69,15 +87,22 @@ def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
 
     def kernel(*arguments: Any) -> Any:
         device = next(a for a in arguments if isinstance(a, Tensor)).device
-        if device.type != "cpu":
+        key = _dispatch_key(device)
+        if key in ("CPU", "PrivateUse1") and _load is not None and _load(device):
+            if torch._C._dispatch_has_kernel_for_dispatch_key(f"{schema.NAMESPACE}::{name}", key):
+                return getattr(autograd.OPS, name).default(*arguments)
+            raise NotImplementedError(f"expected a kernel of {name} for {device.type} in the library, got none")
+        if key != "CPU":
             raise NotImplementedError(
                 f"expected tensors on cpu, got {device}: this version of npu_ce_jit has kernels for the CPU only; "
                 "call .cpu() on the tensors, or see `python -m npu_ce_jit doctor`"
             )
-        if _load():
-            return getattr(autograd.OPS, name).default(*arguments)
         from npu_ce_jit.op import reference  # not needed where a library is
 
         return getattr(reference, name.removeprefix("_"))(*arguments)
 
     return kernel
+
+
+def _dispatch_key(device: torch.device) -> str:
+    return torch._C._dispatch_key_for_device(device.type)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the NPU libraries are built: the kernels by bisheng, the glue by the C++ compiler."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from npu_ce_jit.jit import flags
+from npu_ce_jit.jit.probe import Probe
+from npu_ce_jit.jit.recipe import CXX_RULES, Recipe, Step, object_of, system_includes, torch_dirs
+from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.settings import Settings
+
+_BISHENG_RULE = "$bisheng $before $in -o $out $after"
+
+
+def npu_recipe(settings: Settings, toolchain: Toolchain, sources: Sources, directory: Path) -> Recipe:
+    """Raises ToolchainError for what is missing, BuildError where bisheng compiles nothing."""
+    bisheng, home = toolchain.bisheng.require(), toolchain.cann_home.require()
+    environment = _environment(settings, bisheng, home)
+    probe = Probe(
+        bisheng, home, toolchain.cxx_command, directory,
+        settings.child_environment(LC_ALL="C", TMPDIR=str(directory), **environment),
+    )  # fmt: skip
+    command, attempts = probe.first_that_works()
+    torch_includes, torch_libraries = torch_dirs(toolchain)
+    torch_npu = toolchain.torch_npu_dir.require()
+    includes = (f"{torch_npu}/include", f"{torch_npu}/include/third_party/acl/inc", *torch_includes)
+    libraries = (".", f"{torch_npu}/lib", *torch_libraries, f"{home}/lib64")
+    root = sources.root_dir
+
+    kernels = Step("bisheng", flags.NPU_KERNELS, sources.units(".asc"))
+    compiles = [Step("compile", object_of(unit), (unit,)) for unit in sources.units(".cpp")]
+    objects = tuple(step.output for step in compiles)
+    link = Step("link", flags.NPU_LIBRARY, objects=objects, after=(flags.NPU_KERNELS,))
+    return Recipe(
+        words={
+            "bisheng": [bisheng],
+            "before": (*command.before, f"-I{root}/ascendc"),
+            "after": command.after,
+            "cxx": toolchain.cxx_command,
+            "cflags": (*flags.NPU_COMPILE, f"-I{root}/csrc", f"-I{root}/ascendc", *system_includes(includes)),
+            "ldflags": (*flags.NPU_LINK, *(f"-L{path}" for path in libraries)),
+            "libs": flags.NPU_LIBRARIES,
+        },
+        rules={"bisheng": _BISHENG_RULE, **CXX_RULES},
+        steps=(*compiles, kernels, link),
+        environment=environment,
+        facts={
+            "rung": attempts[-1].rung,
+            "rungs": list(map(str, attempts)),
+            "flags": [*command.before, *flags.NPU_COMPILE, *flags.NPU_LINK, *flags.NPU_LIBRARIES],
+        },
+        tools={"bisheng": [bisheng], "compiler": toolchain.cxx_command},
+    )
+
+
+def _environment(settings: Settings, bisheng: str, home: str) -> dict[str, str]:
+    """What set_env.sh would set, for a user who has not sourced it.
+
+    bisheng starts ld.lld by name. devlib comes last: its libraries stand in for the driver's where there is no driver.
+    """
+    devlib = f"{home}/{platform.machine()}-linux/devlib"
+    return {
+        "ASCEND_HOME_PATH": home,
+        "PATH": os.pathsep.join(filter(None, [os.path.dirname(bisheng), settings.path])),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [f"{home}/lib64", settings.library_path, devlib])),
+    }

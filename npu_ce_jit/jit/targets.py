@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be built: the CPU library and the NPU libraries. They share every step and no entry of the cache.
+
+An environment with CANN and one without share the CPU library, and a broken CANN harms it as little as a compiler that
+the CPU library cannot use harms the NPU's.
+"""
+
+from typing import Literal, NamedTuple
+
+from npu_ce_jit._version import __version__
+from npu_ce_jit.jit import flags
+from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.settings import Settings
+
+
+class Target(NamedTuple):
+    """One set of libraries: what it is called, what decides its bytes, and what it is made of."""
+
+    name: Literal["cpu", "npu"]
+    title: str
+    detail: str  # what a person wants to know of a build
+    libraries: tuple[str, ...]  # the first is the one to load; it finds the others beside itself
+    needs: tuple[str, ...]  # the facts of Toolchain without which it cannot be built
+    facts: tuple[tuple[str, str], ...]  # all but the sources that changes the libraries' bytes
+    name_parts: tuple[str, ...]  # the facts that an entry's name shows
+    sources: Sources
+
+
+def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
+    """Raises ToolchainError where the CPU's instructions cannot be told."""
+    cpu_isa = toolchain.cpu_isa.require()
+    facts = (
+        *_common_facts(settings, toolchain),
+        ("CPU instructions", cpu_isa),
+        ("compile flags", " ".join(flags.COMPILE)),
+        ("kernel flags", " ".join(flags.OF_ISA[cpu_isa])),
+        ("link flags", " ".join(flags.LINK + flags.LIBRARIES)),
+    )
+    torch = toolchain.torch_version.require()
+    return Target(
+        name="cpu",
+        title="CPU kernels",
+        detail=f"{cpu_isa}, torch {torch}; {toolchain.cxx.value}",
+        libraries=(flags.CPU_LIBRARY,),
+        needs=("cpu_isa", "cxx", "ninja"),
+        facts=facts,
+        name_parts=(f"torch{torch}", toolchain.machine.require(), cpu_isa),
+        sources=sources.cpu,
+    )
+
+
+def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
+    """Raises ToolchainError where there is no torch_npu or no CANN.
+
+    The bisheng that CANN brings is left out of the facts, as the default C++ compiler is: CANN's version covers it, and
+    a machine that only runs may have none.
+    """
+    torch_npu, _ = toolchain.torch_npu_version.require(), toolchain.cann_home.require()
+    from npu_ce_jit.jit.bisheng import bisheng_identity  # most machines have no NPU
+    from npu_ce_jit.jit.ladder import LADDER
+
+    architecture, version = toolchain.npu_architecture.require(), toolchain.cann_version.value or "unknown"
+    facts = (
+        *_common_facts(settings, toolchain),
+        ("torch_npu", torch_npu),
+        ("CANN", version),
+        ("CANN build", toolchain.cann_build.value or "unknown"),
+        ("bisheng", bisheng_identity(toolchain.bisheng, toolchain.cann_home)),
+        ("NPU architecture", architecture),
+        *((f"bisheng flags {rung.name}", " ".join(rung.flags)) for rung in LADDER),
+        ("compile flags", " ".join(flags.NPU_COMPILE)),
+        ("link flags", " ".join(flags.NPU_LINK + flags.NPU_LIBRARIES)),
+    )
+    assert sources.npu is not None, "a package without NPU kernels has no such target"
+    return Target(
+        name="npu",
+        title="NPU kernels",
+        detail=f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}; {toolchain.bisheng.value}",
+        libraries=(flags.NPU_LIBRARY, flags.NPU_KERNELS),
+        needs=("bisheng", "cxx", "ninja", "torch_npu_dir"),
+        facts=facts,
+        name_parts=(
+            f"torch{toolchain.torch_version.require()}",
+            toolchain.machine.require(),
+            f"cann{version}",
+            architecture,
+        ),
+        sources=sources.npu,
+    )
+
+
+def _common_facts(settings: Settings, toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
+    """The default compiler's version is left out: a machine that only runs may have none, and asking would start a
+    process at each import. The manifest has it. Paths and times are left out because they change no byte."""
+    return (
+        ("npu_ce_jit", __version__),
+        ("torch", toolchain.torch_version.require()),
+        ("torch git", toolchain.torch_git.require()),
+        ("system", toolchain.system.require()),
+        ("machine", toolchain.machine.require()),
+        ("CXX", settings.cxx or "default"),
+    )
