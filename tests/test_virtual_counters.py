@@ -133,50 +133,61 @@ def test_every_counter_is_counted_somewhere() -> None:
 
 
 # What the published sample add_high_performance took on an A2 with 48 vector cores, in microseconds, as its README has
-# it: 8192 x 8192 halves, two of them read and one written, 402653184 bytes in all. "task" is the whole launch; "mte2" is
-# how long a core's copies into UB were busy, which with two buffers is nearly all of the time that the cores ran.
+# it: 8192 x 8192 halves, two of them read and one written, 402653184 bytes in all. "task" is the whole launch; "MTE2"
+# is how long a core's copies into UB were busy, which with two buffers is nearly all of the time that the cores ran.
 #   case 3: one buffer of each operand, 32 KB copies
 #   case 4: two buffers
 #   case 6: two buffers, reads that go round the L2, operands of one instruction in different bank groups
 MEASURED = {
     "one_buffer": {"task": 268.5},
-    "two_buffers": {"task": 264.0},
-    "round_the_l2": {"task": 184.5, "mte2": 171.6, "vector": 6.95},
+    "two_buffers": {"task": 264.02},
+    "round_the_l2": {"task": 184.52, "MTE2": 171.611, "V": 6.954},
 }
 
 
 @pytest.fixture(scope="module")
-def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    library = kernels.compile_kernels(SOURCES / "published_add.asc", tmp_path_factory.mktemp("published") / "add.so")
-    x, y, z = (torch.full((8192, 8192), value, dtype=torch.half) for value in (1.5, 2.0, float("nan")))
+def published_add(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return kernels.compile_kernels(SOURCES / "published_add.asc", tmp_path_factory.mktemp("published") / "add.so")
+
+
+Estimates = dict[tuple[str, int], dict[str, Any]]  # by launch and cores
+
+
+@pytest.fixture(scope="module")
+def estimates(published_add: ctypes.CDLL) -> Estimates:
+    x, y = torch.full((8192, 8192), 1.5, dtype=torch.half), torch.full((8192, 8192), 2.0, dtype=torch.half)
     estimates = {}
-    for name in MEASURED:
-        z.fill_(float("nan"))
+    for name, cores in [*((name, 48) for name in MEASURED), ("one_buffer", 1), ("two_buffers", 1)]:
+        z = torch.zeros_like(x)
         with kernels.on_device(x) as x_gm, kernels.on_device(y) as y_gm, kernels.on_device(z) as z_gm:
-            outcome = kernels.launch(library[f"launch_{name}"], 48, x_gm, y_gm, z_gm)
+            outcome = kernels.launch(published_add[f"launch_{name}"], cores, x_gm, y_gm, z_gm)
         assert outcome.message == ""
         assert (z == 3.5).all()
-        estimates[name] = outcome.report["estimate"]
+        estimates[name, cores] = outcome.report["estimate"]
     return estimates
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_the_estimate_is_near_what_was_measured(estimates: dict[str, dict[str, Any]], name: str) -> None:
-    assert estimates[name]["microseconds"] == pytest.approx(MEASURED[name]["task"], rel=0.1)
+def test_the_estimate_is_near_what_was_measured(estimates: Estimates, name: str) -> None:
+    assert estimates[name, 48]["microseconds"] == pytest.approx(MEASURED[name]["task"], rel=0.1)
 
 
-def test_the_pipes_are_busy_for_as_long_as_was_measured(estimates: dict[str, dict[str, Any]]) -> None:
-    busy, measured = estimates["round_the_l2"]["busy"], MEASURED["round_the_l2"]
-    assert busy["MTE2"] == pytest.approx(measured["mte2"], rel=0.1)
-    assert busy["V"] == pytest.approx(measured["vector"], rel=0.1)
+@pytest.mark.parametrize(
+    ("name", "pipe"), [(name, pipe) for name in MEASURED for pipe in MEASURED[name] if pipe != "task"]
+)
+def test_the_pipes_are_busy_for_as_long_as_was_measured(estimates: Estimates, name: str, pipe: str) -> None:
+    assert estimates[name, 48]["busy"][pipe] == pytest.approx(MEASURED[name][pipe], rel=0.1)
 
 
-def test_two_buffers_overlap_what_one_has_to_wait_for(estimates: dict[str, dict[str, Any]]) -> None:
-    one, two = estimates["one_buffer"], estimates["two_buffers"]
-    assert two["microseconds"] < one["microseconds"]
-    assert two["busy"] == pytest.approx(one["busy"], rel=0.01)
+def test_two_buffers_hide_the_arithmetic_that_one_has_to_wait_for(estimates: Estimates) -> None:
+    """On one core, which the memory does not limit. Copies out of UB go beside copies into it with either."""
+    one, two = estimates["one_buffer", 1], estimates["two_buffers", 1]
+    assert one["microseconds"] > one["busy"]["MTE2"] + one["busy"]["V"]
+    assert two["microseconds"] == pytest.approx(two["busy"]["MTE2"], rel=0.02)
 
 
-def test_guessed_rates_bracket_the_estimate(estimates: dict[str, dict[str, Any]]) -> None:
+def test_guessed_rates_bracket_the_estimate(estimates: Estimates) -> None:
     for estimate in estimates.values():
         assert estimate["with_double_rates"] <= estimate["microseconds"] <= estimate["with_half_rates"]
+    alone = estimates["one_buffer", 1]
+    assert alone["with_double_rates"] < alone["microseconds"] < alone["with_half_rates"]
