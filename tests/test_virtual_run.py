@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tests/virtual_cann/run`: prepared once, from anywhere, for one command alone, and the caller's environment as before."""
+"""`tests/virtual_cann/run`: prepared once, from anywhere, for one command, the caller's environment left as it was."""
 
 from __future__ import annotations
 
@@ -160,7 +160,8 @@ def test_run_inside_run_is_the_same_machine(machine):
 
 @pytest.mark.parametrize("generation", LAYOUTS)
 def test_each_layout_looks_like_its_generation(machine, generation):
-    script = "echo $ASCEND_HOME_PATH; command -v bisheng; bisheng --version; . $ASCEND_HOME_PATH/set_env.sh; bisheng --version"
+    script = "echo $ASCEND_HOME_PATH; command -v bisheng; bisheng --version; . $ASCEND_HOME_PATH/set_env.sh"
+    script += "; bisheng --version"
     done = machine("bash", "-c", script, VIRTUAL_CANN_LAYOUT=str(generation))
     home, compiler, *versions = done.stdout.splitlines()
     assert compiler.startswith(home)

@@ -66,7 +66,7 @@ def _is_checkout() -> bool:
 
 
 def _installed() -> dict[str, str]:
-    """The versions of the caller's packages, by name. Directory names are enough, and importlib.metadata takes 60 ms."""
+    """The versions of the caller's packages, by name, from directory names: importlib.metadata takes 60 ms."""
     found: dict[str, str] = {}
     for directory in _package_directories():
         for entry in os.listdir(directory):
@@ -117,6 +117,6 @@ def _install(pip: list[str], requirements: list[str]) -> None:
     )
     if done.returncode:
         raise PreparationError(
-            f"{done.stdout}\npip could not install {' '.join(requirements)} for Python {sys.version.split()[0]}. It needs "
-            "a network or a package index, and torch_npu has wheels for CPython 3.10 to 3.13 on Linux."
+            f"{done.stdout}\npip could not install {' '.join(requirements)} for Python {sys.version.split()[0]}. "
+            "It needs a network or a package index, and torch_npu has wheels for CPython 3.10 to 3.13 on Linux."
         )

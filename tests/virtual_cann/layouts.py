@@ -16,27 +16,12 @@ VIRTUAL_CANN = Path(__file__).resolve().parent
 _MACHINE = os.uname().machine
 _MACHINE_DIR = f"{_MACHINE}-linux"
 
-# torch_npu is linked with the first six; the rest stand in the link lines of Ascend C projects.
-_LIBRARY_NAMES = [
-    "hccl",
-    "acl_op_compiler",
-    "ge_runner",
-    "graph",
-    "acl_tdt_channel",
-    "runtime",
-    "opapi",
-    "nnopbase",
-    "platform",
-    "tiling_api",
-    "register",
-    "c_sec",
-    "profapi",
-    "unified_dlog",
-    "mmpa",
-    "ascend_dump",
-    "error_manager",
-    "graph_base",
-]
+# torch_npu is linked with those of the first line; the rest stand in the link lines of Ascend C projects.
+_LIBRARY_NAMES = (
+    "hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel", "runtime",
+    "opapi", "nnopbase", "platform", "tiling_api", "register", "graph_base", "c_sec", "profapi", "unified_dlog", "mmpa",
+    "ascend_dump", "error_manager",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ LAYOUTS = {
                 f"package_name=Ascend-cann-toolkit\nversion=9.1.0\narch={_MACHINE}\nos=linux\n"
             ),
             "include/version/asc_devkit_version.h": (
-                "#pragma once\n#define ASC_DEVKIT_VERSION_STR \"9.1.0\"\n#define ASC_DEVKIT_MAJOR 9\n#define ASC_DEVKIT_MINOR 1\n"
+                "#pragma once\n#define ASC_DEVKIT_VERSION_STR \"9.1.0\"\n#define ASC_DEVKIT_MAJOR 9\n"
             ),
         },
         api_dir=f"{_MACHINE_DIR}/asc/include",

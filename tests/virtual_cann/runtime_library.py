@@ -14,15 +14,22 @@ from virtual_cann.environment import TORCH_NPU
 
 VIRTUAL_CANN = Path(__file__).resolve().parent
 
-_COMPILE = ("-c", "-std=c++17", "-O2", "-fPIC", "-pthread", "-ffp-contract=off")
+_COMPILE = ("-c", "-std=c++17", "-fPIC", "-pthread", "-ffp-contract=off")
+_OPTIMISATION = {
+    "machine": "-O2",
+    "runtime": "-O1",
+}  # every instruction goes through the one; the other costs build time
 _LINK = ("-shared", "-pthread", "-Wl,-soname,libascendcl.so", "-Wl,--no-undefined", "-ldl")
 
 
 def runtime_library(cache: Path, acl_headers: Path) -> Path:
     """The library, for the content of its sources. The ACL headers are those of the one torch_npu that there is."""
     sources = [*_files("machine", ".cpp"), *_files("runtime", ".cpp")]
+    sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core ends up with one alone
     headers = [*_files("machine", ".h"), *_files("runtime", ".h")]
-    name = content_hash([*sources, *headers], " ".join((*_COMPILE, *_LINK, TORCH_NPU, _compiler_identity())))
+    name = content_hash(
+        [*sources, *headers], " ".join((*_COMPILE, *_OPTIMISATION.values(), *_LINK, TORCH_NPU, _compiler_identity()))
+    )
     directory = build_once(
         cache / "libraries" / name,
         f"compiling its runtime, {len(sources)} files",
@@ -60,7 +67,7 @@ def _build(private: Path, sources: list[Path], acl_headers: Path) -> None:
     include = ["-I", str(VIRTUAL_CANN), "-I", str(acl_headers.parent)]
     objects = [private / f"{source.parent.name}_{source.stem}.o" for source in sources]
     commands = [
-        ["g++", *_COMPILE, *include, str(source), "-o", str(object_)]
+        ["g++", *_COMPILE, _OPTIMISATION[source.parent.name], *include, str(source), "-o", str(object_)]
         for source, object_ in zip(sources, objects, strict=True)
     ]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -77,47 +77,45 @@ def _read_declaration(tokens: Sequence[Token], start: int, end: int, owner: str,
     parenthesis: int | None = None  # the one that opens the parameters, if it turns out to be a function
     while index < end:
         text = tokens[index].text
-        if text == ";":
-            if parenthesis is not None:
-                found.functions.append(_function(tokens, start, parenthesis, index, index, owner))
+        if text == ";" and parenthesis is not None:
+            found.functions.append(_function(tokens, start, parenthesis, index, index, owner))
+        if text in (";", "}"):  # a } closes more than was opened: g++ will say so
             return index + 1
-        if text == "}":  # closes more than was opened: g++ will say so
+        if text in (":", "{") and parenthesis is not None:
+            return _read_body(tokens, start, parenthesis, index, owner, found)
+        if text == ":" and index == start + 1 and tokens[start].text in _ACCESS_WORDS:
             return index + 1
-        if text == "(":
-            if parenthesis is None and _names_function(tokens, start, index):
-                parenthesis = index
-            index = closing(tokens, index) + 1
-        elif text == "[":
-            index = closing(tokens, index) + 1
-        elif text == "<":
-            index = (template_end(tokens, index) or index) + 1
-        elif text == "=" and tokens[index - 1].text != "operator":
-            index = _end_of_initialiser(tokens, index, end)
-        elif text == ":" and parenthesis is not None:
-            body = _after_member_initialisers(tokens, index + 1, end)
-            return _read_body(tokens, start, parenthesis, index, body, owner, found)
-        elif text == ":" and tokens[index - 1].text in _ACCESS_WORDS and index == start + 1:
-            return index + 1
-        elif text == "{":
-            if parenthesis is not None:
-                return _read_body(tokens, start, parenthesis, index, index, owner, found)
-            head = tokens[start:index]
-            if _opens_namespace(head):
-                _read_scope(tokens, index + 1, closing(tokens, index), owner, found)
-                return closing(tokens, index) + 1
-            _read_class(tokens, head, index, found)
-            index = closing(tokens, index) + 1
-        else:
-            index += 1
+        if text == "{" and _opens_namespace(tokens[start:index]):
+            _read_scope(tokens, index + 1, closing(tokens, index), owner, found)
+            return closing(tokens, index) + 1
+        if text == "{":
+            _read_class(tokens, tokens[start:index], index, found)
+        elif text == "(" and parenthesis is None and _names_function(tokens, start, index):
+            parenthesis = index
+        index = _skip(tokens, index, end)
     return end
 
 
+def _skip(tokens: Sequence[Token], index: int, end: int) -> int:
+    """The index after a token, and after all that a bracket or an initialiser opens."""
+    text = tokens[index].text
+    if text in ("(", "[", "{"):
+        return closing(tokens, index) + 1
+    if text == "<":
+        return (template_end(tokens, index) or index) + 1
+    index += 1
+    if text == "=" and tokens[index - 2].text != "operator":
+        while index < end and tokens[index].text != ";":
+            index = closing(tokens, index) + 1 if tokens[index].text in ("(", "[", "{") else index + 1
+    return index
+
+
 def _read_body(
-    tokens: Sequence[Token], start: int, parenthesis: int, head_end: int, body: int, owner: str, found: Declarations
+    tokens: Sequence[Token], start: int, parenthesis: int, head_end: int, owner: str, found: Declarations
 ) -> int:
-    end = closing(tokens, body) + 1
-    function = _function(tokens, start, parenthesis, head_end, end, owner)
-    found.functions.append(function)
+    opening = head_end if tokens[head_end].text == "{" else _after_member_initialisers(tokens, head_end + 1)
+    end = closing(tokens, opening) + 1
+    found.functions.append(_function(tokens, start, parenthesis, head_end, end, owner))
     return end
 
 
@@ -178,24 +176,14 @@ def _function(tokens: Sequence[Token], start: int, parenthesis: int, head_end: i
     )
 
 
-def _after_member_initialisers(tokens: Sequence[Token], index: int, end: int) -> int:
+def _after_member_initialisers(tokens: Sequence[Token], index: int) -> int:
     """The index of the `{` that opens the constructor's body, after `: a(1), b{2}`."""
-    while index < end:
-        if tokens[index].text == "<":
-            index = (template_end(tokens, index) or index) + 1
-        elif tokens[index].text in ("(", "{"):
-            index = closing(tokens, index) + 1
-            if index < end and tokens[index].text == "{":
-                return index
-        else:
-            index += 1
-    return end - 1
-
-
-def _end_of_initialiser(tokens: Sequence[Token], index: int, end: int) -> int:
-    while index < end and tokens[index].text != ";":
-        index = closing(tokens, index) + 1 if tokens[index].text in ("(", "[", "{") else index + 1
-    return index
+    while index < len(tokens):
+        is_initialiser = tokens[index].text in ("(", "{")
+        index = _skip(tokens, index, len(tokens))
+        if is_initialiser and index < len(tokens) and tokens[index].text == "{":
+            return index
+    return len(tokens) - 1
 
 
 def _outside_templates(tokens: Sequence[Token]) -> Iterator[Token]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules for the body of a function that runs on an AI core: what g++ would compile for the host, and bisheng not."""
+"""The rules for a function that runs on an AI core: what g++ would compile for the host, and bisheng not."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class DeviceFunction:
                 if not is_compile_time(name):
                     yield Problem(
                         token.place,
-                        f"'{'std::' if name else 'std'}{name}' in device code: the standard library is host code; what works "
-                        "at compile time (std::is_same, std::numeric_limits, ...) is all that a core can use",
+                        f"'{'std::' if name else 'std'}{name}' in device code: the standard library is for hosts; "
+                        "what works at compile time (std::is_same, std::numeric_limits, ...) is all that a core has",
                     )
 
     def _literal(self, index: int) -> Iterator[Problem]:
@@ -80,7 +80,7 @@ class DeviceFunction:
         if body[index].text == "static" and not has_word(body[max(0, index - 1) : index + 3], "constexpr"):
             yield Problem(
                 body[index].place,
-                "'static' in device code: a core keeps nothing between launches; use a member, a local, or static constexpr",
+                "'static' in device code: a core keeps nothing between launches; use a local, or static constexpr",
             )
 
     def _global_buffer(self, index: int) -> Iterator[Problem]:

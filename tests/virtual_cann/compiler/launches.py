@@ -49,8 +49,8 @@ def _rewrite_one(text: str, tokens: Sequence[Token], opening: int, kernels: set[
     if len(pieces) == 2:
         return Problem(
             place,
-            f"'{kernel}<<<..., ...>>>' has two arguments: the second is the L2 control (CANN 8) or the dynamic UB (CANN 9), "
-            "and the stream would be null; write <<<blocks, nullptr, stream>>>",
+            f"'{kernel}<<<..., ...>>>' has two arguments: the second is the L2 control (CANN 8) or the dynamic UB "
+            "(CANN 9), and the stream would be null; write <<<blocks, nullptr, stream>>>",
         )
     if len(pieces) != 3 or not all(pieces):
         return Problem(place, f"'{kernel}<<<...>>>' has not three arguments: write <<<blocks, nullptr, stream>>>")

@@ -170,6 +170,12 @@ def _parse_option(options: Options, argument: str, rest: Iterator[str]) -> None:
 
 
 def _check(options: Options) -> None:
+    _check_files(options)
+    _check_standard(options)
+    _check_target(options)
+
+
+def _check_files(options: Options) -> None:
     if not options.sources and not options.objects:
         raise UsageError("no input files")
     for path in [*(source.path for source in options.sources), *options.objects]:
@@ -177,9 +183,11 @@ def _check(options: Options) -> None:
             raise UsageError(f"no such file or directory: '{path}'")
     if options.compile_only and options.output and len(options.sources) > 1:
         raise UsageError("cannot specify -o when generating multiple output files")
-    if options.wants_depfile and options.depfile and len(options.sources) > 1:
+    if options.depfile and len(options.sources) > 1:
         raise UsageError("-MF names one file, and there are several sources")
-    _check_standard(options)
+
+
+def _check_target(options: Options) -> None:
     languages = options.device_languages
     if "asc" in languages and options.architecture is None:
         raise UsageError("--npu-arch is missing: Ascend C needs it, as in --npu-arch=dav-2201")
