@@ -66,3 +66,32 @@ struct CeGradients {
   void* input_gradient;        // [rows, classes], contiguous; may be CeProblem::input
   float* workspace;
 };
+
+// How forward deals out its work. A span is a run of a row's columns, a unit one span of one row; units are numbered
+// row by row, and each core takes a run of them. Nothing here depends on the number of cores, so results do not either.
+struct CeForwardTiling {
+  uint32_t spans;         // of a row
+  uint32_t span_columns;  // of every span but a row's last; a multiple of 64
+  uint32_t tile_columns;  // of every tile but a span's last; a multiple of 64
+  uint32_t tile_rows;     // narrow layout: rows of a tile, a multiple of 8. 0: wide layout, a tile is of one row
+  uint32_t pitch;         // narrow layout: floats from row to row in UB
+  uint32_t group_units;   // that share a finish; a multiple of 64
+  uint32_t input_tiles;   // buffers of the input; with keep_row, a row fits into all but one
+  uint32_t keep_row;      // wide layout: a row stays in UB until its log_prob is written
+};
+
+// The launches after the one over units; each is left out where it has no blocks. Offsets in floats of the workspace.
+struct CeForwardPlan {
+  CeForwardTiling forward;
+  CeForwardTiling merge;     // narrow, over the units' states: a row has `spans` columns
+  CeForwardTiling log_prob;  // wide
+  uint32_t forward_blocks;
+  uint32_t merge_blocks;
+  uint32_t log_prob_blocks;
+  uint32_t reduce_blocks;  // of `reduce_rows` rows each; more than one need a last launch over their sums
+  uint32_t reduce_rows;
+  uint64_t states_offset;     // CeUnitState vectors [states, units]
+  uint64_t row_terms_offset;  // CeRowTerm vectors [terms, rows]
+  uint64_t partials_offset;   // [reduce_blocks, 8]
+  uint64_t workspace_bytes;
+};

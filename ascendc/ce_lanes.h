@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reductions of a tile lane by lane: 64 float32 lanes are one vector repeat, so a tile of n repeats becomes one by n -
+// 1 of them, and no scalar is waited for. The order depends on the tile's length alone.
+#pragma once
+
+#include "ce_tile_io.h"
+
+namespace npu_ce {
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLargestFloat = 3.402823466e38f;
+
+__aicore__ inline void VectorBarrier() { PipeBarrier<PIPE_V>(); }
+
+__aicore__ inline uint32_t Repeats(uint32_t columns) { return (columns + kCeLanes - 1) / kCeLanes; }
+
+// Sets the lanes behind `count`, up to a whole repeat. A vector instruction begins at 32 bytes and a tail need not, so
+// it is the mask that leaves the elements before it alone.
+__aicore__ inline void FillTail(const LocalTensor<float>& tile, uint32_t count, float value) {
+  const uint32_t tail = count % kCeLanes;
+  if (tail == 0) {
+    return;
+  }
+  uint64_t mask[2] = {~uint64_t(0) << tail, 0};
+  Duplicate(tile[count - tail], value, mask, 1, 1, kCeLanes / kBlockFloats);
+  VectorBarrier();
+}
+
+struct MaxOf {
+  __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
+                                      const LocalTensor<float>& b, uint32_t count) {
+    Max(dst, a, b, count);
+  }
+};
+struct MinOf {
+  __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
+                                      const LocalTensor<float>& b, uint32_t count) {
+    Min(dst, a, b, count);
+  }
+};
+struct SumOf {
+  __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
+                                      const LocalTensor<float>& b, uint32_t count) {
+    Add(dst, a, b, count);
+  }
+};
+
+// How many of `repeats` are left when the rest is folded onto their front. Half of them, made odd: operands an odd
+// number of repeats apart begin in different bank groups (page "Avoid bank conflicts").
+__aicore__ inline uint32_t FoldedRepeats(uint32_t repeats) {
+  const uint32_t half = (repeats + 1) / 2;
+  return half % 2 == 0 && repeats > 8 ? half + 1 : half;
+}
+
+// Leaves the result of all repeats in the first.
+template <class Op>
+__aicore__ inline void Fold(const LocalTensor<float>& tile, uint32_t repeats) {
+  while (repeats > 1) {
+    const uint32_t left = FoldedRepeats(repeats);
+    Op::Apply(tile, tile, tile[left * kCeLanes], (repeats - left) * kCeLanes);
+    VectorBarrier();
+    repeats = left;
+  }
+}
+
+// The same with the result in `folded`, which has room for FoldedRepeats(repeats) of them; the tile stays as it is.
+template <class Op>
+__aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTensor<float>& tile, uint32_t repeats) {
+  const uint32_t left = FoldedRepeats(repeats), pairs = repeats - left;
+  if (pairs > 0) {
+    Op::Apply(folded, tile, tile[left * kCeLanes], pairs * kCeLanes);
+  }
+  if (left > pairs) {
+    Adds(folded[pairs * kCeLanes], tile[pairs * kCeLanes], 0.0f, (left - pairs) * kCeLanes);
+  }
+  VectorBarrier();
+  Fold<Op>(folded, left);
+}
+
+// dst = src - lanes, with the same 64 lanes for every repeat: a repeat stride of 0.
+__aicore__ inline void SubLanes(const LocalTensor<float>& dst, const LocalTensor<float>& src,
+                                const LocalTensor<float>& lanes, uint32_t repeats) {
+  constexpr uint8_t step = kCeLanes / kBlockFloats;
+  for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
+    Sub(dst[done * kCeLanes], src[done * kCeLanes], lanes, kCeLanes, Least(repeats - done, kMaxRepeats),
+        BinaryRepeatParams(1, 1, 1, step, step, 0));
+  }
+}
+
+// Every value becomes a block of eight, which an instruction then reads with a block stride of 0.
+__aicore__ inline void SpreadToBlocks(const LocalTensor<float>& blocks, const LocalTensor<float>& values,
+                                      uint32_t count) {
+  const uint32_t repeats = (count + kBlockFloats - 1) / kBlockFloats;
+  for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
+    const uint32_t first = done * kBlockFloats;
+    Brcb(blocks[first * kBlockFloats], values[first], Least(repeats - done, kMaxRepeats), BrcbRepeatParams(1, 8));
+  }
+}
+
+}  // namespace npu_ce
