@@ -2,7 +2,7 @@
 // Addition in GM by the DMA that comes from UB.
 #pragma once
 
-#include "ascendc/vector_binary.h"
+#include "vector_binary.h"
 
 namespace virtual_cann::api {
 

@@ -2,8 +2,8 @@
 // Cast between the types, and by the modes, that the page Cast lists for A2.
 #pragma once
 
-#include "ascendc/elementwise.h"
-#include "ascendc/rounding.h"
+#include "elementwise.h"
+#include "rounding.h"
 
 namespace virtual_cann::api {
 

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "ascendc/elementwise.h"
+#include "elementwise.h"
 
 namespace virtual_cann::api {
 

@@ -2,8 +2,8 @@
 // DataCopy: between GM and UB by DMA, from UB to UB by the vector unit.
 #pragma once
 
-#include "ascendc/atomic.h"
-#include "ascendc/elementwise.h"
+#include "atomic.h"
+#include "elementwise.h"
 
 namespace virtual_cann::api {
 

@@ -2,7 +2,7 @@
 // DataCopyPad: lengths in bytes. On their way to UB blocks are filled up to 32 bytes; on their way out they are not.
 #pragma once
 
-#include "ascendc/copy.h"
+#include "copy.h"
 
 namespace virtual_cann::api {
 

@@ -2,7 +2,7 @@
 // Instructions that fill: Duplicate, CreateVecIndex, Brcb.
 #pragma once
 
-#include "ascendc/elementwise.h"
+#include "elementwise.h"
 
 namespace virtual_cann::api {
 

@@ -3,7 +3,7 @@
 // vector_unary.h, vector_binary.h or vector_scalar.h.
 #pragma once
 
-#include "ascendc/repeats.h"
+#include "repeats.h"
 
 namespace virtual_cann::api {
 

@@ -2,8 +2,8 @@
 // Flags between pipes, and barriers within one.
 #pragma once
 
-#include "ascendc/types.h"
 #include "machine/core.h"
+#include "types.h"
 
 enum event_t : uint32_t { EVENT_ID0, EVENT_ID1, EVENT_ID2, EVENT_ID3, EVENT_ID4, EVENT_ID5, EVENT_ID6, EVENT_ID7 };
 enum pipe_t { PIPE_S, PIPE_V, PIPE_MTE2, PIPE_MTE3, PIPE_ALL };

@@ -2,7 +2,7 @@
 // Gather takes elements from where a tensor of byte offsets says, GatherMask those whose bit is set.
 #pragma once
 
-#include "ascendc/elementwise.h"
+#include "elementwise.h"
 
 namespace virtual_cann::api {
 

@@ -2,7 +2,7 @@
 // The mask registers, for instructions with isSetMask = false. Hardware orders them with all pipes.
 #pragma once
 
-#include "ascendc/repeats.h"
+#include "repeats.h"
 
 namespace AscendC {
 

@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "ascendc/events.h"
-#include "ascendc/tensor.h"
+#include "events.h"
+#include "tensor.h"
 
 namespace virtual_cann::api {
 

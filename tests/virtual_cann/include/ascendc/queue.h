@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "ascendc/pipe.h"
+#include "pipe.h"
 
 namespace AscendC {
 

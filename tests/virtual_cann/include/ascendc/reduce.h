@@ -3,7 +3,7 @@
 // bytes (ReduceDataBlock), of each pair (ReducePairElem).
 #pragma once
 
-#include "ascendc/reduce_repeats.h"
+#include "reduce_repeats.h"
 
 namespace virtual_cann::api {
 

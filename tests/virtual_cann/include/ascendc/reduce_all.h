@@ -4,8 +4,8 @@
 // call empties the vector pipe.
 #pragma once
 
-#include "ascendc/events.h"
-#include "ascendc/reduce_repeats.h"
+#include "events.h"
+#include "reduce_repeats.h"
 
 namespace virtual_cann::api {
 

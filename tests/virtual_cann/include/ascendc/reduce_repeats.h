@@ -4,8 +4,8 @@
 
 #include <limits>
 
-#include "ascendc/elementwise.h"
-#include "ascendc/vector_binary.h"
+#include "elementwise.h"
+#include "vector_binary.h"
 
 namespace virtual_cann::api {
 

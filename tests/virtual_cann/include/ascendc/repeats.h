@@ -8,9 +8,9 @@
 #include <string>
 #include <tuple>
 
-#include "ascendc/tensor.h"
-#include "ascendc/types.h"
 #include "machine/core.h"
+#include "tensor.h"
+#include "types.h"
 
 namespace virtual_cann::api {
 
@@ -185,4 +185,4 @@ void for_operands(Core& core, const Extent& extent, F f, const Operand& dst, con
 
 }  // namespace virtual_cann::api
 
-#include "ascendc/repeats_judge.h"
+#include "repeats_judge.h"

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <limits>
 
-#include "ascendc/half.h"
-#include "ascendc/types.h"
+#include "half.h"
+#include "types.h"
 
 namespace virtual_cann::api {
 

@@ -2,7 +2,7 @@
 // Which core this is, of how many; what kind of kernel runs; cores that wait for each other; the scalar unit's cache.
 #pragma once
 
-#include "ascendc/tensor.h"
+#include "tensor.h"
 
 enum KernelMetaType { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_MIX_AIV_1_0 };
 

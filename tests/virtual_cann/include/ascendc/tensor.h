@@ -5,9 +5,9 @@
 #include <string>
 #include <type_traits>
 
-#include "ascendc/half.h"
-#include "ascendc/types.h"
+#include "half.h"
 #include "machine/core.h"
+#include "types.h"
 
 namespace virtual_cann::api {
 

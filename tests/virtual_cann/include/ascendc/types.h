@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "ascendc/half.h"
+#include "half.h"
 #include "machine/hardware.h"
 #include "machine/report.h"
 

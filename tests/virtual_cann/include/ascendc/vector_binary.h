@@ -3,7 +3,7 @@
 // of a number and NaN the number is both the greater and the lesser.
 #pragma once
 
-#include "ascendc/elementwise.h"
+#include "elementwise.h"
 
 namespace virtual_cann::api {
 

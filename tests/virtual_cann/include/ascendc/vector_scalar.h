@@ -2,7 +2,7 @@
 // dst[i] = f(src[i], scalar).
 #pragma once
 
-#include "ascendc/vector_binary.h"
+#include "vector_binary.h"
 
 #define VIRTUAL_CANN_SCALAR(Name, Supported, f)                                                                     \
   template <typename T, bool isSetMask = true>                                                                      \

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "ascendc/elementwise.h"
+#include "elementwise.h"
 
 // What has the forms of one source: the first `count` elements, and repeats under a mask.
 #define VIRTUAL_CANN_UNARY(Name, kind, Supported, f)                                                                   \
