@@ -109,6 +109,7 @@ def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, con
     # A header that includes instead of a link: what it includes in turn is then looked up beside the real one.
     for name in ("kernel_operator.h", "interface/kernel_operator.h", "impl/kernel_operator.h"):
         _write(root / layout.api_dir / name, f'#pragma once\n#include "{VIRTUAL_CANN}/include/kernel_operator.h"\n')
+    _link(root / layout.api_dir / "ascendc", VIRTUAL_CANN / "include" / "ascendc")
     _link(root / "include" / "acl", acl_headers)
     _link(root / "lib64" / "libascendcl.so", library)
     for name in _LIBRARY_NAMES:

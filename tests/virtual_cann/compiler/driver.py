@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -95,7 +96,12 @@ def compile_source(source: Source, output: str, options: Options, tree: Tree, pr
 def translate(text: str, tree: Tree) -> str:
     """Preprocessed Ascend C as C++ for the host. Raises CompileError with every problem that it has."""
     ours = tuple(f"{directory}{os.sep}" for directory in (tree.root, *_HEADERS))
-    tokens = tokenize(text, lambda file: not (file.startswith("<") or os.path.realpath(file).startswith(ours)))
+
+    @functools.cache
+    def is_users(file: str) -> bool:
+        return not (file.startswith("<") or os.path.realpath(file).startswith(ours))
+
+    tokens = tokenize(text, is_users)
     declarations = find_declarations(tokens)
     rewritten, problems = launches.rewrite(text, tokens, declarations)
     problems += device_code.check(tokens, declarations)
