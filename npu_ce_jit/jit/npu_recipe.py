@@ -20,7 +20,7 @@ _BISHENG_RULE = "$bisheng $before $in -o $out $after"
 def npu_recipe(settings: Settings, toolchain: Toolchain, sources: Sources, directory: Path) -> Recipe:
     """Raises ToolchainError for what is missing, BuildError where bisheng compiles nothing."""
     bisheng, home = toolchain.bisheng.require(), toolchain.cann_home.require()
-    environment = _environment(settings, bisheng, home)
+    environment = cann_environment(settings, bisheng, home)
     probe = Probe(
         bisheng, home, toolchain.cxx_command, directory,
         settings.child_environment(LC_ALL="C", TMPDIR=str(directory), **environment),
@@ -58,7 +58,7 @@ def npu_recipe(settings: Settings, toolchain: Toolchain, sources: Sources, direc
     )
 
 
-def _environment(settings: Settings, bisheng: str, home: str) -> dict[str, str]:
+def cann_environment(settings: Settings, bisheng: str, home: str) -> dict[str, str]:
     """What set_env.sh would set, for a user who has not sourced it.
 
     bisheng starts ld.lld by name. devlib comes last: its libraries stand in for the driver's where there is no driver.

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +22,7 @@ from npu_ce_jit.jit.ladder import LADDER, Command, Rung, command_of
 
 _logger = logging.getLogger("npu_ce_jit")
 
-_SECONDS = 300.0
+_SECONDS = 120.0
 _LAUNCHER = "npu_ce_probe"
 # What the real kernels lean on: the declaration, the kernel's type, UB, a vector instruction, a copy and the launch.
 _KERNEL = """\
@@ -111,20 +114,31 @@ class Probe(NamedTuple):
     def _failure(self, words: Sequence[str], library: Path) -> str:
         """What the process says of its failure, or the empty string for success."""
         try:
-            done = subprocess.run(  # noqa: S603  no shell; bisheng is where discover() found it
+            code, said = self._run(words)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"error: {error}"
+        if code:
+            return said or f"error: {words[0]} ended with code {code} and said nothing"
+        return "" if library.exists() else f"error: {words[0]} ended with code 0 and made no library"
+
+    def _run(self, words: Sequence[str]) -> tuple[int, str]:
+        """Exit code and output. A compiler that hangs is stopped with all that it started."""
+        with tempfile.TemporaryFile(dir=self.directory) as output:
+            process = subprocess.Popen(  # noqa: S603  no shell; bisheng is where discover() found it
                 words,
                 cwd=self.directory,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=_SECONDS,
-                check=False,
                 umask=0o077,
+                start_new_session=True,
             )
-        except (OSError, subprocess.SubprocessError) as error:
-            return f"error: {error}"
-        if done.returncode:
-            said = done.stdout.decode("utf-8", "replace").strip()
-            return said or f"error: {words[0]} ended with code {done.returncode} and said nothing"
-        return "" if library.exists() else f"error: {words[0]} ended with code 0 and made no library"
+            try:
+                code = process.wait(_SECONDS)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise
+            output.seek(0)
+            return code, output.read().decode("utf-8", "replace").strip()
