@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What bisheng knows before it reads the first line; the virtual one includes this file first. The keywords become
-// marks that it reads in the preprocessed text, checks, and takes out again before g++ sees them. A generation lacks the
-// keywords that its compiler lacks, so code that uses them there fails to compile as it does with the real one.
+// marks that it reads in the preprocessed text, checks, and takes out again before g++ sees them. A generation lacks
+// what its compiler lacks: code that uses __vector__ fails in CANN 8 as it does with the real one.
 #pragma once
 
 #define __aicore__ __attribute__((virtual_cann_aicore))
