@@ -147,7 +147,7 @@ uint32_t Core::allocate_ub(uint32_t bytes) {
   State& state = *state_;
   if (state.launch.stopped) return 0;
   if (state.ub.buffers() == kMaxBuffers)
-    stop(Rule::ub_buffers, "at most " + std::to_string(kMaxBuffers) + " buffers", "one more");
+    stop(Rule::ub_buffers, "at most " + std::to_string(kMaxBuffers) + " buffers", std::to_string(kMaxBuffers + 1));
   if (const auto address = state.ub.allocate(bytes)) return *address;
   stop(Rule::ub_capacity, "at most " + std::to_string(kUsableUbBytes) + " bytes of UB in all",
        std::to_string(bytes) + " bytes behind " + std::to_string(state.ub.allocated()) + " that are taken");

@@ -85,7 +85,7 @@ uint32_t Core::take_event(Pipe from, Pipe to) {
   if (state.launch.stopped) return 0;
   if (const auto id = state.events.take(from, to)) return *id;
   stop(Rule::event_ids, "at most " + std::to_string(kEventIds) + " events of " + pair_name(from, to) + " held",
-       "one more");
+       std::to_string(kEventIds + 1));
 }
 
 void Core::give_event(Pipe from, Pipe to, uint32_t id) {

@@ -81,13 +81,17 @@ void touch_read(Touch& touch, const Order& order, Unordered&& unordered) {
 // result of the one before, or DMAs write to one place, and a pipe begins its instructions in their order.
 template <class Unordered>
 void touch_write(Touch& touch, const Order& order, bool atomic, Unordered&& unordered) {
-  const Access last{touch.writer, touch.written};
-  if (!order.over(last) && !(atomic && touch.atomic)) unordered(Rule::hazard_waw, last);
   const Access now = order.now();
+  bool waits_for_reads = true;
   for (int pipe = 0; pipe < kPipes; ++pipe) {
     const Access read{static_cast<Pipe>(pipe), touch.read[pipe]};
-    if (read.pipe != now.pipe && !order.over(read)) unordered(Rule::hazard_war, read);
+    if (read.pipe == now.pipe || order.over(read)) continue;
+    unordered(Rule::hazard_war, read);
+    waits_for_reads = false;
   }
+  // Who waits for the reads of a value waits for its write.
+  const Access last{touch.writer, touch.written};
+  if (waits_for_reads && !order.over(last) && !(atomic && touch.atomic)) unordered(Rule::hazard_waw, last);
   touch = Touch{now.sequence, now.pipe, atomic, {}};
 }
 

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What rule kernels work on: two tiles of n floats in UB, and all of x and y.
+#pragma once
+
+#include "rules.h"
+
+constexpr uint32_t kAllocated = 16384;  // floats of x, and of y
+
+struct Tiles {
+  __aicore__ inline Tiles(TPipe* pipe, GM_ADDR x, GM_ADDR y, uint32_t n) {
+    pipe->InitBuffer(buffer, 2 * n * sizeof(float));
+    a = buffer.GetWithOffset<float>(n, 0);
+    b = buffer.GetWithOffset<float>(n, n * sizeof(float));
+    from.SetGlobalBuffer((__gm__ float*)x, kAllocated);
+    to.SetGlobalBuffer((__gm__ float*)y, kAllocated);
+  }
+
+  TBuf<QuePosition::VECCALC> buffer;
+  LocalTensor<float> a, b;
+  GlobalTensor<float> from, to;
+};
+
+template <HardEvent event>
+__aicore__ inline void Wait() {
+  SetFlag<event>(EVENT_ID0);
+  WaitFlag<event>(EVENT_ID0);
+}
