@@ -269,6 +269,15 @@ def test_objects_are_linked_by_bisheng_and_by_nothing_else(bisheng, trees, tmp_p
     assert "RPATH" not in dynamic.upper().replace("RUNPATH", "RPATH")
 
 
+def test_visibility_is_as_asked(bisheng, tmp_path):
+    (tmp_path / "k.asc").write_text(KERNEL.replace("void launch", '__attribute__((visibility("default"))) void launch'))
+    done = bisheng(*ASC, "-fvisibility=hidden", "-shared", "k.asc", "-o", "libk.so")
+    assert done.returncode == 0, done.stderr
+    exported = subprocess.check_output(["nm", "-D", "--defined-only", tmp_path / "libk.so"], text=True).split()
+    assert "launch" in exported
+    assert "twice" not in exported
+
+
 def test_several_sources_make_one_library(bisheng, trees, tmp_path):
     (tmp_path / "a.asc").write_text(KERNEL)
     (tmp_path / "b.asc").write_text(KERNEL.replace("twice", "again").replace("launch(", "launch_b("))

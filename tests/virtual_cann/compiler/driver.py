@@ -88,7 +88,7 @@ def compile_source(source: Source, output: str, options: Options, tree: Tree, pr
     if source.language != "c++":
         text = preprocessed.read_text("utf-8", errors="surrogateescape")
         preprocessed.write_text(translate(text, tree) + _REQUIRE_LINK, "utf-8", errors="surrogateescape")
-    command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.debug]
+    command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.host_compiler]
     # Without contraction, so that an expression has the same bits wherever it is inlined.
     _run([*command, "-ffp-contract=off", "-fPIC", "-pthread", "-o", output, str(preprocessed)])
 

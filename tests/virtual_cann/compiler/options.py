@@ -27,7 +27,7 @@ _LINKER_FLAGS = ("-pthread", "-static-libstdc++", "-static-libgcc", "-rdynamic")
 # Real options that mean nothing to the virtual machine: its checks do not depend on them.
 _IGNORED = re.compile(
     r"--cce-auto-sync(=(on|off))?|--cce-auto-sync-log=.+|--cce-disable-asc-reserved-ubuf|--gcc-toolchain=.+"
-    r"|-fPIC|-fpic|-fvisibility(-inlines)?(=|-)\w+|-w|-W(?!l,).*|-pipe|-v|-ffp-contract=\w+|-fdiagnostics-color(=\w+)?"
+    r"|-fPIC|-fpic|-w|-W(?!l,).*|-pipe|-v|-ffp-contract=\w+|-fdiagnostics-color(=\w+)?"
     r"|-ffile-prefix-map=.+|-fno-.+"
 )
 _LLVM_OPTION = re.compile(
@@ -69,7 +69,7 @@ class Options:
     soc: str | None = None
     core_type: str | None = None
     optimisation: str = "-O2"
-    debug: list[str] = field(default_factory=list)
+    host_compiler: list[str] = field(default_factory=list)  # what g++ is given as it stands
     preprocessor: list[str] = field(default_factory=list)
     linker: list[str] = field(default_factory=list)
     depfile: str | None = None
@@ -148,8 +148,8 @@ def _parse_option(options: Options, argument: str, rest: Iterator[str]) -> None:
         if argument not in ("-O0", "-O2", "-O3"):
             raise UsageError(f"'{argument}': the compiler documents -O0, -O2 and -O3")
         options.optimisation = "-O0" if argument == "-O0" else "-O2"
-    elif re.fullmatch(r"-g\w*(-\d)?", argument):
-        options.debug.append(argument)
+    elif re.fullmatch(r"-g\w*(-\d)?|-fvisibility(=|-inlines-)\w+", argument):
+        options.host_compiler.append(argument)
     elif argument in ("-MD", "-MMD"):
         options.depfile = options.depfile or ""
         options.system_dependencies = argument == "-MD"
