@@ -65,7 +65,6 @@ void Device::raise_left_error() {
 void Device::recover() {
   std::lock_guard lock(mutex_);
   lost_ = false;
-  failure_.reset();
   left_error_.reset();
 }
 

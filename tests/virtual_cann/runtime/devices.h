@@ -17,7 +17,7 @@ class Device {
   void lose();
   bool lost() const;
 
-  // From now on every use of the device throws this error.
+  // From now on, to the end of the process, every use of the device throws this error.
   void fail(const Error& error);
   // Throws if the device is lost or failed.
   void check() const;
@@ -26,7 +26,8 @@ class Device {
   void leave_error(const Error& error);
   void raise_left_error();
 
-  void recover();  // from all of it
+  // From all but a failure: nothing revives torch_npu's queue.
+  void recover();
 
  private:
   mutable std::mutex mutex_;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -11,7 +12,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // A record is complete when its stream has come to it. Records are numbered: a wait is for the last one that was made
-// when the wait was, whatever is recorded later.
+// when the wait was, whatever is recorded later. A stream can wait for an event before its first record: torch_npu has
+// a queue for each device, and the wait may come through its own before the record through another.
 class Event {
  public:
   void record(Stream& stream, const std::shared_ptr<Event>& self) {
@@ -29,11 +31,23 @@ class Event {
   }
 
   void make_wait(Stream& stream, const std::shared_ptr<Event>& self) {
-    uint64_t number = last_made();
+    uint64_t number = std::max<uint64_t>(made(), 1);
     stream.enqueue_event([self, number] { self->wait(number); });
   }
 
-  void synchronize() { wait(last_made()); }
+  void synchronize() {
+    uint64_t number = made();
+    if (number == 0)
+      throw Error(ACL_ERROR_RT_PARAM_INVALID, "the event was never recorded: the wait would have no end");
+    wait(number);
+  }
+
+  // Nobody can record it any more: who waits for a first record goes on.
+  void destroy() {
+    std::lock_guard lock(mutex_);
+    if (made_ == 0) completed_ = made_ = 1;
+    completed_one_.notify_all();
+  }
 
   bool complete() {
     std::lock_guard lock(mutex_);
@@ -48,9 +62,8 @@ class Event {
   }
 
  private:
-  uint64_t last_made() {
+  uint64_t made() {
     std::lock_guard lock(mutex_);
-    if (made_ == 0) throw Error(ACL_ERROR_RT_PARAM_INVALID, "the event was never recorded: a wait for it has no end");
     return made_;
   }
 
@@ -117,7 +130,7 @@ aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) { return aclrtC
 
 aclError aclrtDestroyEvent(aclrtEvent event) {
   return api(__func__, [&] {
-    live_event(event);
+    live_event(event)->destroy();
     std::lock_guard lock(events().mutex);
     events().live.erase(event);
   });

@@ -15,7 +15,7 @@ void Stream::push(Task task) {
   device.check();
   std::lock_guard lock(mutex_);
   if (ending_) throw Error(ACL_ERROR_RT_PARAM_INVALID, task.name + ": the stream is being destroyed");
-  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+  if (!thread_.joinable()) thread_ = std::thread([self = shared_from_this()] { self->work(); });
   tasks_.push_back(std::move(task));
   ++queued_count_;
   queued_.notify_one();
@@ -90,7 +90,12 @@ void Stream::finish(bool abandon) {
     abandoned_ = abandon;
     queued_.notify_one();
   }
-  if (thread_.joinable()) thread_.join();
+  if (!thread_.joinable()) return;
+  if (abandon) {
+    thread_.detach();  // it may be waiting for an event that nobody will record
+  } else {
+    thread_.join();
+  }
 }
 
 void Stream::recover() {

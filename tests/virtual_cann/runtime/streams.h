@@ -19,7 +19,7 @@ namespace virtual_cann {
 
 constexpr int32_t kForever = -1;  // milliseconds
 
-class Stream {
+class Stream : public std::enable_shared_from_this<Stream> {
  public:
   explicit Stream(Device& device) : device(device) {}
   Stream(const Stream&) = delete;
@@ -35,7 +35,7 @@ class Stream {
   void synchronize(int32_t milliseconds);
   bool idle();  // throws them too
 
-  // Ends the thread when what is queued has run or, if abandoned, has been dropped.
+  // Ends the thread: waits until what is queued has run or, if abandoned, lets it drop that when it comes to it.
   void finish(bool abandon);
   void recover();
 

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Python process of its own on the virtual device, for what a process is told at its start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
