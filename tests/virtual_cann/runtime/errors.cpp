@@ -15,7 +15,6 @@ namespace {
 std::atomic<bool> forked{false};
 thread_local aclError last_error = ACL_SUCCESS;
 thread_local std::string recent_message;
-thread_local std::string given_message;  // keeps the text alive that the last aclGetRecentErrMsg gave
 
 }  // namespace
 
@@ -52,12 +51,9 @@ using namespace virtual_cann;
 
 extern "C" {
 
-// Gives the thread's text once, as the real one does.
-const char* aclGetRecentErrMsg() {
-  given_message.swap(recent_message);
-  recent_message.clear();
-  return given_message.empty() ? nullptr : given_message.c_str();
-}
+// The text of this thread's last error. Unlike the real one it is given as often as it is asked for: torch_npu asks
+// twice for an error of its queue, and shows the second answer.
+const char* aclGetRecentErrMsg() { return recent_message.empty() ? nullptr : recent_message.c_str(); }
 
 aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return last_error; }
 
