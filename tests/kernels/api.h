@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels that run one vector API on `n` elements: sources a and b and the result are tensors of 16 KiB in UB.
+#pragma once
+
+#include "kernel_operator.h"
+
+using namespace AscendC;
+
+constexpr uint32_t kApiBytes = 16384;
+
+template <class To, class From>
+class Api {
+ public:
+  // Copies n elements of a and b in, and whatever lies behind them up to the block's end is zero.
+  __aicore__ inline Api(GM_ADDR a_gm, GM_ADDR b_gm, GM_ADDR result_gm, uint32_t n) : n(n) {
+    result_.SetGlobalBuffer((__gm__ To*)result_gm);
+    pipe.InitBuffer(buffers_, 4 * kApiBytes);
+    a = buffers_.GetWithOffset<From>(kApiBytes / sizeof(From), 0);
+    b = buffers_.GetWithOffset<From>(kApiBytes / sizeof(From), kApiBytes);
+    result = buffers_.GetWithOffset<To>(kApiBytes / sizeof(To), 2 * kApiBytes);
+    work = buffers_.GetWithOffset<From>(kApiBytes / sizeof(From), 3 * kApiBytes);
+    Load(a, a_gm);
+    Load(b, b_gm);
+    SetFlag<HardEvent::MTE2_V>(EVENT_ID0);
+    WaitFlag<HardEvent::MTE2_V>(EVENT_ID0);
+  }
+
+  __aicore__ inline void Store(uint32_t count) {
+    SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
+    WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+    const uint32_t bytes = count * sizeof(To);
+    DataCopyPad(result_, result, DataCopyExtParams(1, bytes, 0, 0, 0));
+  }
+
+  TPipe pipe;
+  LocalTensor<From> a, b, work;
+  LocalTensor<To> result;
+  uint32_t n;
+
+ private:
+  __aicore__ inline void Load(const LocalTensor<From>& tensor, GM_ADDR gm) {
+    GlobalTensor<From> source;
+    source.SetGlobalBuffer((__gm__ From*)gm, n);
+    const uint32_t bytes = n * sizeof(From);
+    DataCopyPad(tensor, source, DataCopyExtParams(1, bytes, 0, 0, 0), DataCopyPadExtParams<From>(true, 0, 0, From(0)));
+  }
+
+  TBuf<QuePosition::VECCALC> buffers_;
+  GlobalTensor<To> result_;
+};
+
+// A kernel `name` and its launcher; `body` fills api.result and is followed by a copy of `stored` elements.
+#define API_KERNEL(name, To, From, stored, body)                                                 \
+  extern "C" __global__ __aicore__ void name(GM_ADDR a, GM_ADDR b, GM_ADDR result, uint32_t n) { \
+    Api<To, From> api(a, b, result, n);                                                          \
+    body;                                                                                        \
+    api.Store(stored);                                                                           \
+  }                                                                                              \
+  extern "C" void launch_##name(void* stream, void* a, void* b, void* result, uint32_t n) {      \
+    name<<<1, nullptr, stream>>>((GM_ADDR)a, (GM_ADDR)b, (GM_ADDR)result, n);                    \
+  }
