@@ -44,7 +44,8 @@ SOURCES = Sources(
     (
         ("ascendc/k.asc", "1"),
         ("ascendc/k.h", "2"),
-        ("csrc/ce_plan.cpp", "3"),
+        ("csrc/ce_plan.h", "3"),
+        ("csrc/ce_wide_plan.cpp", "3"),
         ("csrc/cpu/a.cpp", "4"),
         ("csrc/cpu/a.h", "5"),
         ("csrc/npu/n.cpp", "6"),
@@ -126,7 +127,8 @@ def test_a_bisheng_from_elsewhere_changes_the_key_and_cann_s_own_does_not(tmp_pa
     [
         ("ascendc/k.asc", ["npu"]),
         ("ascendc/k.h", ["npu"]),
-        ("csrc/ce_plan.cpp", ["npu"]),
+        ("csrc/ce_plan.h", ["npu"]),
+        ("csrc/ce_wide_plan.cpp", ["npu"]),
         ("csrc/cpu/a.cpp", ["cpu"]),
         ("csrc/cpu/a.h", ["cpu", "npu"]),
         ("csrc/npu/n.cpp", ["npu"]),

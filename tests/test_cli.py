@@ -9,6 +9,7 @@ import pytest
 
 from npu_ce_jit import bootstrap, cli, doctor
 from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.store import Artifact
 from npu_ce_jit.jit.toolchain import discover
 from npu_ce_jit.settings import Settings
 
@@ -91,6 +92,61 @@ def test_half_an_npu_set_up_is_a_warning(session, tmp_path):
     checks = {check.name: check for check in doctor.examine(made._replace(toolchain=discover(settings)))}
     assert checks["CANN"].verdict == "ok"
     assert checks["CANN version"].verdict == "warn"
+
+
+def _npu_kernels(session, **kernels):
+    made = session()._replace(npu=bootstrap.Kernels(**kernels))
+    known = made.toolchain._asdict()
+    present = {name: known[name]._replace(value="x") for name in ("torch_npu_version", "cann_home")}
+    checks = {
+        check.name: check for check in doctor.examine(made._replace(toolchain=made.toolchain._replace(**present)))
+    }
+    return checks.get("NPU kernels"), made
+
+
+def test_npu_kernels_that_are_built_are_shown_with_their_flags(session, tmp_path):
+    artifact = Artifact(tmp_path / "key" / "e-1", tmp_path / "key" / "e-1" / "lib.so", {"rung": "cce-vec"})
+    for state, said in (("built", "built, and loaded at the first call"), ("loaded", "loaded")):
+        check, made = _npu_kernels(session, state=state, artifact=artifact)
+        assert check.verdict == "ok"
+        assert check.found == f"{said}; bisheng's flags: cce-vec"
+        assert check.evidence == str(artifact.library)
+        report = doctor.as_json(made, [])["npu"]
+        assert report == {
+            "state": state, "key": "key", "library": str(artifact.library), "rung": "cce-vec", "problem": None,
+        }  # fmt: skip
+
+
+def test_npu_kernels_that_did_not_build_fail_with_every_attempt(session):
+    lines = ("asc: error: a", "cce-soc: error: b", "cce-vec: error: c", "cce-mix: error: d")
+    problem = BuildError("It compiles nothing.", "Mend CANN.", "bisheng x", lines, "/cache/log")
+    check, _ = _npu_kernels(session, problem=problem)
+    assert check.verdict == "fail"
+    assert all(line in check.evidence for line in lines)
+    assert "/cache/log" in check.evidence
+    assert check.cure == "Mend CANN."
+
+
+def test_npu_kernels_of_a_machine_without_npu_software_are_no_failure(session):
+    made = session()._replace(npu=bootstrap.Kernels(problem=BuildError("No torch_npu.", "Install it.")))
+    absent = made.toolchain.cann_home._replace(value=None)
+    made = made._replace(toolchain=made.toolchain._replace(cann_home=absent))
+    (check,) = (check for check in doctor.examine(made) if check.name == "NPU kernels")
+    assert check.verdict == "ok"
+    assert check.cure == "Install it."
+
+
+def test_a_package_without_npu_kernels_says_nothing_of_them(session):
+    assert _npu_kernels(session)[0] is None
+
+
+def test_the_report_holds_no_environment(session, capsys, monkeypatch):
+    made = session()
+    monkeypatch.setattr(
+        bootstrap, "run", lambda: made._replace(settings=made.settings._replace(environment={"TOKEN": "s3cret"}))
+    )
+    cli.main(["doctor", "--json"])
+    assert "s3cret" not in capsys.readouterr().out
 
 
 def test_demo_gets_its_arguments(monkeypatch):

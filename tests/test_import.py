@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from toy_package import copy_package, needs_compiler, run_python, start_python, write_sources
+from toy_package import copy_package, needs_compiler, run_python, start_python, write_npu_sources, write_sources
 
 REPORT = """
 import json, sys, warnings
@@ -119,6 +119,35 @@ def test_without_a_writable_home_the_library_is_built_in_the_temporary_directory
     report = _report(site_dir, code, HOME=home or "/", TMPDIR=str(tmp_path))
     assert report["backend"] == "cpp"
     assert report["artifact"].startswith(str(tmp_path / f"npu_ce_jit-{os.getuid()}"))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("breakage", "said"),
+    [
+        ("no compiler", "No bisheng: neither on PATH nor in "),
+        ("compiler fails", "licence expired"),
+        ("compiler for another machine", "Exec format error"),
+    ],
+)
+def test_a_broken_cann_is_one_warning_with_the_cure_and_leaves_the_cpu_its_kernels(tmp_path, breakage, said):
+    site_dir = copy_package(tmp_path / "site")
+    write_npu_sources(site_dir / "npu_ce_jit")
+    (site_dir / "torch_npu").mkdir()
+    (site_dir / "torch_npu" / "__init__.py").write_text("raise SystemExit('imported')", "utf-8")
+    (site_dir / "torch_npu" / "version.py").write_text("__version__ = '2.13.0'", "utf-8")
+    bisheng = tmp_path / "cann" / "bin" / "bisheng"
+    bisheng.parent.mkdir(parents=True)
+    if breakage != "no compiler":
+        bisheng.write_text("#!/bin/sh\necho licence expired; exit 1\n" if "fails" in breakage else "\x7fELF", "utf-8")
+        bisheng.chmod(0o755)
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "ASCEND_HOME_PATH": str(tmp_path / "cann")}
+    report = _report(site_dir, **variables)
+    assert report["backend"] == "cpp"
+    (warning,) = report["warnings"]
+    assert warning.startswith("npu_ce_jit: Tensors on an NPU are refused. ")
+    assert said in warning
+    assert "nstall" in warning
 
 
 def test_never_is_silent_and_computes_with_the_reference(tmp_path):

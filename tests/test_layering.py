@@ -89,6 +89,13 @@ def test_cpu_kernels_and_npu_kernels_include_no_torch_header():
                 assert not TORCH_HEADERS.search(include), f"{name} includes {include}"
 
 
+def test_the_cpu_library_includes_nothing_that_its_key_leaves_out():
+    sources = Sources.installed()
+    for name, _ in sources.cpu.files:
+        text = (sources.root_dir / name).read_text("utf-8")
+        assert not re.search(r'#\s*include\s*".*(?:npu/|ascendc/|_plan\.h)', text), name
+
+
 def test_the_heavy_torch_headers_are_included_nowhere():
     sources = Sources.installed()
     for name in sources.cpu.units(".cpp"):

@@ -11,7 +11,10 @@ from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, ToolchainError
 from npu_ce_jit.jit import flags
+from npu_ce_jit.jit.ladder import Command
 from npu_ce_jit.jit.ninja_file import ninja_file
+from npu_ce_jit.jit.npu_recipe import npu_recipe
+from npu_ce_jit.jit.probe import Attempt, Probe
 from npu_ce_jit.jit.recipe import cpu_recipe
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.toolchain import discover
@@ -44,6 +47,32 @@ def test_each_unit_of_the_cpu_library_becomes_one_object():
     torch_dir = Path(torch.__file__).parent
     assert f"-I/src/csrc -isystem {torch_dir}/include" in _text()
     assert f"-L{torch_dir}/lib" in _text()
+
+
+def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path, monkeypatch):
+    command = Command(("-x", "asc"), ("-L/cann/lib64", "-lruntime"))
+    attempts = [Attempt("asc", command, "", "")]
+    monkeypatch.setattr(Probe, "first_that_works", lambda self: (command, attempts))
+    sources = Sources(Path("/src"), (("ascendc/a.asc", ""), ("ascendc/b.asc", ""), ("csrc/npu/n.cpp", "")))
+    known = discover(Settings())
+    values = {"bisheng": "/cann 9/bin/bisheng", "cann_home": "/cann 9", "torch_npu_dir": "/torch_npu", "cxx": "g++"}
+    toolchain = known._replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
+    recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path)
+    lines = ninja_file(recipe, Path("/src"), [flags.NPU_LIBRARY]).splitlines()
+    assert [line for line in lines if line.startswith("build ")] == [
+        "build csrc/npu/n.o: compile $root/csrc/npu/n.cpp",
+        "build libnpu_ce_kernels.so: bisheng $root/ascendc/a.asc $root/ascendc/b.asc",
+        "build libnpu_ce_jit_npu.so: link csrc/npu/n.o | libnpu_ce_kernels.so",
+    ]
+    variables = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith(" "))
+    assert variables["bisheng"] == "'/cann 9/bin/bisheng'"
+    assert variables["before"] == "-x asc -I/src/ascendc"
+    assert variables["after"] == "-L/cann/lib64 -lruntime"
+    assert "-isystem /torch_npu/include -isystem /torch_npu/include/third_party/acl/inc" in variables["cflags"]
+    assert "'-Wl,-rpath,$$ORIGIN'" in variables["ldflags"]
+    assert "-L. -L/torch_npu/lib" in variables["ldflags"]
+    assert recipe.environment["PATH"] == "/cann 9/bin:/bin"
+    assert recipe.facts["rung"] == "asc"
 
 
 @pytest.mark.parametrize(

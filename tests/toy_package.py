@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,42 @@ needs_compiler = pytest.mark.skipif(
 )
 
 _BODY = '#include "toy.h"\nextern "C" __attribute__((visibility("default"))) int toy() { return TOY; }\n'
+_NPU_SOURCES = {
+    "ascendc/toy.h": "#define TOY_FILL 42.0f\n",
+    "ascendc/toy.asc": """
+#include "kernel_operator.h"
+#include "toy.h"
+extern "C" __global__ NPU_CE_VECTOR __aicore__ void toy_fill(GM_ADDR out) {
+  NPU_CE_KERNEL_TYPE;
+  AscendC::TPipe pipe;
+  AscendC::TQue<AscendC::QuePosition::VECOUT, 1> queue;
+  pipe.InitBuffer(queue, 1, 256);
+  AscendC::GlobalTensor<float> to;
+  to.SetGlobalBuffer((__gm__ float*)out, 64);
+  AscendC::LocalTensor<float> tile = queue.AllocTensor<float>();
+  AscendC::Duplicate(tile, TOY_FILL, 64);
+  queue.EnQue(tile);
+  tile = queue.DeQue<float>();
+  AscendC::DataCopy(to, tile, 64);
+  queue.FreeTensor(tile);
+}
+extern "C" void toy_launch(void* stream, void* out) { toy_fill<<<1, nullptr, stream>>>((GM_ADDR)out); }
+""",
+    # Its static initialiser registers kernels, as the real glue's does; here they stand in a module of Python.
+    "csrc/npu/toy.cpp": """
+#include <dlfcn.h>
+#include "toy.h"
+extern "C" void toy_launch(void* stream, void* out);
+extern "C" __attribute__((visibility("default"))) void toy_glue(void* stream, void* out) { toy_launch(stream, out); }
+template <class F> F python(const char* name) { return reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name)); }
+static const int registered = [] {
+  const int state = python<int (*)()>("PyGILState_Ensure")();
+  const int failed = python<int (*)(const char*)>("PyRun_SimpleString")("import toy_kernels");
+  python<void (*)(int)>("PyGILState_Release")(state);
+  return failed;
+}();
+""",
+}
 _OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "TMPDIR")
 
 
@@ -58,6 +94,13 @@ def write_sources(root_dir: Path, body: str = _BODY) -> Path:
     (cpu_dir / "toy.cpp").write_text(body, "utf-8")
     (cpu_dir / "toy.h").write_text("#define TOY 42\n", "utf-8")
     return root_dir
+
+
+def write_npu_sources(root_dir: Path) -> None:
+    """One kernel, and the glue that launches it."""
+    for name, text in _NPU_SOURCES.items():
+        (root_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (root_dir / name).write_text(text, "utf-8")
 
 
 def toy(tmp_path: Path, body: str = _BODY, **variables: str) -> Toy:
@@ -91,13 +134,15 @@ def copy_package(site_dir: Path, body: str = _BODY) -> Path:
     return site_dir
 
 
-def start_python(site_dir: Path, code: str, **variables: str) -> subprocess.Popen[str]:
+def start_python(
+    site_dir: Path, code: str, python: Sequence[str | Path] = (sys.executable,), **variables: str
+) -> subprocess.Popen[str]:
     """A fresh process that finds the package in `site_dir`; none of our variables are inherited."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     path = os.pathsep.join(filter(None, [str(site_dir), os.environ.get("PYTHONPATH")]))
     environment |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | variables
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*python, "-c", code],
         env=environment,
         cwd=site_dir,
         text=True,
@@ -107,10 +152,12 @@ def start_python(site_dir: Path, code: str, **variables: str) -> subprocess.Pope
     )
 
 
-def run_python(site_dir: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    site_dir: Path, code: str, python: Sequence[str | Path] = (sys.executable,), **variables: str
+) -> subprocess.CompletedProcess[str]:
     """`start_python`, waited for; fails the test where it does not exit with 0."""
-    process = start_python(site_dir, code, **variables)
-    out, err = process.communicate(timeout=120)
+    process = start_python(site_dir, code, python, **variables)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return subprocess.CompletedProcess(process.args, 0, out, err)
 

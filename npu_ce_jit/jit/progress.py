@@ -51,7 +51,7 @@ class BuildProgress:
                 _write(f"\r{step} ")
                 self._shown = step
         elif self._heartbeat.is_due():
-            _logger.info("still building %s, %.0f s", step, self._heartbeat.age)
+            _logger.info("still building%s, %.0f s", f" {step}" if step else "", self._heartbeat.age)
 
     def end(self, *, built: bool) -> None:
         if self._shown:

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,8 @@ _FOLDERS = ("csrc", "ascendc")
 _SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
 
 # What only one target is made of. The glue for the NPU reads headers of csrc/cpu and compiles none of its units.
-_NPU_ONLY = ("ascendc/", "csrc/npu/", "csrc/ce_plan")
-_CPU_ONLY_UNITS = ("csrc/cpu/", "csrc/register.")
+_NPU_ONLY = re.compile(r"ascendc/|csrc/npu/|csrc/\w+_plan\.")
+_CPU_ONLY_UNIT = re.compile(r"csrc/cpu/.*\.cpp|csrc/register\.cpp")
 
 
 class Sources(NamedTuple):
@@ -49,7 +50,7 @@ class Sources(NamedTuple):
     @property
     def cpu(self) -> "Sources":
         """What the CPU library is made of."""
-        return self._only(lambda name: not name.startswith(_NPU_ONLY))
+        return self._only(lambda name: not _NPU_ONLY.match(name))
 
     @property
     def npu(self) -> "Sources | None":
@@ -57,7 +58,7 @@ class Sources(NamedTuple):
         has_glue = any(name.startswith("csrc/npu/") for name in self.units(".cpp"))
         if not self.units(".asc") or not has_glue:
             return None
-        return self._only(lambda name: not (name.endswith(".cpp") and name.startswith(_CPU_ONLY_UNITS)))
+        return self._only(lambda name: not _CPU_ONLY_UNIT.match(name))
 
     def units(self, suffix: str) -> tuple[str, ...]:
         """The names that a compiler is started with."""

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the first NPU call does with libraries in every state, told to it by functions in the place of the JIT's."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_package import toy
+
+from npu_ce_jit import bootstrap
+from npu_ce_jit.errors import BuildError, LoadError, SelfCheckError, ToolchainError
+from npu_ce_jit.jit.store import Artifact
+from npu_ce_jit.op import registration, self_check
+from npu_ce_jit.op.autograd import OPS
+
+DEVICE = torch.device("privateuseone", 0)
+
+
+class Stage:
+    """The functions that `bootstrap` calls, and what they were called with."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.artifact: Artifact | None = Artifact(tmp_path / "key" / "e-1", tmp_path / "key" / "e-1" / "lib.so", {})
+        self.artifact.entry_dir.mkdir(parents=True)
+        self.error: Exception | None = None
+        self.check_error: Exception | None = None
+        self.may_build: bool | None = None
+        self.one = toy(tmp_path)
+        self._monkeypatch = monkeypatch
+        monkeypatch.setitem(sys.modules, "torch_npu", types.ModuleType("torch_npu"))
+        monkeypatch.setattr(bootstrap, "npu_target", lambda *facts: None)
+        monkeypatch.setattr(bootstrap, "obtain_loaded", self._obtain_loaded)
+        monkeypatch.setattr(self_check, "run", self._check)
+        monkeypatch.setattr(self_check, "chip", lambda device: "a chip")
+        monkeypatch.setattr(registration, "refuse", lambda device, problem: self.calls.append("refuse"))
+
+    def begin(self, state: Any = "built", **settings: Any) -> None:
+        session = bootstrap.Session(
+            self.one.settings._replace(**settings), self.one.toolchain, self.one.target.sources,
+            cpu=bootstrap.Kernels("loaded"), npu=bootstrap.Kernels(state),
+        )  # fmt: skip
+        self._monkeypatch.setattr(bootstrap, "_session", session)
+
+    def call(self) -> bool:
+        return bootstrap._load_for(DEVICE)
+
+    def _obtain_loaded(self, *arguments: Any, may_build: bool) -> Artifact | None:
+        self.calls.append("load")
+        self.may_build, self.switches = may_build, arguments[3]
+        if self.error:
+            raise self.error
+        return self.artifact
+
+    def _check(self, device: torch.device) -> None:
+        self.calls.append("check")
+        assert bootstrap._load_for(device), "an operator that the check calls may come by here again"
+        if self.check_error:
+            raise self.check_error
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("state", ["built", "lazy"])
+def test_the_first_call_loads_and_checks_the_next_does_neither(stage, state):
+    stage.begin(state)
+    assert stage.call()
+    assert stage.call()
+    assert stage.calls == ["load", "check"]
+    assert bootstrap.current().npu.state == "loaded"
+    stage.begin(state)  # the next process
+    assert stage.call()
+    assert stage.calls == ["load", "check", "load"]
+
+
+def test_many_threads_load_once(stage):
+    stage.begin()
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(stage.call())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 8
+    assert stage.calls == ["load", "check"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ToolchainError("No bisheng: x.", "Install it."),
+        BuildError("It did not compile.", "Mend it."),
+        LoadError("The linker refused it.", "Import again."),
+        ValueError("a fault of ours"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failure_is_told_at_each_call_and_tried_once(stage, error):
+    stage.begin()
+    stage.error = error
+    for _ in range(2):
+        with pytest.raises(NotImplementedError) as caught:
+            stage.call()
+        assert str(error.args[0]) in str(caught.value)
+        assert str(DEVICE) in str(caught.value)
+    assert stage.calls == ["load"]
+    assert bootstrap.current().cpu.state == "loaded"
+    assert bootstrap._load_for(torch.device("cpu"))
+
+
+def test_never_means_never(stage):
+    stage.begin(build="never")
+    stage.artifact = None
+    with pytest.raises(NotImplementedError, match="NPU_CE_JIT_BUILD=never"):
+        stage.call()
+    assert stage.may_build is False
+
+
+@pytest.mark.parametrize("error", [SelfCheckError("expected 1, got 2.", "Report it."), RuntimeError("a vector core")])
+def test_a_library_that_fails_its_check_is_set_aside_and_refused(stage, error):
+    stage.begin()
+    stage.check_error = error
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match=str(error.args[0])):
+            stage.call()
+    assert stage.calls == ["load", "check", "refuse"]
+    assert not stage.artifact.entry_dir.exists()
+    assert [path.name[:4] for path in stage.artifact.entry_dir.parent.iterdir()] == ["bad-"]
+
+
+def test_another_backend_than_torch_npu_is_not_ours(stage, monkeypatch):
+    stage.begin()
+    monkeypatch.delitem(sys.modules, "torch_npu")
+    with pytest.raises(NotImplementedError, match="torch_npu is not imported"):
+        stage.call()
+    assert stage.calls == []
+    assert bootstrap.current().npu.state == "built", "torch_npu may still be imported"
+
+
+def test_targets_are_checked_on_the_device_where_that_is_asked(stage):
+    stage.begin(check_targets=True)
+    stage.call()
+    assert stage.switches == {"npu_ce_jit_set_check_targets": True}
+    stage.begin()
+    stage.call()
+    assert stage.switches == {}
+
+
+def test_the_self_check_passes_what_computes_right():
+    self_check.run(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("result", "spoil", "said"),
+    [
+        (0, lambda loss: loss * 0, r"expected loss = \d.*, got 0"),
+        (0, lambda loss: loss + torch.nan, r"expected loss = \d.*, got nan"),
+        (3, lambda lse: lse.roll(1), r"expected lse\[0\] = \d.*, got \d"),
+    ],
+)
+def test_the_self_check_tells_what_it_expected_and_what_came(monkeypatch, result, spoil, said):
+    def forward(*arguments):
+        results = list(OPS._forward.default(*arguments))
+        results[result] = spoil(results[result])
+        return tuple(results)
+
+    backward = types.SimpleNamespace(default=OPS._backward.default)
+    spoiled = types.SimpleNamespace(_forward=types.SimpleNamespace(default=forward), _backward=backward)
+    monkeypatch.setattr(self_check, "OPS", spoiled)
+    with pytest.raises(SelfCheckError, match=said):
+        self_check.run(torch.device("cpu"))
+
+
+def test_the_self_check_looks_at_every_element_of_the_gradient(monkeypatch):
+    def backward(*arguments):
+        gradient = OPS._backward.default(*arguments)
+        gradient[2, 69] *= 1.5
+        return gradient
+
+    forward = types.SimpleNamespace(default=OPS._forward.default)
+    spoiled = types.SimpleNamespace(_forward=forward, _backward=types.SimpleNamespace(default=backward))
+    monkeypatch.setattr(self_check, "OPS", spoiled)
+    with pytest.raises(SelfCheckError, match=r"expected gradient\[2, 69\] = "):
+        self_check.run(torch.device("cpu"))
+
+
+def test_a_device_error_during_the_check_is_a_failed_check(monkeypatch):
+    def forward(*arguments):
+        raise RuntimeError("507035 vector core exception")
+
+    spoiled = types.SimpleNamespace(_forward=types.SimpleNamespace(default=forward), _backward=OPS._backward)
+    monkeypatch.setattr(self_check, "OPS", spoiled)
+    with pytest.raises(SelfCheckError, match="507035 vector core exception"):
+        self_check.run(torch.device("cpu"))
