@@ -12,6 +12,14 @@ constexpr float kLargestFloat = 3.402823466e38f;
 
 __aicore__ inline void VectorBarrier() { PipeBarrier<PIPE_V>(); }
 
+// One pipe waits for all that another has been given.
+template <HardEvent event>
+__aicore__ inline void Order() {
+  const int32_t id = GetTPipePtr()->FetchEventID(event);
+  SetFlag<event>(id);
+  WaitFlag<event>(id);
+}
+
 __aicore__ inline uint32_t Repeats(uint32_t columns) { return (columns + kCeLanes - 1) / kCeLanes; }
 
 // Sets the lanes behind `count`, up to a whole repeat. A vector instruction begins at 32 bytes and a tail need not, so

@@ -13,6 +13,12 @@ enum CeReduction : int32_t { kCeNone = 0, kCeMean = 1, kCeSum = 2 };
 // 64 float32 lanes are one repeat of the vector unit.
 constexpr uint32_t kCeLanes = 64;
 
+// Up to this many classes the weights of all stay in UB, and rows take the narrow layout.
+constexpr uint32_t kCeNarrowClasses = 1024;
+
+// Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
+constexpr uint32_t kCeInputTiles = 6;
+
 // One value per row: `stride` 1, or one element for all rows: `stride` 0. Absent when data is null.
 struct CeRowVector {
   void* data;
@@ -75,7 +81,7 @@ struct CeForwardTiling {
   uint32_t tile_columns;  // of every tile but a span's last; a multiple of 64
   uint32_t tile_rows;     // narrow layout: rows of a tile, a multiple of 8. 0: wide layout, a tile is of one row
   uint32_t pitch;         // narrow layout: floats from row to row in UB
-  uint32_t group_units;   // that share a finish; a multiple of 64
+  uint32_t group_units;   // that share a finish
   uint32_t input_tiles;   // buffers of the input; with keep_row, a row fits into all but one
   uint32_t keep_row;      // wide layout: a row stays in UB until its log_prob is written
 };

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the states of whole rows to all that forward writes of them, a group at a time: vectors over the rows, with no
+// row known to the scalar unit. docs/design.md section 2 has the formulas.
+#pragma once
+
+#include "ce_states.h"
+#include "ce_target.h"
+#include "ce_target_weight.h"
+
+namespace npu_ce {
+
+class RowFinish {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs,
+                              uint64_t row_terms_offset, uint32_t capacity) {
+    problem_ = problem;
+    outputs_ = outputs;
+    options_ = ForwardOptions(problem, outputs);
+    row_terms_ = outputs.workspace + row_terms_offset;
+    capacity_ = capacity;
+    pipe->InitBuffer(out_, 1, kVectors * capacity * sizeof(float));
+    pipe->InitBuffer(scratch_, capacity * sizeof(float));
+    pipe->InitBuffer(bits_, CeilTo(capacity / 8, kBlockBytes));
+  }
+
+  __aicore__ inline void Finish(const States& states, Targets& targets, TargetWeights& weights, uint64_t first,
+                                uint32_t rows) {
+    count_ = CeilTo(rows, kCeLanes);
+    vectors_ = out_.AllocTensor<float>();
+    Statistics(states);
+    CrossEntropy(states, targets, weights, rows);
+    if (problem_.z_loss != 0) {
+      ZLoss(targets);
+    }
+    if (outputs_.entropy != nullptr) {
+      Div(Vector(kEntropyOut), states[kEntropy], states[kSum], count_);
+      VectorBarrier();
+      Sub(Vector(kEntropyOut), Vector(kLogSum), Vector(kEntropyOut), count_);
+    }
+    if (outputs_.argmax != nullptr) {
+      Argmax(states);
+    }
+    Write(first, rows);
+  }
+
+ private:
+  enum OutVector : uint32_t {
+    kMaxOut,
+    kLogSum,
+    kLse,
+    kLoss,
+    kZLoss,
+    kEntropyOut,
+    kWeight,
+    kArgmaxOut,  // int64
+    kArgmaxHigh,
+    kVectors,
+  };
+
+  // Max, log_sum and lse. A row of -inf only has a max of -inf, and NaN otherwise.
+  __aicore__ inline void Statistics(const States& states) {
+    const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
+    CompareScalar(bits, states[kSum], 0.0f, CMPMODE::NE, count_);
+    VectorBarrier();
+    Select(states[kSum], bits, states[kSum], kNan, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    Select(Vector(kMaxOut), bits, states[kMax], -kInfinity, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    VectorBarrier();
+    Ln(Vector(kLogSum), states[kSum], count_);
+    VectorBarrier();
+    Add(Vector(kLse), Vector(kMaxOut), Vector(kLogSum), count_);
+    VectorBarrier();
+  }
+
+  __aicore__ inline void CrossEntropy(const States& states, Targets& targets, TargetWeights& weights, uint32_t rows) {
+    const LocalTensor<float> ce = Vector(kLoss), scratch = scratch_.Get<float>();
+    const float smoothing = problem_.label_smoothing;
+    Sub(ce, states[kTarget], Vector(kMaxOut), count_);
+    VectorBarrier();
+    Sub(ce, ce, Vector(kLogSum), count_);
+    VectorBarrier();
+    Muls(ce, ce, smoothing - 1, count_);
+    VectorBarrier();
+    if (weights.Present()) {
+      const LocalTensor<float> weight = weights.Vector(targets.Classes(), rows);
+      Mul(ce, ce, weight, count_);
+      Select(Vector(kWeight), targets.Counted(), weight, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+      VectorBarrier();
+    }
+    if (options_.smoothing) {
+      Mul(scratch, states[kWeights], Vector(kLogSum), count_);
+      VectorBarrier();
+      Sub(scratch, states[kWeighted], scratch, count_);
+      VectorBarrier();
+      Muls(scratch, scratch, -smoothing / static_cast<float>(problem_.classes), count_);
+      VectorBarrier();
+      Add(ce, ce, scratch, count_);
+      VectorBarrier();
+    }
+    Select(ce, targets.Valid(), ce, kNan, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    VectorBarrier();
+    // Selected, not multiplied: an ignored row may hold NaN.
+    Select(ce, targets.Counted(), ce, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    VectorBarrier();
+  }
+
+  __aicore__ inline void ZLoss(Targets& targets) {
+    const LocalTensor<float> z = Vector(kZLoss);
+    Mul(z, Vector(kLse), Vector(kLse), count_);
+    VectorBarrier();
+    Muls(z, z, problem_.z_loss, count_);
+    VectorBarrier();
+    Select(z, targets.Counted(), z, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    VectorBarrier();
+    if (problem_.reduction == kCeNone) {
+      Add(Vector(kLoss), Vector(kLoss), z, count_);
+      VectorBarrier();
+    }
+  }
+
+  // A NaN comes before any max, as in torch; a row of -inf only has its max in column 0.
+  __aicore__ inline void Argmax(const States& states) {
+    const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
+    const LocalTensor<float> column = scratch_.Get<float>();
+    CompareScalar(bits, states[kArgmax], kNoColumn, CMPMODE::LT, count_);
+    VectorBarrier();
+    Select(column, bits, states[kArgmax], 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    VectorBarrier();
+    CompareScalar(bits, states[kFirstNan], kNoColumn, CMPMODE::LT, count_);
+    VectorBarrier();
+    Select(column, bits, states[kFirstNan], column, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
+    VectorBarrier();
+    Cast(Vector(kArgmaxOut).ReinterpretCast<int64_t>(), column, RoundMode::CAST_RINT, count_);
+  }
+
+  __aicore__ inline void Write(uint64_t first, uint32_t rows) {
+    const bool per_row = problem_.reduction == kCeNone;
+    VectorBarrier();
+    if (per_row) {
+      Round(kLoss);
+      if (outputs_.z_loss != nullptr) {
+        if (problem_.z_loss == 0) {
+          Duplicate(Vector(kZLoss), 0.0f, count_);
+          VectorBarrier();
+        }
+        Round(kZLoss);
+      }
+    }
+    out_.EnQue(vectors_);
+    vectors_ = out_.DeQue<float>();
+    WriteVector(outputs_.row_stats, kMaxOut, first, rows);
+    WriteVector(outputs_.row_stats + problem_.rows, kLogSum, first, rows);
+    if (outputs_.lse != nullptr) {
+      WriteVector(outputs_.lse, kLse, first, rows);
+    }
+    if (outputs_.entropy != nullptr) {
+      WriteVector(outputs_.entropy, kEntropyOut, first, rows);
+    }
+    if (outputs_.argmax != nullptr) {
+      CopyOut(InGm<int64_t>(outputs_.argmax, problem_.rows)[first], Vector(kArgmaxOut).ReinterpretCast<int64_t>(),
+              rows);
+    }
+    if (problem_.weight != nullptr) {
+      WriteVector(row_terms_ + problem_.rows, kWeight, first, rows);
+    }
+    if (!per_row) {
+      WriteVector(row_terms_, kLoss, first, rows);
+    } else {
+      WriteRounded(outputs_.loss, kLoss, first, rows);
+      if (outputs_.z_loss != nullptr) {
+        WriteRounded(outputs_.z_loss, kZLoss, first, rows);
+      }
+    }
+    out_.FreeTensor(vectors_);
+  }
+
+  // To loss_dtype, in the place of the vector.
+  __aicore__ inline void Round(uint32_t which) {
+    if (outputs_.loss_dtype == kCeFloat32) {
+      return;
+    }
+    const LocalTensor<float> scratch = scratch_.Get<float>();
+    Adds(scratch, Vector(which), 0.0f, count_);
+    VectorBarrier();
+    if (outputs_.loss_dtype == kCeFloat16) {
+      FromFloats(Vector(which).ReinterpretCast<half>(), scratch, count_);
+    } else {
+      FromFloats(Vector(which).ReinterpretCast<bfloat16_t>(), scratch, count_);
+    }
+    VectorBarrier();
+  }
+
+  __aicore__ inline void WriteVector(float* to, uint32_t which, uint64_t first, uint32_t rows) {
+    CopyOut(InGm<float>(to, problem_.rows)[first], Vector(which), rows);
+  }
+
+  __aicore__ inline void WriteRounded(void* to, uint32_t which, uint64_t first, uint32_t rows) {
+    if (outputs_.loss_dtype == kCeFloat32) {
+      WriteVector(static_cast<float*>(to), which, first, rows);
+    } else {  // or bfloat16: 2 bytes
+      CopyOut(InGm<half>(to, problem_.rows)[first], Vector(which).ReinterpretCast<half>(), rows);
+    }
+  }
+
+  __aicore__ inline LocalTensor<float> Vector(uint32_t which) const { return vectors_[which * capacity_]; }
+
+  static constexpr float kNan = __builtin_nanf("");
+
+  CeProblem problem_;
+  CeForwardOutputs outputs_;
+  ForwardOptions options_;
+  float* row_terms_;
+  uint32_t capacity_, count_;
+  LocalTensor<float> vectors_;
+  TQue<QuePosition::VECOUT, 1> out_;
+  TBuf<QuePosition::VECCALC> scratch_, bits_;
+};
+
+}  // namespace npu_ce

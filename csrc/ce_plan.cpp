@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ce_plan.h"
+
+#include <algorithm>
+
+namespace npu_ce {
+
+namespace {
+
+constexpr uint32_t kLanes = kCeLanes;
+constexpr uint32_t kBlockBytes = 32;
+constexpr uint32_t kFloat = 4;
+
+// A launch's cost grows with its cores, so each of them gets a few copies' worth of the logits.
+constexpr uint64_t kLeastBytesOfCore = 16 * 1024;
+// Less than this many columns of a unit are not worth its finish.
+constexpr uint64_t kLeastSpan = 2048;
+// With so many units, whole rows are balanced well enough: 480 = 10 * 48 = 12 * 40.
+constexpr uint64_t kEnoughUnits = 480;
+constexpr double kBalanced = 1.1;
+constexpr uint32_t kReduceRows = 16384;
+constexpr uint32_t kSumsOfReduction = 8;  // floats of one block's sums: 32 bytes
+
+uint64_t ceil_div(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
+uint64_t ceil_to(uint64_t n, uint64_t multiple) { return ceil_div(n, multiple) * multiple; }
+
+struct Spans {
+  uint64_t count;
+  uint64_t columns;
+};
+
+Spans spans_of(uint64_t classes, uint64_t wanted) {
+  const uint64_t columns = ceil_to(ceil_div(classes, wanted), kLanes);
+  return {ceil_div(classes, columns), columns};
+}
+
+// The busiest core over the mean, for units dealt out in runs.
+double imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint64_t cores) {
+  const double busiest = static_cast<double>(ceil_div(rows * spans.count, cores) * spans.columns);
+  return busiest * static_cast<double>(cores) / (static_cast<double>(rows) * static_cast<double>(classes));
+}
+
+// As few spans as give balance on the chips there are, of 40 and of 48 cores; on whichever of them it runs, so that the
+// result has the same bits on both.
+Spans choose_spans(uint64_t rows, uint64_t classes) {
+  Spans best{1, ceil_to(classes, kLanes)};
+  double best_imbalance = 0;
+  for (uint64_t wanted = 1; wanted == 1 || (wanted * kLeastSpan <= classes && wanted * rows <= kEnoughUnits);
+       ++wanted) {
+    const Spans spans = spans_of(classes, wanted);
+    const double worst = std::max(imbalance(rows, classes, spans, 40), imbalance(rows, classes, spans, 48));
+    if (wanted == 1 || worst < best_imbalance) {
+      best = spans;
+      best_imbalance = worst;
+    }
+    if (best_imbalance <= kBalanced) {
+      break;
+    }
+  }
+  return best;
+}
+
+// What the kernels of one problem need of UB. Each term names the class whose Init takes it.
+class Ub {
+ public:
+  Ub(const CeProblem& problem, const CeForwardOutputs& outputs)
+      : problem_(problem),
+        size_(problem.dtype == kCeFloat32 ? 4 : 2),
+        smoothing_(problem.label_smoothing != 0),
+        weights_(problem.weight != nullptr),
+        entropy_(outputs.entropy != nullptr),
+        argmax_(outputs.argmax != nullptr),
+        log_prob_(outputs.log_prob != nullptr) {}
+
+  uint64_t size() const { return size_; }
+
+  // Targets, States, RowFinish, TargetWeights, Logits: vectors over the units of a group.
+  uint64_t vectors(uint64_t group) const {
+    const uint64_t length = ceil_to(group, kLanes), bits = ceil_to(length / 8, kBlockBytes);
+    const uint64_t targets = 5 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
+    const uint64_t states = 8 * length * kFloat;
+    const uint64_t finish = 10 * length * kFloat + bits;
+    const uint64_t table =
+        problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes * kFloat, kBlockBytes) : length * kBlockBytes;
+    const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
+    return targets + states + finish + weights + kBlockBytes;
+  }
+
+  // WideForward, UnitLanes, WideTile: all but what grows with the tile.
+  uint64_t wide_fixed(uint64_t group) const {
+    const uint64_t lanes = 2 + 2 * smoothing_ + entropy_ + 2 * argmax_;
+    const uint64_t unit_lanes =
+        group * ((lanes + 1) * kLanes * kFloat + kLanes / 8 + kBlockBytes) + 2 * kLanes * kFloat;
+    return vectors(group) + unit_lanes + ceil_to(group, 8) * (kBlockBytes + kFloat) + 4 * kLanes * kFloat;
+  }
+  uint64_t wide_per_column(uint64_t input_tiles, bool keep_row) const {
+    const bool separate = keep_row && size_ == 4;
+    const uint64_t floats = size_ == 4 ? 0 : kFloat;
+    const uint64_t work = separate ? kFloat : kFloat / 2;
+    const uint64_t terms = smoothing_ || entropy_ || argmax_ ? kFloat : 0;
+    const uint64_t columns = argmax_ ? kFloat + 1 : 0;
+    const uint64_t weight_tiles = smoothing_ && weights_ ? 2 * kFloat : 0;
+    const uint64_t out = keep_row && !separate ? 2 * size_ : 0;
+    return input_tiles * size_ + floats + work + terms + columns + weight_tiles + out;
+  }
+  // A row can stay: what needs several copies of a tile in float32 is left to the launch after.
+  bool may_keep_row() const { return log_prob_ && !entropy_ && !argmax_; }
+
+ private:
+  const CeProblem& problem_;
+  uint64_t size_;
+  bool smoothing_, weights_, entropy_, argmax_, log_prob_;
+};
+
+// Tiles of one size, as even as whole repeats allow.
+uint32_t even_tiles(uint64_t columns, uint64_t most) {
+  return static_cast<uint32_t>(ceil_to(ceil_div(columns, ceil_div(columns, most)), kLanes));
+}
+
+// Rows in as few tiles as leave a buffer for the next row, or at least fit.
+bool keep_row(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
+  for (const uint64_t spare : {1, 0}) {
+    for (uint64_t tiles = 1; tiles + spare <= kCeInputTiles; ++tiles) {
+      const uint64_t columns = even_tiles(classes, ceil_to(ceil_div(classes, tiles), kLanes));
+      uint64_t buffers = kCeInputTiles;
+      while (buffers > tiles + spare && ub.wide_per_column(buffers, true) * columns > room) --buffers;
+      if (ub.wide_per_column(buffers, true) * columns > room) continue;
+      tiling.tile_columns = static_cast<uint32_t>(columns);
+      tiling.input_tiles = static_cast<uint32_t>(buffers);
+      tiling.keep_row = 1;
+      return true;
+    }
+  }
+  return false;
+}
+
+void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
+  const Spans spans = choose_spans(problem.rows, problem.classes);
+  tiling.spans = static_cast<uint32_t>(spans.count);
+  tiling.span_columns = static_cast<uint32_t>(spans.columns);
+  // A finish is shared by as many units as make it cheap beside their tiles.
+  const uint64_t columns = std::min<uint64_t>(spans.columns, problem.classes);
+  tiling.group_units = columns <= 16384 ? 32 : 8;
+  const uint64_t room = ub_bytes - ub.wide_fixed(tiling.group_units);
+  if (spans.count == 1 && ub.may_keep_row() && keep_row(ub, problem.classes, room, tiling)) return;
+  tiling.input_tiles = 2;
+  tiling.keep_row = 0;
+  tiling.tile_columns = even_tiles(columns, room / ub.wide_per_column(2, false) / kLanes * kLanes);
+}
+
+}  // namespace
+
+CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& outputs, const NpuLimits& limits) {
+  CeForwardPlan plan{};
+  const Ub ub(problem, outputs);
+  const auto blocks = [&](uint64_t work) {
+    const uint64_t bytes = problem.rows * problem.classes * ub.size();
+    return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, ceil_div(bytes, kLeastBytesOfCore)}));
+  };
+
+  plan_wide(ub, problem, limits.ub_bytes, plan.forward);
+  const uint64_t units = problem.rows * plan.forward.spans;
+  plan.forward_blocks = blocks(units);
+  plan.reduce_rows = kReduceRows;
+  if (problem.reduction != kCeNone || outputs.denominators != nullptr) {
+    plan.reduce_blocks = static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(problem.rows, kReduceRows)));
+  }
+
+  uint64_t floats = 0;
+  const auto take = [&](uint64_t count) {
+    const uint64_t offset = floats;
+    floats += ceil_to(count, 512 / kFloat);  // whole lines of GM
+    return offset;
+  };
+  plan.states_offset = take(plan.forward.spans > 1 ? 8 * units : 0);
+  plan.row_terms_offset = take(2 * problem.rows);
+  plan.partials_offset = take(plan.reduce_blocks > 1 ? plan.reduce_blocks * kSumsOfReduction : 0);
+  plan.workspace_bytes = floats * kFloat;
+  return plan;
+}
+
+}  // namespace npu_ce

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward kernels on the virtual CANN, called as the glue calls them: plan, workspace, launches; then the reports."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from virtual_cann import kernels, observe
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "ascendc").glob("ce_*.asc"))
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int64: 4}
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+UB_BYTES = 196608 - 256 - 8192
+CORES = 48
+
+_u32, _u64, _i32, _i64, _float, _pointer = (
+    ctypes.c_uint32,
+    ctypes.c_uint64,
+    ctypes.c_int32,
+    ctypes.c_int64,
+    ctypes.c_float,
+    ctypes.c_void_p,
+)
+
+
+def _fields(*groups: tuple[Any, str]) -> list[tuple[str, Any]]:
+    return [(name, kind) for kind, names in groups for name in names.split()]
+
+
+class CeProblem(ctypes.Structure):
+    _fields_ = _fields(
+        (_pointer, "input"),
+        (_u64, "rows row_stride"),
+        (_u32, "classes"),
+        (_i32, "dtype"),
+        (_pointer, "target"),
+        (_i32, "target_dtype reduction"),
+        (_pointer, "weight"),
+        (_i64, "ignore_index"),
+        (_float, "label_smoothing z_loss softcap logit_scale"),
+    )
+
+
+class CeForwardOutputs(ctypes.Structure):
+    _fields_ = _fields(
+        (_pointer, "loss z_loss"),
+        (_i32, "loss_dtype"),
+        (_pointer, "log_prob lse argmax entropy row_stats denominators workspace"),
+    )
+
+
+class CeForwardTiling(ctypes.Structure):
+    _fields_ = _fields(
+        (_u32, "spans span_columns tile_columns tile_rows pitch group_units input_tiles keep_row"),
+    )
+
+
+class CeForwardPlan(ctypes.Structure):
+    _fields_ = _fields(
+        (CeForwardTiling, "forward merge log_prob"),
+        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_rows"),
+        (_u64, "states_offset row_terms_offset partials_offset workspace_bytes"),
+    )
+
+
+@cache
+def planner() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "plan.so"
+        sources = [ROOT / "tests/ce_plan_driver/driver.cpp", ROOT / "csrc/ce_plan.cpp"]
+        command = ["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library]
+        subprocess.run([*map(str, command), *map(str, sources)], check=True)
+        return ctypes.CDLL(str(library))
+
+
+def plan_forward(problem: CeProblem, outputs: CeForwardOutputs, cores: int = CORES, ub: int = UB_BYTES) -> CeForwardPlan:
+    plan = CeForwardPlan()
+    planner().plan_forward(*map(ctypes.byref, (problem, outputs)), _u32(cores), _u32(ub), ctypes.byref(plan))
+    return plan
+
+
+@cache
+def library() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        more = [str(source) for source in SOURCES[1:]]
+        return kernels.compile_kernels(SOURCES[0], Path(folder) / "kernels.so", *more)
+
+
+class Arguments(NamedTuple):
+    """What the internal operator _forward takes."""
+
+    weight: Tensor | None = None
+    reduction: str = "mean"
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    softcap: float = 0.0
+    logit_scale: float = 1.0
+    outputs: tuple[str, ...] = ("lse",)
+    loss_dtype: torch.dtype = torch.float32
+
+
+@dataclass
+class Forward:
+    loss: Tensor
+    row_stats: Tensor
+    denominators: Tensor
+    optional: dict[str, Tensor]
+    plan: CeForwardPlan
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    message: str = ""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {"loss": self.loss, "row_stats": self.row_stats, "denominators": self.denominators, **self.optional}
+
+    def total(self, counter: str) -> int:
+        return sum(core[counter] for report in self.reports for core in report["cores"])
+
+
+def forward(
+    logits: Tensor, target: Tensor, arguments: Arguments | None = None, cores: int = CORES, row_stride: int | None = None
+) -> Forward:
+    """`row_stride` places the rows apart in GM, with NaN between them. Every output begins as NaN or -1."""
+    a = arguments or Arguments()
+    rows, classes = logits.shape
+    stride = row_stride or classes
+    reduced = (rows,) if a.reduction == "none" else (1,)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full(shape, -1 if dtype == torch.int64 else torch.nan, dtype=dtype)
+
+    optional = {
+        "z_loss": lambda: empty(*reduced, dtype=a.loss_dtype),
+        "log_prob": lambda: empty(rows, classes, dtype=logits.dtype),
+        "lse": lambda: empty(rows),
+        "argmax": lambda: empty(rows, dtype=torch.int64),
+        "entropy": lambda: empty(rows),
+    }
+    result = Forward(
+        loss=empty(*reduced, dtype=a.loss_dtype),
+        row_stats=empty(2, rows),
+        denominators=empty(2),
+        optional={name: optional[name]() for name in a.outputs},
+        plan=CeForwardPlan(),
+    )
+    spread = empty(max(0, (rows - 1) * stride + classes), dtype=logits.dtype)
+    if rows:
+        spread.as_strided((rows, classes), (stride, 1)).copy_(logits)
+
+    with ExitStack() as stack:
+
+        def device(tensor: Tensor) -> ctypes.c_void_p:
+            return stack.enter_context(kernels.on_device(tensor))
+
+        problem = CeProblem(
+            input=device(spread),
+            rows=rows,
+            row_stride=stride,
+            classes=classes,
+            dtype=DTYPES[logits.dtype],
+            target=device(target),
+            target_dtype=DTYPES[target.dtype],
+            reduction=REDUCTIONS[a.reduction],
+            weight=None if a.weight is None else device(a.weight),
+            ignore_index=a.ignore_index,
+            label_smoothing=a.label_smoothing,
+            z_loss=a.z_loss,
+            softcap=a.softcap,
+            logit_scale=a.logit_scale,
+        )
+        outputs = CeForwardOutputs(
+            loss_dtype=DTYPES[a.loss_dtype], **{name: device(tensor) for name, tensor in result.tensors.items()}
+        )
+        result.plan = plan_forward(problem, outputs, cores)
+        outputs.workspace = device(empty(result.plan.workspace_bytes // 4))
+        launch(problem, outputs, result)
+    return result
+
+
+def launch(problem: CeProblem, outputs: CeForwardOutputs, result: Forward) -> None:
+    acl, stream = kernels.acl(), ctypes.c_void_p()
+    kernels.check(acl.aclrtCreateStream(ctypes.byref(stream)))
+    observe.clear_reports()
+    references = map(ctypes.byref, (problem, outputs, result.plan))
+    try:
+        assert library().npu_ce_forward(*references, stream) == 0
+        if acl.aclrtSynchronizeStream(stream):
+            result.message = (acl.aclGetRecentErrMsg() or b"").decode()
+        result.reports = observe.reports()
+    finally:
+        acl.aclrtDestroyStreamForce(stream)
+
+
+__all__ = ["Arguments", "Forward", "forward", "plan_forward", "replace"]
