@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backward launch has to do, from what it was handed: the same for every row and tile.
+#pragma once
+
+#include "ce_tile_io.h"
+
+namespace npu_ce {
+
+struct BackwardOptions {
+  bool loss;      // a gradient of the loss or of z_loss flows into the rows that are not ignored,
+  bool smooth;    // a part of it into every class,
+  bool weighted;  // by the classes' weights
+  bool entropy;
+  bool log_prob;
+  bool zero_ignored;  // nothing else flows into ignored rows
+  bool nothing;       // nothing flows at all
+  bool capped;
+
+  // The logits that forward saw are x' = scale * x, and their slope is slope_scale = scale. Capped ones are q + cap
+  // with the q of CappedLogits, and their slope is slope_scale * q * (q + 2 * cap).
+  float scale;
+  float slope_scale;
+  float cap;
+
+  __aicore__ inline void Init(const CeProblem& problem, const CeGradients& gradients) {
+    loss = gradients.loss.data != nullptr || gradients.z_loss.data != nullptr;
+    smooth = gradients.loss.data != nullptr && problem.label_smoothing != 0;
+    weighted = smooth && problem.weight != nullptr;
+    entropy = gradients.entropy.data != nullptr;
+    log_prob = gradients.log_prob != nullptr;
+    zero_ignored = !entropy && !log_prob && gradients.lse.data == nullptr;
+    nothing = zero_ignored && !loss;
+    cap = problem.softcap;
+    capped = cap != 0;
+    scale = problem.logit_scale;
+    slope_scale = capped ? -scale / (cap * cap) : scale;
+  }
+};
+
+}  // namespace npu_ce

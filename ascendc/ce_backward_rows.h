@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers that a row's gradient takes, for a group of rows at once: vectors over the rows, no scalars.
+//
+// With d = x' - max, S = exp(log_sum), and docs/design.md's t, r, b and u, the gradient of a class is
+//
+//     exp(d) * (spread + slope * d) - smooth * w[c] + grad_log_prob[c],
+//     spread = (t + r - b * log_sum) / S,   slope = b / S,   smooth = u,
+//
+// which takes one operation an element less than exp((x' - max) - log_sum) does, and rounds less: S >= 1, so exp(d)
+// does not run out of range before p does. That of the target is at_target.
+#pragma once
+
+#include "ce_backward_options.h"
+#include "ce_capped_logits.h"
+#include "ce_row_inputs.h"
+#include "ce_target.h"
+
+namespace npu_ce {
+
+class BackwardRows {
+ public:
+  using Floats = LocalTensor<float>;
+
+  // exp() of it is 0 in float32, and b times it a number: b * d is none where a masked class has the logit -inf.
+  static constexpr float kLowestExponent = -104.0f;
+
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
+                              const CeBackwardPlan* plan, const BackwardOptions* options, CappedLogits* capped) {
+    problem_ = problem;
+    options_ = options;
+    capped_ = capped;
+    length_ = plan->row_vector;
+    pipe->InitBuffer(buffer_, plan->buffers.row_vectors);
+    TakeVectors(plan->buffers.row_vectors / sizeof(float));
+    targets_.Init(pipe, *problem, length_);
+    inputs_.Init(pipe, *problem, *gradients, *plan, term_);
+    if (options->loss && problem->reduction == kCeMean) {
+      const GlobalTensor<float> denominators = InGm<float>(gradients->denominators, 2);
+      per_weight_ = 1 / denominators.GetValue(0);
+      per_row_ = 1 / denominators.GetValue(1);
+    } else {
+      per_weight_ = per_row_ = 1;
+    }
+  }
+
+  __aicore__ inline void SetWeightTotal(float total) { weight_total_ = total; }
+
+  // Reads what there is per row, and finds the targets: Classes() is known then.
+  __aicore__ inline void Load(uint64_t row, uint32_t rows) {
+    math_.SetRows(rows);
+    inputs_.Load(row, rows);
+    targets_.Load(row, rows);
+  }
+  __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
+
+  // The vectors that a tile takes, once the four that the caller fills are there.
+  __aicore__ inline void Work() {
+    inputs_.Begin();
+    const Floats max = inputs_.Get(kMaxOfRow), log_sum = inputs_.Get(kLogSum);
+    FromLoss(max, log_sum);
+    FromOthers();
+    math_.Multiply(offset, max, -1.0f);
+    LogProbOfTarget(log_sum);
+    GradientOfTarget();
+
+    math_.Add(spread, spread, rest_);
+    math_.Multiply(term_, log_sum, -1.0f);
+    math_.Exp(term_, term_);
+    math_.Multiply(term_, term_, options_->slope_scale);
+    if (options_->entropy) {
+      math_.Multiply(more_, slope, log_sum);
+      math_.Subtract(spread, spread, more_);
+      math_.Multiply(slope, slope, term_);
+    }
+    math_.Multiply(spread, spread, term_);
+    math_.Multiply(smooth, smooth, options_->slope_scale);
+    inputs_.End();
+  }
+
+  // The targets as float32, exact below 2^24. In place of the logit.
+  __aicore__ inline Floats ClassNumbers() {
+    Cast(logit, Classes(), RoundMode::CAST_NONE, math_.Count());
+    VectorBarrier();
+    return logit;
+  }
+
+  // 0 for ignored rows, else -1: no bits or all. In place of the logit.
+  __aicore__ inline LocalTensor<int32_t> KeepCounted() {
+    math_.Fill(logit, -1.0f);
+    math_.Select(logit, targets_.Counted(), logit, 0.0f);
+    const LocalTensor<int32_t> keep = term_.ReinterpretCast<int32_t>();
+    Cast(keep, logit, RoundMode::CAST_RINT, math_.Count());
+    VectorBarrier();
+    return keep;
+  }
+  // By the scalar unit.
+  __aicore__ inline bool IsCounted(uint32_t i) { return (targets_.Counted().GetValue(i / 8) >> (i % 8) & 1) != 0; }
+
+  // For the caller to fill. At the target: the input's logit, weight, gradient of log_prob; and that one's sum.
+  Floats logit;
+  Floats class_weight;
+  Floats class_log_prob;
+  Floats log_prob_sum;
+
+  // For a tile's arithmetic. x' - max = x' + offset, or q + offset.
+  Floats offset;
+  Floats spread;
+  Floats slope;
+  Floats smooth;
+  Floats at_target;
+
+ private:
+  // t to `spread`, u to `smooth`, and r's share of them.
+  __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
+    math_.Fill(spread, 0.0f);
+    math_.Fill(smooth, 0.0f);
+    math_.Fill(rest_, 0.0f);
+    if (!options_->loss) {
+      return;
+    }
+    if (inputs_.Has(kLossGradient)) {
+      inputs_.Scaled(math_, spread, kLossGradient, per_weight_);
+      if (options_->smooth) {
+        math_.Multiply(smooth, spread, problem_->label_smoothing / problem_->classes);
+        math_.Multiply(rest_, smooth, weight_total_);
+        math_.Multiply(spread, spread, 1 - problem_->label_smoothing);
+      }
+      if (problem_->weight != nullptr) {
+        math_.Multiply(spread, spread, class_weight);
+      }
+    }
+    if (problem_->z_loss != 0) {
+      math_.Add(term_, max, log_sum);
+      AddZLoss(kLossGradient);
+      AddZLoss(kZLossGradient);
+    }
+    math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
+    math_.Select(spread, targets_.Counted(), spread, 0.0f);
+    math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
+    math_.Select(rest_, targets_.Counted(), rest_, 0.0f);
+  }
+
+  // `term_` is lse.
+  __aicore__ inline void AddZLoss(RowInput gradient) {
+    if (inputs_.Has(gradient)) {
+      inputs_.Scaled(math_, more_, gradient, 2 * problem_->z_loss * per_row_);
+      math_.Multiply(more_, more_, term_);
+      math_.Add(rest_, rest_, more_);
+    }
+  }
+
+  // What flows through the other outputs, into ignored rows too: b to `slope`, and the rest of r.
+  __aicore__ inline void FromOthers() {
+    if (inputs_.Has(kLseGradient)) {
+      inputs_.Scaled(math_, term_, kLseGradient, 1.0f);
+      math_.Add(rest_, rest_, term_);
+    }
+    if (options_->entropy) {
+      inputs_.Scaled(math_, slope, kEntropyGradient, -1.0f);
+      math_.Multiply(term_, slope, inputs_.Get(kEntropy));
+      math_.Add(rest_, rest_, term_);
+    }
+    if (inputs_.Has(kLogProbSum)) {
+      math_.Subtract(rest_, rest_, inputs_.Get(kLogProbSum));
+    } else if (options_->log_prob) {
+      math_.Subtract(rest_, rest_, log_prob_sum);
+    }
+  }
+
+  // In place of the logit.
+  __aicore__ inline void LogProbOfTarget(const Floats& log_sum) {
+    if (options_->capped) {
+      capped_->Apply(logit, math_.Count());
+      capped_->Slope(target_slope_, logit, math_.Count());
+      math_.Add(offset, offset, options_->cap);
+    } else {
+      math_.Multiply(logit, logit, options_->scale);
+    }
+    math_.Add(logit, logit, offset);
+    math_.Subtract(logit, logit, log_sum);
+  }
+
+  // t * expm1(l) + p * (r + b * l) - u * w + grad_log_prob, times the slope. t * p - t would cancel as p -> 1.
+  __aicore__ inline void GradientOfTarget() {
+    math_.Expm1(at_target, logit, term_, more_);
+    math_.Multiply(at_target, at_target, spread);
+    math_.Exp(term_, logit);
+    if (options_->entropy) {
+      math_.AtLeast(more_, logit, kLowestExponent);
+      math_.Multiply(more_, more_, slope);
+      math_.Add(more_, more_, rest_);
+      math_.Multiply(term_, term_, more_);
+    } else {
+      math_.Multiply(term_, term_, rest_);
+    }
+    math_.Add(at_target, at_target, term_);
+    if (options_->weighted) {
+      math_.Multiply(term_, smooth, class_weight);
+      math_.Subtract(at_target, at_target, term_);
+    } else if (options_->smooth) {
+      math_.Subtract(at_target, at_target, smooth);
+    }
+    if (options_->log_prob) {
+      math_.Add(at_target, at_target, class_log_prob);
+    }
+    math_.Multiply(at_target, at_target, options_->slope_scale);
+    if (options_->capped) {
+      math_.Multiply(at_target, at_target, target_slope_);
+    }
+  }
+
+  // All begin as zeros: instructions over whole vectors shall find numbers behind a group's last row.
+  __aicore__ inline void TakeVectors(uint32_t count) {
+    const Floats all = buffer_.Get<float>();
+    Duplicate(all, 0.0f, count);
+    VectorBarrier();
+    uint32_t at = 0;
+    Take(logit, all, at);
+    Take(class_weight, all, at);
+    Take(class_log_prob, all, at);
+    Take(log_prob_sum, all, at);
+    Take(offset, all, at);
+    Take(spread, all, at);
+    Take(slope, all, at);
+    Take(smooth, all, at);
+    Take(at_target, all, at);
+    Take(rest_, all, at);
+    Take(target_slope_, all, at);
+    Take(term_, all, at);
+    Take(more_, all, at);
+  }
+  __aicore__ inline void Take(Floats& vector, const Floats& all, uint32_t& at) {
+    vector = all[at];
+    at += length_;
+  }
+
+  const CeProblem* problem_;
+  const BackwardOptions* options_;
+  CappedLogits* capped_;
+  RowMath math_;
+  Targets targets_;
+  RowInputs inputs_;
+  TBuf<QuePosition::VECCALC> buffer_;
+  uint32_t length_;
+  float weight_total_;
+  float per_weight_;  // 1 / denominators of a mean
+  float per_row_;
+  Floats rest_;  // r
+  Floats target_slope_;
+  Floats term_;
+  Floats more_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// How backward is cut: what csrc/ce_backward_plan.cpp decides and ascendc/ce_backward.asc does.
+#pragma once
+
+#include "ce_tiling.h"
+
+// Bytes of UB that each buffer takes; 0 for one that is not needed. Those of queues are there twice.
+struct CeBackwardBuffers {
+  uint32_t tile;          // queues: logits, and the gradient on its way out, in the input's dtype
+  uint32_t log_prob;      // queue: the tile of grad_log_prob
+  uint32_t weights;       // one: float32, of a tile's columns
+  uint32_t work;          // float32: the tile's logits, in place of which their gradient is built (half dtypes)
+  uint32_t result;        // float32: the gradient, where the capped logits are still needed (half dtypes)
+  uint32_t term;          // float32: one term of the sum
+  uint32_t row_inputs;    // queue: what is read per row
+  uint32_t row_vectors;   // float32 vectors over the rows of a group
+  uint32_t row_elements;  // queue: a block of 32 bytes per row for each element fetched by itself (wide)
+  uint32_t row_blocks;    // a block of 32 bytes per row, that holds the row's value eight times (narrow)
+  uint32_t column_index;  // float32: 0, 1, 2, ... (narrow)
+  uint32_t bits;          // of one comparison of a tile (narrow)
+};
+
+// Sums of rows. Each is cut into spans, whose sums a second launch adds where there are more than one: a function of
+// the sizes alone, so that the sums are too.
+struct CeSumPlan {
+  uint32_t spans;  // 0: no sums are needed
+  uint32_t span_columns;
+  uint64_t partials;  // where the spans' sums go, if there are several
+  uint64_t sums;
+};
+
+struct CeBackwardPlan {
+  uint32_t narrow;  // 1: many rows to a tile, 0: a tile is a piece of one row
+  uint32_t blocks;
+  uint32_t tile_columns;  // narrow: from one row of a tile to the next
+  uint32_t group_rows;    // rows whose numbers are worked out together; narrow: the rows of a tile
+  uint32_t row_vector;    // length of a vector over these rows: whole repeats
+  // Wide: rows are dealt to the cores in so many pieces each.
+  uint32_t pieces;
+  uint32_t piece_columns;
+  uint32_t round_l2;  // 1: read round the L2, which what is written needs for itself
+  // Wide: sums over the classes, where they are needed. Offsets are in floats of the workspace.
+  CeSumPlan log_prob_sums;  // of each row of grad_log_prob
+  CeSumPlan weight_total;
+  uint64_t workspace_bytes;
+  CeBackwardBuffers buffers;
+};

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+// Backward where a tile is a piece of one row. A core has a run of pieces: the end of one row, whole rows, the
+// beginning of another. Their rows go through in groups; within a group, columns are the outer loop, so that a tile of
+// the weights is read once for all of the group's rows.
+#pragma once
+
+#include "ce_backward_tile.h"
+
+namespace npu_ce {
+
+template <class T>
+class BackwardWide {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
+                              const CeBackwardPlan* plan) {
+    problem_ = problem;
+    plan_ = plan;
+    options_.Init(*problem, *gradients);
+    const uint64_t rows = problem->rows, classes = problem->classes;
+    x_ = InGm<T>(problem->input, (rows - 1) * problem->row_stride + classes);
+    if (plan->round_l2 != 0) {
+      x_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+    }
+    to_ = InGm<T>(gradients->input_gradient, rows * classes);
+    weight_ = InGm<float>(problem->weight, problem->weight != nullptr ? classes : 0);
+    log_prob_stride_ = gradients->log_prob_row_stride;
+    log_prob_ = InGm<T>(gradients->log_prob, options_.log_prob ? (rows - 1) * log_prob_stride_ + classes : 0);
+    written_ = pipe->FetchEventID(HardEvent::V_S);
+    read_ = pipe->FetchEventID(HardEvent::S_V);
+
+    const CeBackwardBuffers& bytes = plan->buffers;
+    pipe->InitBuffer(in_, 2, bytes.tile);
+    pipe->InitBuffer(out_, 2, bytes.tile);
+    if (options_.nothing) {
+      return;
+    }
+    if (bytes.work > 0) pipe->InitBuffer(work_, bytes.work);
+    if (bytes.result > 0) pipe->InitBuffer(result_, bytes.result);
+    if (bytes.term > 0) pipe->InitBuffer(term_, bytes.term);
+    if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
+    if (bytes.log_prob > 0) pipe->InitBuffer(log_probs_, 2, bytes.log_prob);
+    pipe->InitBuffer(elements_, 1, bytes.row_elements);
+    pipe->InitBuffer(block_starts_, plan->row_vector * sizeof(uint32_t));
+    if (options_.capped) capped_.Init(pipe, options_.cap, options_.scale);
+    Fill();
+    rows_.Init(pipe, problem, gradients, plan, &options_, &capped_);
+    if (options_.weighted) {
+      rows_.SetWeightTotal(InGm<float>(gradients->workspace + plan->weight_total.sums, 1).GetValue(0));
+    } else {
+      rows_.SetWeightTotal(static_cast<float>(classes));
+    }
+  }
+
+  __aicore__ inline void Process() {
+    const uint64_t pieces = plan_->pieces, units = problem_->rows * pieces, core = GetBlockIdx(), cores = GetBlockNum();
+    uint64_t unit = units * core / cores;
+    const uint64_t end = units * (core + 1) / cores;
+    while (unit < end) {
+      const uint64_t row = unit / pieces, piece = unit % pieces;
+      if (piece == 0 && end - unit >= pieces) {
+        const uint64_t rows = (end - unit) / pieces;
+        ProcessRows(row, row + rows, 0, problem_->classes);
+        unit += rows * pieces;
+      } else {
+        const uint64_t last = end < (row + 1) * pieces ? end - row * pieces : pieces;
+        ProcessRows(row, row + 1, Column(piece), Column(last));
+        unit = row * pieces + last;
+      }
+    }
+  }
+
+ private:
+  using Queue = TQue<QuePosition::VECIN, 1>;
+
+  __aicore__ inline uint32_t Column(uint64_t piece) const {
+    const uint64_t column = piece * plan_->piece_columns;
+    return column < problem_->classes ? static_cast<uint32_t>(column) : problem_->classes;
+  }
+
+  __aicore__ inline void ProcessRows(uint64_t row, uint64_t last, uint32_t begin, uint32_t end) {
+    for (; row < last; row += plan_->group_rows) {
+      const uint32_t rows = last - row < plan_->group_rows ? last - row : plan_->group_rows;
+      if (!options_.nothing) {
+        PrepareGroup(row, rows, begin, end);
+      }
+      for (uint32_t column = begin; column < end; column += plan_->tile_columns) {
+        ProcessTiles(row, rows, column, Least(end - column, plan_->tile_columns));
+      }
+      Order<HardEvent::S_V>(read_);
+    }
+  }
+
+  // The numbers of the group's rows. The logits of targets are read only where they are this core's: in place, another
+  // core may be writing over them.
+  __aicore__ inline void PrepareGroup(uint64_t row, uint32_t rows, uint32_t begin, uint32_t end) {
+    rows_.Load(row, rows);
+    Order<HardEvent::V_S>(written_);
+    const LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
+    for (uint32_t i = 0; i < rows; ++i) {
+      const uint32_t y = rows_.Classes().GetValue(i);
+      if (IsZero(i)) {
+        continue;
+      }
+      if (problem_->weight != nullptr) CopyElement(elements, 2, i, weight_[y]);
+      if (y >= begin && y < end) {
+        CopyElement(elements, 0, i, x_[(row + i) * problem_->row_stride + y]);
+        if (options_.log_prob) CopyElement(elements, 1, i, log_prob_[(row + i) * log_prob_stride_ + y]);
+      }
+    }
+    elements_.EnQue(elements);
+    LocalTensor<uint8_t> read = elements_.template DeQue<uint8_t>();
+    TakeElements<T>(rows_.logit, read, 0, rows);
+    if (options_.log_prob) TakeElements<T>(rows_.class_log_prob, read, 1, rows);
+    if (problem_->weight != nullptr) TakeElements<float>(rows_.class_weight, read, 2, rows);
+    elements_.FreeTensor(read);
+    rows_.Work();
+    Order<HardEvent::V_S>(written_);
+  }
+
+  template <class E>
+  __aicore__ inline void CopyElement(const LocalTensor<uint8_t>& elements, uint32_t kind, uint32_t i,
+                                     const GlobalTensor<E>& from) {
+    CopyIn(elements[(kind * plan_->row_vector + i) * kBlockBytes].template ReinterpretCast<E>(), from, 1);
+  }
+
+  // The first element of every block.
+  template <class E>
+  __aicore__ inline void TakeElements(const LocalTensor<float>& to, const LocalTensor<uint8_t>& elements, uint32_t kind,
+                                      uint32_t rows) {
+    const LocalTensor<E> from = elements[kind * plan_->row_vector * kBlockBytes].template ReinterpretCast<E>();
+    const LocalTensor<uint32_t> starts = block_starts_.Get<uint32_t>();
+    if constexpr (kIsFloat<E>) {
+      Gather(to, from, starts, 0, rows);
+    } else {
+      const LocalTensor<E> taken = rows_.at_target.template ReinterpretCast<E>();  // not worked out yet
+      Gather(taken, from, starts, 0, rows);
+      VectorBarrier();
+      ToFloats(to, taken, rows);
+    }
+    VectorBarrier();
+  }
+
+  __aicore__ inline void ProcessTiles(uint64_t row, uint32_t rows, uint32_t column, uint32_t columns) {
+    LocalTensor<float> weights;
+    if (options_.weighted) {
+      weights = weights_.template AllocTensor<float>();
+      CopyIn(weights, weight_[column], columns);
+      weights_.EnQue(weights);
+      weights = weights_.template DeQue<float>();
+    }
+    for (uint32_t i = 0; i < rows; ++i) {
+      const uint64_t to = (row + i) * problem_->classes + column;
+      if (IsZero(i)) {
+        LocalTensor<T> out = out_.template AllocTensor<T>();
+        Duplicate(out, T(0), columns);
+        Write(out, to, columns);
+        continue;
+      }
+      ReadTile((row + i) * problem_->row_stride + column, (row + i) * log_prob_stride_ + column, columns);
+      ProcessTile(i, to, column, columns, weights);
+    }
+    if (options_.weighted) {
+      weights_.FreeTensor(weights);
+    }
+  }
+
+  __aicore__ inline void ReadTile(uint64_t x, uint64_t log_prob, uint32_t columns) {
+    const LocalTensor<T> in = in_.template AllocTensor<T>();
+    CopyIn(in, x_[x], columns);
+    in_.EnQue(in);
+    if (options_.log_prob) {
+      const LocalTensor<T> gradient = log_probs_.template AllocTensor<T>();
+      CopyIn(gradient, log_prob_[log_prob], columns);
+      log_probs_.EnQue(gradient);
+    }
+  }
+
+  __aicore__ inline void ProcessTile(uint32_t i, uint64_t to, uint32_t column, uint32_t columns,
+                                     const LocalTensor<float>& weights) {
+    LocalTensor<T> in = in_.template DeQue<T>(), out = out_.template AllocTensor<T>();
+    BackwardTile<T> tile;
+    if (options_.log_prob) tile.log_prob = log_probs_.template DeQue<T>();
+    tile.weights = weights;
+    if (plan_->buffers.term > 0) tile.term = term_.template Get<float>();
+    if constexpr (kIsFloat<T>) {
+      tile.x = in;
+      tile.result = out;
+    } else {
+      tile.x = work_.template Get<float>();
+      tile.result = options_.capped ? result_.template Get<float>() : tile.x;
+      ToFloats(tile.x, in, columns);
+      VectorBarrier();
+    }
+    ComputeGradient(tile, OneRow(rows_, options_, i, columns), options_, capped_);
+    SetTarget(tile.result, i, column, columns);
+    if constexpr (!kIsFloat<T>) {
+      FromFloats(out, tile.result, columns);
+    }
+    in_.FreeTensor(in);
+    if (options_.log_prob) log_probs_.FreeTensor(tile.log_prob);
+    Write(out, to, columns);
+  }
+
+  // One lane of one repeat.
+  __aicore__ inline void SetTarget(const LocalTensor<float>& result, uint32_t i, uint32_t column, uint32_t columns) {
+    const uint32_t y = rows_.Classes().GetValue(i);
+    if (y < column || y >= column + columns) {
+      return;
+    }
+    const uint32_t lane = (y - column) % kCeLanes;
+    const uint64_t mask[2] = {uint64_t(1) << lane, 0};
+    Duplicate(result[y - column - lane], rows_.at_target.GetValue(i), mask, 1, 1, 8);
+    VectorBarrier();
+  }
+
+  __aicore__ inline void Write(LocalTensor<T>& out, uint64_t to, uint32_t columns) {
+    out_.EnQue(out);
+    out = out_.template DeQue<T>();
+    CopyOut(to_[to], out, columns);
+    out_.FreeTensor(out);
+  }
+
+  // A row into which nothing flows is not read.
+  __aicore__ inline bool IsZero(uint32_t i) {
+    return options_.nothing || (options_.zero_ignored && !rows_.IsCounted(i));
+  }
+
+  // Instructions over whole repeats, or all rows of a group, shall find numbers everywhere, if of no matter.
+  __aicore__ inline void Fill() {
+    const LocalTensor<uint16_t> elements = elements_.template AllocTensor<uint16_t>();
+    Duplicate(elements, uint16_t(0), plan_->buffers.row_elements / sizeof(uint16_t));
+    LocalTensor<uint16_t> filled = elements;
+    elements_.FreeTensor(filled);
+    LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
+    Duplicate(first, T(0), plan_->buffers.tile / sizeof(T));
+    Duplicate(second, T(0), plan_->buffers.tile / sizeof(T));
+    in_.FreeTensor(first);
+    in_.FreeTensor(second);
+    if (plan_->buffers.work > 0) Duplicate(work_.template Get<float>(), 0.0f, plan_->buffers.work / sizeof(float));
+    const LocalTensor<int32_t> starts = block_starts_.Get<int32_t>();
+    CreateVecIndex(starts, int32_t(0), plan_->row_vector);
+    VectorBarrier();
+    Muls(starts, starts, int32_t(kBlockBytes), plan_->row_vector);
+    VectorBarrier();
+  }
+
+  template <HardEvent event>
+  __aicore__ inline void Order(int32_t id) {
+    SetFlag<event>(id);
+    WaitFlag<event>(id);
+  }
+
+  const CeProblem* problem_;
+  const CeBackwardPlan* plan_;
+  BackwardOptions options_;
+  CappedLogits capped_;
+  BackwardRows rows_;
+  GlobalTensor<T> x_, log_prob_, to_;
+  GlobalTensor<float> weight_;
+  uint64_t log_prob_stride_;
+  Queue in_, weights_, log_probs_, elements_;
+  TQue<QuePosition::VECOUT, 1> out_;
+  TBuf<QuePosition::VECCALC> work_, result_, term_, block_starts_;
+  int32_t written_, read_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ce_backward_plan.h"
+
+#include <algorithm>
+
+namespace {
+
+constexpr uint32_t kBlock = 32;         // bytes that UB is addressed in
+constexpr uint32_t kRepeat = 256;       // bytes that a vector instruction takes at a time
+constexpr uint32_t kMostRepeats = 255;  // of an instruction with strides
+constexpr uint32_t kMostTileBytes = 64 * 1024;
+constexpr uint32_t kRowVectors = 13;    // BackwardRows::TakeVectors
+constexpr uint32_t kNarrowVectors = 3;  // row_starts_, in_row_, in_tile_ of BackwardNarrow
+constexpr uint32_t kWideVectors = 1;    // block_starts_ of BackwardWide
+constexpr uint32_t kWideGroup = 64;     // rows: of the weights, one 64th is then read for each
+constexpr uint32_t kMostNarrowBlocks = 248;
+constexpr uint32_t kFewNarrowBlocks = 31;  // kMostFewBlocks of ce_many_rows.h
+constexpr uint64_t kWholeRows = 2048;      // from so many on, rows are dealt to the cores whole
+constexpr uint32_t kPiece = 1024;
+constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
+constexpr uint64_t kL2Share = 96u << 20;  // half of the L2 of most chips
+
+template <class N>
+N ceil_div(N a, N b) {
+  return (a + b - 1) / b;
+}
+template <class N>
+N ceil_to(N a, N b) {
+  return ceil_div(a, b) * b;
+}
+
+struct Needs {
+  uint32_t element;  // bytes
+  bool smooth_weights, entropy, log_prob, capped, nothing;
+  uint32_t row_inputs;  // float32 vectors
+};
+
+bool is_vector(const CeRowVector& vector) { return vector.data != nullptr && vector.stride != 0; }
+
+Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narrow) {
+  Needs needs{};
+  needs.element = problem.dtype == kCeFloat32 ? 4 : 2;
+  needs.smooth_weights = gradients.loss.data && problem.label_smoothing != 0 && problem.weight;
+  needs.entropy = gradients.entropy.data;
+  needs.log_prob = gradients.log_prob;
+  needs.capped = problem.softcap != 0;
+  needs.nothing =
+      !gradients.loss.data && !gradients.z_loss.data && !gradients.lse.data && !needs.entropy && !needs.log_prob;
+  needs.row_inputs = 2 + is_vector(gradients.loss) + is_vector(gradients.z_loss) + is_vector(gradients.lse) +
+                     is_vector(gradients.entropy) + needs.entropy + (needs.log_prob && !narrow);
+  return needs;
+}
+
+// What does not grow with a tile's columns, but with the rows of a group. Targets of ce_target.h among it.
+uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
+  const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
+  const uint32_t vector = length * sizeof(float);
+  CeBackwardBuffers& bytes = plan.buffers;
+  bytes.row_inputs = needs.row_inputs * vector;
+  bytes.row_vectors = kRowVectors * vector;
+  const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
+  const uint32_t targets = (words + 3) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
+  const uint32_t capped = needs.capped ? kBlock : 0;
+  return 2 * bytes.row_inputs + bytes.row_vectors + targets + capped;
+}
+
+uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, CeBackwardPlan& plan) {
+  CeBackwardBuffers& bytes = plan.buffers;
+  const bool half = needs.element == 2;
+  const uint32_t floats = ceil_to(elements, kCeLanes) * uint32_t(sizeof(float));
+  bytes.tile = floats / sizeof(float) * needs.element;
+  bytes.log_prob = needs.log_prob ? bytes.tile : 0;
+  bytes.work = half ? floats : 0;
+  bytes.result = half && needs.capped ? floats : 0;
+  bytes.term =
+      needs.capped || needs.entropy || (needs.log_prob && half) || (plan.narrow && needs.smooth_weights) ? floats : 0;
+  bytes.weights = weights ? ceil_to(plan.tile_columns, kCeLanes) * uint32_t(sizeof(float)) : 0;
+  return 4 * bytes.tile + 2 * bytes.log_prob + bytes.work + bytes.result + bytes.term + bytes.weights;
+}
+
+bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, uint32_t ub_bytes, CeBackwardPlan& plan) {
+  plan.group_rows = rows;
+  const uint32_t few = plan.tile_columns / 8 <= kFewNarrowBlocks;
+  const uint32_t steps = few ? plan.tile_columns / 8 : plan.tile_columns / kCeLanes;
+  const uint32_t repeats = few ? rows / 8 : rows;
+  if (repeats > kMostRepeats || rows * plan.tile_columns * needs.element > kMostTileBytes) return false;
+  uint32_t bytes = set_row_buffers(problem, needs, plan) + kNarrowVectors * plan.row_vector * uint32_t(sizeof(float));
+  bytes += set_tile_buffers(needs, problem.weight != nullptr, rows * plan.tile_columns, plan);
+  plan.buffers.row_blocks = plan.row_vector * kBlock;
+  plan.buffers.column_index = plan.tile_columns * uint32_t(sizeof(float));
+  plan.buffers.bits = steps * ceil_to(repeats * kCeLanes / 8, kBlock);
+  bytes += plan.buffers.row_blocks + plan.buffers.column_index + plan.buffers.bits;
+  return bytes <= ub_bytes;
+}
+
+bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits,
+                 CeBackwardPlan& plan) {
+  const Needs needs = needs_of(problem, gradients, true);
+  uint32_t pitch = ceil_to(problem.classes, kBlock / needs.element);
+  if (pitch / 8 > kFewNarrowBlocks) pitch = ceil_to(problem.classes, kCeLanes);
+  if (pitch / 8 > kMostNarrowBlocks) return false;
+  plan.narrow = 1;
+  plan.tile_columns = pitch;
+  uint32_t rows = 0;
+  while (fits_narrow(problem, needs, rows + 8, limits.ub_bytes, plan)) rows += 8;
+  if (rows == 0) return false;
+  fits_narrow(problem, needs, rows, limits.ub_bytes, plan);
+  plan.pieces = 1;
+  plan.piece_columns = problem.classes;
+  return true;
+}
+
+bool fits_wide(const CeProblem& problem, const Needs& needs, uint32_t columns, uint32_t ub_bytes,
+               CeBackwardPlan& plan) {
+  plan.group_rows = kWideGroup;
+  plan.tile_columns = columns;
+  uint32_t bytes = set_row_buffers(problem, needs, plan) + kWideVectors * plan.row_vector * uint32_t(sizeof(float));
+  bytes += set_tile_buffers(needs, needs.smooth_weights, columns, plan);
+  plan.buffers.row_elements = 3 * plan.row_vector * kBlock;
+  return bytes + plan.buffers.row_elements <= ub_bytes;
+}
+
+void plan_wide(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits,
+               CeBackwardPlan& plan) {
+  const Needs needs = needs_of(problem, gradients, false);
+  plan.narrow = 0;
+  uint32_t most = 0;
+  while (fits_wide(problem, needs, most + kPieceStep, limits.ub_bytes, plan)) most += kPieceStep;
+  // Tiles of one size rather than large ones and a small rest.
+  const uint32_t tiles = ceil_div(problem.classes, most);
+  fits_wide(problem, needs, std::min(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep)), limits.ub_bytes,
+            plan);
+  const uint32_t pieces = problem.rows >= kWholeRows ? 1 : ceil_div(problem.classes, kPiece);
+  plan.piece_columns = pieces == 1 ? problem.classes : ceil_to(ceil_div(problem.classes, pieces), kPieceStep);
+  plan.pieces = ceil_div(problem.classes, plan.piece_columns);
+}
+
+// So many spans that even one row's sum is shared out.
+CeSumPlan plan_sums(uint64_t rows, uint32_t columns, uint64_t& workspace) {
+  constexpr uint64_t kUnits = 256;
+  constexpr uint32_t kLeastSpan = 2048;
+  const uint64_t wanted = std::min<uint64_t>(ceil_div(kUnits, rows), ceil_div(columns, kLeastSpan));
+  CeSumPlan plan{};
+  plan.span_columns = ceil_to(ceil_div(columns, uint32_t(wanted)), kCeLanes);
+  plan.spans = ceil_div(columns, plan.span_columns);
+  plan.partials = workspace;
+  if (plan.spans > 1) workspace += rows * plan.spans;
+  plan.sums = workspace;
+  workspace += rows;
+  return plan;
+}
+
+}  // namespace
+
+CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits) {
+  CeBackwardPlan plan{};
+  if (problem.rows == 0 || problem.classes == 0) return plan;
+  if (!plan_narrow(problem, gradients, limits, plan)) {
+    plan = {};
+    plan_wide(problem, gradients, limits, plan);
+    const Needs needs = needs_of(problem, gradients, false);
+    uint64_t workspace = 0;
+    if (needs.log_prob) plan.log_prob_sums = plan_sums(problem.rows, problem.classes, workspace);
+    if (needs.smooth_weights) plan.weight_total = plan_sums(1, problem.classes, workspace);
+    plan.workspace_bytes = workspace * sizeof(float);
+  }
+  plan.blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, problem.rows * plan.pieces));
+  plan.round_l2 = problem.rows * problem.classes * (problem.dtype == kCeFloat32 ? 4 : 2) > kL2Share;
+  return plan;
+}

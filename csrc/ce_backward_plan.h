@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cuts backward into pieces for the cores, and tiles for UB. Knows no torch and no CANN.
+#pragma once
+
+#include "../ascendc/ce_backward_tiling.h"
+
+struct CeDeviceLimits {
+  uint32_t cores;
+  uint32_t ub_bytes;
+};
+
+// Of the problem and the gradients only sizes, dtypes, options and which pointers are null count.
+CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits);
