@@ -125,6 +125,8 @@ CASES = {
 def test_counters_are_what_one_counts(counted: ctypes.CDLL, name: str) -> None:
     report = run(counted[f"launch_{name}"], 2, torch.ones(2048), torch.zeros(2048))
     assert [Counters(**core) for core in report["cores"]] == list(CASES[name])
+    assert report["total"]["gm_bytes_read"] == sum(core.gm_bytes_read for core in CASES[name])
+    assert report["total"]["vector_repeats"] == sum(core.vector_repeats for core in CASES[name])
 
 
 def test_every_counter_is_counted_somewhere() -> None:
