@@ -22,6 +22,12 @@ std::optional<std::string> LiveMemory::outside(const void* pointer, uint64_t byt
          std::to_string(last_.bytes);
 }
 
+std::string LiveMemory::describe(uintptr_t byte) const {
+  const uintptr_t offset = byte - address(last_.start);
+  if (offset >= last_.bytes) return "GM";
+  return "GM byte " + std::to_string(offset) + " of its allocation";
+}
+
 void Races::Cores::add(uint32_t core) {
   if (first_ == kNone) {
     first_ = core;

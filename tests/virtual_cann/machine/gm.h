@@ -17,6 +17,7 @@ class LiveMemory {
 
   // What is wrong with the access, if anything is.
   std::optional<std::string> outside(const void* pointer, uint64_t bytes);
+  std::string describe(uintptr_t address) const;  // "GM byte 128 of its allocation", if that was asked for last
 
  private:
   const FindRegion& find_region_;

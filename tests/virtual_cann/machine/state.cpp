@@ -97,8 +97,10 @@ void Core::State::check_gm(const void* pointer, uint64_t bytes) {
 
 void Core::State::touch_gm(const void* pointer, uint64_t bytes, bool write, bool atomic) {
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
-  gm.update(begin, begin + bytes, [&](Touch& touch, uintptr_t) {
-    const auto report = [&](Rule rule, Access earlier) { unordered(rule, earlier, Rule::gm_order, "GM"); };
+  gm.update(begin, begin + bytes, [&](Touch& touch, uintptr_t byte) {
+    const auto report = [&](Rule rule, Access earlier) {
+      unordered(rule, earlier, Rule::gm_order, launch.memory.describe(byte));
+    };
     if (write) {
       touch_write(touch, order, atomic, report);
     } else {
