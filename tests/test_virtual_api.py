@@ -111,10 +111,7 @@ def test_arithmetic(kernel: str, size: int, run: Launch) -> None:
     b = numbers(dtype, size)
     result = run(kernel, a, b, torch.empty_like(a), size)
     wide = (lambda t: t.double()) if dtype.is_floating_point else (lambda t: t)
-    if name in BINARY:
-        expected = BINARY[name](wide(a), wide(b))
-    else:
-        expected = (UNARY | SCALAR)[name](wide(a))
+    expected = BINARY[name](wide(a), wide(b)) if name in BINARY else (UNARY | SCALAR)[name](wide(a))
     if name in ("Exp", "Ln", "Rsqrt"):
         torch.testing.assert_close(
             result.double(),
@@ -147,7 +144,7 @@ def rounded(value: Fraction, mode: int) -> int:
 FORMATS = {torch.float16: (10, -14), torch.bfloat16: (7, -126), torch.float32: (23, -126)}
 
 
-def cast_value(value: float | int, source: torch.dtype, target: torch.dtype, mode: int) -> float | int:
+def cast_value(value: float, source: torch.dtype, target: torch.dtype, mode: int) -> float | int:
     """The manual's rounding, by exact fractions."""
     if not target.is_floating_point:
         if value != value:

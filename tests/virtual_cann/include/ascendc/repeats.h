@@ -14,6 +14,9 @@
 
 namespace virtual_cann::api {
 
+// Compiled once, and not into each of the calls: most of a kernel's compile time would go there.
+#define VIRTUAL_CANN_ONCE __attribute__((noinline)) inline
+
 constexpr uint32_t kBlocksPerRepeat = kRepeatBytes / kBlockBytes;
 constexpr VectorMask kFullMask{~uint64_t{0}, ~uint64_t{0}, false};
 
@@ -174,7 +177,7 @@ void for_side_by_side(const Extent& extent, Run run, const Operands&... operands
 // f(dst, size, source...) for everything in the extent; the operands have been judged.
 template <class F, class... Sources>
 void for_operands(Core& core, const Extent& extent, F f, const Operand& dst, const Sources&... sources) {
-  const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) {
+  const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) __attribute__((noinline)) {
     // Sources first: writing makes what it writes initialised.
     const auto pointers = std::make_tuple(core.read(sources.at(repeat, first), size * sources.size)...);
     uint8_t* const target = core.write(dst.at(repeat, first), size * dst.size);

@@ -7,25 +7,25 @@
 
 namespace virtual_cann::api {
 
-inline void VectorCall::require_range(Rule rule, const char* what, int64_t meant, int64_t limit) {
+VIRTUAL_CANN_ONCE void VectorCall::require_range(Rule rule, const char* what, int64_t meant, int64_t limit) {
   if (meant < 0 || meant > limit) core.violate(rule, std::string(what) + " of 0 to " + text(limit), text(meant));
 }
 
-inline void VectorCall::misaligned(uint32_t address, uint32_t alignment) {
+VIRTUAL_CANN_ONCE void VectorCall::misaligned(uint32_t address, uint32_t alignment) {
   core.violate(Rule::ub_alignment, "an address that is a multiple of " + text(alignment) + " bytes",
                text(address) + ", which is " + text(address % alignment) + " more");
 }
 
-inline void VectorCall::too_long(uint32_t bytes, uint64_t wanted) {
+VIRTUAL_CANN_ONCE void VectorCall::too_long(uint32_t bytes, uint64_t wanted) {
   core.stop(Rule::ub_bounds, "at most the " + text(bytes) + " bytes of the tensor", text(wanted));
 }
 
-inline Extent VectorCall::unmasked(uint32_t lanes, int64_t meant) {
+VIRTUAL_CANN_ONCE Extent VectorCall::unmasked(uint32_t lanes, int64_t meant) {
   require_range(Rule::repeat_limit, "a repeat count", meant, kMaxRepeats);
   return {lanes, kFullMask, static_cast<uint32_t>(std::max<int64_t>(meant, 0))};
 }
 
-inline Extent VectorCall::repeats(uint32_t lanes, int64_t meant) {
+VIRTUAL_CANN_ONCE Extent VectorCall::repeats(uint32_t lanes, int64_t meant) {
   Extent extent{lanes, core.mask, 0};
   if (core.mask.counter) {
     extent.repeats = static_cast<uint32_t>((core.mask.low + lanes - 1) / lanes);
@@ -39,12 +39,12 @@ inline Extent VectorCall::repeats(uint32_t lanes, int64_t meant) {
 
 constexpr uint64_t low_bits(uint64_t count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
 
-inline void set_lanes(Core& core, uint32_t lanes, uint64_t count) {
+VIRTUAL_CANN_ONCE void set_lanes(Core& core, uint32_t lanes, uint64_t count) {
   if (count > lanes) core.violate(Rule::mask_limit, "a mask of at most " + text(lanes) + " lanes", text(count));
   core.mask = {low_bits(count), count > 64 ? low_bits(count - 64) : 0, false};
 }
 
-inline Extent VectorCall::masked(uint32_t lanes, MaskArgument mask, int64_t meant) {
+VIRTUAL_CANN_ONCE Extent VectorCall::masked(uint32_t lanes, MaskArgument mask, int64_t meant) {
   if (core.mask.counter) {
     core.mask = {mask.bits ? mask.bits[0] : mask.count, 0, true};
   } else if (mask.bits) {
@@ -57,13 +57,13 @@ inline Extent VectorCall::masked(uint32_t lanes, MaskArgument mask, int64_t mean
   return repeats(lanes, meant);
 }
 
-inline Extent VectorCall::counted(uint32_t lanes, int64_t count) {
+VIRTUAL_CANN_ONCE Extent VectorCall::counted(uint32_t lanes, int64_t count) {
   core.mask = kFullMask;
   const uint64_t elements = static_cast<uint32_t>(count);
   return {lanes, {elements, 0, true}, static_cast<uint32_t>((elements + lanes - 1) / lanes)};
 }
 
-inline void VectorCall::require_length(const Operand& operand, const Extent& extent) {
+VIRTUAL_CANN_ONCE void VectorCall::require_length(const Operand& operand, const Extent& extent) {
   uint64_t end = 0;
   // The last repeat ends last, but for one that counter mode cuts short.
   for (uint32_t repeat = extent.repeats; repeat-- > 0 && extent.repeats - repeat <= 2;) {
@@ -73,7 +73,8 @@ inline void VectorCall::require_length(const Operand& operand, const Extent& ext
   require_length(operand, end);
 }
 
-inline void VectorCall::require_apart(const Operand& dst, const Operand& src, const Extent& extent, bool second) {
+VIRTUAL_CANN_ONCE void VectorCall::require_apart(const Operand& dst, const Operand& src, const Extent& extent,
+                                                 bool second) {
   if (!extent.repeats) return;
   const auto end = [&](const Operand& operand) {
     return operand.address + operand.offset(extent.repeats - 1, extent.lanes - 1) + operand.size;
@@ -110,8 +111,8 @@ inline void VectorCall::require_apart(const Operand& dst, const Operand& src, co
   }
 }
 
-inline void VectorCall::require_disjoint(Rule rule, const Operand& dst, const Extent& extent, uint32_t address,
-                                         uint64_t bytes) {
+VIRTUAL_CANN_ONCE void VectorCall::require_disjoint(Rule rule, const Operand& dst, const Extent& extent,
+                                                    uint32_t address, uint64_t bytes) {
   if (!extent.repeats || !bytes) return;
   const uint64_t end = dst.address + dst.offset(extent.repeats - 1, extent.lanes_of(extent.repeats - 1) - 1) + dst.size;
   if (dst.address < address + bytes && address < end) core.violate(rule, "a dst apart from src", "the same memory");
