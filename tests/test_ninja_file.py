@@ -60,8 +60,8 @@ def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path
     recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path)
     lines = ninja_file(recipe, Path("/src"), [flags.NPU_LIBRARY]).splitlines()
     assert [line for line in lines if line.startswith("build ")] == [
-        "build csrc/npu/n.o: compile $root/csrc/npu/n.cpp",
         "build libnpu_ce_kernels.so: bisheng $root/ascendc/a.asc $root/ascendc/b.asc",
+        "build csrc/npu/n.o: compile $root/csrc/npu/n.cpp",
         "build libnpu_ce_jit_npu.so: link csrc/npu/n.o | libnpu_ce_kernels.so",
     ]
     variables = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith(" "))

@@ -47,7 +47,7 @@ def npu_recipe(settings: Settings, toolchain: Toolchain, sources: Sources, direc
             "libs": flags.NPU_LIBRARIES,
         },
         rules={"bisheng": _BISHENG_RULE, **CXX_RULES},
-        steps=(*compiles, kernels, link),
+        steps=(kernels, *compiles, link),
         environment=environment,
         facts={
             "rung": attempts[-1].rung,

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 
 from npu_ce_jit.errors import LoadError
-from npu_ce_jit.jit.cache_key import CacheKey, cache_key
+from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.loader import load
 from npu_ce_jit.jit.store import Artifact, Store, set_aside
 from npu_ce_jit.jit.targets import Target
@@ -19,7 +19,11 @@ def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_buil
     """None where nothing was built and nothing may be. Raises ToolchainError or BuildError."""
     key, store = cache_key(target), Store.of(settings)
     artifact = store.find(key)
-    return _build(target, settings, toolchain, key, store) if artifact is None and may_build else artifact
+    if artifact is not None or not may_build:
+        return artifact
+    from npu_ce_jit.jit.build import build  # compilers and locks: not on the warm path
+
+    return build(target, settings, toolchain, key, store)
 
 
 def obtain_loaded(
@@ -29,28 +33,20 @@ def obtain_loaded(
 
     One that it refuses from the cache may come from a machine with newer system libraries: it is built anew.
     """
-    key, store = cache_key(target), Store.of(settings)
-    artifact = store.find(key)
-    if artifact is not None:
+    found = obtain(target, settings, toolchain, may_build=False)
+    if found is not None:
         try:
-            load(artifact, switches)
+            return _loaded(found, switches)
         except LoadError as error:
             _logger.warning("%s", error)
-            set_aside(artifact.entry_dir)
-        else:
-            return artifact
-    if not may_build:
-        return None
-    artifact = _build(target, settings, toolchain, key, store)
+    built = obtain(target, settings, toolchain, may_build=may_build)
+    return built and _loaded(built, switches)
+
+
+def _loaded(artifact: Artifact, switches: Mapping[str, bool]) -> Artifact:
     try:
         load(artifact, switches)
     except LoadError:
         set_aside(artifact.entry_dir)
         raise
     return artifact
-
-
-def _build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKey, store: Store) -> Artifact:
-    from npu_ce_jit.jit.build import build  # compilers and locks: not on the warm path
-
-    return build(target, settings, toolchain, key, store)

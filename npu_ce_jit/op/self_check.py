@@ -23,7 +23,7 @@ def chip(device: torch.device) -> str:
 
 
 def run(device: torch.device) -> None:
-    """Runs each internal operator once in each dtype. Raises SelfCheckError with what was expected and what came."""
+    """Runs forward and backward once in each dtype. Raises SelfCheckError with what was expected and what came."""
     with torch.no_grad():
         for dtype in _TOLERANCE:
             try:
