@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,19 @@ def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
 
 
 def acl() -> ctypes.CDLL:
-    """The runtime, with device 0. Kernel libraries find it by its soname, so it has to be loaded before them."""
-    global _acl
-    if _acl is None:
-        _acl = ctypes.CDLL(str(prepare().library), mode=ctypes.RTLD_GLOBAL)
-        _acl.aclGetRecentErrMsg.restype = ctypes.c_char_p
-        _acl.aclInit(None)
-        check(_acl.aclrtSetDevice(0))
-    return _acl
+    """The runtime, with device 0 in this thread. Kernel libraries find it by its soname, so it is loaded before them."""
+    runtime = _runtime()
+    if code := runtime.aclrtSetDevice(0):
+        raise RuntimeError(f"aclrtSetDevice: ACL error {code}")
+    return runtime
 
 
-_acl: ctypes.CDLL | None = None
+@cache
+def _runtime() -> ctypes.CDLL:
+    runtime = ctypes.CDLL(str(prepare().library), mode=ctypes.RTLD_GLOBAL)
+    runtime.aclGetRecentErrMsg.restype = ctypes.c_char_p
+    runtime.aclInit(None)
+    return runtime
 
 
 def check(code: int) -> None:
