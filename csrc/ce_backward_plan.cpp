@@ -13,9 +13,8 @@ constexpr uint32_t kRowVectors = 13;    // BackwardRows::TakeVectors
 constexpr uint32_t kNarrowVectors = 3;  // row_starts_, in_row_, in_tile_ of BackwardNarrow
 constexpr uint32_t kWideVectors = 1;    // block_starts_ of BackwardWide
 constexpr uint32_t kWideGroup = 64;     // rows: of the weights, one 64th is then read for each
-constexpr uint32_t kMostNarrowBlocks = 248;
-constexpr uint32_t kFewNarrowBlocks = 31;  // kMostFewBlocks of ce_many_rows.h
-constexpr uint64_t kWholeRows = 2048;      // from so many on, rows are dealt to the cores whole
+constexpr uint32_t kMostBlocks = 31;    // of a narrow row: eight rows of them are a repeat stride, of at most 255
+constexpr uint64_t kWholeRows = 2048;   // from so many on, rows are dealt to the cores whole
 constexpr uint32_t kPiece = 1024;
 constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 constexpr uint64_t kL2Share = 96u << 20;  // half of the L2 of most chips
@@ -80,15 +79,13 @@ uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, C
 
 bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, uint32_t ub_bytes, CeBackwardPlan& plan) {
   plan.group_rows = rows;
-  const uint32_t few = plan.tile_columns / 8 <= kFewNarrowBlocks;
-  const uint32_t steps = few ? plan.tile_columns / 8 : plan.tile_columns / kCeLanes;
-  const uint32_t repeats = few ? rows / 8 : rows;
+  const uint32_t row_blocks = plan.tile_columns / 8, repeats = rows / 8;
   if (repeats > kMostRepeats || rows * plan.tile_columns * needs.element > kMostTileBytes) return false;
   uint32_t bytes = set_row_buffers(problem, needs, plan) + kNarrowVectors * plan.row_vector * uint32_t(sizeof(float));
   bytes += set_tile_buffers(needs, problem.weight != nullptr, rows * plan.tile_columns, plan);
   plan.buffers.row_blocks = plan.row_vector * kBlock;
   plan.buffers.column_index = plan.tile_columns * uint32_t(sizeof(float));
-  plan.buffers.bits = steps * ceil_to(repeats * kCeLanes / 8, kBlock);
+  plan.buffers.bits = row_blocks * ceil_to(repeats * kCeLanes / 8, kBlock);
   bytes += plan.buffers.row_blocks + plan.buffers.column_index + plan.buffers.bits;
   return bytes <= ub_bytes;
 }
@@ -96,9 +93,8 @@ bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, ui
 bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits,
                  CeBackwardPlan& plan) {
   const Needs needs = needs_of(problem, gradients, true);
-  uint32_t pitch = ceil_to(problem.classes, kBlock / needs.element);
-  if (pitch / 8 > kFewNarrowBlocks) pitch = ceil_to(problem.classes, kCeLanes);
-  if (pitch / 8 > kMostNarrowBlocks) return false;
+  const uint32_t pitch = ceil_to(problem.classes, kBlock / needs.element);
+  if (pitch / 8 > kMostBlocks) return false;
   plan.narrow = 1;
   plan.tile_columns = pitch;
   uint32_t rows = 0;
