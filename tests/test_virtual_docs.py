@@ -49,3 +49,11 @@ def test_the_page_has_no_rule_and_no_rate_of_its_own(page: set[str]) -> None:
     heads = {"| rule | what it demands |", "| rate | value | from |", "| variable | what it does | default |"}
     rows = {line for line in page if re.match(rf"\| (?:{names}) \|", line)} - heads
     assert rows == {rule_row(*rule) for rule in RULES} | {rate_row(*rate) for rate in RATES}
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tests").symlink_to(HERE)
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    exec(example, {})
+    assert "microseconds" in capsys.readouterr().out

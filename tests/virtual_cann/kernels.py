@@ -44,7 +44,7 @@ def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise CompileError(done.stderr)
-    return ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(library.resolve()))
 
 
 def acl() -> ctypes.CDLL:
