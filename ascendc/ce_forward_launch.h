@@ -5,7 +5,6 @@
 
 #include "ce_launch.h"
 
-void launch_units(const CeProblem& problem, const CeForwardOutputs& outputs, const CeForwardPlan& plan, void* stream);
 void launch_merge(const CeProblem& problem, const CeForwardOutputs& outputs, const CeForwardPlan& plan, void* stream);
 void launch_log_prob(const CeProblem& problem, const CeForwardOutputs& outputs, const CeForwardPlan& plan,
                      void* stream);

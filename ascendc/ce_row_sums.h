@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over rows, in 64 lanes for each of four numbers until the end. What a row adds comes from the workspace (its ce and
-// weight), from row_stats (its z-loss) and from its target (whether it counts).
+// Sums over rows, in 64 lanes for each of four numbers until the end. What a row adds comes from the workspace (its ce
+// and weight), from row_stats (its z-loss) and from its target (whether it counts).
 #pragma once
 
 #include "ce_target.h"
@@ -26,8 +26,8 @@ class RowSums {
     pipe->InitBuffer(lse_, kRows * sizeof(float));
     pipe->InitBuffer(lanes_, kTerms * kCeLanes * sizeof(float));
     pipe->InitBuffer(sums_, kCeReduceSums * sizeof(float));
-    pipe->InitBuffer(results_, 3 * kBlockBytes);
-    pipe->InitBuffer(out_, 1, 3 * kBlockBytes);
+    pipe->InitBuffer(results_, 3 * kCeLanes * sizeof(float));
+    pipe->InitBuffer(out_, 1, 2 * kBlockBytes);
     LocalTensor<float> in = in_.AllocTensor<float>();
     Duplicate(in, 0.0f, kRows);
     in_.FreeTensor(in);
@@ -53,7 +53,7 @@ class RowSums {
     CopyOut(partials_[uint64_t(block) * kCeReduceSums], sums_.Get<float>(), kCeReduceSums);
   }
 
-  // Folds the blocks' sums, four of them to a repeat, onto the first of each repeat.
+  // Of the blocks' sums a repeat holds four: they are folded onto the first repeat, and then within it.
   __aicore__ inline void AddPartials() {
     const LocalTensor<float> sums = sums_.Get<float>(), terms = terms_.Get<float>();
     for (uint32_t first = 0; first < blocks_; first += kPartials) {
@@ -71,8 +71,8 @@ class RowSums {
 
   __aicore__ inline void Finish() {
     const LocalTensor<float> sums = sums_.Get<float>(), over = results_.Get<float>();
-    const LocalTensor<float> loss = over[kBlockFloats], z_loss = over[2 * kBlockFloats];
-    Duplicate(over, 0.0f, 3 * kBlockFloats);
+    const LocalTensor<float> loss = over[kCeLanes], z_loss = over[2 * kCeLanes];
+    Duplicate(over, 0.0f, 3 * kCeLanes);
     VectorBarrier();
     if (problem_.reduction == kCeMean) {
       Div(over, sums[kBlockFloats], sums, 2);

@@ -16,7 +16,7 @@ class TargetWeights {
     }
     weights_ = InGm<float>(problem.weight, problem.classes);
     resident_ = problem.classes <= kCeNarrowClasses;
-    const uint32_t table = resident_ ? CeilTo(problem.classes, kBlockFloats) : capacity * kBlockFloats;
+    const uint32_t table = resident_ ? CeilTo(problem.classes, kCeLanes) : capacity * kBlockFloats;
     pipe->InitBuffer(table_, 1, table * sizeof(float));
     pipe->InitBuffer(offsets_, capacity * sizeof(int32_t));
     pipe->InitBuffer(result_, capacity * sizeof(float));
@@ -26,6 +26,7 @@ class TargetWeights {
       CopyIn(all, weights_, problem.classes);
       table_.EnQue(all);
       looked_up_ = table_.DeQue<float>();
+      FillTail(looked_up_, problem.classes, 0.0f);
     } else {
       CreateVecIndex(offsets_.Get<int32_t>(), int32_t(0), capacity);
       VectorBarrier();
@@ -35,6 +36,8 @@ class TargetWeights {
   }
 
   __aicore__ inline bool Present() const { return present_; }
+  // All of them where they stay in UB, in whole repeats with 0 at their end.
+  __aicore__ inline LocalTensor<float> All() const { return looked_up_; }
   // Whether Fetch reads the classes by the scalar unit, which then has to wait for them.
   __aicore__ inline bool NeedsScalars() const { return present_ && !resident_; }
 

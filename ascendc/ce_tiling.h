@@ -16,6 +16,12 @@ constexpr uint32_t kCeLanes = 64;
 // Up to this many classes the weights of all stay in UB, and rows take the narrow layout.
 constexpr uint32_t kCeNarrowClasses = 1024;
 
+// A tile of many rows: up to this many floats from row to row, strides reach from a row to the next eight.
+constexpr uint32_t kCeBlockPitch = 248;
+
+// Floats of one block's sums in the reduction over rows: two numerators, and the denominators 32 bytes before them.
+constexpr uint32_t kCeReduceSums = 16;
+
 // Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
 constexpr uint32_t kCeInputTiles = 6;
 
@@ -98,6 +104,6 @@ struct CeForwardPlan {
   uint32_t reduce_rows;
   uint64_t states_offset;     // CeUnitState vectors [states, units]
   uint64_t row_terms_offset;  // CeRowTerm vectors [terms, rows]
-  uint64_t partials_offset;   // [reduce_blocks, 8]
+  uint64_t partials_offset;   // [reduce_blocks, kCeReduceSums]
   uint64_t workspace_bytes;
 };

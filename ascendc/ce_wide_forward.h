@@ -110,8 +110,8 @@ class WideForward {
   __aicore__ inline void RunGroup(uint64_t first, uint32_t count) {
     const uint64_t row = RowOf(first);
     targets_.Load(row, RowOf(first + count - 1) - row + 1);
-    lanes_.Reset(count);
     Duplicate(target_block_.Get<float>(), 0.0f, count * kBlockFloats);
+    lanes_.Reset(count);
     Order<HardEvent::V_S>();  // the classes are there, and nothing reads the last group's offsets
     if (tiling_.spans == 1 && target_weights_.Present()) {
       target_weights_.Fetch(targets_.Classes(), count);
@@ -176,7 +176,9 @@ class WideForward {
       ToFloats(floats_.Get<float>(), tile, count);
       if (!tiling_.keep_row) {
         Free(tile);
-        FetchAhead();
+        if (!WeightTiles()) {  // whose buffers are not free before the tile is done with
+          FetchAhead();
+        }
       }
       VectorBarrier();
       return floats_.Get<float>();

@@ -70,9 +70,6 @@ class WideTile {
   }
 
  private:
-  // Below this exp is 0 in float32, and 0 times a logit of -inf has to be 0.
-  static constexpr float kLowestExponent = -104.0f;
-
   // sums += factor * raise; the raise of lanes that had nothing is -inf, or nearly.
   __aicore__ inline void AddRaised(const LocalTensor<float>& sums, const LocalTensor<float>& factor,
                                    const LocalTensor<float>& raise) {

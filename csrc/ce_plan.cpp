@@ -19,7 +19,6 @@ constexpr uint64_t kLeastSpan = 2048;
 constexpr uint64_t kEnoughUnits = 480;
 constexpr double kBalanced = 1.1;
 constexpr uint32_t kReduceRows = 16384;
-constexpr uint32_t kSumsOfReduction = 8;  // floats of one block's sums: 32 bytes
 
 uint64_t ceil_div(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 uint64_t ceil_to(uint64_t n, uint64_t multiple) { return ceil_div(n, multiple) * multiple; }
@@ -81,7 +80,7 @@ class Ub {
     const uint64_t states = 8 * length * kFloat;
     const uint64_t finish = 10 * length * kFloat + bits;
     const uint64_t table =
-        problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes * kFloat, kBlockBytes) : length * kBlockBytes;
+        problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes, kLanes) * kFloat : length * kBlockBytes;
     const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
     return targets + states + finish + weights + kBlockBytes;
   }
@@ -103,10 +102,31 @@ class Ub {
     const uint64_t out = keep_row && !separate ? 2 * size_ : 0;
     return input_tiles * size_ + floats + work + terms + columns + weight_tiles + out;
   }
+  // NarrowForward and RowTile.
+  uint64_t narrow_per_row(uint64_t pitch) const {
+    const bool exponentials = log_prob_ || entropy_, terms = entropy_ || argmax_ || (smoothing_ && weights_);
+    const uint64_t tiles =
+        2 * size_ + (size_ == 4 ? 0 : kFloat) + kFloat * (exponentials + terms) + 2 * size_ * log_prob_;
+    return pitch * tiles + 3 * kFloat + (argmax_ ? kLanes / 8 : 0) + row_tile(pitch);
+  }
+  uint64_t narrow_fixed(uint64_t pitch, uint64_t group) const {
+    return vectors(group) + (argmax_ ? pitch * kFloat : 0);
+  }
+  uint64_t merge_per_row(uint64_t pitch) const { return 3 * pitch * kFloat + kLanes / 8 + row_tile(pitch); }
+  // LogProb.
+  uint64_t log_prob_per_column() const { return 4 * size_ + (size_ == 4 ? 0 : kFloat); }
+
+  // Event ids of V_MTE2, of which there are eight: of each input tile and weight tile, Targets and TargetWeights.
+  uint64_t most_input_tiles() const { return kCeInputTiles - (smoothing_ && weights_ ? 2 : 0); }
+
   // A row can stay: what needs several copies of a tile in float32 is left to the launch after.
   bool may_keep_row() const { return log_prob_ && !entropy_ && !argmax_; }
 
  private:
+  static uint64_t row_tile(uint64_t pitch) {
+    return (pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat) + kBlockBytes;
+  }
+
   const CeProblem& problem_;
   uint64_t size_;
   bool smoothing_, weights_, entropy_, argmax_, log_prob_;
@@ -119,10 +139,11 @@ uint32_t even_tiles(uint64_t columns, uint64_t most) {
 
 // Rows in as few tiles as leave a buffer for the next row, or at least fit.
 bool keep_row(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
+  const uint64_t most = ub.most_input_tiles();
   for (const uint64_t spare : {1, 0}) {
-    for (uint64_t tiles = 1; tiles + spare <= kCeInputTiles; ++tiles) {
+    for (uint64_t tiles = 1; tiles + spare <= most; ++tiles) {
       const uint64_t columns = even_tiles(classes, ceil_to(ceil_div(classes, tiles), kLanes));
-      uint64_t buffers = kCeInputTiles;
+      uint64_t buffers = most;
       while (buffers > tiles + spare && ub.wide_per_column(buffers, true) * columns > room) --buffers;
       if (ub.wide_per_column(buffers, true) * columns > room) continue;
       tiling.tile_columns = static_cast<uint32_t>(columns);
@@ -148,6 +169,53 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   tiling.tile_columns = even_tiles(columns, room / ub.wide_per_column(2, false) / kLanes * kLanes);
 }
 
+// From row to row in UB, of elements that a copy fills up to 32 bytes.
+uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
+  const uint64_t pitch = ceil_to(columns, kBlockBytes / element_bytes);
+  return pitch <= kCeBlockPitch ? pitch : ceil_to(columns, kLanes);
+}
+
+// As many rows as an instruction's strides reach, and UB holds together with the vectors of a group.
+uint64_t most_rows(uint64_t pitch) { return pitch <= kCeBlockPitch ? 512 : 248; }
+
+// False where not even eight rows fit: some options take several copies of a tile.
+bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
+  constexpr uint64_t kGroup = 128;  // rows that share a finish, at least: then it is cheap beside their tiles
+  const uint64_t pitch = pitch_of(problem.classes, ub.size());
+  uint64_t rows = most_rows(pitch), group = 0;
+  for (;; rows -= 8) {
+    if (rows == 0) return false;
+    group = std::max(rows, kGroup / rows * rows);
+    if (ub.narrow_fixed(pitch, group) + rows * ub.narrow_per_row(pitch) <= ub_bytes) break;
+  }
+  tiling.spans = 1;
+  tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
+  tiling.tile_rows = static_cast<uint32_t>(rows);
+  tiling.pitch = static_cast<uint32_t>(pitch);
+  tiling.group_units = static_cast<uint32_t>(group);
+  tiling.input_tiles = 2;
+  return true;
+}
+
+CeForwardTiling plan_merge(const Ub& ub, uint64_t spans, uint64_t ub_bytes) {
+  CeForwardTiling tiling{};
+  const uint64_t pitch = pitch_of(spans, kFloat);
+  uint64_t rows = kLanes;
+  while (rows > 8 && ub.vectors(rows) + rows * ub.merge_per_row(pitch) > ub_bytes) rows -= 8;
+  tiling.tile_rows = tiling.group_units = static_cast<uint32_t>(rows);
+  tiling.pitch = static_cast<uint32_t>(pitch);
+  return tiling;
+}
+
+CeForwardTiling plan_log_prob(const Ub& ub, const CeForwardTiling& forward, uint64_t classes, uint64_t ub_bytes) {
+  CeForwardTiling tiling{};
+  tiling.spans = forward.spans;
+  tiling.span_columns = forward.span_columns;
+  const uint64_t most = (ub_bytes - kBlockBytes) / ub.log_prob_per_column() / kLanes * kLanes;
+  tiling.tile_columns = even_tiles(std::min<uint64_t>(classes, forward.span_columns), most);
+  return tiling;
+}
+
 }  // namespace
 
 CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& outputs, const NpuLimits& limits) {
@@ -158,9 +226,18 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
     return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, ceil_div(bytes, kLeastBytesOfCore)}));
   };
 
-  plan_wide(ub, problem, limits.ub_bytes, plan.forward);
+  const bool narrow = problem.classes <= kCeNarrowClasses && plan_narrow(ub, problem, limits.ub_bytes, plan.forward);
+  if (!narrow) plan_wide(ub, problem, limits.ub_bytes, plan.forward);
   const uint64_t units = problem.rows * plan.forward.spans;
   plan.forward_blocks = blocks(units);
+  if (plan.forward.spans > 1) {
+    plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
+    plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, 8)));
+  }
+  if (!narrow && outputs.log_prob != nullptr && !plan.forward.keep_row) {
+    plan.log_prob = plan_log_prob(ub, plan.forward, problem.classes, limits.ub_bytes);
+    plan.log_prob_blocks = plan.forward_blocks;
+  }
   plan.reduce_rows = kReduceRows;
   if (problem.reduction != kCeNone || outputs.denominators != nullptr) {
     plan.reduce_blocks = static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(problem.rows, kReduceRows)));
@@ -174,7 +251,7 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   };
   plan.states_offset = take(plan.forward.spans > 1 ? 8 * units : 0);
   plan.row_terms_offset = take(2 * problem.rows);
-  plan.partials_offset = take(plan.reduce_blocks > 1 ? plan.reduce_blocks * kSumsOfReduction : 0);
+  plan.partials_offset = take(plan.reduce_blocks > 1 ? plan.reduce_blocks * kCeReduceSums : 0);
   plan.workspace_bytes = floats * kFloat;
   return plan;
 }

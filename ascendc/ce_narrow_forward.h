@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward in the narrow layout: rows so short that a tile has many of them. A row is whole in UB, so its max is known
+// before its first exp, and log_prob is written from the same tile.
+#pragma once
+
+#include "ce_logits.h"
+#include "ce_row_finish.h"
+#include "ce_row_tile.h"
+
+namespace npu_ce {
+
+template <class T>
+class NarrowForward {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs,
+                              const CeForwardPlan& plan) {
+    problem_ = problem;
+    tiling_ = plan.forward;
+    options_ = ForwardOptions(problem, outputs);
+    writes_log_prob_ = outputs.log_prob != nullptr;
+    input_ = InGm<T>(problem.input, (problem.rows - 1) * problem.row_stride + problem.classes);
+    log_prob_ = InGm<T>(outputs.log_prob, problem.rows * problem.classes);
+    const uint32_t count = tiling_.tile_rows * tiling_.pitch, group = CeilTo(tiling_.group_units, kCeLanes);
+    pipe->InitBuffer(in_, 2, count * sizeof(T));
+    if constexpr (!kIsFloat<T>) {
+      pipe->InitBuffer(floats_, count * sizeof(float));
+    }
+    if (writes_log_prob_ || options_.entropy) {
+      pipe->InitBuffer(exponentials_, count * sizeof(float));
+    }
+    if (writes_log_prob_) {
+      pipe->InitBuffer(out_, 2, count * sizeof(T));
+    }
+    if (options_.entropy || options_.argmax || (options_.smoothing && options_.weights)) {
+      pipe->InitBuffer(terms_, count * sizeof(float));
+    }
+    pipe->InitBuffer(row_offsets_, tiling_.tile_rows * sizeof(int32_t));
+    pipe->InitBuffer(offsets_, tiling_.tile_rows * sizeof(int32_t));
+    pipe->InitBuffer(log_sums_, tiling_.tile_rows * sizeof(float));
+    if (options_.argmax) {
+      pipe->InitBuffer(columns_, tiling_.pitch * sizeof(float));
+      pipe->InitBuffer(bits_, tiling_.tile_rows * kCeLanes / 8);
+      CreateVecIndex(columns_.Get<float>(), 0.0f, tiling_.pitch);
+    }
+    // Rows without logits, and what lies between the end of a row and the next, take part in instructions.
+    LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
+    Duplicate(first, T(0), count);
+    Duplicate(second, T(0), count);
+    in_.FreeTensor(first);
+    in_.FreeTensor(second);
+    CreateVecIndex(row_offsets_.Get<int32_t>(), int32_t(0), tiling_.tile_rows);
+    VectorBarrier();
+    Muls(row_offsets_.Get<int32_t>(), row_offsets_.Get<int32_t>(), static_cast<int32_t>(tiling_.pitch * sizeof(float)),
+         tiling_.tile_rows);
+    logits_.Init(pipe, problem);
+    rows_.Init(pipe, problem.classes, tiling_.pitch, tiling_.tile_rows);
+    states_.Init(pipe, options_, group);
+    targets_.Init(pipe, problem, group);
+    target_weights_.Init(pipe, problem, group);
+    finish_.Init(pipe, problem, outputs, plan.row_terms_offset, group);
+    if (options_.smoothing) {
+      SumWeights();
+    }
+  }
+
+  __aicore__ inline void Process(TPipe*) {
+    const uint64_t core = GetBlockIdx(), cores = GetBlockNum();
+    next_ = problem_.rows * core / cores;
+    end_ = problem_.rows * (core + 1) / cores;
+    const uint64_t begin = next_;
+    FetchNext();
+    for (uint64_t first = begin; first < end_; first += tiling_.group_units) {
+      const uint32_t rows = RowsFrom(first, tiling_.group_units);
+      targets_.Load(first, rows);
+      for (uint32_t row = 0; row < rows; row += tiling_.tile_rows) {
+        RunTile(first + row, row, Least(rows - row, tiling_.tile_rows));
+      }
+      finish_.Finish(states_, targets_, target_weights_, first, rows);
+    }
+    target_weights_.Close();
+  }
+
+ private:
+  __aicore__ inline uint32_t RowsFrom(uint64_t row, uint32_t most) const {
+    return end_ - row < most ? static_cast<uint32_t>(end_ - row) : most;
+  }
+
+  // The sum of all weights is the same for every row.
+  __aicore__ inline void SumWeights() {
+    float sum = problem_.classes;
+    if (options_.weights) {
+      const LocalTensor<float> terms = terms_.Get<float>(), total = log_sums_.Get<float>();
+      FoldInto<SumOf>(terms, target_weights_.All(), Repeats(problem_.classes));
+      WholeReduceSum(total, terms, kCeLanes, 1, 1, 1, 8);
+      Order<HardEvent::V_S>();
+      sum = total.GetValue(0);
+      Order<HardEvent::S_V>();
+    }
+    Duplicate(states_[kWeights], sum, CeilTo(tiling_.group_units, kCeLanes));
+    VectorBarrier();
+  }
+
+  // Begins to copy the tile at next_, and moves next_ on.
+  __aicore__ inline void FetchNext() {
+    if (next_ == end_) {
+      return;
+    }
+    const uint32_t in_group = (next_ - problem_.rows * GetBlockIdx() / GetBlockNum()) % tiling_.group_units;
+    const uint32_t rows = RowsFrom(next_, Least(tiling_.tile_rows, tiling_.group_units - in_group));
+    LocalTensor<T> tile = in_.template AllocTensor<T>();
+    CopyRowsIn(tile, input_[next_ * problem_.row_stride], rows, problem_.classes, problem_.row_stride, tiling_.pitch);
+    in_.EnQue(tile);
+    next_ += rows;
+  }
+
+  // `rows` rows from `first` on, whose place in the group is `at`.
+  __aicore__ inline void RunTile(uint64_t first, uint32_t at, uint32_t rows) {
+    rows_.SetRows(rows);
+    LocalTensor<T> tile = in_.template DeQue<T>();
+    FetchNext();
+    const LocalTensor<float> x = Floats(tile);
+    logits_.Transform(x, rows_.Count());
+    rows_.FillTails(x, -kInfinity);
+    GatherTargets(x, at);
+    const LocalTensor<float> max = states_[kMax][at], sum = states_[kSum][at];
+    rows_.Max(max, x);
+    Maxs(max, max, -kLargestFloat, CeilTo(rows, kBlockFloats));
+    VectorBarrier();
+    if (options_.argmax) {
+      FindColumns(x, at);
+    }
+    rows_.Subtract(x, x, max);
+    if (options_.smoothing) {
+      SumWeighted(x, at);
+    }
+    const bool separate = writes_log_prob_ || options_.entropy;
+    const LocalTensor<float> e = separate ? exponentials_.Get<float>() : x;
+    Exp(e, x, rows_.Count());
+    VectorBarrier();
+    rows_.Sum(sum, e);
+    if (options_.entropy) {
+      SumEntropy(x, e, at);
+    }
+    if (writes_log_prob_) {
+      WriteLogProb(x, sum, first, rows);
+    }
+    if constexpr (kIsFloat<T>) {
+      in_.FreeTensor(tile);
+    }
+  }
+
+  __aicore__ inline LocalTensor<float> Floats(LocalTensor<T>& tile) {
+    if constexpr (kIsFloat<T>) {
+      return tile;
+    } else {
+      ToFloats(floats_.Get<float>(), tile, rows_.Count());
+      in_.FreeTensor(tile);
+      VectorBarrier();
+      return floats_.Get<float>();
+    }
+  }
+
+  __aicore__ inline void GatherTargets(const LocalTensor<float>& x, uint32_t at) {
+    const uint32_t rows = rows_.Count() / tiling_.pitch;
+    const LocalTensor<int32_t> offsets = offsets_.Get<int32_t>();
+    ShiftLeft(offsets, targets_.Classes()[at], int32_t(2), rows);
+    VectorBarrier();
+    Add(offsets, offsets, row_offsets_.Get<int32_t>(), rows);
+    VectorBarrier();
+    Gather(states_[kTarget][at], x, offsets.ReinterpretCast<uint32_t>(), 0, rows);
+    VectorBarrier();
+  }
+
+  __aicore__ inline void FindColumns(const LocalTensor<float>& x, uint32_t at) {
+    const LocalTensor<float> found = terms_.Get<float>(), columns = columns_.Get<float>();
+    rows_.SelectEqual(found, x, states_[kMax][at], columns, false, kNoColumn, bits_.Get<uint8_t>());
+    rows_.Min(states_[kArgmax][at], found);
+    rows_.SelectNan(found, x, columns, kNoColumn, bits_.Get<uint8_t>());
+    rows_.Min(states_[kFirstNan][at], found);
+  }
+
+  __aicore__ inline void SumWeighted(const LocalTensor<float>& shift, uint32_t at) {
+    rows_.FillTails(shift, 0.0f);
+    if (options_.weights) {
+      rows_.MultiplyColumns(terms_.Get<float>(), shift, target_weights_.All());
+      rows_.Sum(states_[kWeighted][at], terms_.Get<float>());
+    } else {
+      rows_.Sum(states_[kWeighted][at], shift);
+    }
+    rows_.FillTails(shift, -kInfinity);
+  }
+
+  __aicore__ inline void SumEntropy(const LocalTensor<float>& shift, const LocalTensor<float>& e, uint32_t at) {
+    const LocalTensor<float> terms = terms_.Get<float>();
+    Maxs(terms, shift, kLowestExponent, rows_.Count());
+    VectorBarrier();
+    Mul(terms, terms, e, rows_.Count());
+    VectorBarrier();
+    rows_.Sum(states_[kEntropy][at], terms);
+  }
+
+  __aicore__ inline void WriteLogProb(const LocalTensor<float>& shift, const LocalTensor<float>& sum, uint64_t first,
+                                      uint32_t rows) {
+    const LocalTensor<float> log_sums = log_sums_.Get<float>();
+    Ln(log_sums, sum, CeilTo(rows, kBlockFloats));
+    VectorBarrier();
+    LocalTensor<T> out = out_.template AllocTensor<T>();
+    if constexpr (kIsFloat<T>) {
+      rows_.Subtract(out, shift, log_sums);
+    } else {
+      rows_.Subtract(shift, shift, log_sums);
+      FromFloats(out, shift, rows_.Count());
+    }
+    out_.EnQue(out);
+    out = out_.template DeQue<T>();
+    CopyRowsOut(log_prob_[first * problem_.classes], out, rows, problem_.classes, tiling_.pitch);
+    out_.FreeTensor(out);
+  }
+
+  CeProblem problem_;
+  CeForwardTiling tiling_;
+  ForwardOptions options_;
+  bool writes_log_prob_;
+  uint64_t next_, end_;
+  GlobalTensor<T> input_, log_prob_;
+  TQue<QuePosition::VECIN, 1> in_;
+  TQue<QuePosition::VECOUT, 1> out_;
+  TBuf<QuePosition::VECCALC> floats_, exponentials_, terms_, row_offsets_, offsets_, log_sums_, columns_, bits_;
+  Logits logits_;
+  RowTile rows_;
+  States states_;
+  Targets targets_;
+  TargetWeights target_weights_;
+  RowFinish finish_;
+};
+
+}  // namespace npu_ce
