@@ -48,7 +48,7 @@ def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
 
 
 def acl() -> ctypes.CDLL:
-    """The runtime, with device 0 in this thread. Kernel libraries find it by its soname, so it is loaded before them."""
+    """The runtime, with device 0 in this thread. Kernel libraries find it by its soname, so it comes first."""
     runtime = _runtime()
     if code := runtime.aclrtSetDevice(0):
         raise RuntimeError(f"aclrtSetDevice: ACL error {code}")
