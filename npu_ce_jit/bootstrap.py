@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from npu_ce_jit.errors import NpuCeJitError, SettingsError, ToolchainError
-from npu_ce_jit.jit.obtain import obtain, obtain_loaded
+from npu_ce_jit.jit.loader import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.store import Artifact, Store, set_aside
 from npu_ce_jit.jit.targets import cpu_target, npu_target
@@ -96,7 +96,7 @@ def run() -> Session:
     _session = session
     registration.use_loader(_load_for)
     _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package
-    if toolchain.has_npu_software:
+    if toolchain.has_npu_software and settings.build == "eager":
         _warn(session.npu.problem, consequence="Tensors on an NPU are refused", stacklevel=4)
     return session
 
@@ -120,7 +120,6 @@ def _load_for(device: "torch.device") -> bool:
                 raise NotImplementedError(
                     f"expected a device of torch_npu, got {device} of another backend: torch_npu is not imported"
                 )
-            _session = session._replace(npu=Kernels("loaded"))  # for the self-check, which comes by here
             _session = session = session._replace(npu=_load_npu(session, device))
         problem = session.npu.problem
         if problem is not None:
@@ -162,6 +161,7 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
 
 def _load_npu(session: Session, device: "torch.device") -> Kernels:
     """Loads the NPU libraries and, where this chip never ran them, has them compute something that is known."""
+    global _session
     from npu_ce_jit.op import registration, self_check
 
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
@@ -177,6 +177,7 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
         return Kernels(problem=problem or _not_built())
     store, fact = Store.of(settings), f"passed the self-check on {self_check.chip(device)}"
     if not store.knows(artifact, fact):
+        _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
         _, problem = _attempt(lambda: self_check.run(device))
         if problem is not None:
             set_aside(artifact.entry_dir)

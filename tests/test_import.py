@@ -131,11 +131,7 @@ def test_without_a_writable_home_the_library_is_built_in_the_temporary_directory
     ],
 )
 def test_a_broken_cann_is_one_warning_with_the_cure_and_leaves_the_cpu_its_kernels(tmp_path, breakage, said):
-    site_dir = copy_package(tmp_path / "site")
-    write_npu_sources(site_dir / "npu_ce_jit")
-    (site_dir / "torch_npu").mkdir()
-    (site_dir / "torch_npu" / "__init__.py").write_text("raise SystemExit('imported')", "utf-8")
-    (site_dir / "torch_npu" / "version.py").write_text("__version__ = '2.13.0'", "utf-8")
+    site_dir = _copy_with_torch_npu(tmp_path)
     bisheng = tmp_path / "cann" / "bin" / "bisheng"
     bisheng.parent.mkdir(parents=True)
     if breakage != "no compiler":
@@ -150,9 +146,20 @@ def test_a_broken_cann_is_one_warning_with_the_cure_and_leaves_the_cpu_its_kerne
     assert "nstall" in warning
 
 
-def test_never_is_silent_and_computes_with_the_reference(tmp_path):
+def _copy_with_torch_npu(tmp_path: Path) -> Path:
+    """The package with sources for both targets, beside a torch_npu that must not be imported."""
     site_dir = copy_package(tmp_path / "site")
-    report = _report(site_dir, NPU_CE_JIT_BUILD="never", NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    write_npu_sources(site_dir / "npu_ce_jit")
+    (site_dir / "torch_npu").mkdir()
+    (site_dir / "torch_npu" / "__init__.py").write_text("raise SystemExit('imported')", "utf-8")
+    (site_dir / "torch_npu" / "version.py").write_text("__version__ = '2.13.0'", "utf-8")
+    return site_dir
+
+
+def test_never_is_silent_and_computes_with_the_reference(tmp_path):
+    site_dir = _copy_with_torch_npu(tmp_path)
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "ASCEND_HOME_PATH": str(tmp_path)}
+    report = _report(site_dir, NPU_CE_JIT_BUILD="never", **variables)
     assert report == {"backend": "reference", "artifact": None, "warnings": []}
     assert not (tmp_path / "cache").exists()
 

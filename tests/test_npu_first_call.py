@@ -117,6 +117,19 @@ def test_a_failure_is_told_at_each_call_and_tried_once(stage, error):
     assert bootstrap._load_for(torch.device("cpu"))
 
 
+def test_an_interrupted_build_is_tried_again(stage, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    stage.begin("lazy")
+    with monkeypatch.context() as patched:
+        patched.setattr(bootstrap, "obtain_loaded", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stage.call()
+    assert bootstrap.current().npu.state == "lazy"
+    assert stage.call()
+
+
 def test_never_means_never(stage):
     stage.begin(build="never")
     stage.artifact = None

@@ -3,7 +3,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,9 @@ _FOLDERS = ("csrc", "ascendc")
 _SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
 
 # What only one target is made of. The glue for the NPU reads headers of csrc/cpu and compiles none of its units.
-_NPU_ONLY = re.compile(r"ascendc/|csrc/npu/|csrc/\w+_plan\.")
-_CPU_ONLY_UNIT = re.compile(r"csrc/cpu/.*\.cpp|csrc/register\.cpp")
+_NPU_FOLDERS = ("ascendc/", "csrc/npu/")
+_NPU_STEMS = ("_plan.cpp", "_plan.h")
+_CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
 
 class Sources(NamedTuple):
@@ -50,7 +50,7 @@ class Sources(NamedTuple):
     @property
     def cpu(self) -> "Sources":
         """What the CPU library is made of."""
-        return self._only(lambda name: not _NPU_ONLY.match(name))
+        return self._only(lambda name: not name.startswith(_NPU_FOLDERS) and not name.endswith(_NPU_STEMS))
 
     @property
     def npu(self) -> "Sources | None":
@@ -58,7 +58,7 @@ class Sources(NamedTuple):
         has_glue = any(name.startswith("csrc/npu/") for name in self.units(".cpp"))
         if not self.units(".asc") or not has_glue:
             return None
-        return self._only(lambda name: not _CPU_ONLY_UNIT.match(name))
+        return self._only(lambda name: not (name.endswith(".cpp") and name.startswith(_CPU_UNITS)))
 
     def units(self, suffix: str) -> tuple[str, ...]:
         """The names that a compiler is started with."""
