@@ -26,7 +26,7 @@ class BackwardNarrow {
     log_prob_ = InGm<T>(gradients->log_prob, options_.log_prob ? (rows - 1) * log_prob_stride_ + classes : 0);
 
     const CeBackwardBuffers& bytes = plan->buffers;
-    pipe->InitBuffer(in_, 2, bytes.tile);
+    pipe->InitBuffer(in_, plan->input_tiles, bytes.tile);
     pipe->InitBuffer(out_, 2, bytes.tile);
     if (options_.nothing) {
       return;

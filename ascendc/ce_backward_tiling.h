@@ -4,9 +4,13 @@
 
 #include "ce_tiling.h"
 
+// The reads of a tile take as long as another's write and arithmetic together, but not at each moment: a third buffer
+// keeps them going.
+constexpr uint32_t kCeMostInputTiles = 3;
+
 // Bytes of UB that each buffer takes; 0 for one that is not needed. Those of queues are there twice.
 struct CeBackwardBuffers {
-  uint32_t tile;          // queues: logits, and the gradient on its way out, in the input's dtype
+  uint32_t tile;          // queues: logits (input_tiles), and the gradient on its way out, in the input's dtype
   uint32_t log_prob;      // queue: the tile of grad_log_prob
   uint32_t weights;       // one: float32, of a tile's columns
   uint32_t work;          // float32: the tile's logits, in place of which their gradient is built (half dtypes)
@@ -38,6 +42,7 @@ struct CeBackwardPlan {
   // Wide: rows are dealt to the cores in so many pieces each.
   uint32_t pieces;
   uint32_t piece_columns;
+  uint32_t input_tiles;
   uint32_t round_l2;  // 1: read round the L2, which what is written needs for itself
   // Wide: sums over the classes, where they are needed. Offsets are in floats of the workspace.
   CeSumPlan log_prob_sums;  // of each row of grad_log_prob

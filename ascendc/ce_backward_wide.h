@@ -29,7 +29,7 @@ class BackwardWide {
     read_ = pipe->FetchEventID(HardEvent::S_V);
 
     const CeBackwardBuffers& bytes = plan->buffers;
-    pipe->InitBuffer(in_, 2, bytes.tile);
+    pipe->InitBuffer(in_, plan->input_tiles, bytes.tile);
     pipe->InitBuffer(out_, 2, bytes.tile);
     if (options_.nothing) {
       return;
@@ -231,11 +231,14 @@ class BackwardWide {
     Duplicate(elements, uint16_t(0), plan_->buffers.row_elements / sizeof(uint16_t));
     LocalTensor<uint16_t> filled = elements;
     elements_.FreeTensor(filled);
-    LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
-    Duplicate(first, T(0), plan_->buffers.tile / sizeof(T));
-    Duplicate(second, T(0), plan_->buffers.tile / sizeof(T));
-    in_.FreeTensor(first);
-    in_.FreeTensor(second);
+    LocalTensor<T> tiles[kCeMostInputTiles];
+    for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
+      tiles[i] = in_.template AllocTensor<T>();
+      Duplicate(tiles[i], T(0), plan_->buffers.tile / sizeof(T));
+    }
+    for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
+      in_.FreeTensor(tiles[i]);
+    }
     if (plan_->buffers.work > 0) Duplicate(work_.template Get<float>(), 0.0f, plan_->buffers.work / sizeof(float));
     const LocalTensor<int32_t> starts = block_starts_.Get<int32_t>();
     CreateVecIndex(starts, int32_t(0), plan_->row_vector);

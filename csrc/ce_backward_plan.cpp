@@ -74,7 +74,7 @@ uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, C
   bytes.term =
       needs.capped || needs.entropy || (needs.log_prob && half) || (plan.narrow && needs.smooth_weights) ? floats : 0;
   bytes.weights = weights ? ceil_to(plan.tile_columns, kCeLanes) * uint32_t(sizeof(float)) : 0;
-  return 4 * bytes.tile + 2 * bytes.log_prob + bytes.work + bytes.result + bytes.term + bytes.weights;
+  return (plan.input_tiles + 2) * bytes.tile + 2 * bytes.log_prob + bytes.work + bytes.result + bytes.term + bytes.weights;
 }
 
 bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, uint32_t ub_bytes, CeBackwardPlan& plan) {
@@ -96,6 +96,7 @@ bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const C
   const uint32_t pitch = ceil_to(problem.classes, kBlock / needs.element);
   if (pitch / 8 > kMostBlocks) return false;
   plan.narrow = 1;
+  plan.input_tiles = 2;
   plan.tile_columns = pitch;
   uint32_t rows = 0;
   while (fits_narrow(problem, needs, rows + 8, limits.ub_bytes, plan)) rows += 8;
@@ -120,6 +121,7 @@ void plan_wide(const CeProblem& problem, const CeGradients& gradients, const CeD
                CeBackwardPlan& plan) {
   const Needs needs = needs_of(problem, gradients, false);
   plan.narrow = 0;
+  plan.input_tiles = kCeMostInputTiles;
   uint32_t most = 0;
   while (fits_wide(problem, needs, most + kPieceStep, limits.ub_bytes, plan)) most += kPieceStep;
   // Tiles of one size rather than large ones and a small rest.
