@@ -85,5 +85,5 @@ def _digests(directory: Path, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _digest(file: str | Path) -> str:
-    with open(file, "rb") as content:
+    with open(file, "rb", buffering=0) as content:
         return hashlib.sha256(content.read()).hexdigest()
