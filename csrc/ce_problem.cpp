@@ -9,6 +9,7 @@ namespace {
 void append(std::string& text, const char* part) { text += part; }
 void append(std::string& text, int64_t part) { text += std::to_string(part); }
 void append(std::string& text, const Tensor& part) { text += part.shape(); }
+void append(std::string& text, const Device& part) { text += part.name(); }
 
 // The text is put together only on failure: these checks run at every call.
 template <class Error = std::runtime_error, class... Parts>
@@ -19,8 +20,8 @@ void require(bool condition, const Parts&... parts) {
   throw Error(text);
 }
 
-void require_cpu(const Tensor& tensor, const char* name) {
-  require(tensor.is_cpu(), "expected ", name, " on input's device cpu");
+void require_device(const Tensor& tensor, const char* name, const Device& device) {
+  require(tensor.device() == device, "expected ", name, " on input's device ", device, ", got ", tensor.device());
 }
 
 // Rows of a matrix whose columns lie side by side, copied only if they do not.
@@ -35,8 +36,8 @@ Rows rows_of(const Tensor& tensor, int64_t columns, std::optional<Tensor>& copy)
   return {copy->data(), columns};
 }
 
-Targets targets_of(const Tensor& target, int64_t rows) {
-  require_cpu(target, "target");
+Targets targets_of(const Tensor& target, int64_t rows, const Device& device) {
+  require_device(target, "target", device);
   const int32_t dtype = target.dtype();
   const bool is_int64 = dtype == aoti_torch_dtype_int64();
   require(is_int64 || dtype == aoti_torch_dtype_int32(), "expected target of dtype int64 or int32");
@@ -47,20 +48,9 @@ Targets targets_of(const Tensor& target, int64_t rows) {
   return {target.data(), is_int64, target.stride(0)};
 }
 
-void require_targets_in_range(const Problem& problem) {
-  for (int64_t row = 0; row < problem.rows; ++row) {
-    const int64_t target = problem.target[row];
-    // One comparison: a negative target is a huge unsigned one.
-    const bool in_range = static_cast<uint64_t>(target) < static_cast<uint64_t>(problem.classes);
-    require<std::out_of_range>(in_range || target == problem.ignore_index, "target[", row, "] = ", target,
-                               " is out of bounds for ", problem.classes, " classes: expected 0 <= target < ",
-                               problem.classes, " or ignore_index (", problem.ignore_index, ")");
-  }
-}
-
-const void* weight_of(const std::optional<Tensor>& weight, int64_t classes, Dtype dtype) {
+const void* weight_of(const std::optional<Tensor>& weight, int64_t classes, Dtype dtype, const Device& device) {
   if (!weight) return nullptr;
-  require_cpu(*weight, "weight");
+  require_device(*weight, "weight", device);
   require(dtype_of(weight->dtype(), "weight") == acc_dtype(dtype), "expected weight of the accumulation dtype");
   require(weight->dim() == 1, "expected weight of shape [C], got ", *weight);
   require(weight->size(0) == classes, "expected weight of shape [", classes, "], one for each class, got ", *weight);
@@ -69,9 +59,10 @@ const void* weight_of(const std::optional<Tensor>& weight, int64_t classes, Dtyp
 }
 
 // `per_row_only` where one element for all rows would be a mistake.
-RowValues row_values(const std::optional<Tensor>& tensor, const char* name, int64_t rows, bool per_row_only) {
+RowValues row_values(const std::optional<Tensor>& tensor, const char* name, int64_t rows, bool per_row_only,
+                     const Device& device) {
   if (!tensor) return {};
-  require_cpu(*tensor, name);
+  require_device(*tensor, name, device);
   const int64_t dim = tensor->dim();
   const int64_t elems = tensor->numel();
   require((dim == 1 && elems == rows) || (!per_row_only && elems == 1), "expected ", name, " of ",
@@ -79,15 +70,58 @@ RowValues row_values(const std::optional<Tensor>& tensor, const char* name, int6
   return {tensor->data(), dtype_of(tensor->dtype(), name), elems == 1 ? 0 : tensor->stride(0)};
 }
 
-const void* acc_data(const Tensor& tensor, const char* name, int64_t elems, Dtype dtype) {
-  require_cpu(tensor, name);
+const void* acc_data(const Tensor& tensor, const char* name, int64_t elems, Dtype dtype, const Device& device) {
+  require_device(tensor, name, device);
   require(tensor.numel() == elems && tensor.is_contiguous(), "expected a contiguous ", name, " of ", elems,
           " elements, got ", tensor);
   require(dtype_of(tensor.dtype(), name) == acc_dtype(dtype), "expected ", name, " of the accumulation dtype");
   return tensor.data();
 }
 
+// Bits of _forward's `outputs`.
+constexpr int64_t kZLoss = 1;
+constexpr int64_t kLogProb = 2;
+constexpr int64_t kLse = 4;
+constexpr int64_t kArgmax = 8;
+constexpr int64_t kEntropy = 16;
+
 }  // namespace
+
+ForwardTensors ForwardTensors::empty(const ForwardArguments& arguments, const Problem& problem) {
+  const int64_t asked = arguments.asked;
+  const int32_t loss_type = arguments.loss_type;
+  const int32_t acc_type = torch_dtype(acc_dtype(problem.dtype));
+  const Device device = arguments.tensors.input.device();
+  const auto vector = [&](int64_t elems, int32_t dtype) { return Tensor::empty(1, &elems, dtype, device); };
+  const auto loss = [&] {
+    return Tensor::empty(problem.reduction == Reduction::kNone ? 1 : 0, &problem.rows, loss_type, device);
+  };
+  const auto rows_if = [&](int64_t bit, int32_t dtype) { return vector((asked & bit) != 0 ? problem.rows : 0, dtype); };
+  const int64_t stats_sizes[] = {2, problem.rows};
+  return {loss(),
+          (asked & kZLoss) != 0 ? loss() : vector(0, loss_type),
+          (asked & kLogProb) != 0 ? empty_logits(problem, device) : vector(0, torch_dtype(problem.dtype)),
+          rows_if(kLse, acc_type),
+          rows_if(kArgmax, aoti_torch_dtype_int64()),
+          rows_if(kEntropy, acc_type),
+          Tensor::empty(2, stats_sizes, acc_type, device),
+          vector(2, acc_type),
+          asked};
+}
+
+ForwardOutputs ForwardTensors::pointers() const {
+  const auto if_asked = [&](int64_t bit, const Tensor& tensor) {
+    return (asked & bit) != 0 ? tensor.mutable_data() : nullptr;
+  };
+  return {loss.mutable_data(),          if_asked(kZLoss, z_loss), dtype_of(loss.dtype(), "loss"),
+          if_asked(kLogProb, log_prob), if_asked(kLse, lse),      static_cast<int64_t*>(if_asked(kArgmax, argmax)),
+          if_asked(kEntropy, entropy),  row_stats.mutable_data(), denominators.mutable_data()};
+}
+
+void ForwardTensors::hand_over(StableIValue* stack) {
+  Tensor* const tensors[] = {&loss, &z_loss, &log_prob, &lse, &argmax, &entropy, &row_stats, &denominators};
+  for (Tensor* tensor : tensors) *stack++ = result(std::move(*tensor));
+}
 
 Dtype dtype_of(int32_t torch_dtype_number, const char* name) {
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat64}) {
@@ -127,9 +161,9 @@ Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms) {
   problem.z_loss = terms.z_loss;
   problem.softcap = terms.softcap;
   problem.logit_scale = terms.logit_scale;
-  problem.target = targets_of(tensors.target, problem.rows);
-  problem.weight = weight_of(tensors.weight, problem.classes, problem.dtype);
-  require_targets_in_range(problem);
+  const Device device = input.device();
+  problem.target = targets_of(tensors.target, problem.rows, device);
+  problem.weight = weight_of(tensors.weight, problem.classes, problem.dtype, device);
   const Rows rows = rows_of(input, problem.classes, result.copy);
   problem.input = rows.data;
   problem.input_stride_elems = rows.stride_elems;
@@ -138,21 +172,22 @@ Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms) {
 
 Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem& problem) {
   const bool per_row = problem.reduction == Reduction::kNone;
+  const Device device = arguments.tensors.input.device();
   Owning<Gradients> result{};
   Gradients& gradients = result.plain;
-  gradients.loss = row_values(arguments.loss, "grad_loss", problem.rows, per_row);
-  gradients.z_loss = row_values(arguments.z_loss, "grad_z_loss", problem.rows, per_row);
-  gradients.lse = row_values(arguments.lse, "grad_lse", problem.rows, true);
-  gradients.entropy = row_values(arguments.entropy, "grad_entropy", problem.rows, true);
-  gradients.row_stats = acc_data(arguments.row_stats, "row_stats", 2 * problem.rows, problem.dtype);
-  gradients.denominators = acc_data(arguments.denominators, "denominators", 2, problem.dtype);
+  gradients.loss = row_values(arguments.loss, "grad_loss", problem.rows, per_row, device);
+  gradients.z_loss = row_values(arguments.z_loss, "grad_z_loss", problem.rows, per_row, device);
+  gradients.lse = row_values(arguments.lse, "grad_lse", problem.rows, true, device);
+  gradients.entropy = row_values(arguments.entropy, "grad_entropy", problem.rows, true, device);
+  gradients.row_stats = acc_data(arguments.row_stats, "row_stats", 2 * problem.rows, problem.dtype, device);
+  gradients.denominators = acc_data(arguments.denominators, "denominators", 2, problem.dtype, device);
   if (arguments.entropy) {
     require(arguments.entropy_value.has_value(), "expected entropy beside grad_entropy");
-    gradients.entropy_value = row_values(arguments.entropy_value, "entropy", problem.rows, true);
+    gradients.entropy_value = row_values(arguments.entropy_value, "entropy", problem.rows, true, device);
   }
   if (arguments.log_prob) {
     const Tensor& log_prob = *arguments.log_prob;
-    require_cpu(log_prob, "grad_log_prob");
+    require_device(log_prob, "grad_log_prob", device);
     require(log_prob.dim() == 2 && log_prob.size(0) == problem.rows && log_prob.size(1) == problem.classes,
             "expected grad_log_prob of input's shape, got ", log_prob);
     require(dtype_of(log_prob.dtype(), "grad_log_prob") == problem.dtype, "expected grad_log_prob of input's dtype");
@@ -161,6 +196,27 @@ Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem
     gradients.log_prob_stride_elems = rows.stride_elems;
   }
   return result;
+}
+
+void require_targets_in_range(const Problem& problem) {
+  for (int64_t row = 0; row < problem.rows; ++row) {
+    const int64_t target = problem.target[row];
+    // One comparison: a negative target is a huge unsigned one.
+    const bool in_range = static_cast<uint64_t>(target) < static_cast<uint64_t>(problem.classes);
+    require<std::out_of_range>(in_range || target == problem.ignore_index, "target[", row, "] = ", target,
+                               " is out of bounds for ", problem.classes, " classes: expected 0 <= target < ",
+                               problem.classes, " or ignore_index (", problem.ignore_index, ")");
+  }
+}
+
+Tensor empty_logits(const Problem& problem, const Device& device) {
+  const int64_t sizes[] = {problem.rows, problem.classes};
+  return Tensor::empty(2, sizes, torch_dtype(problem.dtype), device);
+}
+
+void* contiguous_data(const Tensor& input) {
+  require(input.is_contiguous(), "expected a contiguous input to write the gradient over");
+  return input.mutable_data();
 }
 
 }  // namespace npu_ce

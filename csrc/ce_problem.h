@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors to the plain structs of cpu/, with the checks that protect memory. Everything else is checked in Python,
-// where it serves tracing too; what is checked in both places has the same text.
+// Tensors to the plain structs of cpu/, with the checks that protect memory, for every device. Everything else is
+// checked in Python, where it serves tracing too; what is checked in both places has the same text.
 #pragma once
 
 #include <optional>
@@ -33,6 +33,17 @@ struct LossTerms {
   double z_loss;
   double softcap;
   double logit_scale;
+};
+
+// The arguments of _forward, in their order.
+struct ForwardArguments {
+  explicit ForwardArguments(Stack& stack)
+      : tensors(stack), terms(stack), asked(stack.integer()), loss_type(stack.dtype()) {}
+
+  LossTensors tensors;
+  LossTerms terms;
+  int64_t asked;  // bits
+  int32_t loss_type;
 };
 
 // The arguments of _backward and _backward_, in their order.
@@ -68,12 +79,40 @@ struct Owning {
   std::optional<Tensor> copy;
 };
 
-// Throws std::out_of_range for a target outside [0, classes) that is not ignored, std::invalid_argument for batch sizes
-// that differ and std::runtime_error for the rest; torch.ops turns them into IndexError, ValueError and RuntimeError.
+// What _forward returns, in its order. What was not asked for has no elements.
+struct ForwardTensors {
+  static ForwardTensors empty(const ForwardArguments& arguments, const Problem& problem);
+
+  ForwardOutputs pointers() const;
+  void hand_over(StableIValue* stack);
+
+  Tensor loss;
+  Tensor z_loss;
+  Tensor log_prob;
+  Tensor lse;
+  Tensor argmax;
+  Tensor entropy;
+  Tensor row_stats;
+  Tensor denominators;
+  int64_t asked;
+};
+
+// These throw std::invalid_argument for batch sizes that differ and std::runtime_error for the rest, which torch.ops
+// turns into ValueError and RuntimeError. Nothing of a tensor's data is read.
 Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms);
 
 // All but the output `input`.
 Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem& problem);
+
+// Throws std::out_of_range, torch.ops' IndexError, for a target outside [0, classes) that is not ignored. Targets must
+// be in the CPU's memory.
+void require_targets_in_range(const Problem& problem);
+
+// For the gradient of the logits, or for log_prob.
+Tensor empty_logits(const Problem& problem, const Device& device);
+
+// Where _backward_ writes.
+void* contiguous_data(const Tensor& input);
 
 Dtype dtype_of(int32_t torch_dtype, const char* name);
 int32_t torch_dtype(Dtype dtype);

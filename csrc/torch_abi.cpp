@@ -19,6 +19,11 @@ Value get(Getter getter, Arguments... arguments) {
 
 }  // namespace
 
+std::string Device::name() const {
+  const char* const kind = is_npu() ? "npu" : type == aoti_torch_device_type_cpu() ? "cpu" : "another kind of device";
+  return index < 0 ? kind : kind + (":" + std::to_string(index));
+}
+
 void check(AOTITorchError error) {
   if (error != AOTI_TORCH_SUCCESS) throw std::runtime_error(torch_exception_get_what_without_backtrace());
 }
@@ -27,10 +32,10 @@ Tensor::~Tensor() {
   if (handle_ != nullptr) aoti_torch_delete_tensor_object(handle_);
 }
 
-Tensor Tensor::empty(int64_t dim, const int64_t* sizes, int32_t dtype) {
+Tensor Tensor::empty(int64_t dim, const int64_t* sizes, int32_t dtype, const Device& device) {
   int64_t strides[2] = {dim == 2 ? sizes[1] : 1, 1};
   AtenTensorHandle handle;
-  check(aoti_torch_empty_strided(dim, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  check(aoti_torch_empty_strided(dim, sizes, strides, dtype, device.type, device.index, &handle));
   return Tensor(handle);
 }
 
@@ -43,8 +48,8 @@ bool Tensor::is_contiguous() const { return get<bool>(aoti_torch_is_contiguous, 
 const void* Tensor::data() const { return get<const void*>(torch_get_const_data_ptr, handle_); }
 void* Tensor::mutable_data() const { return get<void*>(torch_get_mutable_data_ptr, handle_); }
 
-bool Tensor::is_cpu() const {
-  return get<int32_t>(aoti_torch_get_device_type, handle_) == aoti_torch_device_type_cpu();
+Device Tensor::device() const {
+  return {get<int32_t>(aoti_torch_get_device_type, handle_), get<int32_t>(aoti_torch_get_device_index, handle_)};
 }
 
 std::string Tensor::shape() const {
@@ -53,9 +58,10 @@ std::string Tensor::shape() const {
   return "[" + text + "]";
 }
 
-Tensor Tensor::contiguous_copy() const {
-  const int64_t sizes[2] = {size(0), size(1)};
-  Tensor copy = empty(2, sizes, dtype());
+Tensor Tensor::contiguous_copy(const Device& to) const {
+  const int64_t dims = dim();
+  const int64_t sizes[2] = {size(0), dims == 2 ? size(1) : 1};
+  Tensor copy = empty(dims, sizes, dtype(), to);
   check(aoti_torch_copy_(copy.handle_, handle_, 0));
   return copy;
 }
@@ -75,14 +81,14 @@ StableIValue result(Tensor tensor) {
   return value;
 }
 
-CpuRegistration::CpuRegistration(std::initializer_list<NamedKernel> kernels) {
-  check(aoti_torch_library_init_impl("npu_ce_jit", "CPU", __FILE__, __LINE__, &library_));
+Registration::Registration(const char* dispatch_key, std::initializer_list<NamedKernel> kernels) {
+  check(aoti_torch_library_init_impl("npu_ce_jit", dispatch_key, __FILE__, __LINE__, &library_));
   for (const NamedKernel& named : kernels) {
     check(torch_library_impl(library_, named.name, named.kernel, TORCH_ABI_VERSION));
   }
 }
 
-CpuRegistration::~CpuRegistration() { aoti_torch_delete_library_object(library_); }
+Registration::~Registration() { aoti_torch_delete_library_object(library_); }
 
 Parallel torch_threads() {
   const auto run = [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {

@@ -18,6 +18,15 @@ namespace npu_ce {
 // Throws std::runtime_error with what torch says.
 void check(AOTITorchError error);
 
+struct Device {
+  int32_t type;  // in torch's numbers: aoti_torch_device_type_cpu() and its like
+  int32_t index;
+
+  bool operator==(const Device& other) const { return type == other.type && index == other.index; }
+  bool is_npu() const { return type == aoti_torch_device_type_privateuse1(); }
+  std::string name() const;  // "cpu", "npu:0"
+};
+
 // Owns one reference to a tensor.
 class Tensor {
  public:
@@ -29,21 +38,23 @@ class Tensor {
   }
   ~Tensor();
 
-  // On the CPU, uninitialised, contiguous.
-  static Tensor empty(int64_t dim, const int64_t* sizes, int32_t dtype);
+  // Uninitialised, contiguous.
+  static Tensor empty(int64_t dim, const int64_t* sizes, int32_t dtype, const Device& device);
 
   int64_t dim() const;
   int64_t numel() const;
   int64_t size(int64_t d) const;
   int64_t stride(int64_t d) const;
   int32_t dtype() const;  // in torch's numbers: aoti_torch_dtype_float32() and its like
-  bool is_cpu() const;
+  Device device() const;
   bool is_contiguous() const;
   const void* data() const;
   void* mutable_data() const;
   std::string shape() const;  // "[3, 5]"
 
-  Tensor contiguous_copy() const;
+  // Of a vector or a matrix.
+  Tensor contiguous_copy() const { return contiguous_copy(device()); }
+  Tensor contiguous_copy(const Device& to) const;  // waits for the copy where it leaves an NPU
 
   AtenTensorHandle release() { return std::exchange(handle_, nullptr); }
 
@@ -83,13 +94,13 @@ struct NamedKernel {
   BoxedKernel kernel;
 };
 
-// Registers kernels of the operators npu_ce_jit::<name> for the CPU, as long as it lives.
-class CpuRegistration {
+// Registers kernels of the operators npu_ce_jit::<name> under a dispatch key, as long as it lives.
+class Registration {
  public:
-  explicit CpuRegistration(std::initializer_list<NamedKernel> kernels);
-  ~CpuRegistration();
-  CpuRegistration(const CpuRegistration&) = delete;
-  CpuRegistration& operator=(const CpuRegistration&) = delete;
+  Registration(const char* dispatch_key, std::initializer_list<NamedKernel> kernels);
+  ~Registration();
+  Registration(const Registration&) = delete;
+  Registration& operator=(const Registration&) = delete;
 
  private:
   TorchLibraryHandle library_;

@@ -94,8 +94,8 @@ def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
             raise NotImplementedError(f"expected a kernel of {name} for {device.type} in the library, got none")
         if key != "CPU":
             raise NotImplementedError(
-                f"expected tensors on cpu, got {device}: this version of npu_ce_jit has kernels for the CPU only; "
-                "call .cpu() on the tensors, or see `python -m npu_ce_jit doctor`"
+                f"expected tensors on cpu or on an Ascend NPU, got {device}; "
+                "call .cpu() on them, or see `python -m npu_ce_jit doctor`"
             )
         from npu_ce_jit.op import reference  # not needed where a library is
 

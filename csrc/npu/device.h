@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device that a tensor is on, and its queue of work.
+#pragma once
+
+#include <c10/core/DeviceGuard.h>
+
+#include <cstdint>
+#include <functional>
+
+#include "../torch_abi.h"
+
+namespace npu_ce {
+
+// Makes the tensor's device the current one, on which torch_npu takes its streams and its memory, as long as it lives.
+// Throws std::runtime_error for a tensor that is not on an NPU.
+class NpuGuard {
+ public:
+  explicit NpuGuard(const Tensor& input);
+
+  uint32_t vector_cores() const;
+
+  // Has `launch` enqueue kernels on the current stream, after all that torch_npu was told to do before: from another
+  // thread and after this returns. So `launch` holds values only, and no tensor: memory that is given back meanwhile is
+  // taken again by what runs later on this stream.
+  void enqueue(const char* name, std::function<int(void* stream)> launch) const;
+
+ private:
+  c10::Device device_;
+  c10::DeviceGuard guard_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// The NPU kernels of the internal operators: checked, given their memory, planned, and enqueued by value.
+#include <atomic>
+
+#include "../../ascendc/ce_launch.h"
+#include "../ce_backward_plan.h"
+#include "../ce_plan.h"
+#include "device.h"
+#include "npu_problem.h"
+
+namespace npu_ce {
+namespace {
+
+// Of a core's UB, 192 KiB, the system takes 256 bytes and the compiler 8 KiB.
+constexpr uint32_t kUbBytes = 192 * 1024 - 256 - 8 * 1024;
+
+std::atomic<bool> check_targets{false};
+
+// Waits for the targets.
+void require_npu_targets_in_range(const Tensor& target, Problem problem) {
+  const Tensor on_cpu = target.contiguous_copy({aoti_torch_device_type_cpu(), -1});
+  problem.target.data = on_cpu.data();
+  problem.target.stride_elems = 1;
+  require_targets_in_range(problem);
+}
+
+Owning<Problem> checked_problem(const LossTensors& tensors, const LossTerms& terms) {
+  Owning<Problem> problem = problem_of(tensors, terms);
+  if (check_targets.load(std::memory_order_relaxed)) require_npu_targets_in_range(tensors.target, problem.plain);
+  return problem;
+}
+
+Tensor empty_workspace(uint64_t bytes, const Device& device) {
+  const int64_t floats = static_cast<int64_t>((bytes + sizeof(float) - 1) / sizeof(float));
+  return Tensor::empty(1, &floats, aoti_torch_dtype_float32(), device);
+}
+
+void forward_npu(StableIValue* stack, uint64_t, uint64_t) {
+  Stack values(stack);
+  const ForwardArguments arguments(values);
+  const LossTensors& tensors = arguments.tensors;
+  const NpuGuard npu(tensors.input);
+  const Owning<Problem> checked = checked_problem(tensors, arguments.terms);
+  Copies copies;
+  const CeProblem problem = npu_problem(tensors, checked.plain, copies);
+  ForwardTensors results = ForwardTensors::empty(arguments, checked.plain);
+  CeForwardOutputs outputs = npu_outputs(results.pointers());
+  const CeForwardPlan plan = plan_forward(problem, outputs, {npu.vector_cores(), kUbBytes});
+  const Tensor workspace = empty_workspace(plan.workspace_bytes, tensors.input.device());
+  outputs.workspace = static_cast<float*>(workspace.mutable_data());
+  npu.enqueue("npu_ce_jit::_forward", [=](void* stream) { return npu_ce_forward(&problem, &outputs, &plan, stream); });
+  results.hand_over(stack);
+}
+
+void enqueue_backward(const NpuGuard& npu, const BackwardArguments& arguments, const Problem& checked,
+                      const Gradients& checked_gradients) {
+  Copies copies;
+  const CeProblem problem = npu_problem(arguments.tensors, checked, copies);
+  CeGradients gradients = npu_gradients(arguments, checked_gradients, copies);
+  const CeBackwardPlan plan = plan_ce_backward(problem, gradients, {npu.vector_cores(), kUbBytes});
+  const Tensor workspace = empty_workspace(plan.workspace_bytes, arguments.tensors.input.device());
+  gradients.workspace = static_cast<float*>(workspace.mutable_data());
+  npu.enqueue("npu_ce_jit::_backward",
+              [=](void* stream) { return npu_ce_backward(&problem, &gradients, &plan, stream); });
+}
+
+void backward_npu(StableIValue* stack, uint64_t, uint64_t) {
+  Stack values(stack);
+  const BackwardArguments arguments(values);
+  const NpuGuard npu(arguments.tensors.input);
+  const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
+  Owning<Gradients> gradients = gradients_of(arguments, problem.plain);
+  Tensor grad_input = empty_logits(problem.plain, arguments.tensors.input.device());
+  gradients.plain.input = grad_input.mutable_data();
+  enqueue_backward(npu, arguments, problem.plain, gradients.plain);
+  stack[0] = result(std::move(grad_input));
+}
+
+void backward_in_place_npu(StableIValue* stack, uint64_t, uint64_t) {
+  Stack values(stack);
+  const BackwardArguments arguments(values);
+  const NpuGuard npu(arguments.tensors.input);
+  const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
+  Owning<Gradients> gradients = gradients_of(arguments, problem.plain);
+  gradients.plain.input = contiguous_data(arguments.tensors.input);
+  enqueue_backward(npu, arguments, problem.plain, gradients.plain);
+}
+
+const Registration registration("PrivateUse1", {{"_forward", forward_npu},
+                                                {"_backward", backward_npu},
+                                                {"_backward_", backward_in_place_npu}});
+
+}  // namespace
+}  // namespace npu_ce
+
+// The switch of NPU_CE_JIT_CHECK_TARGETS, which the loader calls by name.
+extern "C" __attribute__((visibility("default"))) void npu_ce_jit_set_check_targets(int enabled) {
+  npu_ce::check_targets.store(enabled != 0, std::memory_order_relaxed);
+}
