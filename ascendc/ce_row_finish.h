@@ -17,8 +17,21 @@ class RowFinish {
     outputs_ = outputs;
     options_ = ForwardOptions(problem, outputs);
     row_terms_ = outputs.workspace + row_terms_offset;
-    capacity_ = capacity;
-    pipe->InitBuffer(out_, 1, kVectors * capacity * sizeof(float));
+    const bool wanted[kVectors] = {true,
+                                   true,
+                                   true,
+                                   true,
+                                   problem.z_loss != 0 || outputs.z_loss != nullptr,
+                                   options_.entropy,
+                                   options_.weights,
+                                   options_.argmax,
+                                   options_.argmax};
+    uint32_t present = 0;
+    for (uint32_t vector = 0; vector < kVectors; ++vector) {
+      at_[vector] = present * capacity;
+      present += wanted[vector] ? 1 : 0;
+    }
+    pipe->InitBuffer(out_, 1, present * capacity * sizeof(float));
     pipe->InitBuffer(scratch_, capacity * sizeof(float));
     pipe->InitBuffer(bits_, CeilTo(capacity / 8, kBlockBytes));
   }
@@ -201,7 +214,7 @@ class RowFinish {
     }
   }
 
-  __aicore__ inline LocalTensor<float> Vector(uint32_t which) const { return vectors_[which * capacity_]; }
+  __aicore__ inline LocalTensor<float> Vector(uint32_t which) const { return vectors_[at_[which]]; }
 
   static constexpr float kNan = __builtin_nanf("");
 
@@ -209,7 +222,8 @@ class RowFinish {
   CeForwardOutputs outputs_;
   ForwardOptions options_;
   float* row_terms_;
-  uint32_t capacity_, count_;
+  uint32_t at_[kVectors];
+  uint32_t count_;
   LocalTensor<float> vectors_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> scratch_, bits_;

@@ -48,13 +48,18 @@ class States {
   __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t capacity) {
     options_ = options;
     capacity_ = capacity;
-    pipe->InitBuffer(vectors_, kStates * capacity * sizeof(float));
-    Duplicate(vectors_.Get<float>(), 1.0f, kStates * capacity);
+    uint32_t present = 0;
+    for (uint32_t state = 0; state < kStates; ++state) {
+      at_[state] = present * capacity;
+      present += options.Has(state) ? 1 : 0;
+    }
+    pipe->InitBuffer(vectors_, present * capacity * sizeof(float));
+    Duplicate(vectors_.Get<float>(), 1.0f, present * capacity);
     VectorBarrier();
   }
 
   __aicore__ inline LocalTensor<float> operator[](uint32_t state) const {
-    return vectors_.GetWithOffset<float>(capacity_, state * capacity_ * sizeof(float));
+    return vectors_.GetWithOffset<float>(capacity_, at_[state] * sizeof(float));
   }
 
   // To vectors of `units` units in all.
@@ -71,6 +76,7 @@ class States {
  private:
   ForwardOptions options_;
   uint32_t capacity_;
+  uint32_t at_[kStates];
   TBuf<QuePosition::VECCALC> vectors_;
 };
 

@@ -10,14 +10,14 @@ namespace npu_ce {
 
 class Targets {
  public:
-  // `capacity` rows, a multiple of 64.
-  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, uint32_t capacity) {
+  // `capacity` rows, a multiple of 64. With two buffers, the next rows can be read ahead.
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, uint32_t capacity, uint32_t buffers = 1) {
     capacity_ = capacity;
     classes_in_row_ = static_cast<int32_t>(problem.classes);
     wide_ = problem.target_dtype == kCeInt64;
     // int32 words: a 64-bit target is two, the low one first.
     words_ = InGm<int32_t>(problem.target, problem.rows * WordsOfRow());
-    pipe->InitBuffer(in_, 1, capacity * WordsOfRow() * sizeof(int32_t));
+    pipe->InitBuffer(in_, buffers, capacity * WordsOfRow() * sizeof(int32_t));
     pipe->InitBuffer(low_, capacity * sizeof(int32_t));
     pipe->InitBuffer(high_, capacity * sizeof(int32_t));
     pipe->InitBuffer(classes_, capacity * sizeof(int32_t));
@@ -25,9 +25,14 @@ class Targets {
     pipe->InitBuffer(constants_, 3 * kCeLanes * sizeof(int32_t));
 
     // Whole repeats are compared, of which rows fill only a part.
-    LocalTensor<int32_t> raw = in_.AllocTensor<int32_t>();
-    Duplicate(raw, int32_t(0), capacity * WordsOfRow());
-    in_.FreeTensor(raw);
+    LocalTensor<int32_t> raw[2];
+    for (uint32_t i = 0; i < buffers; ++i) {
+      raw[i] = in_.AllocTensor<int32_t>();
+      Duplicate(raw[i], int32_t(0), capacity * WordsOfRow());
+    }
+    for (uint32_t i = 0; i < buffers; ++i) {
+      in_.FreeTensor(raw[i]);
+    }
     Duplicate(Constant(kIgnoredLow), static_cast<int32_t>(problem.ignore_index), kCeLanes);
     Duplicate(Constant(kIgnoredHigh), static_cast<int32_t>(problem.ignore_index >> 32), kCeLanes);
     Duplicate(Constant(kZero), int32_t(0), kCeLanes);
@@ -36,11 +41,17 @@ class Targets {
 
   // Rows `first` to `first + rows`, in the order of the vector unit.
   __aicore__ inline void Load(uint64_t first, uint32_t rows) {
-    const uint32_t count = CeilTo(rows, kCeLanes);
-    LocalTensor<int32_t> raw = in_.AllocTensor<int32_t>();
+    Read(first, rows);
+    Find(rows);
+  }
+  __aicore__ inline void Read(uint64_t first, uint32_t rows) {
+    const LocalTensor<int32_t> raw = in_.AllocTensor<int32_t>();
     CopyIn(raw, words_[first * WordsOfRow()], rows * WordsOfRow());
     in_.EnQue(raw);
-    raw = in_.DeQue<int32_t>();
+  }
+  __aicore__ inline void Find(uint32_t rows) {
+    const uint32_t count = CeilTo(rows, kCeLanes);
+    LocalTensor<int32_t> raw = in_.DeQue<int32_t>();
     const LocalTensor<int32_t> low = low_.Get<int32_t>(), high = high_.Get<int32_t>();
     if (wide_) {
       uint64_t taken = 0;

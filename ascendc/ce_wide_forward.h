@@ -29,7 +29,7 @@ class WideForward {
     }
     if (WeightTiles()) {
       weights_ = InGm<float>(problem.weight, problem.classes);
-      pipe->InitBuffer(weight_tiles_, 2, columns * sizeof(float));
+      pipe->InitBuffer(weight_tiles_, kWeightTiles, columns * sizeof(float));
     }
     pipe->InitBuffer(target_block_, group * kBlockBytes);
     pipe->InitBuffer(target_offset_, group * sizeof(int32_t));
@@ -43,7 +43,10 @@ class WideForward {
       finish_.Init(pipe, problem, outputs, plan.row_terms_offset, vector);
     }
     if (tiling_.keep_row) {
-      log_prob_.Init(pipe, problem, outputs.log_prob, columns, kIsFloat<T>);
+      log_prob_.Init(problem, outputs.log_prob);
+      for (int32_t& event : written_) {
+        event = pipe->AllocEventID<HardEvent::MTE3_MTE2>();
+      }
     }
   }
 
@@ -58,8 +61,13 @@ class WideForward {
       RunGroup(unit, left < tiling_.group_units ? left : tiling_.group_units);
     }
     target_weights_.Close();
-    if (tiling_.keep_row && kIsFloat<T>) {
-      log_prob_.Close(pipe);
+    if (tiling_.keep_row) {
+      for (uint32_t i = 0; i < tiling_.input_tiles && i < fetched_; ++i) {
+        WaitFlag<HardEvent::MTE3_MTE2>(written_[i]);
+      }
+      for (int32_t event : written_) {
+        pipe->ReleaseEventID<HardEvent::MTE3_MTE2>(event);
+      }
     }
   }
 
@@ -81,9 +89,10 @@ class WideForward {
     return Least(tiling_.tile_columns, SpanColumns(place.unit) - place.column);
   }
 
-  // Keeps up to two tiles on their way, as far as there are buffers.
+  // Keeps tiles on their way, as far as there are buffers.
   __aicore__ inline void FetchAhead() {
-    while (next_.unit < end_ && ahead_ < kAhead && busy_ < tiling_.input_tiles) {
+    const uint32_t most = WeightTiles() ? kWeightTiles : kAhead;
+    while (next_.unit < end_ && ahead_ < most && busy_ < tiling_.input_tiles) {
       FetchNext();
     }
   }
@@ -94,6 +103,10 @@ class WideForward {
     ++busy_;
     const uint32_t count = TileColumns(next_), column = SpanBegin(next_.unit) + next_.column;
     LocalTensor<T> tile = in_.template AllocTensor<T>();
+    if (tiling_.keep_row && fetched_ >= tiling_.input_tiles) {
+      WaitFlag<HardEvent::MTE3_MTE2>(written_[fetched_ % tiling_.input_tiles]);
+    }
+    ++fetched_;
     CopyIn(tile, input_[RowOf(next_.unit) * problem_.row_stride + column], count);
     in_.EnQue(tile);
     if (WeightTiles()) {
@@ -185,7 +198,9 @@ class WideForward {
     }
   }
 
-  // From the tiles of the row, which are still in UB: x' in float32, or what was copied in, to be transformed again.
+  // From the tiles of the row, which are still in UB (x' in float32, else what was copied in, to be transformed again),
+  // into those tiles, and out. Buffers are filled in turn, so the tile that was copied in as number i, and its buffer's
+  // next, share the event i % input_tiles: the queue's own event knows of the vector unit, not of the copy out.
   __aicore__ inline void WriteLogProb(uint64_t row, uint32_t index) {
     float max, log_sum;
     lanes_.Read(index, &max, &log_sum);
@@ -194,22 +209,18 @@ class WideForward {
     for (uint32_t i = 0; i < tiles; ++i) {
       const uint32_t column = i * tiling_.tile_columns;
       const uint32_t count = Least(tiling_.tile_columns, problem_.classes - column);
-      const uint64_t at = row * problem_.classes + column;
-      if constexpr (kIsFloat<T>) {
-        log_prob_.WriteInPlace(i, kept_[i], at, count);
-      } else {
-        const LocalTensor<float> x = Floats(kept_[i], count);
+      const LocalTensor<float> x = Floats(kept_[i], count);
+      if constexpr (!kIsFloat<T>) {
         logits_.Transform(x, count);
-        log_prob_.Write(x, at, count);
       }
-    }
-    for (uint32_t i = 0; i < tiles; ++i) {
-      if constexpr (kIsFloat<T>) {
-        log_prob_.Await(i);
-      }
+      log_prob_.Round(kept_[i], x, count);
+      Order<HardEvent::V_MTE3>();
+      log_prob_.Write(kept_[i], row * problem_.classes + column, count);
+      SetFlag<HardEvent::MTE3_MTE2>(written_[out_ % tiling_.input_tiles]);
+      ++out_;
       Free(kept_[i]);
-      FetchAhead();
     }
+    FetchAhead();
   }
 
   __aicore__ inline void Free(LocalTensor<T>& tile) {
@@ -217,7 +228,8 @@ class WideForward {
     --busy_;
   }
 
-  static constexpr uint32_t kAhead = 2;
+  static constexpr uint32_t kAhead = 2;  // tiles of the input
+  static constexpr uint32_t kWeightTiles = 2;
 
   CeProblem problem_;
   CeForwardTiling tiling_;
@@ -225,12 +237,15 @@ class WideForward {
   float* states_to_;
   uint64_t units_, end_;
   Place next_;
+  uint64_t fetched_ = 0, out_ = 0;  // tiles, from the first
+  int32_t written_[kCeInputTiles];
   uint32_t ahead_ = 0;  // tiles on their way
   uint32_t busy_ = 0;   // buffers that are not free
   GlobalTensor<T> input_;
   GlobalTensor<float> weights_;
   LocalTensor<T> kept_[kCeInputTiles];
-  TQue<QuePosition::VECIN, kAhead> in_, weight_tiles_;
+  TQue<QuePosition::VECIN, kAhead> in_;
+  TQue<QuePosition::VECIN, kWeightTiles> weight_tiles_;
   TBuf<QuePosition::VECCALC> floats_, target_block_, target_offset_;
   Logits logits_;
   WideTile tile_;

@@ -9,22 +9,8 @@ namespace npu_ce {
 template <class T>
 class WideLogProb {
  public:
-  // `in_place`: Write has no buffers, WriteInPlace has an event for each tile of a row.
-  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, void* log_prob, uint32_t columns, bool in_place) {
+  __aicore__ inline void Init(const CeProblem& problem, void* log_prob) {
     to_ = InGm<T>(log_prob, problem.rows * problem.classes);
-    if (!in_place) {
-      pipe->InitBuffer(out_, 2, columns * sizeof(T));
-      return;
-    }
-    for (int32_t& event : written_) {
-      event = pipe->AllocEventID<HardEvent::MTE3_V>();
-    }
-  }
-
-  __aicore__ inline void Close(TPipe* pipe) {
-    for (int32_t event : written_) {
-      pipe->ReleaseEventID<HardEvent::MTE3_V>(event);
-    }
   }
 
   // Two subtractions keep the digits of a small log_sum beside a large max. Where lse has less than 2^10 times the
@@ -36,29 +22,20 @@ class WideLogProb {
     second_ = -log_sum;
   }
 
-  // `at` is the place in log_prob. Half and bfloat16 overwrite x.
-  __aicore__ inline void Write(const LocalTensor<float>& x, uint64_t at, uint32_t count) {
-    LocalTensor<T> out = out_.template AllocTensor<T>();
+  // From x' to log_prob's dtype; float32 tiles may be one. Half and bfloat16 overwrite x.
+  __aicore__ inline void Round(const LocalTensor<T>& tile, const LocalTensor<float>& x, uint32_t count) {
     if constexpr (kIsFloat<T>) {
-      Normalise(out, x, count);
+      Normalise(tile, x, count);
     } else {
       Normalise(x, x, count);
-      FromFloats(out, x, count);
+      FromFloats(tile, x, count);
     }
-    out_.EnQue(out);
-    out = out_.template DeQue<T>();
-    CopyOut(to_[at], out, count);
-    out_.FreeTensor(out);
   }
 
-  // Tile `index` of a row, whose buffer is not free before Await.
-  __aicore__ inline void WriteInPlace(uint32_t index, const LocalTensor<float>& x, uint64_t at, uint32_t count) {
-    Normalise(x, x, count);
-    Order<HardEvent::V_MTE3>();
-    CopyOut(to_[at], x, count);
-    SetFlag<HardEvent::MTE3_V>(written_[index]);
+  // `at` is the place in log_prob.
+  __aicore__ inline void Write(const LocalTensor<T>& tile, uint64_t at, uint32_t count) {
+    CopyOut(to_[at], tile, count);
   }
-  __aicore__ inline void Await(uint32_t index) { WaitFlag<HardEvent::MTE3_V>(written_[index]); }
 
  private:
   static constexpr float kEnough = 1024;
@@ -73,8 +50,6 @@ class WideLogProb {
   }
 
   GlobalTensor<T> to_;
-  TQue<QuePosition::VECOUT, 1> out_;
-  int32_t written_[kCeInputTiles];
   bool at_once_;
   float first_, second_;
 };

@@ -14,10 +14,10 @@ constexpr uint32_t kFloat = 4;
 // A launch's cost grows with its cores, so each of them gets a few copies' worth of the logits.
 constexpr uint64_t kLeastBytesOfCore = 16 * 1024;
 // Less than this many columns of a unit are not worth its finish.
-constexpr uint64_t kLeastSpan = 2048;
-// With so many units, whole rows are balanced well enough: 480 = 10 * 48 = 12 * 40.
-constexpr uint64_t kEnoughUnits = 480;
-constexpr double kBalanced = 1.1;
+constexpr uint64_t kLeastSpan = 1024;
+// With so many units, any number of them is balanced.
+constexpr uint64_t kEnoughUnits = 1000;
+constexpr double kBalanced = 1.15;
 constexpr uint32_t kReduceRows = 16384;
 
 uint64_t ceil_div(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
@@ -69,7 +69,8 @@ class Ub {
         weights_(problem.weight != nullptr),
         entropy_(outputs.entropy != nullptr),
         argmax_(outputs.argmax != nullptr),
-        log_prob_(outputs.log_prob != nullptr) {}
+        log_prob_(outputs.log_prob != nullptr),
+        z_loss_(problem.z_loss != 0 || outputs.z_loss != nullptr) {}
 
   uint64_t size() const { return size_; }
 
@@ -77,8 +78,8 @@ class Ub {
   uint64_t vectors(uint64_t group) const {
     const uint64_t length = ceil_to(group, kLanes), bits = ceil_to(length / 8, kBlockBytes);
     const uint64_t targets = 5 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
-    const uint64_t states = 8 * length * kFloat;
-    const uint64_t finish = 10 * length * kFloat + bits;
+    const uint64_t states = (3 + 2 * smoothing_ + entropy_ + 2 * argmax_) * length * kFloat;
+    const uint64_t finish = (5 + z_loss_ + entropy_ + weights_ + 2 * argmax_) * length * kFloat + bits;
     const uint64_t table =
         problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes, kLanes) * kFloat : length * kBlockBytes;
     const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
@@ -99,8 +100,7 @@ class Ub {
     const uint64_t terms = smoothing_ || entropy_ || argmax_ ? kFloat : 0;
     const uint64_t columns = argmax_ ? kFloat + 1 : 0;
     const uint64_t weight_tiles = smoothing_ && weights_ ? 2 * kFloat : 0;
-    const uint64_t out = keep_row && !separate ? 2 * size_ : 0;
-    return input_tiles * size_ + floats + work + terms + columns + weight_tiles + out;
+    return input_tiles * size_ + floats + work + terms + columns + weight_tiles;
   }
   // NarrowForward and RowTile.
   uint64_t narrow_per_row(uint64_t pitch) const {
@@ -129,7 +129,7 @@ class Ub {
 
   const CeProblem& problem_;
   uint64_t size_;
-  bool smoothing_, weights_, entropy_, argmax_, log_prob_;
+  bool smoothing_, weights_, entropy_, argmax_, log_prob_, z_loss_;
 };
 
 // Tiles of one size, as even as whole repeats allow.
@@ -137,11 +137,12 @@ uint32_t even_tiles(uint64_t columns, uint64_t most) {
   return static_cast<uint32_t>(ceil_to(ceil_div(columns, ceil_div(columns, most)), kLanes));
 }
 
-// Rows in as few tiles as leave a buffer for the next row, or at least fit.
+// Rows in as few tiles as leave a buffer for the next row. Where none can be left, nothing is copied while a row's last
+// tile is worked on, so that the tiles are as many, and short, as there are buffers.
 bool keep_row(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
   const uint64_t most = ub.most_input_tiles();
   for (const uint64_t spare : {1, 0}) {
-    for (uint64_t tiles = 1; tiles + spare <= most; ++tiles) {
+    for (uint64_t tiles = spare ? 1 : most; tiles > 0 && tiles + spare <= most; spare ? ++tiles : --tiles) {
       const uint64_t columns = even_tiles(classes, ceil_to(ceil_div(classes, tiles), kLanes));
       uint64_t buffers = most;
       while (buffers > tiles + spare && ub.wide_per_column(buffers, true) * columns > room) --buffers;
@@ -176,7 +177,7 @@ uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
 }
 
 // As many rows as an instruction's strides reach, and UB holds together with the vectors of a group.
-uint64_t most_rows(uint64_t pitch) { return pitch <= kCeBlockPitch ? 512 : 248; }
+uint64_t most_rows(uint64_t pitch) { return pitch <= kCeBlockPitch ? 1024 : 248; }
 
 // False where not even eight rows fit: some options take several copies of a tile.
 bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
@@ -232,7 +233,7 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   plan.forward_blocks = blocks(units);
   if (plan.forward.spans > 1) {
     plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
-    plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, 8)));
+    plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, kLanes)));
   }
   if (!narrow && outputs.log_prob != nullptr && !plan.forward.keep_row) {
     plan.log_prob = plan_log_prob(ub, plan.forward, problem.classes, limits.ub_bytes);

@@ -6,8 +6,9 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor
 from virtual_cann import kernels, observe
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "ascendc").glob("ce_*.asc"))
+SOURCES = [ROOT / "ascendc" / f"ce_{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int64: 4}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 UB_BYTES = 196608 - 256 - 8192
@@ -83,7 +84,9 @@ def planner() -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
-def plan_forward(problem: CeProblem, outputs: CeForwardOutputs, cores: int = CORES, ub: int = UB_BYTES) -> CeForwardPlan:
+def plan_forward(
+    problem: CeProblem, outputs: CeForwardOutputs, cores: int = CORES, ub: int = UB_BYTES
+) -> CeForwardPlan:
     plan = CeForwardPlan()
     planner().plan_forward(*map(ctypes.byref, (problem, outputs)), _u32(cores), _u32(ub), ctypes.byref(plan))
     return plan
@@ -129,9 +132,16 @@ class Forward:
 
 
 def forward(
-    logits: Tensor, target: Tensor, arguments: Arguments | None = None, cores: int = CORES, row_stride: int | None = None
+    logits: Tensor,
+    target: Tensor,
+    arguments: Arguments | None = None,
+    cores: int = CORES,
+    row_stride: int | None = None,
+    plan_rows: int | None = None,
 ) -> Forward:
-    """`row_stride` places the rows apart in GM, with NaN between them. Every output begins as NaN or -1."""
+    """`row_stride` places the rows apart in GM, with NaN between them; `plan_rows` has the rows tiled as if they were
+    that many. Every output begins as NaN or -1.
+    """
     a = arguments or Arguments()
     rows, classes = logits.shape
     stride = row_stride or classes
@@ -154,9 +164,6 @@ def forward(
         optional={name: optional[name]() for name in a.outputs},
         plan=CeForwardPlan(),
     )
-    spread = empty(max(0, (rows - 1) * stride + classes), dtype=logits.dtype)
-    if rows:
-        spread.as_strided((rows, classes), (stride, 1)).copy_(logits)
 
     with ExitStack() as stack:
 
@@ -164,7 +171,7 @@ def forward(
             return stack.enter_context(kernels.on_device(tensor))
 
         problem = CeProblem(
-            input=device(spread),
+            input=stack.enter_context(rows_on_device(logits, stride)),
             rows=rows,
             row_stride=stride,
             classes=classes,
@@ -183,9 +190,46 @@ def forward(
             loss_dtype=DTYPES[a.loss_dtype], **{name: device(tensor) for name, tensor in result.tensors.items()}
         )
         result.plan = plan_forward(problem, outputs, cores)
+        if plan_rows is not None:
+            result.plan = tiled_as(plan_rows, problem, outputs, result.plan)
         outputs.workspace = device(empty(result.plan.workspace_bytes // 4))
         launch(problem, outputs, result)
     return result
+
+
+@contextmanager
+def rows_on_device(logits: Tensor, stride: int) -> Iterator[ctypes.c_void_p]:
+    """Rows `stride` apart. What lies between is NaN, or where that would be too much, untouched and so no memory."""
+    rows, classes = logits.shape
+    elements = max(0, (rows - 1) * stride + classes)
+    if elements < 2**28:
+        spread = torch.full((elements,), torch.nan, dtype=logits.dtype)
+        if rows:
+            spread.as_strided((rows, classes), (stride, 1)).copy_(logits)
+        with kernels.on_device(spread) as pointer:
+            yield pointer
+        return
+    acl, pointer, size = kernels.acl(), ctypes.c_void_p(), logits.element_size()
+    kernels.check(acl.aclrtMalloc(ctypes.byref(pointer), ctypes.c_size_t(elements * size), 0))
+    try:
+        row_bytes = ctypes.c_size_t(classes * size)
+        for row, values in enumerate(logits):
+            at = ctypes.c_void_p(pointer.value + row * stride * size)
+            kernels.check(acl.aclrtMemcpy(at, row_bytes, ctypes.c_void_p(values.data_ptr()), row_bytes, 1))
+        yield pointer
+    finally:
+        kernels.check(acl.aclrtFree(pointer))
+
+
+def tiled_as(rows: int, problem: CeProblem, outputs: CeForwardOutputs, plan: CeForwardPlan) -> CeForwardPlan:
+    """The tilings for `rows` rows of one span, with the numbers of blocks and the workspace of the plan for fewer."""
+    few, problem.rows = problem.rows, rows
+    many = plan_forward(problem, outputs)
+    problem.rows = few
+    assert many.forward.spans == 1
+    plan.forward, plan.log_prob = many.forward, many.log_prob
+    plan.merge_blocks, plan.log_prob_blocks = 0, min(1, many.log_prob_blocks)
+    return plan
 
 
 def launch(problem: CeProblem, outputs: CeForwardOutputs, result: Forward) -> None:
@@ -200,6 +244,3 @@ def launch(problem: CeProblem, outputs: CeForwardOutputs, result: Forward) -> No
         result.reports = observe.reports()
     finally:
         acl.aclrtDestroyStreamForce(stream)
-
-
-__all__ = ["Arguments", "Forward", "forward", "plan_forward", "replace"]

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of forward: whatever the shape, every column once, no more UB than there is, and no core idle for long."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from npu_kernels import CeForwardOutputs, CeForwardPlan, CeForwardTiling, CeProblem, plan_forward
+
+LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES = 64, 248, 1024, 6, 8
+PRESENT = 1  # a pointer of which only that it is not null matters
+OPTIONAL = ("z_loss", "log_prob", "lse", "argmax", "entropy")
+
+
+def ceil_div(n: int, by: int) -> int:
+    return -(-n // by)
+
+
+def problem_of(rows: int, classes: int, dtype: int = 0, **options: object) -> CeProblem:
+    return CeProblem(rows=rows, row_stride=classes, classes=classes, dtype=dtype, **{"reduction": 1, **options})
+
+
+def any_problem(chance: random.Random) -> tuple[CeProblem, CeForwardOutputs]:
+    rows = round(10 ** chance.uniform(0, 5.4)) - (chance.random() < 0.1)
+    classes = round(10 ** chance.uniform(0, 5.6))
+    problem = problem_of(
+        rows,
+        classes,
+        chance.randrange(3),
+        weight=chance.choice((None, PRESENT)),
+        label_smoothing=chance.choice((0.0, 0.1)),
+        z_loss=chance.choice((0.0, 0.1)),
+        softcap=chance.choice((0.0, 30.0)),
+        reduction=chance.randrange(3),
+    )
+    return problem, CeForwardOutputs(**{name: PRESENT for name in OPTIONAL if chance.random() < 0.3})
+
+
+def busiest_over_mean(problem: CeProblem, plan: CeForwardPlan) -> float:
+    """Elements of the logits, by the runs of units that the kernels give each core."""
+    tiling, blocks = plan.forward, plan.forward_blocks
+    units = problem.rows * tiling.spans
+    last = problem.classes - (tiling.spans - 1) * tiling.span_columns
+
+    def before(unit: int) -> int:
+        row, span = divmod(unit, tiling.spans)
+        return row * problem.classes + span * tiling.span_columns
+
+    edges = [before(units * core // blocks) for core in range(blocks + 1)]
+    assert last > 0 and edges[-1] == problem.rows * problem.classes
+    return max(end - begin for begin, end in zip(edges, edges[1:])) * blocks / edges[-1]
+
+
+def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
+    size = 4 if problem.dtype == 0 else 2
+    columns = min(tiling.span_columns, problem.classes)
+    assert (tiling.spans - 1) * tiling.span_columns < problem.classes <= tiling.spans * tiling.span_columns
+    assert tiling.spans == 1 or tiling.span_columns % LANES == 0
+    if tiling.tile_rows:
+        assert tiling.spans == 1 and problem.classes <= NARROW
+        assert tiling.tile_rows % 8 == 0 and tiling.group_units % tiling.tile_rows == 0
+        assert tiling.pitch >= problem.classes and tiling.pitch * size % 32 == 0
+        # Fields of strides and repeats, of 8 bits.
+        by_blocks = tiling.pitch <= BLOCK_PITCH
+        assert by_blocks or (tiling.pitch % LANES == 0 and tiling.pitch // 8 <= 255)
+        assert tiling.tile_rows // (8 if by_blocks else 1) <= 255
+    else:
+        assert tiling.tile_columns % LANES == 0
+        assert tiling.tile_columns - LANES < columns
+        if tiling.keep_row:
+            assert ceil_div(problem.classes, tiling.tile_columns) <= tiling.input_tiles <= INPUT_TILES
+
+
+def check_workspace(problem: CeProblem, plan: CeForwardPlan) -> None:
+    units = problem.rows * plan.forward.spans if plan.forward.spans > 1 else 0
+    ends = [
+        plan.states_offset + STATES * units,
+        plan.row_terms_offset + 2 * problem.rows,
+        plan.partials_offset + (16 * plan.reduce_blocks if plan.reduce_blocks > 1 else 0),
+    ]
+    begins = [plan.row_terms_offset, plan.partials_offset, plan.workspace_bytes // 4]
+    assert all(end <= begin for end, begin in zip(ends, begins))
+
+
+def test_properties_of_any_plan() -> None:
+    chance = random.Random(20)
+    for _ in range(10_000):
+        problem, outputs = any_problem(chance)
+        plan = plan_forward(problem, outputs)
+        check_workspace(problem, plan)
+        if problem.rows == 0:
+            assert plan.forward_blocks == plan.merge_blocks == plan.log_prob_blocks == 0
+            continue
+        check_tiles(problem, plan.forward)
+        assert 1 <= plan.forward_blocks <= 48
+        assert (plan.merge_blocks > 0) == (plan.forward.spans > 1)
+        kept = plan.forward.tile_rows or plan.forward.keep_row
+        assert (plan.log_prob_blocks > 0) == (bool(outputs.log_prob) and not kept)
+        if plan.reduce_blocks:
+            assert plan.reduce_blocks == ceil_div(problem.rows, plan.reduce_rows)
+        if problem.rows * problem.classes >= 10**6:
+            assert busiest_over_mean(problem, plan) <= 1.15, (problem.rows, problem.classes)
+
+
+@pytest.mark.parametrize("cores", [40, 48])
+def test_balance_for_few_rows(cores: int) -> None:
+    """Every number of rows for which whole rows alone would leave cores idle."""
+    for rows in [*range(1, 500), 960, 961, 1999]:
+        for classes in {max(1, ceil_div(10**6, rows)), 32000, 128256, 152064}:
+            if rows * classes < 10**6:
+                continue
+            problem = problem_of(rows, classes)
+            plan = plan_forward(problem, CeForwardOutputs(), cores)
+            assert plan.forward_blocks == cores
+            assert busiest_over_mean(problem, plan) <= 1.15, (rows, classes)
+
+
+def test_only_numbers_of_blocks_depend_on_the_cores() -> None:
+    chance = random.Random(21)
+    for _ in range(500):
+        problem, outputs = any_problem(chance)
+        tilings = set()
+        for cores in (1, 7, 20, 40, 48):
+            plan = plan_forward(problem, outputs, cores)
+            assert max(plan.forward_blocks, plan.merge_blocks, plan.log_prob_blocks) <= cores
+            tilings.add((bytes(plan.forward), bytes(plan.merge), bytes(plan.log_prob), plan.reduce_blocks))
+        assert len(tilings) == 1
+
+
+def test_small_problems_take_few_cores() -> None:
+    assert plan_forward(problem_of(8, 1000), CeForwardOutputs()).forward_blocks == 2
+    assert plan_forward(problem_of(1, 1), CeForwardOutputs()).forward_blocks == 1
+
+
+def test_no_denominators_no_reduction() -> None:
+    outputs = CeForwardOutputs()
+    assert plan_forward(problem_of(5, 10, reduction=0), outputs).reduce_blocks == 0
+    outputs.denominators = PRESENT
+    assert plan_forward(problem_of(5, 10, reduction=0), outputs).reduce_blocks == 1
