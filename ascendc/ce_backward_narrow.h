@@ -39,14 +39,14 @@ class BackwardNarrow {
     pipe->InitBuffer(in_row_, plan->row_vector * sizeof(int32_t));
     pipe->InitBuffer(in_tile_, plan->row_vector * sizeof(int32_t));
     if (options_.capped) capped_.Init(pipe, options_.cap, options_.scale);
+    rows_.SetWeightTotal(static_cast<float>(classes));
+    if (bytes.weights > 0) {
+      pipe->InitBuffer(weights_, bytes.weights);
+      LoadWeights();  // before queues hold all events of V_MTE2
+    }
     rows_.Init(pipe, problem, gradients, plan, &options_, &capped_);
     many_.Init(pipe, &rows_, *plan);
     Fill();
-    rows_.SetWeightTotal(static_cast<float>(classes));
-    if (bytes.weights > 0) {
-      pipe->InitBuffer(weights_, 1, bytes.weights);
-      LoadWeights(pipe);
-    }
   }
 
   __aicore__ inline void Process() {
@@ -63,14 +63,12 @@ class BackwardNarrow {
       }
       LocalTensor<T> in = in_.template DeQue<T>(), log_prob;
       if (options_.log_prob) log_prob = log_probs_.template DeQue<T>();
+      rows_.FindTargets(rows);
       const uint64_t next = row + rows;
       if (next < end) {
         ReadTile(next, RowsFrom(next, end));  // on its way while this one is worked on
       }
       ProcessTile(row, rows, in, log_prob);
-    }
-    if (plan_->buffers.weights > 0 && !options_.nothing) {
-      weights_.FreeTensor(weight_row_);
     }
   }
 
@@ -83,6 +81,7 @@ class BackwardNarrow {
   }
 
   __aicore__ inline void ReadTile(uint64_t row, uint32_t rows) {
+    rows_.Read(row, rows);
     const LocalTensor<T> in = in_.template AllocTensor<T>();
     CopyRowsIn(in, x_[row * problem_->row_stride], rows, problem_->classes, problem_->row_stride, plan_->tile_columns);
     in_.EnQue(in);
@@ -98,7 +97,7 @@ class BackwardNarrow {
     LocalTensor<T> out = out_.template AllocTensor<T>();
     many_.SetRows(rows);
     BackwardTile<T> tile;
-    tile.weights = weight_row_;
+    if (plan_->buffers.weights > 0) tile.weights = weights_.template Get<float>();
     tile.log_prob = log_prob;
     if (plan_->buffers.term > 0) tile.term = term_.template Get<float>();
     if constexpr (kIsFloat<T>) {
@@ -108,15 +107,14 @@ class BackwardNarrow {
       tile.x = work_.template Get<float>();
       tile.result = options_.capped ? result_.template Get<float>() : tile.x;
     }
-    rows_.Load(row, rows);
-    FindTargets(rows);
+    FindPlaces(rows);
     if (options_.log_prob) TakeFromLogProb(tile, rows);
     if constexpr (!kIsFloat<T>) {
       ToFloats(tile.x, in, many_.Count());
       VectorBarrier();
     }
     TakeElements(rows_.logit, tile.x, in_tile_, rows);
-    if (plan_->buffers.weights > 0) TakeElements(rows_.class_weight, weight_row_, in_row_, rows);
+    if (plan_->buffers.weights > 0) TakeElements(rows_.class_weight, tile.weights, in_row_, rows);
     rows_.Work();
     ComputeGradient(tile, many_, options_, capped_);
     many_.SetColumn(tile.result, rows_.ClassNumbers(), rows_.at_target);
@@ -146,7 +144,7 @@ class BackwardNarrow {
   }
 
   // Bytes to each row's target, from the beginning of a tile and of a row.
-  __aicore__ inline void FindTargets(uint32_t rows) {
+  __aicore__ inline void FindPlaces(uint32_t rows) {
     const LocalTensor<int32_t> in_row = in_row_.Get<int32_t>(), in_tile = in_tile_.Get<int32_t>();
     Muls(in_row, rows_.Classes(), int32_t(sizeof(float)), rows);
     VectorBarrier();
@@ -174,26 +172,20 @@ class BackwardNarrow {
   }
 
   // The weights stay in UB.
-  __aicore__ inline void LoadWeights(TPipe* pipe) {
-    weight_row_ = weights_.template AllocTensor<float>();
-    Duplicate(weight_row_, 0.0f, plan_->buffers.weights / sizeof(float));
-    weights_.FreeTensor(weight_row_);
-    weight_row_ = weights_.template AllocTensor<float>();
-    CopyIn(weight_row_, InGm<float>(problem_->weight, problem_->classes), problem_->classes);
-    weights_.EnQue(weight_row_);
-    weight_row_ = weights_.template DeQue<float>();
+  __aicore__ inline void LoadWeights() {
+    const LocalTensor<float> weights = weights_.template Get<float>();
+    Duplicate(weights, 0.0f, plan_->buffers.weights / sizeof(float));
+    Order<HardEvent::V_MTE2>();
+    CopyIn(weights, InGm<float>(problem_->weight, problem_->classes), problem_->classes);
+    Order<HardEvent::MTE2_V>();
     if (!options_.weighted) {
       return;
     }
     const LocalTensor<float> sum = term_.template Get<float>();
-    ReduceSum(sum, weight_row_, sum[kCeLanes], problem_->classes);
-    const int32_t summed = pipe->FetchEventID(HardEvent::V_S);
-    SetFlag<HardEvent::V_S>(summed);
-    WaitFlag<HardEvent::V_S>(summed);
+    ReduceSum(sum, weights, sum[kCeLanes], problem_->classes);
+    Order<HardEvent::V_S>();
     rows_.SetWeightTotal(sum.GetValue(0));
-    const int32_t read = pipe->FetchEventID(HardEvent::S_V);
-    SetFlag<HardEvent::S_V>(read);
-    WaitFlag<HardEvent::S_V>(read);
+    Order<HardEvent::S_V>();
   }
 
   // Whatever lies behind the ends of rows, and behind the last row, is a number, and 0 in grad_log_prob.
@@ -223,10 +215,9 @@ class BackwardNarrow {
   ManyRows many_;
   GlobalTensor<T> x_, log_prob_, to_;
   uint64_t log_prob_stride_;
-  Queue in_, log_probs_, weights_;
+  Queue in_, log_probs_;
   TQue<QuePosition::VECOUT, 1> out_;
-  Buffer work_, result_, term_, row_starts_, in_row_, in_tile_;
-  LocalTensor<float> weight_row_;
+  Buffer work_, result_, term_, row_starts_, in_row_, in_tile_, weights_;
 };
 
 }  // namespace npu_ce

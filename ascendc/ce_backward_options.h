@@ -10,6 +10,7 @@ struct BackwardOptions {
   bool loss;      // a gradient of the loss or of z_loss flows into the rows that are not ignored,
   bool smooth;    // a part of it into every class,
   bool weighted;  // by the classes' weights
+  bool rest;      // p has a factor beside the target's: docs/design.md's r, or b
   bool entropy;
   bool log_prob;
   bool zero_ignored;  // nothing else flows into ignored rows
@@ -30,6 +31,7 @@ struct BackwardOptions {
     log_prob = gradients.log_prob != nullptr;
     zero_ignored = !entropy && !log_prob && gradients.lse.data == nullptr;
     nothing = zero_ignored && !loss;
+    rest = !zero_ignored || smooth || (loss && problem.z_loss != 0);
     cap = problem.softcap;
     capped = cap != 0;
     scale = problem.logit_scale;

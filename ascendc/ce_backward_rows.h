@@ -32,7 +32,7 @@ class BackwardRows {
     length_ = plan->row_vector;
     pipe->InitBuffer(buffer_, plan->buffers.row_vectors);
     TakeVectors(plan->buffers.row_vectors / sizeof(float));
-    targets_.Init(pipe, *problem, length_);
+    targets_.Init(pipe, *problem, length_, plan->row_buffers);
     inputs_.Init(pipe, *problem, *gradients, *plan, term_);
     if (options->loss && problem->reduction == kCeMean) {
       const GlobalTensor<float> denominators = InGm<float>(gradients->denominators, 2);
@@ -45,17 +45,21 @@ class BackwardRows {
 
   __aicore__ inline void SetWeightTotal(float total) { weight_total_ = total; }
 
-  // Reads what there is per row, and finds the targets: Classes() is known then.
-  __aicore__ inline void Load(uint64_t row, uint32_t rows) {
-    math_.SetRows(rows);
+  // What there is per row; with two buffers, of the group after the one at hand.
+  __aicore__ inline void Read(uint64_t row, uint32_t rows) {
+    targets_.Read(row, rows);
     inputs_.Load(row, rows);
-    targets_.Load(row, rows);
+  }
+  // Of the group at hand: Classes() are known then.
+  __aicore__ inline void FindTargets(uint32_t rows) {
+    math_.SetRows(rows);
+    targets_.Find(rows);
+    inputs_.Begin();
   }
   __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
 
   // The vectors that a tile takes, once the four that the caller fills are there.
   __aicore__ inline void Work() {
-    inputs_.Begin();
     const Floats max = inputs_.Get(kMaxOfRow), log_sum = inputs_.Get(kLogSum);
     FromLoss(max, log_sum);
     FromOthers();
@@ -63,17 +67,17 @@ class BackwardRows {
     LogProbOfTarget(log_sum);
     GradientOfTarget();
 
-    math_.Add(spread, spread, rest_);
+    if (options_->rest) math_.Add(spread, spread, rest_);
     math_.Multiply(term_, log_sum, -1.0f);
     math_.Exp(term_, term_);
-    math_.Multiply(term_, term_, options_->slope_scale);
+    if (options_->slope_scale != 1) math_.Multiply(term_, term_, options_->slope_scale);
     if (options_->entropy) {
       math_.Multiply(more_, slope, log_sum);
       math_.Subtract(spread, spread, more_);
       math_.Multiply(slope, slope, term_);
     }
     math_.Multiply(spread, spread, term_);
-    math_.Multiply(smooth, smooth, options_->slope_scale);
+    if (options_->smooth) math_.Multiply(smooth, smooth, options_->slope_scale);
     inputs_.End();
   }
 
@@ -112,16 +116,14 @@ class BackwardRows {
  private:
   // t to `spread`, u to `smooth`, and r's share of them.
   __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
-    math_.Fill(spread, 0.0f);
-    math_.Fill(smooth, 0.0f);
-    math_.Fill(rest_, 0.0f);
-    if (!options_->loss) {
-      return;
-    }
-    if (inputs_.Has(kLossGradient)) {
+    if (options_->rest) math_.Fill(rest_, 0.0f);
+    if (!inputs_.Has(kLossGradient)) {
+      math_.Fill(spread, 0.0f);
+    } else {
       inputs_.Scaled(math_, spread, kLossGradient, per_weight_);
       if (options_->smooth) {
         math_.Multiply(smooth, spread, problem_->label_smoothing / problem_->classes);
+        math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
         math_.Multiply(rest_, smooth, weight_total_);
         math_.Multiply(spread, spread, 1 - problem_->label_smoothing);
       }
@@ -129,15 +131,17 @@ class BackwardRows {
         math_.Multiply(spread, spread, class_weight);
       }
     }
+    if (!options_->loss) {
+      return;
+    }
     if (problem_->z_loss != 0) {
       math_.Add(term_, max, log_sum);
       AddZLoss(kLossGradient);
       AddZLoss(kZLossGradient);
+      math_.Select(rest_, targets_.Counted(), rest_, 0.0f);
     }
     math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
     math_.Select(spread, targets_.Counted(), spread, 0.0f);
-    math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
-    math_.Select(rest_, targets_.Counted(), rest_, 0.0f);
   }
 
   // `term_` is lse.
@@ -173,7 +177,7 @@ class BackwardRows {
       capped_->Apply(logit, math_.Count());
       capped_->Slope(target_slope_, logit, math_.Count());
       math_.Add(offset, offset, options_->cap);
-    } else {
+    } else if (options_->scale != 1) {
       math_.Multiply(logit, logit, options_->scale);
     }
     math_.Add(logit, logit, offset);
@@ -184,16 +188,18 @@ class BackwardRows {
   __aicore__ inline void GradientOfTarget() {
     math_.Expm1(at_target, logit, term_, more_);
     math_.Multiply(at_target, at_target, spread);
-    math_.Exp(term_, logit);
-    if (options_->entropy) {
-      math_.AtLeast(more_, logit, kLowestExponent);
-      math_.Multiply(more_, more_, slope);
-      math_.Add(more_, more_, rest_);
-      math_.Multiply(term_, term_, more_);
-    } else {
-      math_.Multiply(term_, term_, rest_);
+    if (options_->rest) {
+      math_.Exp(term_, logit);
+      if (options_->entropy) {
+        math_.AtLeast(more_, logit, kLowestExponent);
+        math_.Multiply(more_, more_, slope);
+        math_.Add(more_, more_, rest_);
+        math_.Multiply(term_, term_, more_);
+      } else {
+        math_.Multiply(term_, term_, rest_);
+      }
+      math_.Add(at_target, at_target, term_);
     }
-    math_.Add(at_target, at_target, term_);
     if (options_->weighted) {
       math_.Multiply(term_, smooth, class_weight);
       math_.Subtract(at_target, at_target, term_);
@@ -203,7 +209,7 @@ class BackwardRows {
     if (options_->log_prob) {
       math_.Add(at_target, at_target, class_log_prob);
     }
-    math_.Multiply(at_target, at_target, options_->slope_scale);
+    if (options_->slope_scale != 1) math_.Multiply(at_target, at_target, options_->slope_scale);
     if (options_->capped) {
       math_.Multiply(at_target, at_target, target_slope_);
     }

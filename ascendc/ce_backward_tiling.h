@@ -8,7 +8,8 @@
 // keeps them going.
 constexpr uint32_t kCeMostInputTiles = 3;
 
-// Bytes of UB that each buffer takes; 0 for one that is not needed. Those of queues are there twice.
+// Bytes of UB that each buffer takes; 0 for one that is not needed. Those of queues are there twice,
+// unless the plan says otherwise.
 struct CeBackwardBuffers {
   uint32_t tile;          // queues: logits (input_tiles), and the gradient on its way out, in the input's dtype
   uint32_t log_prob;      // queue: the tile of grad_log_prob
@@ -42,8 +43,9 @@ struct CeBackwardPlan {
   // Wide: rows are dealt to the cores in so many pieces each.
   uint32_t pieces;
   uint32_t piece_columns;
-  uint32_t input_tiles;
-  uint32_t round_l2;  // 1: read round the L2, which what is written needs for itself
+  uint32_t input_tiles;  // buffers of the logits, and
+  uint32_t row_buffers;  // of what is read per row: all queues together may have 8 (manual, TQue)
+  uint32_t round_l2;     // 1: read round the L2, which what is written needs for itself
   // Wide: sums over the classes, where they are needed. Offsets are in floats of the workspace.
   CeSumPlan log_prob_sums;  // of each row of grad_log_prob
   CeSumPlan weight_total;

@@ -25,8 +25,6 @@ class BackwardWide {
     weight_ = InGm<float>(problem->weight, problem->weight != nullptr ? classes : 0);
     log_prob_stride_ = gradients->log_prob_row_stride;
     log_prob_ = InGm<T>(gradients->log_prob, options_.log_prob ? (rows - 1) * log_prob_stride_ + classes : 0);
-    written_ = pipe->FetchEventID(HardEvent::V_S);
-    read_ = pipe->FetchEventID(HardEvent::S_V);
 
     const CeBackwardBuffers& bytes = plan->buffers;
     pipe->InitBuffer(in_, plan->input_tiles, bytes.tile);
@@ -86,15 +84,16 @@ class BackwardWide {
       for (uint32_t column = begin; column < end; column += plan_->tile_columns) {
         ProcessTiles(row, rows, column, Least(end - column, plan_->tile_columns));
       }
-      Order<HardEvent::S_V>(read_);
+      Order<HardEvent::S_V>();
     }
   }
 
   // The numbers of the group's rows. The logits of targets are read only where they are this core's: in place, another
   // core may be writing over them.
   __aicore__ inline void PrepareGroup(uint64_t row, uint32_t rows, uint32_t begin, uint32_t end) {
-    rows_.Load(row, rows);
-    Order<HardEvent::V_S>(written_);
+    rows_.Read(row, rows);
+    rows_.FindTargets(rows);
+    Order<HardEvent::V_S>();
     const LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     for (uint32_t i = 0; i < rows; ++i) {
       const uint32_t y = rows_.Classes().GetValue(i);
@@ -114,7 +113,7 @@ class BackwardWide {
     if (problem_->weight != nullptr) TakeElements<float>(rows_.class_weight, read, 2, rows);
     elements_.FreeTensor(read);
     rows_.Work();
-    Order<HardEvent::V_S>(written_);
+    Order<HardEvent::V_S>();
   }
 
   template <class E>
@@ -247,12 +246,6 @@ class BackwardWide {
     VectorBarrier();
   }
 
-  template <HardEvent event>
-  __aicore__ inline void Order(int32_t id) {
-    SetFlag<event>(id);
-    WaitFlag<event>(id);
-  }
-
   const CeProblem* problem_;
   const CeBackwardPlan* plan_;
   BackwardOptions options_;
@@ -264,7 +257,6 @@ class BackwardWide {
   Queue in_, weights_, log_probs_, elements_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> work_, result_, term_, block_starts_;
-  int32_t written_, read_;
 };
 
 }  // namespace npu_ce

@@ -21,7 +21,7 @@ enum RowInput : uint32_t {
 
 class RowInputs {
  public:
-  // `length` is that of the vectors, in whole repeats; `scratch` is one of them.
+  // `scratch` is a vector over the rows of a group.
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeGradients& gradients,
                               const CeBackwardPlan& plan, const LocalTensor<float>& scratch) {
     length_ = plan.row_vector;
@@ -40,11 +40,11 @@ class RowInputs {
       at_[input] = at;
       at += IsVector(input) ? length_ * sizeof(float) : 0;
     }
-    pipe->InitBuffer(queue_, 2, plan.buffers.row_inputs);
-    FillOnce(plan.buffers.row_inputs);
+    pipe->InitBuffer(queue_, plan.row_buffers, plan.buffers.row_inputs);
+    FillOnce(plan);
     for (uint32_t input = 0; input < kRowInputs; ++input) {
       if (Has(input) && !IsVector(input)) {
-        all_[input] = OneForAll(pipe, vectors_[input], scratch);
+        all_[input] = OneForAll(vectors_[input], scratch);
       }
     }
   }
@@ -104,29 +104,28 @@ class RowInputs {
   }
 
   // Instructions run over whole vectors: what lies behind a group's last row has to be numbers, if of no matter.
-  __aicore__ inline void FillOnce(uint32_t bytes) {
-    LocalTensor<float> first = queue_.AllocTensor<float>(), second = queue_.AllocTensor<float>();
-    Duplicate(first, 0.0f, bytes / sizeof(float));
-    Duplicate(second, 0.0f, bytes / sizeof(float));
-    queue_.FreeTensor(first);
-    queue_.FreeTensor(second);
+  __aicore__ inline void FillOnce(const CeBackwardPlan& plan) {
+    LocalTensor<float> raw[2];
+    for (uint32_t i = 0; i < plan.row_buffers; ++i) {
+      raw[i] = queue_.AllocTensor<float>();
+      Duplicate(raw[i], 0.0f, plan.buffers.row_inputs / sizeof(float));
+    }
+    for (uint32_t i = 0; i < plan.row_buffers; ++i) {
+      queue_.FreeTensor(raw[i]);
+    }
   }
 
   // A vector of stride 0 is one number for the whole launch.
-  __aicore__ inline float OneForAll(TPipe* pipe, const CeRowVector& vector, const LocalTensor<float>& scratch) {
+  __aicore__ inline float OneForAll(const CeRowVector& vector, const LocalTensor<float>& scratch) {
     LocalTensor<uint8_t> raw = queue_.AllocTensor<uint8_t>();
     CopyVector(raw, vector, 0, 1);
     queue_.EnQue(raw);
     raw = queue_.DeQue<uint8_t>();
     ToFloatVector(scratch, raw, vector.dtype, 1);
     queue_.FreeTensor(raw);
-    const int32_t written = pipe->FetchEventID(HardEvent::V_S);
-    SetFlag<HardEvent::V_S>(written);
-    WaitFlag<HardEvent::V_S>(written);
+    Order<HardEvent::V_S>();
     const float value = scratch.GetValue(0);
-    const int32_t read = pipe->FetchEventID(HardEvent::S_V);
-    SetFlag<HardEvent::S_V>(read);
-    WaitFlag<HardEvent::S_V>(read);
+    Order<HardEvent::S_V>();
     return value;
   }
 

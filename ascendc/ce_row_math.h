@@ -65,18 +65,21 @@ class RowMath {
 
   // to = exp(x) - 1 for x up to about 0, to the last digits near 0 too. Two scratch vectors.
   //
-  // x is split into near >= -0.5 and far <= 0: e^x - 1 = e^far (e^near - 1) + (e^far - 1), where e^far is 1 for x near
-  // 0, and nothing cancels elsewhere. e^near - 1 is its Taylor series to near^8, whose rest is below 2^-25 of it.
+  // x is split into near >= -1/4 and far <= 0: e^x - 1 = e^far (e^near - 1) + (e^far - 1), where e^far is 1 for x near
+  // 0, and nothing cancels elsewhere. e^near - 1 is its Taylor series to near^6, whose rest is below 2^-24 of it.
   __aicore__ inline void Expm1(const Floats& to, const Floats& x, const Floats& near, const Floats& far) const {
-    AtLeast(near, x, -0.5f);
+    AtLeast(near, x, -0.25f);
     Subtract(far, x, near);
     Exp(far, far);
-    Multiply(to, near, 1.0f / 8);
-    for (int32_t n = 7; n > 1; --n) {
-      Add(to, to, 1.0f);
-      Multiply(to, to, near);
-      Multiply(to, to, 1.0f / n);
-    }
+    Multiply(to, near, 1.0f / 720);
+    Add(to, to, 1.0f / 120);
+    Multiply(to, to, near);
+    Add(to, to, 1.0f / 24);
+    Multiply(to, to, near);
+    Add(to, to, 1.0f / 6);
+    Multiply(to, to, near);
+    Add(to, to, 0.5f);
+    Multiply(to, to, near);
     Add(to, to, 1.0f);
     Multiply(to, to, near);
     Multiply(to, to, far);

@@ -15,7 +15,7 @@ constexpr uint32_t kWideVectors = 1;    // block_starts_ of BackwardWide
 constexpr uint32_t kWideGroup = 64;     // rows: of the weights, one 64th is then read for each
 constexpr uint32_t kMostBlocks = 31;    // of a narrow row: eight rows of them are a repeat stride, of at most 255
 constexpr uint64_t kWholeRows = 2048;   // from so many on, rows are dealt to the cores whole
-constexpr uint32_t kPiece = 1024;
+constexpr uint32_t kPiece = 512;
 constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 constexpr uint64_t kL2Share = 96u << 20;  // half of the L2 of most chips
 
@@ -58,9 +58,9 @@ uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwar
   bytes.row_inputs = needs.row_inputs * vector;
   bytes.row_vectors = kRowVectors * vector;
   const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
-  const uint32_t targets = (words + 3) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
+  const uint32_t targets = (plan.row_buffers * words + 3) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
   const uint32_t capped = needs.capped ? kBlock : 0;
-  return 2 * bytes.row_inputs + bytes.row_vectors + targets + capped;
+  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + targets + capped;
 }
 
 uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, CeBackwardPlan& plan) {
@@ -74,7 +74,8 @@ uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, C
   bytes.term =
       needs.capped || needs.entropy || (needs.log_prob && half) || (plan.narrow && needs.smooth_weights) ? floats : 0;
   bytes.weights = weights ? ceil_to(plan.tile_columns, kCeLanes) * uint32_t(sizeof(float)) : 0;
-  return (plan.input_tiles + 2) * bytes.tile + 2 * bytes.log_prob + bytes.work + bytes.result + bytes.term + bytes.weights;
+  return (plan.input_tiles + 2) * bytes.tile + 2 * bytes.log_prob + bytes.work + bytes.result + bytes.term +
+         bytes.weights;
 }
 
 bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, uint32_t ub_bytes, CeBackwardPlan& plan) {
@@ -97,6 +98,7 @@ bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const C
   if (pitch / 8 > kMostBlocks) return false;
   plan.narrow = 1;
   plan.input_tiles = 2;
+  plan.row_buffers = 2;
   plan.tile_columns = pitch;
   uint32_t rows = 0;
   while (fits_narrow(problem, needs, rows + 8, limits.ub_bytes, plan)) rows += 8;
@@ -121,7 +123,8 @@ void plan_wide(const CeProblem& problem, const CeGradients& gradients, const CeD
                CeBackwardPlan& plan) {
   const Needs needs = needs_of(problem, gradients, false);
   plan.narrow = 0;
-  plan.input_tiles = kCeMostInputTiles;
+  plan.input_tiles = needs.log_prob ? 2 : kCeMostInputTiles;
+  plan.row_buffers = 1;
   uint32_t most = 0;
   while (fits_wide(problem, needs, most + kPieceStep, limits.ub_bytes, plan)) most += kPieceStep;
   // Tiles of one size rather than large ones and a small rest.
