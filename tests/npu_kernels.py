@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forward kernels on the virtual CANN, called as the glue calls them: plan, workspace, launches; then the reports."""
+"""The forward kernels on the virtual CANN, called as the glue calls them: plan, workspace, launches, reports."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -49,7 +50,7 @@ def busiest_over_mean(problem: CeProblem, plan: CeForwardPlan) -> float:
 
     edges = [before(units * core // blocks) for core in range(blocks + 1)]
     assert last > 0 and edges[-1] == problem.rows * problem.classes
-    return max(end - begin for begin, end in zip(edges, edges[1:])) * blocks / edges[-1]
+    return max(end - begin for begin, end in itertools.pairwise(edges)) * blocks / edges[-1]
 
 
 def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
@@ -80,7 +81,7 @@ def check_workspace(problem: CeProblem, plan: CeForwardPlan) -> None:
         plan.partials_offset + (16 * plan.reduce_blocks if plan.reduce_blocks > 1 else 0),
     ]
     begins = [plan.row_terms_offset, plan.partials_offset, plan.workspace_bytes // 4]
-    assert all(end <= begin for end, begin in zip(ends, begins))
+    assert all(end <= begin for end, begin in zip(ends, begins, strict=True))
 
 
 def test_properties_of_any_plan() -> None:
