@@ -62,7 +62,7 @@ LAYOUTS = {
             "runtime/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
             "opp/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
             f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
-                f"package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion=V100R001C21\narch={_MACHINE}\nos=linux\n"
+                f"package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
             ),
             "include/version/cann_version.h": "#pragma once\n#define CANN_VERSION_STR \"8.1.RC1\"\n",
         },
@@ -90,7 +90,7 @@ LAYOUTS = {
             "runtime/version.info": "Version=9.1.0\nversion_dir=cann\n",
             "opp/version.info": "Version=9.1.0\nversion_dir=cann\n",
             f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
-                f"package_name=Ascend-cann-toolkit\nversion=9.1.0\narch={_MACHINE}\nos=linux\n"
+                f"package_name=Ascend-cann-toolkit\nversion=9.1.0\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
             ),
             "include/version/asc_devkit_version.h": (
                 "#pragma once\n#define ASC_DEVKIT_VERSION_STR \"9.1.0\"\n#define ASC_DEVKIT_MAJOR 9\n"
@@ -114,8 +114,9 @@ def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, con
     _link(root / "lib64" / "libascendcl.so", library)
     for name in _LIBRARY_NAMES:
         _link(root / "lib64" / f"lib{name}.so", Path("libascendcl.so"))
-    for name, content_of_file in layout.files.items():
-        _write(root / name, content_of_file)
+    for name, text in layout.files.items():
+        # As the build of a real toolkit is named, so that what was built with another one is not taken for this one's.
+        _write(root / name, text.replace("{content}", content))
     for name, target in layout.links.items():
         _link(root / name, Path(os.path.relpath(root / target, (root / name).parent)))
     for name in (*layout.bin_dirs, "opp", "runtime", "compiler"):

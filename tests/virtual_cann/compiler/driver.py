@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from virtual_cann.compiler import device_code, launches
@@ -66,19 +68,18 @@ def version(tree: Tree) -> str:
 def run(options: Options, tree: Tree) -> None:
     with tempfile.TemporaryDirectory(prefix="bisheng-") as name:
         scratch = Path(name)
-        objects = []
-        for index, source in enumerate(options.sources):
-            if options.compile_only:
-                output = options.output or f"{Path(source.path).stem}.o"
-            else:
-                output = str(scratch / f"{index}.o")
-            compile_source(source, output, options, tree, scratch / f"{index}.ii")
-            objects.append(output)
+        sources = options.sources
+        objects = [str(scratch / f"{index}.o") for index in range(len(sources))]
+        if options.compile_only:
+            objects = [options.output or f"{Path(source.path).stem}.o" for source in sources]
+        preprocessed = [scratch / f"{index}.ii" for index in range(len(sources))]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(partial(compile_source, options, tree), sources, objects, preprocessed))
         if not options.compile_only:
             link(objects, options, tree, scratch)
 
 
-def compile_source(source: Source, output: str, options: Options, tree: Tree, preprocessed: Path) -> None:
+def compile_source(options: Options, tree: Tree, source: Source, output: str, preprocessed: Path) -> None:
     standard = f"-std={options.standard or 'c++17'}"
     command = ["g++", "-E", "-x", "c++", standard, *_predefined(source, tree), *options.preprocessor]
     if source.language == "asc":
