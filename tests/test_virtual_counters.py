@@ -193,3 +193,17 @@ def test_guessed_rates_bracket_the_estimate(estimates: Estimates) -> None:
         assert estimate["with_double_rates"] <= estimate["microseconds"] <= estimate["with_half_rates"]
     alone = estimates["one_buffer", 1]
     assert alone["with_double_rates"] < alone["microseconds"] < alone["with_half_rates"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_faster_arithmetic_never_makes_a_kernel_slower(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Its reads, which begin while the vector unit works, share the memory with the writes that wait for it."""
+    library = kernels.compile_kernels(SOURCES / "log_softmax.asc", tmp_path / "log_softmax.so")
+    rows, cols = 8 * 48, 8192
+    x, y = torch.zeros(rows, cols, dtype=dtype), torch.empty(rows, cols, dtype=dtype)
+    with kernels.on_device(x) as x_gm, kernels.on_device(y) as y_gm:
+        launcher = library[f"launch_log_softmax_{str(dtype).removeprefix('torch.')}"]
+        outcome = kernels.launch(launcher, 48, x_gm, y_gm, rows, cols)
+    assert outcome.message == ""
+    estimate = outcome.report["estimate"]
+    assert estimate["with_double_rates"] < estimate["microseconds"] < estimate["with_half_rates"]

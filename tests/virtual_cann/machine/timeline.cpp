@@ -54,7 +54,7 @@ Cycles Timeline::over(Pipe pipe) const {
 }
 
 Cycles Timeline::all_over() const {
-  Cycles last = over(Pipe::S);
+  Cycles last = std::max(over(Pipe::S), hbm_.over());
   for (Pipe pipe : {Pipe::V, Pipe::MTE2, Pipe::MTE3}) last = std::max(last, over(pipe));
   return last;
 }
