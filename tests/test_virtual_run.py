@@ -212,6 +212,19 @@ def test_a_cache_that_others_can_write_is_refused(machine, tmp_path, monkeypatch
         cache.cache_dir({"VIRTUAL_CANN_CACHE_DIR": str(tmp_path)})
 
 
+def test_what_nobody_used_for_a_month_is_removed_when_something_is_built(tmp_path):
+    def build(name: str) -> Path:
+        return cache.build_once(tmp_path / "things" / name, name, lambda private: (private / "file").touch())
+
+    unused, used = build("unused"), build("used")
+    for entry in (unused, used):
+        os.utime(entry, (0, 0))
+    build("used")
+    assert unused.exists()  # a warm call does not look around
+    new = build("new")
+    assert sorted(entry for entry in new.parent.iterdir() if entry.is_dir()) == [new, used]
+
+
 def test_a_failed_installation_is_told_and_leaves_nothing(machine, tmp_path):
     offline = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": "1", "HOME": str(tmp_path)}
     done = machine("true", VIRTUAL_CANN_CACHE_DIR=str(tmp_path / "cache"), **offline)

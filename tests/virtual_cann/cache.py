@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+_UNUSED_FOR = 30 * 24 * 3600  # seconds after which an entry is removed
 
 
 class PreparationError(Exception):
@@ -43,6 +47,7 @@ def build_once(path: Path, what: str, build: Callable[[Path], None]) -> Path:
     The lock only saves work: where it does not hold, the first to publish wins and the others throw theirs away.
     """
     if path.exists():
+        _touch(path)
         return path
     import tempfile
 
@@ -56,9 +61,27 @@ def build_once(path: Path, what: str, build: Callable[[Path], None]) -> Path:
         try:
             build(private)
             os.rename(private, path)
+            _prune(path.parent)
         except OSError:
             if not path.exists():
                 raise
         finally:
             shutil.rmtree(private, ignore_errors=True)
     return path
+
+
+def _touch(path: Path) -> None:
+    """Its time is that of its last use; a cache that can only be read has none."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def _prune(directory: Path) -> None:
+    """Removes what nobody has used for long: sources change often, and each change leaves an entry behind."""
+    oldest = time.time() - _UNUSED_FOR
+    for entry in directory.iterdir():
+        with contextlib.suppress(OSError):  # another process may have come first
+            if entry.is_dir() and entry.stat().st_mtime < oldest:
+                gone = directory / f".{entry.name.lstrip('.')}.gone"  # so that nobody finds half of it
+                os.rename(entry, gone)
+                shutil.rmtree(gone, ignore_errors=True)
