@@ -160,7 +160,7 @@ class BackwardNarrow {
 
   __aicore__ inline void WriteZeros(uint64_t row, uint32_t rows) {
     LocalTensor<T> out = out_.template AllocTensor<T>();
-    Duplicate(out, T(0), plan_->buffers.tile / sizeof(T));
+    FillZeros(out, plan_->buffers.tile / sizeof(T));
     Write(out, row, rows);
   }
 
@@ -201,8 +201,8 @@ class BackwardNarrow {
 
   __aicore__ inline void FillQueue(Queue& queue, uint32_t bytes) {
     LocalTensor<T> first = queue.template AllocTensor<T>(), second = queue.template AllocTensor<T>();
-    Duplicate(first, T(0), bytes / sizeof(T));
-    Duplicate(second, T(0), bytes / sizeof(T));
+    FillZeros(first, bytes / sizeof(T));
+    FillZeros(second, bytes / sizeof(T));
     queue.FreeTensor(first);
     queue.FreeTensor(second);
   }

@@ -7,6 +7,12 @@
 
 namespace npu_ce {
 
+// Of any type: a tile ends with a whole block. (A scalar bfloat16 is not something every compiler makes.)
+template <class T>
+__aicore__ inline void FillZeros(const LocalTensor<T>& tile, uint32_t count) {
+  Duplicate(tile.template ReinterpretCast<float>(), 0.0f, CeilTo(count * sizeof(T), sizeof(float)) / sizeof(float));
+}
+
 // One row: its numbers are scalars.
 class OneRow {
  public:

@@ -126,15 +126,15 @@ class BackwardWide {
   template <class E>
   __aicore__ inline void TakeElements(const LocalTensor<float>& to, const LocalTensor<uint8_t>& elements, uint32_t kind,
                                       uint32_t rows) {
-    const LocalTensor<E> from = elements[kind * plan_->row_vector * kBlockBytes].template ReinterpretCast<E>();
+    const LocalTensor<uint8_t> from = elements[kind * plan_->row_vector * kBlockBytes];
     const LocalTensor<uint32_t> starts = block_starts_.Get<uint32_t>();
     if constexpr (kIsFloat<E>) {
-      Gather(to, from, starts, 0, rows);
+      Gather(to, from.template ReinterpretCast<float>(), starts, 0, rows);
     } else {
-      const LocalTensor<E> taken = rows_.at_target.template ReinterpretCast<E>();  // not worked out yet
-      Gather(taken, from, starts, 0, rows);
+      const LocalTensor<uint16_t> taken = rows_.at_target.template ReinterpretCast<uint16_t>();  // not worked out yet
+      Gather(taken, from.template ReinterpretCast<uint16_t>(), starts, 0, rows);
       VectorBarrier();
-      ToFloats(to, taken, rows);
+      ToFloats(to, taken.template ReinterpretCast<E>(), rows);
     }
     VectorBarrier();
   }
@@ -151,7 +151,7 @@ class BackwardWide {
       const uint64_t to = (row + i) * problem_->classes + column;
       if (IsZero(i)) {
         LocalTensor<T> out = out_.template AllocTensor<T>();
-        Duplicate(out, T(0), columns);
+        FillZeros(out, columns);
         Write(out, to, columns);
         continue;
       }
@@ -207,7 +207,7 @@ class BackwardWide {
       return;
     }
     const uint32_t lane = (y - column) % kCeLanes;
-    const uint64_t mask[2] = {uint64_t(1) << lane, 0};
+    uint64_t mask[2] = {uint64_t(1) << lane, 0};
     Duplicate(result[y - column - lane], rows_.at_target.GetValue(i), mask, 1, 1, 8);
     VectorBarrier();
   }
@@ -226,14 +226,13 @@ class BackwardWide {
 
   // Instructions over whole repeats, or all rows of a group, shall find numbers everywhere, if of no matter.
   __aicore__ inline void Fill() {
-    const LocalTensor<uint16_t> elements = elements_.template AllocTensor<uint16_t>();
-    Duplicate(elements, uint16_t(0), plan_->buffers.row_elements / sizeof(uint16_t));
-    LocalTensor<uint16_t> filled = elements;
-    elements_.FreeTensor(filled);
+    LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
+    FillZeros(elements, plan_->buffers.row_elements);
+    elements_.FreeTensor(elements);
     LocalTensor<T> tiles[kCeMostInputTiles];
     for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
       tiles[i] = in_.template AllocTensor<T>();
-      Duplicate(tiles[i], T(0), plan_->buffers.tile / sizeof(T));
+      FillZeros(tiles[i], plan_->buffers.tile / sizeof(T));
     }
     for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
       in_.FreeTensor(tiles[i]);

@@ -126,12 +126,10 @@ class ManyRows {
   static constexpr Side kRow = {0, 1, 8};                // blocks of numbers, and bits, which know no strides
   static constexpr Side kColumn = {kBlockFloats, 0, 0};  // one row for all
 
-  __aicore__ static inline BinaryRepeatParams Strides(const Side& to, const Side& a, const Side& b) {
+  __aicore__ static inline BinaryRepeatParams Strides(Side to, Side a, Side b) {
     return BinaryRepeatParams(to.block, a.block, b.block, to.repeat, a.repeat, b.repeat);
   }
-  __aicore__ static inline Floats Part(const Floats& operand, const Side& side, uint32_t i) {
-    return operand[i * side.step];
-  }
+  __aicore__ static inline Floats Part(const Floats& operand, Side side, uint32_t i) { return operand[i * side.step]; }
   __aicore__ inline Floats Spread(const Value& value) const {
     const Floats blocks = blocks_.Get<float>();
     SpreadToBlocks(blocks, value, rows_);

@@ -57,22 +57,27 @@ def inputs_of(
     return Inputs(logits, target.to(target_dtype), weights, chosen, **gradients)
 
 
+def largest_terms(inputs: Inputs, truth: Tensor) -> Tensor:
+    """Of each row, the size of what its elements are sums of, which may cancel."""
+    options = inputs.options
+    largest = truth.abs().nan_to_num().amax(1, keepdim=True) if truth.numel() else truth
+    if inputs.log_prob is not None:
+        largest = largest + inputs.log_prob.double().abs().sum(1, keepdim=True) / truth.shape[1] ** 0.5
+    share = len(truth) if options.reduction == "mean" else 1
+    lse = torch.logsumexp(inputs.logits.double(), 1).abs().nan_to_num().max() if truth.numel() else 0
+    of_z_loss = 2 * options.z_loss * lse * abs(options.logit_scale)
+    # -p * log(p) is below 0.4, and the entropy that p is multiplied by below 12.
+    for gradient, terms in ((inputs.loss, (1 + of_z_loss) / share), (inputs.lse, 1), (inputs.entropy, 4)):
+        if gradient is not None:
+            largest = largest + gradient.double().abs().reshape(-1, 1) * terms
+    return largest
+
+
 def assert_right(result: Result, inputs: Inputs, truth: Tensor | None = None) -> None:
     truth = expected(inputs) if truth is None else truth
     got, dtype = result.gradient, inputs.logits.dtype
     assert torch.equal(got.isnan(), truth.isnan())
-    largest = truth.abs().nan_to_num().amax(1, keepdim=True) if truth.numel() else truth
-    if inputs.log_prob is not None:
-        largest = largest + inputs.log_prob.double().abs().sum(1, keepdim=True) / truth.shape[1] ** 0.5
-    if inputs.loss is not None:  # what cancels where p is 1, or where smoothing takes away what z_loss adds
-        share = len(truth) if inputs.options.reduction == "mean" else 1
-        of_z_loss = (
-            2
-            * inputs.options.z_loss
-            * torch.logsumexp(inputs.logits.double(), 1).abs().max()
-            * abs(inputs.options.logit_scale)
-        )
-        largest = largest + inputs.loss.double().abs().reshape(-1, 1) / share * (1 + of_z_loss)
+    largest = largest_terms(inputs, truth)
     # exp(), and the rounding of what is as large as the softcap, make an error of x', which is a relative one of p.
     of_cap = 2**-22 * (inputs.options.softcap or 0)
     bound = (RELATIVE[dtype] + of_cap) * truth.abs() + (CANCELLED + of_cap) * largest + SMALLEST[dtype]

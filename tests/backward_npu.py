@@ -5,47 +5,24 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from npu_kernels import CORES, DTYPES, REDUCTIONS, ROOT, UB_BYTES, CeProblem
 from oracle import Options, truth
 from torch import Tensor
 from virtual_cann import kernels, observe
-
-ROOT = Path(__file__).parent.parent
-UB_BYTES = 188_160
-CORES = 48
-DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int64: 4}
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
 class RowVector(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("stride", ctypes.c_int32)]
 
 
-class Problem(ctypes.Structure):
-    _fields_ = [
-        ("input", ctypes.c_void_p),
-        ("rows", ctypes.c_uint64),
-        ("row_stride", ctypes.c_uint64),
-        ("classes", ctypes.c_uint32),
-        ("dtype", ctypes.c_int32),
-        ("target", ctypes.c_void_p),
-        ("target_dtype", ctypes.c_int32),
-        ("reduction", ctypes.c_int32),
-        ("weight", ctypes.c_void_p),
-        ("ignore_index", ctypes.c_int64),
-        ("label_smoothing", ctypes.c_float),
-        ("z_loss", ctypes.c_float),
-        ("softcap", ctypes.c_float),
-        ("logit_scale", ctypes.c_float),
-    ]
-
-
-class GradientPointers(ctypes.Structure):
+class CeGradients(ctypes.Structure):
     _fields_ = [
         ("loss", RowVector),
         ("z_loss", RowVector),
@@ -77,7 +54,7 @@ class SumPlan(ctypes.Structure):
     ]
 
 
-class Plan(ctypes.Structure):
+class CeBackwardPlan(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_uint32) for name in ["narrow", "blocks", "tile_columns", "group_rows", "row_vector"]),
         *((name, ctypes.c_uint32) for name in ["pieces", "piece_columns", "input_tiles", "row_buffers", "round_l2"]),
@@ -92,7 +69,7 @@ def compile_planner(library: Path) -> ctypes.CDLL:
     command = ["c++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([*command, str(ROOT / "tests/backward_driver.cpp"), "-o", str(library)], check=True)
     planner = ctypes.CDLL(str(library))
-    assert planner.ce_backward_plan_bytes() == ctypes.sizeof(Plan)
+    assert planner.ce_backward_plan_bytes() == ctypes.sizeof(CeBackwardPlan)
     return planner
 
 
@@ -119,7 +96,7 @@ class Inputs:
 class Result:
     gradient: Tensor
     reports: list[dict[str, Any]]
-    plan: Plan
+    plan: CeBackwardPlan
 
     @property
     def counters(self) -> dict[str, float]:
@@ -161,89 +138,113 @@ def run(
     offset: int = 0,
     gap: int = 0,
     stats: tuple[Tensor, Tensor] | None = None,
-    ub_bytes: int = UB_BYTES,
 ) -> Result:
     """One backward. Rows begin `offset` elements into their allocation, and lie `gap` elements apart."""
     logits, options = inputs.logits, inputs.options
     rows, classes = logits.shape
-    x = capped(logits.double(), options)
-    if stats is None:
-        top = x.amax(1) if rows else x.new_zeros(0)
-        stats = top, (x - top[:, None]).exp().sum(1).log()
-    lse = stats[0] + stats[1]
-    p = (x - lse[:, None]).exp()
-    entropy_value = -torch.where(p == 0, 0, p * (x - lse[:, None])).sum(1)
-    counted = inputs.target != options.ignore_index
-    w = torch.ones(classes) if inputs.weight is None else inputs.weight
-    known = counted & (inputs.target >= 0) & (inputs.target < classes)
-    denominators = torch.tensor([w[inputs.target[known]].double().sum(), counted.sum()]).float()
-
-    def strided(matrix: Tensor) -> Tensor:
-        wide = torch.full((rows, classes + gap), 7.0, dtype=matrix.dtype)
-        wide[:, :classes] = matrix
-        return torch.cat(
-            [torch.zeros(offset, dtype=matrix.dtype), wide.flatten()[: max(rows * (classes + gap) - gap, 0)]]
-        )
-
+    row_stats, entropy, denominators = saved_by_forward(inputs, stats)
+    bytes_before = offset * logits.element_size()
     with ExitStack() as stack:
-        keep: list[Tensor] = []
 
         def device(tensor: Tensor) -> int:
-            keep.append(tensor.contiguous())
-            return stack.enter_context(kernels.on_device(keep[-1])).value
+            return stack.enter_context(kernels.on_device(tensor)).value or 0
 
         def row_vector(tensor: Tensor | None) -> RowVector:
             if tensor is None:
                 return RowVector(None, 0, 0)
             return RowVector(device(tensor), DTYPES[tensor.dtype], int(tensor.dim() > 0))
 
-        size = logits.element_size()
-        x_gm = strided(logits)
-        problem = Problem(
-            device(x_gm) + offset * size,
-            rows,
-            classes + gap,
-            classes,
-            DTYPES[logits.dtype],
-            device(inputs.target),
-            DTYPES[inputs.target.dtype],
-            REDUCTIONS[options.reduction],
-            None if inputs.weight is None else device(inputs.weight),
-            options.ignore_index,
-            options.label_smoothing,
-            options.z_loss,
-            options.softcap or 0.0,
-            options.logit_scale,
+        def matrix(tensor: Tensor) -> int:
+            return stack.enter_context(rows_on_device(tensor, offset, gap))
+
+        problem = CeProblem(
+            input=matrix(logits),
+            rows=rows,
+            row_stride=classes + gap,
+            classes=classes,
+            dtype=DTYPES[logits.dtype],
+            target=device(inputs.target),
+            target_dtype=DTYPES[inputs.target.dtype],
+            reduction=REDUCTIONS[options.reduction],
+            weight=None if inputs.weight is None else device(inputs.weight),
+            ignore_index=options.ignore_index,
+            label_smoothing=options.label_smoothing,
+            z_loss=options.z_loss,
+            softcap=options.softcap or 0.0,
+            logit_scale=options.logit_scale,
         )
-        out = torch.full((offset + rows * classes,), float("nan"), dtype=logits.dtype)
-        pointers = GradientPointers(
-            row_vector(inputs.loss),
-            row_vector(inputs.z_loss),
-            row_vector(inputs.lse),
-            row_vector(inputs.entropy),
-            None if inputs.log_prob is None else device(strided(inputs.log_prob)) + offset * size,
-            classes + gap,
-            device(entropy_value.float()),
-            device(torch.stack(stats).float()),
-            device(denominators),
-            None,
-            None,
+        pointers = CeGradients(
+            loss=row_vector(inputs.loss),
+            z_loss=row_vector(inputs.z_loss),
+            lse=row_vector(inputs.lse),
+            entropy=row_vector(inputs.entropy),
+            log_prob=None if inputs.log_prob is None else matrix(inputs.log_prob),
+            log_prob_row_stride=classes + gap,
+            entropy_value=device(entropy),
+            row_stats=device(row_stats),
+            denominators=device(denominators),
         )
-        plan = Plan()
-        planner.ce_backward_plan(ctypes.byref(problem), ctypes.byref(pointers), cores, ub_bytes, ctypes.byref(plan))
+        plan = CeBackwardPlan()
+        planner.ce_backward_plan(ctypes.byref(problem), ctypes.byref(pointers), cores, UB_BYTES, ctypes.byref(plan))
         pointers.workspace = device(torch.full((plan.workspace_bytes // 4,), float("nan")))
+        gradient = torch.full((offset + rows * classes,), float("nan"), dtype=logits.dtype)
+        pointers.input_gradient = device(gradient) + bytes_before
         if in_place:
             assert gap == 0
-            pointers.input_gradient = problem.input
-        else:
-            pointers.input_gradient = device(out) + offset * size
+            gradient[offset:] = logits.flatten()
+            copy(pointers.input_gradient, gradient[offset:], kernels.HOST_TO_DEVICE)
+            problem.input = pointers.input_gradient
         reports = launch(library, problem, pointers, plan)
-        result = None
-    result = keep[0] if in_place else keep[[t is out for t in keep].index(True)]
-    return Result(result[offset:].view(rows, classes), reports, plan)
+    return Result(gradient[offset:].view(rows, classes), reports, plan)
 
 
-def launch(library: ctypes.CDLL, problem: Problem, pointers: GradientPointers, plan: Plan) -> list[dict[str, Any]]:
+def saved_by_forward(inputs: Inputs, stats: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """row_stats, entropy and denominators, right to float32."""
+    x = capped(inputs.logits.double(), inputs.options)
+    if stats is None:
+        top = x.amax(1) if len(x) else x.new_zeros(0)
+        stats = top, (x - top[:, None]).exp().sum(1).log()
+    log_prob = x - (stats[0] + stats[1])[:, None]
+    p = log_prob.exp()
+    entropy = -torch.where(p == 0, 0, p * log_prob).sum(1)
+    counted = inputs.target != inputs.options.ignore_index
+    known = counted & (inputs.target >= 0) & (inputs.target < x.shape[1])
+    weight = torch.ones(x.shape[1]) if inputs.weight is None else inputs.weight
+    denominators = torch.stack([weight[inputs.target[known]].double().sum(), counted.sum().double()])
+    return torch.stack(stats).float(), entropy.float(), denominators.float()
+
+
+@contextmanager
+def rows_on_device(matrix: Tensor, offset: int, gap: int) -> Iterator[int]:
+    """Where the first row is. Gaps are not copied, so that they may be of any size; they hold what memory holds."""
+    (rows, columns), size = matrix.shape, matrix.element_size()
+    elements = offset + max(rows * (columns + gap) - gap, 0)
+    pointer = ctypes.c_void_p()
+    kernels.check(kernels.acl().aclrtMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(elements * size, 1)), 0))
+    first = (pointer.value or 0) + offset * size
+    try:
+        if gap:
+            for i, row in enumerate(matrix):
+                copy(first + i * (columns + gap) * size, row, kernels.HOST_TO_DEVICE)
+        else:
+            copy(first, matrix, kernels.HOST_TO_DEVICE)
+        yield first
+    finally:
+        kernels.check(kernels.acl().aclrtFree(pointer))
+
+
+def copy(device: int, tensor: Tensor, kind: int) -> None:
+    tensor = tensor.contiguous()
+    size = ctypes.c_size_t(tensor.numel() * tensor.element_size())
+    if size.value:
+        kernels.check(
+            kernels.acl().aclrtMemcpy(ctypes.c_void_p(device), size, ctypes.c_void_p(tensor.data_ptr()), size, kind)
+        )
+
+
+def launch(
+    library: ctypes.CDLL, problem: CeProblem, pointers: CeGradients, plan: CeBackwardPlan
+) -> list[dict[str, Any]]:
     stream = ctypes.c_void_p()
     kernels.check(kernels.acl().aclrtCreateStream(ctypes.byref(stream)))
     observe.clear_reports()

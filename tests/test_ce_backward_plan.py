@@ -8,7 +8,8 @@ import itertools
 import random
 
 import pytest
-from backward_npu import UB_BYTES, GradientPointers, Plan, Problem, RowVector, compile_planner
+from backward_npu import CeBackwardPlan, CeGradients, RowVector, compile_planner
+from npu_kernels import UB_BYTES, CeProblem
 
 PRESENT = ctypes.c_void_p(1)
 SHAPES = 10_000
@@ -20,8 +21,8 @@ def planner(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compile_planner(tmp_path_factory.mktemp("planner") / "planner.so")
 
 
-def plan_of(planner: ctypes.CDLL, problem: Problem, pointers: GradientPointers, cores: int) -> Plan:
-    plan = Plan()
+def plan_of(planner: ctypes.CDLL, problem: CeProblem, pointers: CeGradients, cores: int) -> CeBackwardPlan:
+    plan = CeBackwardPlan()
     planner.ce_backward_plan(ctypes.byref(problem), ctypes.byref(pointers), cores, UB_BYTES, ctypes.byref(plan))
     return plan
 
@@ -31,21 +32,21 @@ def size(random_: random.Random, most: int) -> int:
     return min(most, int(2 ** random_.uniform(0, most.bit_length())))
 
 
-def random_case(random_: random.Random) -> tuple[Problem, GradientPointers]:
-    problem = Problem(rows=size(random_, 300_000), classes=size(random_, 400_000), dtype=random_.randrange(3))
+def random_case(random_: random.Random) -> tuple[CeProblem, CeGradients]:
+    problem = CeProblem(rows=size(random_, 300_000), classes=size(random_, 400_000), dtype=random_.randrange(3))
     problem.row_stride = problem.classes
     problem.target_dtype = random_.choice([INT32, INT64])
     problem.weight = random_.choice([None, PRESENT])
     problem.label_smoothing, problem.z_loss = random_.choice([0, 0.1]), random_.choice([0, 0.1])
     problem.softcap = random_.choice([0, 30])
-    pointers = GradientPointers(log_prob=random_.choice([None, None, PRESENT]), entropy_value=PRESENT)
+    pointers = CeGradients(log_prob=random_.choice([None, None, PRESENT]), entropy_value=PRESENT)
     for name in ("loss", "z_loss", "lse", "entropy"):
         vector = RowVector(PRESENT, random_.randrange(3), random_.randrange(2))
         setattr(pointers, name, random_.choice([RowVector(), vector]))
     return problem, pointers
 
 
-def buffers_of(plan: Plan, problem: Problem) -> int:
+def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
     """The UB bytes that the kernels ask for."""
     sizes = plan.buffers
     vector = plan.row_vector * 4
@@ -64,7 +65,7 @@ def buffers_of(plan: Plan, problem: Problem) -> int:
     return queues + buffers + narrow + indices + targets + (32 if problem.softcap else 0)
 
 
-def work_of_cores(plan: Plan, problem: Problem) -> list[int]:
+def work_of_cores(plan: CeBackwardPlan, problem: CeProblem) -> list[int]:
     """Elements of each core, after checking that its pieces are there."""
     units = problem.rows * plan.pieces
     ends = [units * core // plan.blocks for core in range(plan.blocks + 1)]
@@ -113,11 +114,11 @@ def test_random_shapes(planner: ctypes.CDLL, cores: int) -> None:
 @pytest.mark.parametrize("cores", [40, 48])
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
 def test_cores_are_evenly_busy_for_any_number_of_rows(planner: ctypes.CDLL, dtype: int, cores: int) -> None:
-    pointers = GradientPointers(loss=RowVector(PRESENT, FLOAT32, 0))
+    pointers = CeGradients(loss=RowVector(PRESENT, FLOAT32, 0))
     for rows in [*range(1, 400), 767, 769, 1000, 2047, 2048, 2049, 4097]:
         least = -(-1_000_000 // rows)
         for classes in (least, least + 1237, max(least, 128_256)):
-            problem = Problem(rows=rows, classes=classes, row_stride=classes, dtype=dtype, target_dtype=INT64)
+            problem = CeProblem(rows=rows, classes=classes, row_stride=classes, dtype=dtype, target_dtype=INT64)
             work = work_of_cores(plan_of(planner, problem, pointers, cores), problem)
             assert max(work) <= 1.15 * rows * classes / cores, (rows, classes)
 
@@ -133,14 +134,14 @@ def test_sums_are_cut_the_same_for_any_number_of_cores(planner: ctypes.CDLL) -> 
 
 @pytest.mark.parametrize(("rows", "classes"), [(0, 10), (0, 100_000)])
 def test_nothing_is_launched_for_no_rows(planner: ctypes.CDLL, rows: int, classes: int) -> None:
-    plan = plan_of(planner, Problem(rows=rows, classes=classes), GradientPointers(), 48)
+    plan = plan_of(planner, CeProblem(rows=rows, classes=classes), CeGradients(), 48)
     assert plan.blocks == 0
 
 
 def test_tiles_are_large_where_there_is_room(planner: ctypes.CDLL) -> None:
-    pointers = GradientPointers(loss=RowVector(PRESENT, FLOAT32, 0))
+    pointers = CeGradients(loss=RowVector(PRESENT, FLOAT32, 0))
     for dtype, element in ((FLOAT32, 4), (BFLOAT16, 2)):
-        problem = Problem(rows=4096, classes=128_256, dtype=dtype, target_dtype=INT64)
+        problem = CeProblem(rows=4096, classes=128_256, dtype=dtype, target_dtype=INT64)
         assert plan_of(planner, problem, pointers, 48).tile_columns * element >= 16 * 1024
         problem.classes = 10
         plan = plan_of(planner, problem, pointers, 48)
