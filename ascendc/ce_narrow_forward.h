@@ -44,8 +44,8 @@ class NarrowForward {
     }
     // Rows without logits, and what lies between the end of a row and the next, take part in instructions.
     LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
-    Duplicate(first, T(0), count);
-    Duplicate(second, T(0), count);
+    Duplicate(first.template ReinterpretCast<uint16_t>(), uint16_t(0), count * sizeof(T) / sizeof(uint16_t));
+    Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), count * sizeof(T) / sizeof(uint16_t));
     in_.FreeTensor(first);
     in_.FreeTensor(second);
     CreateVecIndex(row_offsets_.Get<int32_t>(), int32_t(0), tiling_.tile_rows);
@@ -192,7 +192,7 @@ class NarrowForward {
 
   __aicore__ inline void SumEntropy(const LocalTensor<float>& shift, const LocalTensor<float>& e, uint32_t at) {
     const LocalTensor<float> terms = terms_.Get<float>();
-    Maxs(terms, shift, kLowestExponent, rows_.Count());
+    Maxs(terms, shift, -kExponentOfZero, rows_.Count());
     VectorBarrier();
     Mul(terms, terms, e, rows_.Count());
     VectorBarrier();

@@ -28,10 +28,19 @@ __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
   return tensor;
 }
 
+// Padding up to 32 bytes with 0, which is what the value is by default: not every compiler makes a bfloat16 of a
+// number.
+template <class T>
+__aicore__ inline DataCopyPadExtParams<T> ZeroPadding() {
+  DataCopyPadExtParams<T> padding;
+  padding.isPad = true;
+  return padding;
+}
+
 // What follows a tile's end up to 32 bytes is 0, so that no lane is ever left undefined.
 template <class T>
 __aicore__ inline void CopyIn(const LocalTensor<T>& tile, const GlobalTensor<T>& from, uint32_t count) {
-  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), DataCopyPadExtParams<T>(true, 0, 0, T(0)));
+  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), ZeroPadding<T>());
 }
 
 template <class T>
@@ -53,7 +62,7 @@ __aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor
   }
   const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
   DataCopyPad(tile, from, DataCopyExtParams(rows, count * sizeof(T), static_cast<uint32_t>(gap), ub_gap, 0),
-              DataCopyPadExtParams<T>(true, 0, 0, T(0)));
+              ZeroPadding<T>());
 }
 
 // The same way out, to rows that lie side by side in GM.

@@ -115,7 +115,7 @@ class WideTile {
   __aicore__ inline void AddEntropy(const LocalTensor<float>& sums, const LocalTensor<float>& e,
                                     const LocalTensor<float>& shift, const LocalTensor<float>& raise,
                                     uint32_t repeats) {
-    Maxs(shift, shift, kLowestExponent, repeats * kCeLanes);
+    Maxs(shift, shift, -kExponentOfZero, repeats * kCeLanes);
     VectorBarrier();
     Mul(shift, shift, e, repeats * kCeLanes);
     Mul(sums, sums, raise, kCeLanes);
