@@ -168,11 +168,13 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
     assert sources is not None
     switches = {"npu_ce_jit_set_check_targets": True} if settings.check_targets else {}
     may_build = settings.build != "never"
-    artifact, problem = _attempt(
-        lambda: obtain_loaded(
-            npu_target(settings, toolchain, sources), settings, toolchain, switches, may_build=may_build
-        )
-    )
+
+    def load() -> Artifact | None:
+        self_check.require_supported_chip(device)
+        target = npu_target(settings, toolchain, sources)
+        return obtain_loaded(target, settings, toolchain, switches, may_build=may_build)
+
+    artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
     store, fact = Store.of(settings), f"passed the self-check on {self_check.chip(device)}"

@@ -32,13 +32,14 @@ class Stage:
         self.error: Exception | None = None
         self.check_error: Exception | None = None
         self.may_build: bool | None = None
+        self.chip = "Ascend910B2"
         self.one = toy(tmp_path)
         self._monkeypatch = monkeypatch
         monkeypatch.setitem(sys.modules, "torch_npu", types.ModuleType("torch_npu"))
         monkeypatch.setattr(bootstrap, "npu_target", lambda *facts: None)
         monkeypatch.setattr(bootstrap, "obtain_loaded", self._obtain_loaded)
         monkeypatch.setattr(self_check, "run", self._check)
-        monkeypatch.setattr(self_check, "chip", lambda device: "a chip")
+        monkeypatch.setattr(self_check, "chip", lambda device: self.chip)
         monkeypatch.setattr(registration, "refuse", lambda device, problem: self.calls.append("refuse"))
 
     def begin(self, state: Any = "built", **settings: Any) -> None:
@@ -127,6 +128,22 @@ def test_an_interrupted_build_is_tried_again(stage, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             stage.call()
     assert bootstrap.current().npu.state == "lazy"
+    assert stage.call()
+
+
+@pytest.mark.parametrize("chip", ["Ascend310P3", "Ascend910A", "Ascend910_9589"])
+def test_a_chip_of_another_kind_is_refused_by_name_before_anything_is_loaded(stage, chip):
+    stage.begin()
+    stage.chip = chip
+    with pytest.raises(NotImplementedError, match=f"begins with Ascend910B or Ascend910_93, got {chip}"):
+        stage.call()
+    assert stage.calls == []
+
+
+@pytest.mark.parametrize("chip", ["Ascend910B4", "Ascend910_9382"])
+def test_the_chips_of_atlas_a2_and_a3_are_taken(stage, chip):
+    stage.begin()
+    stage.chip = chip
     assert stage.call()
 
 
