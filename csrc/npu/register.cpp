@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The NPU kernels of the internal operators: checked, given their memory, planned, and enqueued by value.
+#include <c10/util/Exception.h>
+
 #include <atomic>
+#include <stdexcept>
+#include <string>
 
 #include "../../ascendc/ce_launch.h"
 #include "../ce_backward_plan.h"
@@ -86,9 +90,21 @@ void backward_in_place_npu(StableIValue* stack, uint64_t, uint64_t) {
   enqueue_backward(npu, arguments, problem.plain, gradients.plain);
 }
 
-const Registration registration("PrivateUse1", {{"_forward", forward_npu},
-                                                {"_backward", backward_npu},
-                                                {"_backward_", backward_in_place_npu}});
+// Torch's C ABI makes text of every exception. This one programs catch by its type, to try again with less.
+template <BoxedKernel kernel>
+void with_out_of_memory_error(StableIValue* stack, uint64_t arguments, uint64_t results) {
+  try {
+    kernel(stack, arguments, results);
+  } catch (const std::runtime_error& error) {
+    const bool is_out_of_memory = std::string(error.what()).find("NPU out of memory") != std::string::npos;
+    TORCH_CHECK_WITH(OutOfMemoryError, !is_out_of_memory, error.what());
+    throw;
+  }
+}
+
+const Registration registration("PrivateUse1", {{"_forward", with_out_of_memory_error<forward_npu>},
+                                                {"_backward", with_out_of_memory_error<backward_npu>},
+                                                {"_backward_", with_out_of_memory_error<backward_in_place_npu>}});
 
 }  // namespace
 }  // namespace npu_ce

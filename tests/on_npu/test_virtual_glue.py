@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels on torch_npu's streams: order, devices, memory, errors, and what a process does before its first call."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+
+import acl
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_npu  # noqa: F401
+from shapes import logits, targets
+from torch import Tensor
+from virtual_cann import observe
+from virtual_process import run
+
+from npu_ce_jit import cross_entropy, npu_cross_entropy_loss
+from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.schema import LSE, LossTerms
+
+TERMS = LossTerms(1, -100, 0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _whole_device() -> Iterator[None]:
+    acl.set_device(0)
+    yield
+    observe.set_faults("")
+    observe.clear_errors()
+
+
+def loss_and_gradient(x: Tensor, target: Tensor, **options: object) -> tuple[Tensor, Tensor]:
+    """Where `x` is, without waiting for it."""
+    leaf = x.detach().requires_grad_()
+    loss = cross_entropy(leaf, target, **options)
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss, gradient
+
+
+def assert_right(got: tuple[Tensor, Tensor], x: Tensor, target: Tensor, **options: object) -> None:
+    leaf = x.cpu().float().requires_grad_()
+    loss = F.cross_entropy(leaf, target, **options)
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    eps = torch.finfo(x.dtype).eps
+    torch.testing.assert_close(got[0].cpu().float(), loss, rtol=eps, atol=2e-6)
+    torch.testing.assert_close(got[1].cpu().float(), gradient, rtol=eps, atol=2e-6)
+
+
+# Order
+
+
+def test_a_kernel_sees_what_was_queued_before_it_and_is_seen_by_what_comes_after(device: torch.device) -> None:
+    x, target = logits(6, 300, torch.float32), targets(6, 300)
+    on_npu, there = torch.zeros(6, 300).to(device), target.to(device)
+    cross_entropy(on_npu, there)  # the first call waits
+    pinned = x.pin_memory()
+    torch.npu.synchronize()
+    observe.set_faults("slow=1ms")
+    for _ in range(40):
+        on_npu.add_(1)
+    on_npu.copy_(pinned, non_blocking=True)
+    loss, gradient = loss_and_gradient(on_npu, there)
+    twice = gradient + gradient
+    assert not torch.npu.current_stream().query(), "the call did not wait for the device"
+    assert_right((loss, gradient), x, target)
+    assert torch.equal(twice.cpu(), 2 * gradient.cpu())
+
+
+def test_memory_that_is_given_back_at_once_is_used_again_in_order(device: torch.device) -> None:
+    """Each call's workspace and outputs die while its kernels still wait."""
+    x, target = logits(16, 4096, torch.float32), targets(16, 4096)
+    on_npu, there = x.to(device), target.to(device)
+    first = loss_and_gradient(on_npu, there)
+    observe.set_faults("slow=1ms")
+    for _ in range(20):
+        last = loss_and_gradient(on_npu, there)
+    for a, b in zip(first, last, strict=True):
+        assert torch.equal(a.cpu(), b.cpu())
+
+
+def test_streams_and_devices(device: torch.device) -> None:
+    observe.set_faults("slow=2ms")
+    streams = [torch.npu.Stream(index) for index in (0, 1, 0, 1)]
+    cases = [(logits(7 + i, 500, torch.float32), targets(7 + i, 500), stream) for i, stream in enumerate(streams)]
+    results = []
+    for x, target, stream in cases:
+        with torch.npu.stream(stream):
+            on_npu = x.to(stream.device, non_blocking=True).mul_(2)
+            results.append(loss_and_gradient(on_npu, target.to(stream.device, non_blocking=True)))
+    for (x, target, stream), result in zip(cases, results, strict=True):
+        stream.synchronize()
+        assert {part.device for part in result} == {stream.device}
+        assert_right(result, 2 * x, target)
+
+
+def test_a_device_that_is_not_the_current_one(device: torch.device) -> None:
+    x, target = logits(5, 70, torch.float32), targets(5, 70)
+    result = loss_and_gradient(x.to("npu:1"), target.to("npu:1"))
+    assert torch.npu.current_device() == 0
+    assert result[0].device == torch.device("npu:1")
+    assert_right(result, x, target)
+
+
+def test_threads(device: torch.device) -> None:
+    cases = [(logits(9, 333, torch.float32), targets(9, 333)) for _ in range(4)]
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def work(index: int) -> None:
+        place = torch.device("npu", index % 2)
+        with torch.npu.stream(torch.npu.Stream(place)):
+            x, target = (tensor.to(place) for tensor in cases[index])
+            for _ in range(5):
+                loss, gradient = loss_and_gradient(x, target)
+            results[index] = loss.cpu(), gradient.cpu()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, case in enumerate(cases):
+        assert_right(results[index], *case)
+
+
+# Tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("offset", [1, 5, 37])
+def test_rows_that_begin_anywhere(dtype: torch.dtype, offset: int, device: torch.device) -> None:
+    x, target = logits(6, 131, dtype), targets(6, 131)
+    padded = torch.zeros(6 * 150 + offset, dtype=dtype).to(device)
+    rows = padded[offset:].view(6, 150)[:, :131]
+    rows.copy_(x)
+    assert_right(loss_and_gradient(rows, target.to(device)), x, target)
+
+
+@pytest.mark.parametrize("classes", [9, 3000])
+def test_gradients_of_any_stride(classes: int, device: torch.device) -> None:
+    x, target, spread = logits(12, classes, torch.float32), targets(12, classes), torch.rand(12, 3)
+    leaf, true = x.to(device).requires_grad_(), x.clone().requires_grad_()
+    cross_entropy(leaf, target.to(device), reduction="none").backward(spread.to(device)[:, 1])
+    F.cross_entropy(true, target, reduction="none").backward(spread[:, 1])
+    torch.testing.assert_close(leaf.grad.cpu(), true.grad)
+
+
+def test_the_gradient_is_written_over_the_logits(device: torch.device) -> None:
+    x, target = logits(33, 1000, torch.bfloat16), targets(33, 1000, 0.2)
+    apart = x.to(device).requires_grad_()
+    cross_entropy(apart, target.to(device)).backward()
+    leaf = x.to(device).requires_grad_()
+    loss = cross_entropy(leaf, target.to(device), inplace_backward=True)
+    loss.backward()
+    assert leaf.grad.data_ptr() == leaf.data_ptr()
+    assert torch.equal(leaf.grad.cpu(), apart.grad.cpu())
+    with pytest.raises(RuntimeError, match="got a second"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("classes", [5, 3000])
+def test_a_target_out_of_range_makes_its_row_nan_and_reads_nothing(
+    classes: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    x, target = logits(8, classes, torch.float32), targets(8, classes).to(dtype)
+    wrong = [classes, -1, torch.iinfo(dtype).max, torch.iinfo(dtype).min]
+    bad = target.clone()
+    bad[[1, 3, 4, 6]] = torch.tensor(wrong, dtype=dtype)
+    loss, gradient = loss_and_gradient(x.to(device), bad.to(device), reduction="none")
+    good = torch.tensor([0, 2, 5, 7])
+    assert loss.cpu().isnan().nonzero().flatten().tolist() == [1, 3, 4, 6]
+    assert gradient.cpu()[[1, 3, 4, 6]].isnan().all()
+    assert_right((loss.cpu()[good], gradient.cpu()[good]), x[good], target.long()[good], reduction="none")
+    assert cross_entropy(x.to(device), bad.to(device)).cpu().isnan()
+    assert all(not report["violations"] for report in observe.reports())
+
+
+CHECK_TARGETS = """
+import torch, torch_npu, npu_ce_jit
+x = torch.zeros(4, 5).npu()
+for form in (npu_ce_jit.cross_entropy, npu_ce_jit.npu_cross_entropy_loss):
+    try:
+        form(x, torch.tensor([0, -100, 5, 9], dtype=torch.int32).npu())
+    except IndexError as error:
+        print(error)
+    print(form(x, torch.tensor([0, -100, 4, 1]).npu())[0].item() > 0 if form is not npu_ce_jit.cross_entropy else True)
+"""
+
+
+def test_targets_are_checked_where_that_is_asked() -> None:
+    done = run(CHECK_TARGETS, NPU_CE_JIT_CHECK_TARGETS="1")
+    said = "target[2] = 5 is out of bounds for 5 classes: expected 0 <= target < 5 or ignore_index (-100)\nTrue\n"
+    assert done.stdout == 2 * said, done.stderr
+
+
+def test_what_the_internal_operators_refuse() -> None:
+    x, target = torch.zeros(3, 5).npu(), torch.zeros(3, dtype=torch.int64).npu()
+
+    def forward(x: Tensor, target: Tensor, weight: Tensor | None = None) -> object:
+        return OPS._forward.default(x, target, weight, *TERMS, LSE, torch.float32)
+
+    observe.clear_reports()
+    with pytest.raises(RuntimeError, match="expected target on input's device npu:0, got npu:1"):
+        forward(x, target.to("npu:1"))
+    with pytest.raises(RuntimeError, match="expected weight on input's device npu:0, got cpu"):
+        forward(x, target, torch.ones(5))
+    with pytest.raises(RuntimeError, match="expected input on an npu, got cpu"):
+        forward(x.cpu(), target)
+    with pytest.raises(ValueError, match=re.escape("input batch_size (3) to match target batch_size (2)")):
+        forward(x, target[:2])
+    wide = torch.empty(3, 5, dtype=torch.float64, device="npu")
+    with pytest.raises(RuntimeError, match="expected input of dtype float32, bfloat16 or float16 on npu, got float64"):
+        forward(wide, target)
+    with pytest.raises(NotImplementedError, match="or float64 except on npu, got float64 on npu"):
+        cross_entropy(wide, target)
+    torch.npu.synchronize()
+    assert observe.reports() == []
+
+
+# Errors
+
+
+def test_a_kernel_that_fails_is_told_at_the_synchronise(device: torch.device) -> None:
+    x, target = logits(4, 70, torch.float32).to(device), targets(4, 70).to(device)
+    cross_entropy(x, target)
+    torch.npu.synchronize()
+    observe.set_faults("launch=1")
+    cross_entropy(x, target)
+    with pytest.raises(RuntimeError, match=r"(?s)507035.*kernel npu_ce_forward"):
+        torch.npu.synchronize()
+    observe.set_faults("")
+    observe.clear_errors()
+    assert_right(loss_and_gradient(x, target), x.cpu(), target.cpu())
+
+
+def test_memory_that_is_not_there_is_torchs_error_and_the_next_call_works(device: torch.device) -> None:
+    x, target = logits(4096, 4096, torch.bfloat16).to(device), targets(4096, 4096).to(device)
+    torch.npu.synchronize()
+    torch.npu.empty_cache()
+    observe.set_faults("malloc=1")
+    with pytest.raises(torch.OutOfMemoryError, match="NPU out of memory"):
+        npu_cross_entropy_loss(x, target)
+    observe.set_faults("")
+    assert cross_entropy(x[:4], target[:4]).cpu().isfinite()
+
+
+LOST = """
+import torch, torch_npu, npu_ce_jit
+from virtual_cann import observe
+x, target = torch.zeros(4, 5).npu(), torch.zeros(4, dtype=torch.int64).npu()
+npu_ce_jit.cross_entropy(x, target)
+there = x.to("npu:1"), target.to("npu:1")
+torch.npu.synchronize()
+observe.set_faults("lost=1")
+x.add_(1)
+try:
+    for _ in range(3):
+        npu_ce_jit.cross_entropy(x, target)
+    torch.npu.synchronize()
+except RuntimeError as error:
+    print("device 0 is lost" in str(error) and "507010" in str(error))
+observe.set_faults("")
+print(npu_ce_jit.cross_entropy(*there).item())
+"""
+
+
+@pytest.mark.parametrize("queue", ["0", "1"])
+def test_a_lost_device_is_told_and_the_other_one_works(queue: str) -> None:
+    done = run(LOST, TASK_QUEUE_ENABLE=queue)
+    first, second = done.stdout.splitlines()
+    assert first == "True", done.stderr
+    assert float(second) == pytest.approx(1.609438), done.stderr
+
+
+# Processes
+
+COMPUTE = """
+import hashlib, torch, torch_npu, npu_ce_jit
+torch.manual_seed(0)
+digest = hashlib.sha256()
+for rows, classes in ((1, 1), (9, 7), (70, 1000), (3, 9000), (129, 2049), (1, 70001)):
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(rows, classes).to(dtype).npu().requires_grad_()
+        target, weight = torch.randint(classes, (rows,)).npu(), torch.rand(classes).npu()
+        output = npu_ce_jit.cross_entropy(x, target, weight, label_smoothing=0.1, return_lse=True, return_entropy=True)
+        (output.loss + output.lse.sum() + output.entropy.sum()).backward()
+        for tensor in (output.loss, output.lse, output.entropy, x.grad):
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+print(torch.npu.get_device_name(), digest.hexdigest())
+"""
+
+
+# Without caching, each buffer is an allocation of its own: its bounds are exact, and it goes when torch lets go of it.
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"VIRTUAL_CANN_SOC": "Ascend910B4", "TASK_QUEUE_ENABLE": "0"},
+        {"VIRTUAL_CANN_SOC": "Ascend910_9382", "PYTORCH_NO_NPU_MEMORY_CACHING": "1"},
+    ],
+    ids=["40 cores, no queue", "48 cores, no caching"],
+)
+def test_the_bits_are_the_same_everywhere(
+    environment: dict[str, str], device: torch.device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(COMPUTE, {})
+    chip, bits = capsys.readouterr().out.split()
+    assert chip == "Ascend910B2"
+    done = run(COMPUTE, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [environment["VIRTUAL_CANN_SOC"], bits]
+
+
+REFUSED = """
+import torch, torch_npu, npu_ce_jit
+x, target = torch.zeros(4, 5).npu(), torch.zeros(4, dtype=torch.int64).npu()
+for _ in range(2):
+    try:
+        npu_ce_jit.cross_entropy(x, target)
+    except NotImplementedError as error:
+        print(error)
+print(npu_ce_jit.cross_entropy(x.cpu(), target.cpu()).item())
+"""
+
+
+def test_a_chip_of_another_kind_is_refused_by_name() -> None:
+    done = run(REFUSED, VIRTUAL_CANN_SOC="Ascend310P3")
+    first, second, on_cpu = done.stdout.splitlines()
+    assert first == second
+    assert first.startswith("npu_ce_jit has no kernels for npu:0. Expected a chip of Atlas A2 or A3")
+    assert "got Ascend310P3" in first
+    assert float(on_cpu) == pytest.approx(1.609438)
+
+
+FORK = """
+import os, sys, torch, torch_npu
+import npu_ce_jit
+from npu_ce_jit import bootstrap
+assert bootstrap.current().npu.state == "built"
+assert not torch.npu.is_initialized()
+assert "libnpu_ce" not in open("/proc/self/maps").read().replace("libnpu_ce_jit_cpu", "")
+def compute():
+    x = torch.zeros(4, 5).npu().requires_grad_()
+    npu_ce_jit.cross_entropy(x, torch.zeros(4, dtype=torch.int64).npu()).backward()
+    assert "libnpu_ce_kernels" in open("/proc/self/maps").read()
+    print(x.grad.cpu()[0, 0].item(), flush=True)
+child = os.fork()
+if child == 0:
+    compute()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+compute()
+"""
+
+
+def test_an_import_touches_no_device_so_that_children_may_use_theirs() -> None:
+    done = run(FORK)
+    assert done.returncode == 0, done.stderr
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([-0.2, -0.2])
