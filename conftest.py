@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,18 @@ import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
+# tests/test_on_npu.py starts processes with an npu. In these, the tests that need one are collected, and of all others
+# those that ask for `device`.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
-# tests/test_on_npu.py starts a process with an npu for the tests that need one; in that process they are collected.
+ON_NPU_DIR = Path(__file__).parent / "tests/on_npu"
 collect_ignore = ["tests/test_on_npu.py"] if HAS_NPU else ["tests/on_npu"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if HAS_NPU:
+        here = [item for item in items if item.path.parent == ON_NPU_DIR or "device" in item.fixturenames]
+        config.hook.pytest_deselected(items=[item for item in items if item not in here])
+        items[:] = here
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +31,20 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def device() -> torch.device:
-    """The numeric tests make their inputs on the CPU and move them here."""
-    return torch.device("cpu")
+def device() -> Iterator[torch.device]:
+    """Where the numeric tests compute; they make their inputs on the CPU and move them here.
+
+    On an npu, the test fails unless kernels of ours ran.
+    """
+    if not HAS_NPU:
+        yield torch.device("cpu")
+        return
+    from virtual_cann import observe  # beside the tests, which are not on the path here
+
+    observe.clear_reports()
+    yield torch.device("npu")
+    torch.npu.synchronize()
+    assert any("ce_" in report["kernel"] for report in observe.reports()), "no kernel of ours was launched"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,4 +58,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _needs_only_the_virtual_cann(file: Path) -> bool:
-    return file.name.startswith("test_virtual_") or file.parent.name == "on_npu" or file.name == "test_on_npu.py"
+    return HAS_NPU or file.name.startswith("test_virtual_") or file.name == "test_on_npu.py"

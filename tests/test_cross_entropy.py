@@ -116,7 +116,9 @@ def test_every_option_in_every_dtype(
         ours = leaf.grad.cpu()
         # Terms that cancel each other leave a rounding of the larger ones: measured against the formula in float32.
         budget = 4 * (gradient(x, target, weight, options, grad_loss, wide).double() - expected).abs().max()
-        floor = relative_error_allowed(dtype) * expected.abs().max()
+        # An NPU's slope of the softcap keeps all its digits where the cap bites upwards only, where p is not small.
+        digits = 4 if options.softcap and device.type == "npu" else 1
+        floor = digits * relative_error_allowed(dtype) * expected.abs().max()
         rounding = (expected.to(dtype).double() - expected).abs()
         assert ((ours.double() - expected).abs() <= torch.maximum(budget, floor) + 1.05 * rounding).all()
 
@@ -168,16 +170,18 @@ def test_lse_entropy_and_z_loss_are_differentiable(dtype: torch.dtype, device: t
 
     def total(output: object) -> Tensor:
         return (
-            output.loss.double()
-            + 0.5 * output.z_loss.double()
-            + (output.lse.double() * torch.arange(6)).sum()
-            - 2 * output.entropy.double().sum()
+            output.loss.cpu().double()
+            + 0.5 * output.z_loss.cpu().double()
+            + (output.lse.cpu().double() * torch.arange(6)).sum()
+            - 2 * output.entropy.cpu().double().sum()
         )
 
     leaf = x.clone().requires_grad_()
-    total(
-        cross_entropy(leaf, target, z_loss=0.1, softcap=4.0, return_z_loss=True, return_lse=True, return_entropy=True)
-    ).backward()
+    output = cross_entropy(
+        leaf.to(device), target.to(device),
+        z_loss=0.1, softcap=4.0, return_z_loss=True, return_lse=True, return_entropy=True,
+    )  # fmt: skip
+    total(output).backward()
     true_leaf = x.double().requires_grad_()
     total(truth(true_leaf, target, None, options)).backward()
     error = (leaf.grad.double() - true_leaf.grad).abs()
@@ -190,32 +194,32 @@ def test_lse_entropy_and_z_loss_are_differentiable(dtype: torch.dtype, device: t
 @pytest.mark.parametrize("layout", ["transposed", "row slice", "column slice", "every other column", "stride 0"])
 def test_any_strides(layout: str, target_dtype: torch.dtype, device: torch.device) -> None:
     x = logits(12, 35, torch.float32)
-    strided = {
-        "transposed": lambda: x.t().contiguous().t(),
-        "row slice": lambda: torch.cat([x, x])[::2][:12],
-        "column slice": lambda: torch.cat([x, x, x], 1)[:, 35:70],
-        "every other column": lambda: torch.stack([x, x], 2).flatten(1)[:, ::2],
-        "stride 0": lambda: x[:1].expand(12, 35),
-    }[layout]()
-    dense = strided.contiguous().requires_grad_()
+    memory, view = {
+        "transposed": (x.t().contiguous(), lambda m: m.t()),
+        "row slice": (torch.cat([x, x]), lambda m: m[::2][:12]),
+        "column slice": (torch.cat([x, x, x], 1), lambda m: m[:, 35:70]),
+        "every other column": (torch.stack([x, x], 2).flatten(1), lambda m: m[:, ::2]),
+        "stride 0": (x, lambda m: m[:1].expand(12, 35)),
+    }[layout]
+    dense = view(memory).contiguous().requires_grad_()
     target = targets(12, 35, 0.2).to(target_dtype)
-    strided_target = torch.stack([target, target], 1)[:, 0]
-    leaf = strided.detach().to(device).requires_grad_()
+    leaf, strided_target = view(memory.to(device)), torch.stack([target, target], 1).to(device)[:, 0]
+    leaf.requires_grad_()
     for r in ("mean", "none"):
-        ours = cross_entropy(leaf, strided_target.to(device), reduction=r)
+        ours = cross_entropy(leaf, strided_target, reduction=r)
         theirs = F.cross_entropy(dense, target.long(), reduction=r)
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours.cpu(), theirs)
         # .sum() hands the rows a gradient of stride 0.
         (a,) = torch.autograd.grad(ours.sum(), leaf)
         (b,) = torch.autograd.grad(theirs.sum(), dense)
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a.cpu(), b)
 
 
 def test_weights_in_the_logits_dtype_are_taken_too(device: torch.device) -> None:
     x, target, weight = logits(9, 5, torch.bfloat16), targets(9, 5), torch.rand(5)
     half = cross_entropy(x.to(device), target.to(device), weight.bfloat16().to(device))
     full = cross_entropy(x.to(device), target.to(device), weight.bfloat16().float().to(device))
-    assert torch.equal(half, full)
+    assert torch.equal(half.cpu(), full.cpu())
 
 
 @needs_the_library

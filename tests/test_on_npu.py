@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests/on_npu in processes that have an npu: the real torch_npu on the virtual CANN."""
+"""Runs tests/on_npu and the tests of numbers in processes that have an npu: the real torch_npu on the virtual CANN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 HERE = Path(__file__).resolve().parent
-FILES = sorted((HERE / "on_npu").glob("test_*.py"))
+# Of these, what asks for `device`.
+NUMBERS = [HERE / f"test_{name}.py" for name in ("cross_entropy", "npu_cross_entropy_loss", "edges")]
+FILES = [*sorted((HERE / "on_npu").glob("test_*.py")), *NUMBERS]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
