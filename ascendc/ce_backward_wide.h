@@ -69,6 +69,16 @@ class BackwardWide {
 
  private:
   using Queue = TQue<QuePosition::VECIN, 1>;
+  using DeepQueue = TQue<QuePosition::VECIN, kCeMostInputTiles>;
+
+  // Rows whose numbers are at hand, and the tile of them that is to be read next.
+  struct Group {
+    uint64_t row;
+    uint32_t rows;
+    uint32_t end;  // of their columns
+    uint32_t next_row;
+    uint32_t next_column;
+  };
 
   __aicore__ inline uint32_t Column(uint64_t piece) const {
     const uint64_t column = piece * plan_->piece_columns;
@@ -78,11 +88,12 @@ class BackwardWide {
   __aicore__ inline void ProcessRows(uint64_t row, uint64_t last, uint32_t begin, uint32_t end) {
     for (; row < last; row += plan_->group_rows) {
       const uint32_t rows = last - row < plan_->group_rows ? last - row : plan_->group_rows;
+      group_ = {row, rows, end, 0, begin};
       if (!options_.nothing) {
-        PrepareGroup(row, rows, begin, end);
+        PrepareGroup(begin);
       }
       for (uint32_t column = begin; column < end; column += plan_->tile_columns) {
-        ProcessTiles(row, rows, column, Least(end - column, plan_->tile_columns));
+        ProcessTiles(column);
       }
       Order<HardEvent::S_V>();
     }
@@ -90,7 +101,9 @@ class BackwardWide {
 
   // The numbers of the group's rows. The logits of targets are read only where they are this core's: in place, another
   // core may be writing over them.
-  __aicore__ inline void PrepareGroup(uint64_t row, uint32_t rows, uint32_t begin, uint32_t end) {
+  __aicore__ inline void PrepareGroup(uint32_t begin) {
+    const uint64_t row = group_.row;
+    const uint32_t rows = group_.rows;
     rows_.Read(row, rows);
     rows_.FindTargets(rows);
     Order<HardEvent::V_S>();
@@ -101,12 +114,15 @@ class BackwardWide {
         continue;
       }
       if (problem_->weight != nullptr) CopyElement(elements, 2, i, weight_[y]);
-      if (y >= begin && y < end) {
+      if (y >= begin && y < group_.end) {
         CopyElement(elements, 0, i, x_[(row + i) * problem_->row_stride + y]);
         if (options_.log_prob) CopyElement(elements, 1, i, log_prob_[(row + i) * log_prob_stride_ + y]);
       }
     }
     elements_.EnQue(elements);
+    for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
+      ReadNextTile();
+    }
     LocalTensor<uint8_t> read = elements_.template DeQue<uint8_t>();
     TakeElements<T>(rows_.logit, read, 0, rows);
     if (options_.log_prob) TakeElements<T>(rows_.class_log_prob, read, 1, rows);
@@ -139,7 +155,12 @@ class BackwardWide {
     VectorBarrier();
   }
 
-  __aicore__ inline void ProcessTiles(uint64_t row, uint32_t rows, uint32_t column, uint32_t columns) {
+  __aicore__ inline uint32_t ColumnsFrom(uint32_t column) const {
+    return Least(group_.end - column, plan_->tile_columns);
+  }
+
+  __aicore__ inline void ProcessTiles(uint32_t column) {
+    const uint32_t columns = ColumnsFrom(column);
     LocalTensor<float> weights;
     if (options_.weighted) {
       weights = weights_.template AllocTensor<float>();
@@ -147,29 +168,43 @@ class BackwardWide {
       weights_.EnQue(weights);
       weights = weights_.template DeQue<float>();
     }
-    for (uint32_t i = 0; i < rows; ++i) {
-      const uint64_t to = (row + i) * problem_->classes + column;
+    for (uint32_t i = 0; i < group_.rows; ++i) {
+      const uint64_t to = (group_.row + i) * problem_->classes + column;
       if (IsZero(i)) {
         LocalTensor<T> out = out_.template AllocTensor<T>();
         FillZeros(out, columns);
         Write(out, to, columns);
-        continue;
+      } else {
+        ProcessTile(i, to, column, columns, weights);
+        ReadNextTile();
       }
-      ReadTile((row + i) * problem_->row_stride + column, (row + i) * log_prob_stride_ + column, columns);
-      ProcessTile(i, to, column, columns, weights);
     }
     if (options_.weighted) {
       weights_.FreeTensor(weights);
     }
   }
 
-  __aicore__ inline void ReadTile(uint64_t x, uint64_t log_prob, uint32_t columns) {
+  // Reads are ahead of the arithmetic by as many tiles as there are buffers, also while a group's numbers are worked
+  // out.
+  __aicore__ inline void ReadNextTile() {
+    for (; group_.next_column < group_.end; group_.next_column += plan_->tile_columns, group_.next_row = 0) {
+      while (group_.next_row < group_.rows) {
+        const uint32_t i = group_.next_row++;
+        if (!IsZero(i)) {
+          ReadTile(group_.row + i, group_.next_column, ColumnsFrom(group_.next_column));
+          return;
+        }
+      }
+    }
+  }
+
+  __aicore__ inline void ReadTile(uint64_t row, uint32_t column, uint32_t columns) {
     const LocalTensor<T> in = in_.template AllocTensor<T>();
-    CopyIn(in, x_[x], columns);
+    CopyIn(in, x_[row * problem_->row_stride + column], columns);
     in_.EnQue(in);
     if (options_.log_prob) {
       const LocalTensor<T> gradient = log_probs_.template AllocTensor<T>();
-      CopyIn(gradient, log_prob_[log_prob], columns);
+      CopyIn(gradient, log_prob_[row * log_prob_stride_ + column], columns);
       log_probs_.EnQue(gradient);
     }
   }
@@ -253,7 +288,9 @@ class BackwardWide {
   GlobalTensor<T> x_, log_prob_, to_;
   GlobalTensor<float> weight_;
   uint64_t log_prob_stride_;
-  Queue in_, weights_, log_probs_, elements_;
+  Group group_;
+  DeepQueue in_, log_probs_;
+  Queue weights_, elements_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> work_, result_, term_, block_starts_;
 };

@@ -5,17 +5,17 @@
 
 namespace {
 
-constexpr uint32_t kBlock = 32;         // bytes that UB is addressed in
-constexpr uint32_t kRepeat = 256;       // bytes that a vector instruction takes at a time
-constexpr uint32_t kMostRepeats = 255;  // of an instruction with strides
-constexpr uint32_t kMostTileBytes = 64 * 1024;
-constexpr uint32_t kRowVectors = 13;    // BackwardRows::TakeVectors
-constexpr uint32_t kNarrowVectors = 3;  // row_starts_, in_row_, in_tile_ of BackwardNarrow
-constexpr uint32_t kWideVectors = 1;    // block_starts_ of BackwardWide
-constexpr uint32_t kWideGroup = 64;     // rows: of the weights, one 64th is then read for each
-constexpr uint32_t kMostBlocks = 31;    // of a narrow row: eight rows of them are a repeat stride, of at most 255
-constexpr uint64_t kWholeRows = 2048;   // from so many on, rows are dealt to the cores whole
-constexpr uint32_t kPiece = 512;
+constexpr uint32_t kBlock = 32;                 // bytes that UB is addressed in
+constexpr uint32_t kRepeat = 256;               // bytes that a vector instruction takes at a time
+constexpr uint32_t kMostRepeats = 255;          // of an instruction with strides
+constexpr uint32_t kMostTileBytes = 64 * 1024;  // of narrow rows: more makes no copy faster
+constexpr uint32_t kRowVectors = 13;            // BackwardRows::TakeVectors
+constexpr uint32_t kNarrowVectors = 3;          // row_starts_, in_row_, in_tile_ of BackwardNarrow
+constexpr uint32_t kWideVectors = 1;            // block_starts_ of BackwardWide
+constexpr uint32_t kWideGroup = 64;             // rows: of the weights, one 64th is then read for each
+constexpr uint32_t kMostBlocks = 31;      // of a narrow row: eight rows of them are a repeat stride, of at most 255
+constexpr uint64_t kWholeRows = 2048;     // from so many on, rows are dealt to the cores whole
+constexpr uint32_t kPiece = 512;          // columns at most, of rows that are not
 constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 constexpr uint64_t kL2Share = 96u << 20;  // half of the L2 of most chips
 
@@ -30,7 +30,7 @@ N ceil_to(N a, N b) {
 
 struct Needs {
   uint32_t element;  // bytes
-  bool smooth_weights, entropy, log_prob, capped, nothing;
+  bool smooth_weights, entropy, log_prob, capped;
   uint32_t row_inputs;  // float32 vectors
 };
 
@@ -43,14 +43,12 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
   needs.entropy = gradients.entropy.data;
   needs.log_prob = gradients.log_prob;
   needs.capped = problem.softcap != 0;
-  needs.nothing =
-      !gradients.loss.data && !gradients.z_loss.data && !gradients.lse.data && !needs.entropy && !needs.log_prob;
   needs.row_inputs = 2 + is_vector(gradients.loss) + is_vector(gradients.z_loss) + is_vector(gradients.lse) +
                      is_vector(gradients.entropy) + needs.entropy + (needs.log_prob && !narrow);
   return needs;
 }
 
-// What does not grow with a tile's columns, but with the rows of a group. Targets of ce_target.h among it.
+// What grows with the rows of a group. The buffers of ce_target.h and ce_capped_logits.h are among it.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   const uint32_t vector = length * sizeof(float);
