@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ub.h"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -33,13 +32,10 @@ void each_block(uint32_t address, uint32_t bytes, Visit&& visit) {
 
 }  // namespace
 
-Ub::Ub() : bytes_(kUbBytes), written_(kBlocks), touches_(kBlocks), is_split_(kBlocks) {}
+Ub::Ub() : bytes_(kUbBytes), written_(kBlocks) {}
 
 void Ub::clear() {
-  std::fill_n(touches_.begin(), used_ / kBlockBytes, Touch{});
-  std::fill(is_split_.begin(), is_split_.end(), 0);
-  splits_.clear();
-  used_ = 0;
+  touches_.clear();
   free_all();
 }
 
@@ -47,7 +43,6 @@ std::optional<uint32_t> Ub::allocate(uint32_t bytes) {
   const uint64_t end = (uint64_t{allocated_} + bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   if (end > kUsableUbBytes) return std::nullopt;
   ++buffers_;
-  used_ = std::max(used_, static_cast<uint32_t>(end));
   const uint32_t address = std::exchange(allocated_, static_cast<uint32_t>(end));
   poison(address, allocated_ - address);
   return address;
@@ -71,22 +66,6 @@ void Ub::mark_written(uint32_t address, uint32_t bytes) {
 void Ub::poison(uint32_t address, uint32_t bytes) {
   std::memset(at(address), kPoison, bytes);
   each_block(address, bytes, [&](uint32_t block, uint32_t bits) { written_[block] &= ~bits; });
-}
-
-Ub::Split& Ub::split_at(uint32_t block) {
-  Split& split = splits_[block];
-  if (!is_split_[block]) {
-    split.fill(touches_[block]);
-    is_split_[block] = true;
-  }
-  return split;
-}
-
-void Ub::rejoin(uint32_t block, const Split& split) {
-  const auto differs = [&](const Touch& touch) { return !(touch == split.front()); };
-  if (std::any_of(split.begin(), split.end(), differs)) return;
-  touches_[block] = split.front();
-  is_split_[block] = false;
 }
 
 }  // namespace virtual_cann
