@@ -79,6 +79,7 @@ class Core {
   // -- registers
   VectorMask mask;
   AtomicMode atomic = AtomicMode::none;
+  const void* atomic_type = nullptr;  // what tells it from other types
 
   // -- scalar cache
   void clean_and_invalidate(const void* pointer, bool whole_cache);

@@ -6,6 +6,10 @@
 
 namespace virtual_cann::api {
 
+// A mark of its own for each type.
+template <class T>
+inline constexpr char kTypeMark = 0;
+
 using AtomicTypes = Types<int8_t, int16_t, half, bfloat16_t, int32_t, float>;
 
 [[noreturn]] inline void refuse_atomic(Core& core) {
@@ -18,6 +22,8 @@ void store_to_gm(Core& core, uint8_t* gm, const uint8_t* ub, uint32_t bytes) {
   if (core.atomic == AtomicMode::none) {
     std::memcpy(gm, ub, bytes);
   } else if constexpr (AtomicTypes::has<T>) {
+    if (core.atomic_type != &kTypeMark<T>)
+      core.violate(Rule::atomic_type, "a DMA of the type that SetAtomicAdd was given", "another type");
     for (uint32_t at = 0; at < bytes; at += sizeof(T)) {
       T sum, term;
       std::memcpy(&sum, gm + at, sizeof(T));
@@ -41,6 +47,7 @@ void SetAtomicAdd(Place place = Place::here()) {
   core.issue(Pipe::S, "SetAtomicAdd", place);
   if (!AtomicTypes::has<T>) refuse_atomic(core);
   core.atomic = AtomicMode::add;
+  core.atomic_type = &kTypeMark<T>;
 }
 
 inline void SetAtomicNone() { virtual_cann::Core::current().atomic = virtual_cann::AtomicMode::none; }

@@ -74,6 +74,8 @@ void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::L
     call.require_length(to, bytes);
     call.require_operand(left, extent);
     (call.require_operand(right_operand, extent), ...);
+    call.require_disjoint(Rule::overlap, left, extent, to.address, bytes);
+    (call.require_disjoint(Rule::overlap, right_operand, extent, to.address, bytes), ...);
 
     std::vector<uint8_t> bits(bytes);
     const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) {
@@ -137,6 +139,7 @@ void select(AscendC::Place place, SELMODE mode, const Shape& shape, const Ascend
     const auto bytes = static_cast<uint32_t>((used + 7) / 8);
     call.require_alignment(bits_operand);
     call.require_length(bits_operand, bytes);
+    call.require_disjoint(Rule::overlap, to, extent, bits_operand.address, bytes);
     if (!extent.repeats) return;
     const uint8_t* const bits = call.core.read(bits_operand.address, bytes);
     const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) {

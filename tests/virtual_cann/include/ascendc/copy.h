@@ -2,6 +2,8 @@
 // DataCopy: between GM and UB by DMA, from UB to UB by the vector unit.
 #pragma once
 
+#include <bitset>
+
 #include "atomic.h"
 #include "elementwise.h"
 
@@ -33,8 +35,27 @@ class DmaCall {
   void require_field(Rule rule, const char* what, int64_t value, int64_t limit) {
     if (value < 0 || value > limit) core.violate(rule, std::string(what) + " of 0 to " + text(limit), text(value));
   }
+  // Within UB. The page allows no overlap.
+  struct Side {
+    uint64_t address;
+    uint64_t step;
+  };
+  void require_apart(Side dst, Side src, Blocks blocks) {
+    const auto end = [&](Side side) { return side.address + Blocks::end(blocks.count, side.step, blocks.length); };
+    if (end(dst) <= src.address || end(src) <= dst.address) return;
+    std::bitset<kUbBytes / kBlockBytes> written;
+    for (uint32_t i = 0; i < blocks.count * (blocks.length / kBlockBytes); ++i) written.set(block(dst, blocks, i));
+    for (uint32_t i = 0; i < blocks.count * (blocks.length / kBlockBytes); ++i)
+      if (written[block(src, blocks, i)]) return core.violate(Rule::overlap, "a dst apart from src", "the same memory");
+  }
 
   Core& core;
+
+ private:
+  static size_t block(Side side, Blocks blocks, uint32_t i) {
+    const uint32_t each = blocks.length / kBlockBytes;
+    return side.address / kBlockBytes + i / each * (side.step / kBlockBytes) + i % each;
+  }
 };
 
 template <class T>
@@ -141,6 +162,7 @@ void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCo
   call.require_ub(dst, Blocks::end(blocks.count, dst_step, blocks.length));
   call.require_ub(src, Blocks::end(blocks.count, src_step, blocks.length));
   if (!blocks.count || !blocks.length) return;
+  call.require_apart({dst.address(), dst_step}, {src.address(), src_step}, blocks);
   for (uint32_t i = 0; i < blocks.count; ++i) {
     const uint8_t* const from = call.core.read(src.address() + static_cast<uint32_t>(i * src_step), blocks.length);
     std::memmove(call.core.write(dst.address() + static_cast<uint32_t>(i * dst_step), blocks.length), from,

@@ -35,6 +35,7 @@ void gather(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor
     call.require_operand(where, extent);
     call.require_alignment(from);
     call.require_disjoint(Rule::gather_offset, to, extent, from.address, from.bytes);
+    call.require_disjoint(Rule::gather_offset, to, extent, where.address, extent.elements() * where.size);
     for_operands(
         call.core, extent,
         [&](uint8_t* target, uint32_t size, const uint8_t* offset_bytes) {
@@ -79,6 +80,10 @@ uint64_t gather_selected(VectorCall& call, const AscendC::LocalTensor<T>& dst, c
       std::memcpy(call.core.write(to.address + taken * sizeof(T), sizeof(T)), &value, sizeof(T));
       ++taken;
     }
+  // In place is how the page's sample has it.
+  const uint32_t from_end = from.at(std::max(repeats, 1u) - 1, std::max(wanted, 1u) - 1) + from.size;
+  if (to.address != from.address && to.address < from_end && from.address < to.address + taken * to.size)
+    call.core.violate(Rule::overlap, "a dst that coincides with src or lies apart", "partly the same memory");
   call.work(uint64_t{repeats} * ((wanted + lanes - 1) / lanes));
   call.core.mask.counter = false;  // whatever it was (page GatherMask)
   return taken;

@@ -97,12 +97,12 @@ class TPipe {
   }
 
   template <class Queue>
-  bool InitBuffer(Queue& que, uint8_t num, uint32_t len, Place place = Place::here()) {
+  bool InitBuffer(Queue& que, Field<uint8_t> num, uint32_t len, Place place = Place::here()) {
     using namespace virtual_cann::api;
     Core& core = Core::current();
     core.issue(Pipe::S, "InitBuffer", place);
     que.buffers_.clear();
-    for (uint8_t i = 0; i < num; ++i) {
+    for (int64_t i = 0; i < num.meant(); ++i) {
       buffers_.push_back({core.allocate_ub(len), round_up(len), Queue::kFilled, Queue::kEmptied});
       que.buffers_.push_back(&buffers_.back());
     }

@@ -32,10 +32,19 @@ class LocalTensor {
 
   LocalTensor() = default;
   LocalTensor(uint32_t address, uint32_t bytes, virtual_cann::api::Buffer* buffer)
-      : address_(address), bytes_(bytes), buffer_(buffer) {}
+      : address_(address), bytes_(bytes), capacity_(bytes), buffer_(buffer) {}
 
   uint32_t GetSize() const { return bytes_ / sizeof(T); }
-  void SetSize(uint32_t size) { bytes_ = size * sizeof(T); }
+  void SetSize(uint32_t size, Place place = Place::here()) {
+    if (const uint64_t bytes = uint64_t{size} * sizeof(T); bytes > capacity_) {
+      auto& core = virtual_cann::Core::current();
+      core.issue(virtual_cann::Pipe::S, "SetSize", place);
+      core.stop(virtual_cann::Rule::ub_bounds,
+                "at most the " + virtual_cann::api::text(capacity_) + " bytes that the tensor was given",
+                virtual_cann::api::text(bytes));
+    }
+    bytes_ = static_cast<uint32_t>(size * sizeof(T));
+  }
 
   LocalTensor operator[](uint32_t offset) const {
     const uint64_t skipped = static_cast<uint64_t>(offset) * sizeof(T);
@@ -45,7 +54,9 @@ class LocalTensor {
 
   template <class U>
   LocalTensor<U> ReinterpretCast() const {
-    return {address_, bytes_, buffer_};
+    LocalTensor<U> other(address_, bytes_, buffer_);
+    other.capacity_ = capacity_;
+    return other;
   }
 
   T GetValue(uint32_t index, Place place = Place::here()) const {
@@ -83,6 +94,9 @@ class LocalTensor {
   virtual_cann::api::Buffer* buffer() const { return buffer_; }
 
  private:
+  template <class U>
+  friend class LocalTensor;
+
   virtual_cann::Core& begin(const char* api, uint32_t index, Place place) const {
     auto& core = virtual_cann::Core::current();
     core.issue(virtual_cann::Pipe::S, api, place);
@@ -102,6 +116,7 @@ class LocalTensor {
 
   uint32_t address_ = 0;
   uint32_t bytes_ = 0;
+  uint32_t capacity_ = 0;  // what SetSize may make of bytes_
   virtual_cann::api::Buffer* buffer_ = nullptr;
 };
 
@@ -160,7 +175,9 @@ class GlobalTensor {
   virtual_cann::Core& begin(const char* api, uint64_t index, Place place) const {
     auto& core = virtual_cann::Core::current();
     core.issue(virtual_cann::Pipe::S, api, place);
-    require(core, (index + 1) * sizeof(T));
+    if (index >= size_)  // an index that was counted below 0 is a large one
+      core.stop(virtual_cann::Rule::gm_bounds, "an index below SetGlobalBuffer's " + virtual_cann::api::text(size_),
+                virtual_cann::api::text(index));
     return core;
   }
 
