@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the glue needs of torch_npu, declared here because torch_npu's own headers take five times as long to compile as
-// all of the glue. A function that a torch_npu does not have is refused by name when this is linked. That NPUStream is
-// a c10::Stream and nothing else, no linker can see: current_stream compares what it answers with torch's own answer.
+// What the glue needs of torch_npu, declared here because torch_npu's own header of either takes twice as long to
+// compile as all of the glue. A function that a torch_npu does not have, with these very types, is refused by name at
+// the link. What no linker can see is that NPUStream is a c10::Stream and nothing else: current_stream compares what it
+// answers with torch's own answer.
 #pragma once
 
 #include <acl/acl.h>
