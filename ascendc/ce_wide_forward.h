@@ -34,7 +34,7 @@ class WideForward {
     pipe->InitBuffer(target_block_, group * kBlockBytes);
     pipe->InitBuffer(target_offset_, group * sizeof(int32_t));
     logits_.Init(pipe, problem);
-    tile_.Init(pipe, problem, options_, columns, kIsFloat<T> && tiling_.keep_row);
+    tile_.Init(pipe, options_, columns, kIsFloat<T> && tiling_.keep_row);
     lanes_.Init(pipe, options_, group);
     states_.Init(pipe, options_, vector);
     targets_.Init(pipe, problem, vector);

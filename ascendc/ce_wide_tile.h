@@ -9,8 +9,7 @@ namespace npu_ce {
 class WideTile {
  public:
   // `separate`: exp(x' - max) gets a place of its own, so that x' stays.
-  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const ForwardOptions& options, uint32_t columns,
-                              bool separate) {
+  __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t columns, bool separate) {
     options_ = options;
     separate_ = separate;
     // A fold needs half of the tile, rounded up, and one repeat more where that makes the distance odd.

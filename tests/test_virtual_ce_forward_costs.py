@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the forward kernels read, write and compute, by the virtual NPU's counters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from npu_forward_check import DTYPES, OPTIONS, arguments_of, logits_of, targets_of
+from npu_kernels import Arguments, Forward, forward
+from torch import Tensor
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+
+
+def traffic(result: Forward, logits: Tensor) -> tuple[float, float, float]:
+    """Bytes read and written over those of the logits, and vector repeats per element."""
+    size = logits.numel() * logits.element_size()
+    read, written = result.total("gm_bytes_read") / size, result.total("gm_bytes_written") / size
+    return read, written, result.total("vector_repeats") / logits.numel()
+
+
+REPEATS = {torch.float32: 0.066, torch.float16: 0.085, torch.bfloat16: 0.085}
+REPEATS_WITH_LOG_PROB = {torch.float32: 0.10, torch.float16: 0.135, torch.bfloat16: 0.135}
+
+
+@every_dtype
+@pytest.mark.parametrize(("rows", "classes"), [(960, 1000), (384, 8080), (337, 20000)])
+def test_one_read(dtype: torch.dtype, rows: int, classes: int) -> None:
+    logits = logits_of(rows, classes, dtype)
+    read, written, repeats = traffic(forward(logits, targets_of(rows, classes)), logits)
+    assert 1 <= read <= 1.02
+    assert written < 0.01
+    assert classes < 8080 or repeats <= REPEATS[dtype]
+
+
+@every_dtype
+@pytest.mark.parametrize(("rows", "classes", "reads"), [(384, 8080, 1), (350, 20000, 1), (337, 70000, 2)])
+def test_reads_and_writes_with_log_prob(dtype: torch.dtype, rows: int, classes: int, reads: int) -> None:
+    if reads == 2:
+        rows = 60  # what is beyond UB needs no balance
+    logits = logits_of(rows, classes, dtype)
+    result = forward(logits, targets_of(rows, classes), Arguments(outputs=("log_prob",)))
+    read, written, repeats = traffic(result, logits)
+    assert reads <= read <= reads + 0.02
+    assert 1 <= written <= 1.01
+    assert repeats <= REPEATS_WITH_LOG_PROB[dtype]
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("smoothing", 0.05), ("weights", 0.05), ("weighted_smoothing", 0.1), ("softcap", 0.11)]
+)
+def test_what_options_cost(name: str, more: float) -> None:
+    logits, target = logits_of(384, 8080, torch.float32), targets_of(384, 8080)
+    with_it = traffic(forward(logits, target, arguments_of(OPTIONS[name], 8080)), logits)
+    assert with_it[2] <= REPEATS[torch.float32] + more
+
+
+@pytest.mark.parametrize(("dtype", "bytes_of_copy"), [(torch.float32, 16384), (torch.bfloat16, 8192)])
+def test_rows_of_ten(dtype: torch.dtype, bytes_of_copy: int) -> None:
+    """Beside the logits, the targets are read twice, and what the reduction adds up is read once."""
+    rows = 40000
+    logits = logits_of(rows, 10, dtype)
+    result = forward(logits, targets_of(rows, 10))
+    read, _, repeats = traffic(result, logits)
+    of_targets = 2 * 8 * rows / (logits.numel() * logits.element_size())
+    of_terms = 4 * rows / (logits.numel() * logits.element_size())
+    assert read - of_targets - of_terms <= 1.01
+    assert repeats <= 0.5
+    assert max(int(size) for core in result.reports[0]["cores"] for size in core["dma_sizes"]) >= bytes_of_copy
