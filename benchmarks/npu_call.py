@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of the NPU kernels on the virtual NPU, as the glue would make it, and what it cost."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from official_npu import Figures, chip, official
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import backward_npu
+import npu_kernels
+from npu_kernels import CeForwardOutputs, CeProblem
+from virtual_cann import kernels, observe
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMS = ("forward", "forward+log_prob", "backward")
+CHIP = chip(os.environ.get("VIRTUAL_CANN_SOC", "Ascend910B2"))
+
+
+class Case(NamedTuple):
+    form: str
+    dtype: str
+    rows: int
+    classes: int
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    case: Case
+    ours: Figures
+    official: Figures
+    keeps_row: bool  # in UB, for log_prob
+
+    @property
+    def elements(self) -> int:
+        return self.case.rows * self.case.classes
+
+
+class Libraries(NamedTuple):
+    forward: ctypes.CDLL
+    backward: ctypes.CDLL
+    backward_planner: ctypes.CDLL
+
+
+def compile_all(folder: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        more = map(str, npu_kernels.SOURCES[1:])
+        pending = [
+            pool.submit(kernels.compile_kernels, npu_kernels.SOURCES[0], folder / "forward.so", *more),
+            pool.submit(backward_npu.compile_backward, folder / "backward.so"),
+        ]
+        backward_npu.compile_planner(folder / "planner.so")
+        for task in pending:
+            task.result()
+
+
+def load_all(folder: Path) -> None:
+    global _libraries
+    kernels.acl()
+    _libraries = Libraries(*(ctypes.CDLL(str(folder / f"{name}.so")) for name in ("forward", "backward", "planner")))
+
+
+@contextmanager
+def gm(size: int) -> Iterator[int]:
+    pointer = ctypes.c_void_p()
+    kernels.check(kernels.acl().aclrtMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)), 0))
+    try:
+        yield pointer.value or 0
+    finally:
+        kernels.check(kernels.acl().aclrtFree(pointer))
+
+
+@contextmanager
+def random_rows(rows: int, classes: int, dtype: torch.dtype) -> Iterator[int]:
+    """The same few rows over and over: counters do not depend on what is in them."""
+    block = torch.randn(min(rows, -(-(2**20) // classes)), classes).to(dtype)
+    row_bytes = classes * dtype.itemsize
+    with gm(rows * row_bytes) as pointer:
+        for row in range(0, rows, len(block)):
+            part = block[: rows - row]
+            backward_npu.copy(pointer + row * row_bytes, part, kernels.HOST_TO_DEVICE)
+        yield pointer
+
+
+def reports_of(launch: Callable[..., int], *structs: ctypes.Structure) -> list[dict[str, Any]]:
+    """Of the launches of one call. A broken rule is an error here."""
+    stream = ctypes.c_void_p()
+    kernels.check(kernels.acl().aclrtCreateStream(ctypes.byref(stream)))
+    observe.clear_reports()
+    try:
+        launch(*map(ctypes.byref, structs), stream)
+        kernels.check(kernels.acl().aclrtSynchronizeStream(stream))
+        return observe.reports()
+    finally:
+        kernels.acl().aclrtDestroyStreamForce(stream)
+
+
+def run(case: Case) -> Measured:
+    form, dtype_name, rows, classes, option = case
+    dtype = DTYPES[dtype_name]
+    size = dtype.itemsize
+    with ExitStack() as stack:
+
+        def take(bytes_: int) -> int:
+            return stack.enter_context(gm(bytes_))
+
+        def device(tensor: torch.Tensor) -> int:
+            return stack.enter_context(kernels.on_device(tensor)).value or 0
+
+        problem = CeProblem(
+            input=stack.enter_context(random_rows(rows, classes, dtype)),
+            rows=rows,
+            row_stride=classes,
+            classes=classes,
+            dtype=npu_kernels.DTYPES[dtype],
+            target=device(torch.randint(classes, (rows,))),
+            target_dtype=npu_kernels.DTYPES[torch.int64],
+            reduction=npu_kernels.REDUCTIONS["mean"],
+            weight=device(torch.rand(classes)) if option == "weights" else None,
+            ignore_index=-100,
+            label_smoothing=0.1 if option == "smoothing" else 0,
+            softcap=30 if option == "softcap" else 0,
+            logit_scale=1,
+        )
+        if form == "backward":
+            gradients = backward_npu.CeGradients(
+                loss=backward_npu.RowVector(device(torch.ones(1)), npu_kernels.DTYPES[torch.float32], 0),
+                row_stats=device(torch.ones(2, rows)),
+                denominators=device(torch.full((2,), float(rows))),
+                input_gradient=take(rows * classes * size),
+            )
+            plan = backward_npu.CeBackwardPlan()
+            arguments = map(ctypes.byref, (problem, gradients))
+            _libraries.backward_planner.ce_backward_plan(
+                *arguments, CHIP.cores, npu_kernels.UB_BYTES, ctypes.byref(plan)
+            )
+            gradients.workspace = take(plan.workspace_bytes)
+            reports = reports_of(_libraries.backward.npu_ce_backward, problem, gradients, plan)
+            keeps_row = False
+        else:
+            outputs = CeForwardOutputs(
+                loss=take(4),
+                loss_dtype=npu_kernels.DTYPES[torch.float32],
+                log_prob=take(rows * classes * size) if form == "forward+log_prob" else None,
+                lse=take(rows * 4),
+                row_stats=take(rows * 8),
+                denominators=take(8),
+            )
+            plan = npu_kernels.plan_forward(problem, outputs, CHIP.cores)
+            outputs.workspace = take(plan.workspace_bytes)
+            reports = reports_of(_libraries.forward.npu_ce_forward, problem, outputs, plan)
+            keeps_row = bool(plan.forward.keep_row or plan.forward.tile_rows)
+    direction = "backward" if form == "backward" else "forward"
+    return Measured(
+        case, figures(reports, rows * classes, size), official(direction, rows, classes, size, CHIP), keeps_row
+    )
+
+
+def core_bytes(report: dict[str, Any]) -> list[int]:
+    return [core["gm_bytes_read"] + core["gm_bytes_written"] for core in report["cores"]]
+
+
+def figures(reports: list[dict[str, Any]], elements: int, size: int) -> Figures:
+    total = {name: sum(r["total"][name] for r in reports) for name in reports[0]["total"] if name != "dma_sizes"}
+    read, written = total["gm_bytes_read"], total["gm_bytes_written"]
+    busiest, cores = max((core_bytes(report) for report in reports), key=sum), CHIP.cores
+    hbm = (read + max(0, written - CHIP.l2_bytes)) / CHIP.rates["kHbm"]
+    return Figures(
+        read=read / elements / size,
+        written=written / elements / size,
+        dma_bytes=(read + written) / (total["dma_reads"] + total["dma_writes"]),
+        repeats=total["vector_repeats"] / elements,
+        busiest=max(busiest) * cores / sum(busiest),
+        estimate=sum(report["estimate"]["microseconds"] for report in reports),
+        launches=sum(CHIP.launch(report["blocks"]) for report in reports),
+        traffic_bound=1e6 * max(hbm, (read + written) / CHIP.rates["kReadAndWrite"]),
+        vector_bound=sum(report["estimate"]["busy"]["V"] for report in reports),
+    )
