@@ -89,7 +89,7 @@ bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, ui
   return bytes <= ub_bytes;
 }
 
-bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits,
+bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
                  CeBackwardPlan& plan) {
   const Needs needs = needs_of(problem, gradients, true);
   const uint32_t pitch = ceil_to(problem.classes, kBlock / needs.element);
@@ -117,7 +117,7 @@ bool fits_wide(const CeProblem& problem, const Needs& needs, uint32_t columns, u
   return bytes + plan.buffers.row_elements <= ub_bytes;
 }
 
-void plan_wide(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits,
+void plan_wide(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
                CeBackwardPlan& plan) {
   const Needs needs = needs_of(problem, gradients, false);
   plan.narrow = 0;
@@ -151,7 +151,8 @@ CeSumPlan plan_sums(uint64_t rows, uint32_t columns, uint64_t& workspace) {
 
 }  // namespace
 
-CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits) {
+CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients,
+                                const npu_ce::NpuLimits& limits) {
   CeBackwardPlan plan{};
   if (problem.rows == 0 || problem.classes == 0) return plan;
   if (!plan_narrow(problem, gradients, limits, plan)) {

@@ -3,11 +3,8 @@
 #pragma once
 
 #include "../ascendc/ce_backward_tiling.h"
-
-struct CeDeviceLimits {
-  uint32_t cores;
-  uint32_t ub_bytes;
-};
+#include "ce_plan.h"
 
 // Of the problem and the gradients only sizes, dtypes, options and which pointers are null count.
-CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients, const CeDeviceLimits& limits);
+CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients,
+                                const npu_ce::NpuLimits& limits);

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from npu_kernels import CORES, DTYPES, REDUCTIONS, ROOT, UB_BYTES, CeProblem
+from npu_kernels import CORES, DTYPES, HERE, REDUCTIONS, ROOT, UB_BYTES, CeProblem
 from oracle import Options, truth
 from torch import Tensor
 from virtual_cann import kernels, observe
@@ -66,8 +66,8 @@ class CeBackwardPlan(ctypes.Structure):
 
 
 def compile_planner(library: Path) -> ctypes.CDLL:
-    command = ["c++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, str(ROOT / "tests/backward_driver.cpp"), "-o", str(library)], check=True)
+    command = ["c++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT}/csrc"]
+    subprocess.run([*command, str(HERE / "backward_driver.cpp"), "-o", str(library)], check=True)
     planner = ctypes.CDLL(str(library))
     assert planner.ce_backward_plan_bytes() == ctypes.sizeof(CeBackwardPlan)
     return planner

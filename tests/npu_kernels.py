@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from virtual_cann import kernels, observe
 
-ROOT = Path(__file__).parents[1]
+from npu_ce_jit.jit.sources import Sources
+
+HERE = Path(__file__).parent
+ROOT = Sources.installed().root_dir
 SOURCES = [ROOT / "ascendc" / f"ce_{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int64: 4}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -78,8 +81,20 @@ class CeForwardPlan(ctypes.Structure):
 def planner() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "plan.so"
-        sources = [ROOT / "tests/ce_plan_driver/driver.cpp", ROOT / "csrc/ce_plan.cpp"]
-        command = ["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library]
+        sources = [HERE / "ce_plan_driver/driver.cpp", ROOT / "csrc/ce_plan.cpp"]
+        command = [
+            "g++",
+            "-std=c++17",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            f"-I{ROOT}/csrc",
+            "-o",
+            library,
+        ]
         subprocess.run([*map(str, command), *map(str, sources)], check=True)
         return ctypes.CDLL(str(library))
 
