@@ -142,7 +142,7 @@ class ManyRows {
   uint32_t rows_;  // a multiple of 8
   uint32_t repeats_;
   Side tile_;
-  TBuf<QuePosition::VECCALC> blocks_, column_index_, bits_;
+  mutable TBuf<QuePosition::VECCALC> blocks_, column_index_, bits_;  // its Get is not const
 };
 
 }  // namespace npu_ce

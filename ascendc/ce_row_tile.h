@@ -184,7 +184,7 @@ class RowTile {
 
   uint32_t columns_, pitch_, chunk_, rows_, repeats_;
   bool by_blocks_;
-  TBuf<QuePosition::VECCALC> folded_, spread_;
+  mutable TBuf<QuePosition::VECCALC> folded_, spread_;  // its Get is not const
 };
 
 }  // namespace npu_ce

@@ -77,7 +77,7 @@ class States {
   ForwardOptions options_;
   uint32_t capacity_;
   uint32_t at_[kStates];
-  TBuf<QuePosition::VECCALC> vectors_;
+  mutable TBuf<QuePosition::VECCALC> vectors_;  // its Get is not const
 };
 
 }  // namespace npu_ce

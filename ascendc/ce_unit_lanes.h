@@ -163,7 +163,7 @@ class UnitLanes {
   ForwardOptions options_;
   uint32_t pitch_;
   uint32_t at_[kNanLanes + 1];
-  TBuf<QuePosition::VECCALC> lanes_, scratch_, bits_, spread_;
+  mutable TBuf<QuePosition::VECCALC> lanes_, scratch_, bits_, spread_;  // its Get is not const
 };
 
 }  // namespace npu_ce

@@ -44,16 +44,17 @@ namespace AscendC {
 template <TPosition pos = TPosition::LCM>
 class TBuf {
  public:
+  // Not const, as in the real headers.
   template <typename T>
-  LocalTensor<T> Get() const {
+  LocalTensor<T> Get() {
     return {address_, bytes_, nullptr};
   }
   template <typename T>
-  LocalTensor<T> Get(uint32_t len, Place place = Place::here()) const {
+  LocalTensor<T> Get(uint32_t len, Place place = Place::here()) {
     return part<T>("TBuf::Get", len, 0, place);
   }
   template <typename T>
-  LocalTensor<T> GetWithOffset(uint32_t size, uint32_t bufOffset, Place place = Place::here()) const {
+  LocalTensor<T> GetWithOffset(uint32_t size, uint32_t bufOffset, Place place = Place::here()) {
     return part<T>("TBuf::GetWithOffset", size, bufOffset, place);
   }
 
