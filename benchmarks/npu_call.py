@@ -148,7 +148,7 @@ def run(case: Case) -> Measured:
             )
             gradients.workspace = take(plan.workspace_bytes)
             reports = reports_of(_libraries.backward.npu_ce_backward, problem, gradients, plan)
-            keeps_row = False
+            keeps_row, round_l2 = False, bool(plan.round_l2)
         else:
             outputs = CeForwardOutputs(
                 loss=take(4),
@@ -161,10 +161,14 @@ def run(case: Case) -> Measured:
             plan = npu_kernels.plan_forward(problem, outputs, CHIP.cores)
             outputs.workspace = take(plan.workspace_bytes)
             reports = reports_of(_libraries.forward.npu_ce_forward, problem, outputs, plan)
-            keeps_row = bool(plan.forward.keep_row or plan.forward.tile_rows)
+            # Forward's copies all pass through the L2.
+            keeps_row, round_l2 = bool(plan.forward.keep_row or plan.forward.tile_rows), False
     direction = "backward" if form == "backward" else "forward"
     return Measured(
-        case, figures(reports, rows * classes, size), official(direction, rows, classes, size, CHIP), keeps_row
+        case,
+        figures(reports, rows * classes, size, round_l2),
+        official(direction, rows, classes, size, CHIP),
+        keeps_row,
     )
 
 
@@ -172,11 +176,13 @@ def core_bytes(report: dict[str, Any]) -> list[int]:
     return [core["gm_bytes_read"] + core["gm_bytes_written"] for core in report["cores"]]
 
 
-def figures(reports: list[dict[str, Any]], elements: int, size: int) -> Figures:
+def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: bool) -> Figures:
     total = {name: sum(r["total"][name] for r in reports) for name in reports[0]["total"] if name != "dma_sizes"}
     read, written = total["gm_bytes_read"], total["gm_bytes_written"]
     busiest, cores = max((core_bytes(report) for report in reports), key=sum), CHIP.cores
-    hbm = (read + max(0, written - CHIP.l2_bytes)) / CHIP.rates["kHbm"]
+    # While reads go round the L2, it takes up what is written as long as it has room.
+    taken_up = min(written, CHIP.l2_bytes) if round_l2 else 0
+    hbm = (read + written - taken_up) / CHIP.rates["kHbm"]
     return Figures(
         read=read / elements / size,
         written=written / elements / size,

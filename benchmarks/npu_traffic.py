@@ -5,9 +5,9 @@
 
 Traffic is over that of the logits, targets and all else included; DMA is the mean size of an instruction; repeats are
 vector repeats per element; busiest is the core that moves most in the largest launch, over the mean of all cores.
-Estimates are microseconds on the chip of VIRTUAL_CANN_SOC. The bounds behind them are what no kernel can beat: the
-traffic's time (of what is read, and what is written and finds no place in the L2, through HBM) and the vector unit's.
-official_npu.py says how CANN's kernel is costed.
+Estimates are microseconds on the chip of VIRTUAL_CANN_SOC. The bounds behind them are the time of the traffic alone,
+through HBM or, where reads go round it, into the L2, and that of the vector unit alone; a kernel whose copies and
+arithmetic overlap comes near the larger. official_npu.py says how CANN's kernel is costed.
 
 forward gives loss and lse, forward+log_prob what npu_cross_entropy_loss gives; backward is the same from logits and
 from log_prob. --quick keeps the classes and takes fewer rows: the first and last tiles of a core weigh more then.
