@@ -154,9 +154,9 @@ def shape_of(text: str) -> tuple[int, int]:
     return rows, classes
 
 
-def cases_of(shapes: list[str], quick: bool) -> list[Case]:
+def cases_of(shapes: list[tuple[int, int]], quick: bool) -> list[Case]:
     found = []
-    for rows, classes in dict.fromkeys(map(shape_of, shapes)):
+    for rows, classes in dict.fromkeys(shapes):
         if quick:  # as many rows for every core
             rows = min(rows, CHIP.cores * math.ceil(QUICK_ELEMENTS / CHIP.cores / classes))  # noqa: PLW2901
         if rows * classes > MOST_ELEMENTS:
@@ -187,7 +187,7 @@ def measure(cases: list[Case]) -> list[Measured]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", default=SHAPES, help="ROWSxCLASSES")
+    parser.add_argument("shapes", nargs="*", type=shape_of, default=list(map(shape_of, SHAPES)), help="ROWSxCLASSES")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--bars", action="store_true", help="check the bars, and fail where one is missed")
     parser.add_argument("--quick", action="store_true", help="the same classes, fewer rows")

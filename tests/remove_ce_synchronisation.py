@@ -101,6 +101,9 @@ REASONS = {
     "AddTerms fills up what it reads itself; AddPartials needs it from its second read on, of more rows than here": """
         ce_row_sums.h Read FillTail 1
     """,
+    "ReduceSum stores its result by the scalar unit, which then reads it": """
+        ce_backward_narrow.h LoadWeights Order<HardEvent::V_S> 1
+    """,
     "nobody calls it": """
         ce_row_math.h Divide VectorBarrier 1
         ce_row_math.h Select VectorBarrier 1
