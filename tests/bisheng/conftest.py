@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiler as a program, and in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trees import ASC, build_trees
+from virtual_cann.compiler import driver
+from virtual_cann.layouts import LAYOUTS
+
+# The interpreter that runs the tests, not a version manager's script that takes longer than the compiler.
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory):
+    return build_trees(tmp_path_factory.mktemp("cann"))
+
+
+@pytest.fixture
+def bisheng(trees, tmp_path):
+    """Runs the compiler of a generation in a directory of its own."""
+
+    def run(*arguments: str, generation: int = 9) -> subprocess.CompletedProcess:
+        program = trees[generation] / LAYOUTS[generation].compiler_dir / "bisheng"
+        return subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+
+    return run
+
+
+@pytest.fixture
+def compile_text(trees, tmp_path, monkeypatch, capfd):
+    """Compiles a text as k.asc, in this process: a third of the time."""
+    monkeypatch.chdir(tmp_path)
+
+    def compile_(text: str, *flags: str) -> subprocess.CompletedProcess:
+        (tmp_path / "k.asc").write_text(text)
+        arguments = [*ASC, "-isystem", str(trees[9].parent / "api"), *(flags or ["-c"]), "k.asc", "-o", "k.o"]
+        code = driver.main([str(trees[9] / "bin" / "bisheng"), *arguments])
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return compile_

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees of the virtual CANN over a runtime of a few lines, which runs a launch at once and remembers it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+from virtual_cann.layouts import LAYOUTS, build_tree
+from virtual_cann.runtime_library import VIRTUAL_CANN
+
+ASC = ["-x", "asc", "--npu-arch=dav-2201", "-std=c++17", "-fPIC", "-O2"]
+
+KERNEL = """
+#include <cstdint>
+#include "machine/launch.h"
+extern "C" __global__ __aicore__ void twice(__gm__ float* x, int32_t count) {
+  for (int32_t i = 0; i < count; ++i) {
+    x[i] = x[i] * 2.0f;
+  }
+}
+extern "C" void launch(uint32_t blocks, void* stream, float* x, int32_t count) {
+  twice<<<blocks, nullptr, stream>>>(x, count);
+}
+"""
+
+SONAME = "libascendcl_of_a_few_lines.so"
+RUNTIME = """
+#include "machine/launch.h"
+extern "C" { char last_kernel[100]; uint32_t last_blocks; void* last_stream; }
+void virtual_cann::enqueue_kernel(KernelLaunch launch, void* stream) {
+  last_kernel[launch.kernel.copy(last_kernel, 99)] = 0;
+  last_blocks = launch.blocks;
+  last_stream = stream;
+  for (uint32_t block = 0; block < launch.blocks; ++block) launch.body();
+}
+"""
+
+# Stands for the API: a system header, so not judged itself.
+API = """
+#pragma once
+#include <cstdint>
+namespace AscendC {
+template <class T> struct GlobalTensor {
+  template <class U> void SetGlobalBuffer(U* p, uint64_t n = 0) { data = reinterpret_cast<T*>(p); }
+  T* data;
+};
+template <class... A> void printf(const char*, A...) {}
+template <class T> void Exp(T*, T*, int) {}
+struct TPipe { void Init() {} void Process() {} };
+}
+"""
+
+Trees = dict[int, Path]  # by generation
+
+
+def build_trees(root: Path) -> Trees:
+    """Both layouts, and beside them the API as a directory of its own."""
+    (root / "runtime.cpp").write_text(RUNTIME)
+    (root / "acl").mkdir()
+    (root / "api").mkdir()
+    (root / "api" / "api.h").write_text(API)
+    subprocess.run(
+        ["g++", "-std=c++17", "-shared", "-fPIC", f"-I{VIRTUAL_CANN}", f"-Wl,-soname,{SONAME}", root / "runtime.cpp",
+         "-o", root / "libascendcl.so"], check=True,
+    )  # fmt: skip
+    for generation, layout in LAYOUTS.items():
+        build_tree(root / str(generation), layout, root / "libascendcl.so", root / "acl", "test")
+    return {generation: root / str(generation) for generation in LAYOUTS}
+
+
+def load(trees: Trees, library: Path) -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    """The library, and the runtime that its launches reach.
+
+    Neither is there for everybody: other tests of the process load kernels that want the whole runtime.
+    """
+    runtime = ctypes.CDLL(trees[9].parent / "libascendcl.so")
+    return ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_DEEPBIND), runtime
