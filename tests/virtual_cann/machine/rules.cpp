@@ -14,6 +14,7 @@ const char* rule_name(Rule rule) {
     NAME(ub_alignment);
     NAME(ub_uninitialised);
     NAME(gm_bounds);
+    NAME(gm_alignment);
     NAME(queue_alloc);
     NAME(queue_enqueue);
     NAME(queue_dequeue);

@@ -11,6 +11,7 @@ enum class Rule {
   ub_alignment,      // vector and DMA operands begin at 32 bytes
   ub_uninitialised,  // nothing is read before it was written
   gm_bounds,         // an access lies inside live device memory, and inside the size given to SetGlobalBuffer
+  gm_alignment,      // DataCopy's operand in GM begins at a multiple of its element's size
   queue_alloc,       // AllocTensor finds a free buffer
   queue_enqueue,     // EnQue takes a tensor that AllocTensor of this queue gave, and not more than the depth
   queue_dequeue,     // DeQue finds an enqueued tensor

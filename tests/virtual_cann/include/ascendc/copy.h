@@ -9,12 +9,12 @@
 
 namespace virtual_cann::api {
 
-// Blocks of `length` bytes, `ub_step` and `gm_step` apart from start to start.
+// Blocks of `length` bytes, in dst and in src so many bytes apart from start to start.
 struct Blocks {
   uint32_t count;
   uint32_t length;
-  uint64_t ub_step;
-  uint64_t gm_step;
+  uint64_t dst_step;
+  uint64_t src_step;
 
   static uint64_t end(uint32_t count, uint64_t step, uint64_t length) {
     return count ? (count - 1) * step + length : 0;
@@ -31,6 +31,14 @@ class DmaCall {
       core.violate(Rule::ub_alignment, "a UB address that is a multiple of 32 bytes", text(tensor.address()));
     if (bytes > tensor.bytes())
       core.stop(Rule::ub_bounds, "at most the " + text(tensor.bytes()) + " bytes of the tensor", text(bytes));
+  }
+  // For DataCopy alone: DataCopyPad takes any byte of GM.
+  template <class T>
+  void require_whole_elements(const AscendC::GlobalTensor<T>& tensor) {
+    const auto address = reinterpret_cast<uintptr_t>(tensor.pointer());
+    if (address % sizeof(T))
+      core.violate(Rule::gm_alignment, "a GM address that is a multiple of " + text(sizeof(T)) + " bytes",
+                   text(address) + ": DataCopyPad takes any");
   }
   void require_field(Rule rule, const char* what, int64_t value, int64_t limit) {
     if (value < 0 || value > limit) core.violate(rule, std::string(what) + " of 0 to " + text(limit), text(value));
@@ -60,13 +68,13 @@ class DmaCall {
 
 template <class T>
 void copy_in(DmaCall& call, const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTensor<T>& src, Blocks blocks) {
-  call.require_ub(dst, Blocks::end(blocks.count, blocks.ub_step, blocks.length));
-  src.require(call.core, Blocks::end(blocks.count, blocks.gm_step, blocks.length));
+  call.require_ub(dst, Blocks::end(blocks.count, blocks.dst_step, blocks.length));
+  src.require(call.core, Blocks::end(blocks.count, blocks.src_step, blocks.length));
   if (!blocks.count || !blocks.length) return;
   const auto gm = reinterpret_cast<const uint8_t*>(src.pointer());
   for (uint32_t i = 0; i < blocks.count; ++i) {
-    const uint8_t* const from = call.core.gm_read(gm + i * blocks.gm_step, blocks.length);
-    std::memcpy(call.core.write(dst.address() + static_cast<uint32_t>(i * blocks.ub_step), blocks.length), from,
+    const uint8_t* const from = call.core.gm_read(gm + i * blocks.src_step, blocks.length);
+    std::memcpy(call.core.write(dst.address() + static_cast<uint32_t>(i * blocks.dst_step), blocks.length), from,
                 blocks.length);
   }
   call.core.transfer(uint64_t{blocks.count} * blocks.length, src.through_l2());
@@ -74,14 +82,14 @@ void copy_in(DmaCall& call, const AscendC::LocalTensor<T>& dst, const AscendC::G
 
 template <class T>
 void copy_out(DmaCall& call, const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>& src, Blocks blocks) {
-  call.require_ub(src, Blocks::end(blocks.count, blocks.ub_step, blocks.length));
-  dst.require(call.core, Blocks::end(blocks.count, blocks.gm_step, blocks.length));
+  call.require_ub(src, Blocks::end(blocks.count, blocks.src_step, blocks.length));
+  dst.require(call.core, Blocks::end(blocks.count, blocks.dst_step, blocks.length));
   if (!blocks.count || !blocks.length) return;
   const auto gm = reinterpret_cast<uint8_t*>(dst.pointer());
   for (uint32_t i = 0; i < blocks.count; ++i) {
     const uint8_t* const from =
-        call.core.read(src.address() + static_cast<uint32_t>(i * blocks.ub_step), blocks.length);
-    store_to_gm<T>(call.core, call.core.gm_write(gm + i * blocks.gm_step, blocks.length), from, blocks.length);
+        call.core.read(src.address() + static_cast<uint32_t>(i * blocks.src_step), blocks.length);
+    store_to_gm<T>(call.core, call.core.gm_write(gm + i * blocks.dst_step, blocks.length), from, blocks.length);
   }
   call.core.transfer(uint64_t{blocks.count} * blocks.length, dst.through_l2());
 }
@@ -103,11 +111,11 @@ inline Blocks gapped(DmaCall& call, const AscendC::DataCopyParams& params) {
   call.require_field(Rule::copy_length, "blockLen", params.blockLen.meant(), UINT16_MAX);
   call.require_field(Rule::stride_limit, "srcGap", params.srcGap.meant(), UINT16_MAX);
   call.require_field(Rule::stride_limit, "dstGap", params.dstGap.meant(), UINT16_MAX);
-  const auto length = static_cast<uint32_t>(params.blockLen.meant()) * kBlockBytes;
-  return {static_cast<uint32_t>(params.blockCount.meant()), length, 0, 0};
-}
-inline uint64_t step(Blocks blocks, Field<uint16_t> gap) {
-  return blocks.length + static_cast<uint64_t>(gap.meant()) * kBlockBytes;
+  const auto step = [&](Field<uint16_t> gap) {
+    return static_cast<uint64_t>(params.blockLen.meant() + gap.meant()) * kBlockBytes;
+  };
+  return {static_cast<uint32_t>(params.blockCount.meant()),
+          static_cast<uint32_t>(params.blockLen.meant()) * kBlockBytes, step(params.dstGap), step(params.srcGap)};
 }
 
 }  // namespace virtual_cann::api
@@ -119,6 +127,7 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const uint3
               Place place = Place::here()) {
   using namespace virtual_cann::api;
   DmaCall call(Pipe::MTE2, "DataCopy", place);
+  call.require_whole_elements(src);
   copy_in(call, dst, src, one_block<T>(call, count));
 }
 
@@ -127,6 +136,7 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint3
               Place place = Place::here()) {
   using namespace virtual_cann::api;
   DmaCall call(Pipe::MTE3, "DataCopy", place);
+  call.require_whole_elements(dst);
   copy_out(call, dst, src, one_block<T>(call, count));
 }
 
@@ -135,10 +145,8 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataC
               Place place = Place::here()) {
   using namespace virtual_cann::api;
   DmaCall call(Pipe::MTE2, "DataCopy", place);
-  Blocks blocks = gapped(call, repeatParams);
-  blocks.gm_step = step(blocks, repeatParams.srcGap);
-  blocks.ub_step = step(blocks, repeatParams.dstGap);
-  copy_in(call, dst, src, blocks);
+  call.require_whole_elements(src);
+  copy_in(call, dst, src, gapped(call, repeatParams));
 }
 
 template <typename T>
@@ -146,10 +154,8 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataC
               Place place = Place::here()) {
   using namespace virtual_cann::api;
   DmaCall call(Pipe::MTE3, "DataCopy", place);
-  Blocks blocks = gapped(call, repeatParams);
-  blocks.ub_step = step(blocks, repeatParams.srcGap);
-  blocks.gm_step = step(blocks, repeatParams.dstGap);
-  copy_out(call, dst, src, blocks);
+  call.require_whole_elements(dst);
+  copy_out(call, dst, src, gapped(call, repeatParams));
 }
 
 template <typename T>
@@ -158,15 +164,15 @@ void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCo
   using namespace virtual_cann::api;
   DmaCall call(Pipe::V, "DataCopy", place);
   const Blocks blocks = gapped(call, repeatParams);
-  const uint64_t dst_step = step(blocks, repeatParams.dstGap), src_step = step(blocks, repeatParams.srcGap);
-  call.require_ub(dst, Blocks::end(blocks.count, dst_step, blocks.length));
-  call.require_ub(src, Blocks::end(blocks.count, src_step, blocks.length));
+  call.require_ub(dst, Blocks::end(blocks.count, blocks.dst_step, blocks.length));
+  call.require_ub(src, Blocks::end(blocks.count, blocks.src_step, blocks.length));
   if (!blocks.count || !blocks.length) return;
-  call.require_apart({dst.address(), dst_step}, {src.address(), src_step}, blocks);
+  call.require_apart({dst.address(), blocks.dst_step}, {src.address(), blocks.src_step}, blocks);
   for (uint32_t i = 0; i < blocks.count; ++i) {
-    const uint8_t* const from = call.core.read(src.address() + static_cast<uint32_t>(i * src_step), blocks.length);
-    std::memmove(call.core.write(dst.address() + static_cast<uint32_t>(i * dst_step), blocks.length), from,
-                 blocks.length);
+    const uint32_t to = dst.address() + static_cast<uint32_t>(i * blocks.dst_step);
+    const uint8_t* const from =
+        call.core.read(src.address() + static_cast<uint32_t>(i * blocks.src_step), blocks.length);
+    std::memmove(call.core.write(to, blocks.length), from, blocks.length);
   }
   call.core.vector_work(VectorClass::copy, (uint64_t{blocks.count} * blocks.length + kRepeatBytes - 1) / kRepeatBytes);
 }

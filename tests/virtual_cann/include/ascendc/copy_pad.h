@@ -75,8 +75,8 @@ void copy_out_padded(AscendC::Place place, const AscendC::GlobalTensor<T>& dst, 
                      const Params& params) {
   DmaCall call(Pipe::MTE3, "DataCopyPad", place);
   Blocks blocks = padded(call, params, sizeof(T));
-  blocks.ub_step = whole_blocks(blocks.length) + static_cast<uint64_t>(meant(params.srcStride)) * kBlockBytes;
-  blocks.gm_step = blocks.length + static_cast<uint64_t>(meant(params.dstStride));
+  blocks.src_step = whole_blocks(blocks.length) + static_cast<uint64_t>(meant(params.srcStride)) * kBlockBytes;
+  blocks.dst_step = blocks.length + static_cast<uint64_t>(meant(params.dstStride));
   copy_out(call, dst, src, blocks);
 }
 
