@@ -11,16 +11,19 @@ import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
-# tests/test_on_npu.py starts processes with an npu. In these, the tests that need one are collected, and of all others
-# those that ask for `device`.
+# tests/test_on_npu.py starts processes with an npu. In these, and on a board, all tests run on it that ask for `place` or
+# `device`. What tests/on_npu asks for besides, faults and reports, only the virtual one has.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
+if HAS_NPU:
+    from virtual_cann import observe
+IS_VIRTUAL = HAS_NPU and observe.is_virtual()
 ON_NPU_DIR = Path(__file__).parent / "tests/on_npu"
-collect_ignore = ["tests/test_on_npu.py"] if HAS_NPU else ["tests/on_npu"]
+collect_ignore = [*(["tests/test_on_npu.py"] if HAS_NPU else []), *([] if IS_VIRTUAL else ["tests/on_npu"])]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if HAS_NPU:
-        here = [item for item in items if item.path.parent == ON_NPU_DIR or "device" in item.fixturenames]
+        here = [item for item in items if item.path.parent == ON_NPU_DIR or "place" in item.fixturenames]
         config.hook.pytest_deselected(items=[item for item in items if item not in here])
         items[:] = here
     # The file that takes longest goes first: begun late, it would keep one core busy and leave the others idle.
@@ -33,20 +36,25 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def device() -> Iterator[torch.device]:
+def place() -> torch.device:
+    """An npu where there is one, for tests that launch nothing or need not."""
+    return torch.device("npu" if HAS_NPU else "cpu")
+
+
+@pytest.fixture
+def device(place: torch.device) -> Iterator[torch.device]:
     """Where the numeric tests compute; they make their inputs on the CPU and move them here.
 
-    On an npu, the test fails unless kernels of ours ran.
+    On a virtual npu, the test fails unless kernels of ours ran there and left something.
     """
-    if not HAS_NPU:
-        yield torch.device("cpu")
-        return
-    from virtual_cann import observe  # beside the tests, which are not on the path here
-
-    observe.clear_reports()
-    yield torch.device("npu")
-    torch.npu.synchronize()
-    assert any("ce_" in report["kernel"] for report in observe.reports()), "no kernel of ours was launched"
+    if IS_VIRTUAL:
+        observe.clear_reports()
+    yield place
+    if HAS_NPU:
+        torch.npu.synchronize()
+    if IS_VIRTUAL:
+        ours = [report for report in observe.reports() if report["kernel"].startswith("npu_ce_")]
+        assert any(report["total"]["gm_bytes_written"] for report in ours), "no kernel of ours left anything on the npu"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,4 +68,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _needs_only_the_virtual_cann(file: Path) -> bool:
-    return HAS_NPU or file.name.startswith("test_virtual_") or file.name == "test_on_npu.py"
+    return IS_VIRTUAL or file.name.startswith("test_virtual_") or file.name == "test_on_npu.py"

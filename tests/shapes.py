@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -25,11 +23,6 @@ SHAPES = [
 ]
 ON_NPU = hasattr(torch, "npu") and torch.npu.is_available()  # whether the fixture `device` is one
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, *([] if ON_NPU else [torch.float64])]
-
-
-def some_on_npu(cases: list[Any]) -> list[Any]:
-    """What a virtual NPU has time for: one in seven, which no pattern of the list divides."""
-    return cases[::7] if ON_NPU else cases
 
 
 def logits(rows: int, classes: int, dtype: torch.dtype, scale: float = 3.0) -> Tensor:

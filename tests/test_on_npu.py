@@ -12,7 +12,9 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 # Of these, what asks for `device`.
-NUMBERS = [HERE / f"test_{name}.py" for name in ("cross_entropy", "npu_cross_entropy_loss", "edges")]
+NUMBERS = [
+    HERE / f"test_{name}.py" for name in ("cross_entropy", "npu_cross_entropy_loss", "edges", "errors", "function")
+]
 FILES = [*sorted((HERE / "on_npu").glob("test_*.py")), *NUMBERS]
 
 

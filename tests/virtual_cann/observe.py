@@ -11,15 +11,24 @@ from typing import Any
 
 @cache
 def _library() -> ctypes.CDLL:
-    # By soname: the library that is loaded already, wherever it lies. Without one, the loader's search path decides.
-    library = ctypes.CDLL("libascendcl.so")
-    if not hasattr(library, "virtual_cann_reports"):
+    library = _runtime()
+    if not is_virtual():
         raise RuntimeError("libascendcl.so is not the virtual CANN's: run this under tests/virtual_cann/run")
     library.virtual_cann_reports.restype = ctypes.c_char_p
     library.virtual_cann_clear_reports.restype = None
     library.virtual_cann_set_faults.argtypes = [ctypes.c_char_p]
     library.aclGetRecentErrMsg.restype = ctypes.c_char_p
     return library
+
+
+def _runtime() -> ctypes.CDLL:
+    # By soname: the library that is loaded already, wherever it lies. Without one, the loader's search path decides.
+    return ctypes.CDLL("libascendcl.so")
+
+
+def is_virtual() -> bool:
+    """Whether this process has the virtual CANN's runtime, and not a board's, which has no reports."""
+    return hasattr(_runtime(), "virtual_cann_reports")
 
 
 def reports() -> list[dict[str, Any]]:
