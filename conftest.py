@@ -11,8 +11,8 @@ import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
-# tests/test_on_npu.py starts processes with an npu. In these, and on a board, all tests run on it that ask for `place` or
-# `device`. What tests/on_npu asks for besides, faults and reports, only the virtual one has.
+# tests/test_on_npu.py starts processes with an npu. In these, and on a board, the tests run that ask for `place` or
+# `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
 if HAS_NPU:
     from virtual_cann import observe

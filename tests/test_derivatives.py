@@ -23,8 +23,12 @@ def logits(*batch: int) -> Tensor:
     return torch.randn(*batch, 5, 6, dtype=torch.float64)
 
 
+def target_and_weight(x: Tensor) -> tuple[Tensor, Tensor]:
+    return TARGET.to(x.device), WEIGHT.to(x.device, x.dtype)
+
+
 def lean(x: Tensor) -> Tensor:
-    return cross_entropy(x, TARGET, WEIGHT, label_smoothing=0.1)
+    return cross_entropy(x, *target_and_weight(x), label_smoothing=0.1)
 
 
 def lean_reference(x: Tensor) -> Tensor:
@@ -32,7 +36,7 @@ def lean_reference(x: Tensor) -> Tensor:
 
 
 def lean_rows(x: Tensor) -> Tensor:
-    return cross_entropy(x, TARGET, reduction="none")
+    return cross_entropy(x, TARGET.to(x.device), reduction="none")
 
 
 def lean_rows_reference(x: Tensor) -> Tensor:
@@ -42,10 +46,10 @@ def lean_rows_reference(x: Tensor) -> Tensor:
 def everything(x: Tensor) -> Tensor:
     """Loss, z_loss, lse and entropy in one number, with softcap."""
     o = cross_entropy(
-        x, TARGET, WEIGHT, label_smoothing=0.1, z_loss=0.3, softcap=3.0, logit_scale=1.3,
+        x, *target_and_weight(x), label_smoothing=0.1, z_loss=0.3, softcap=3.0, logit_scale=1.3,
         return_z_loss=True, return_lse=True, return_entropy=True,
     )  # fmt: skip
-    return o.loss + 0.5 * o.z_loss + (o.lse * torch.arange(5)).sum() - 0.7 * o.entropy.sum()
+    return o.loss + 0.5 * o.z_loss + (o.lse * torch.arange(5).to(x.device)).sum() - 0.7 * o.entropy.sum()
 
 
 def everything_reference(x: Tensor) -> Tensor:
@@ -57,8 +61,8 @@ def everything_reference(x: Tensor) -> Tensor:
 
 
 def drop_in(x: Tensor) -> Tensor:
-    loss, log_prob, zloss, _ = npu_cross_entropy_loss(x, TARGET, WEIGHT, "sum", -100, 0.1, 0.2, True)
-    return (loss + 0.5 * zloss).sum() + (log_prob * torch.arange(6)).sum()
+    loss, log_prob, zloss, _ = npu_cross_entropy_loss(x, *target_and_weight(x), "sum", -100, 0.1, 0.2, True)
+    return (loss + 0.5 * zloss).sum() + (log_prob * torch.arange(6).to(x.device)).sum()
 
 
 def drop_in_reference(x: Tensor) -> Tensor:
@@ -113,6 +117,21 @@ def test_transforms_agree_with_torch(form: str, transform: str) -> None:
     result = TRANSFORMS[transform](ours)
     torch.manual_seed(1)
     torch.testing.assert_close(result, TRANSFORMS[transform](theirs), rtol=1e-9, atol=1e-9)
+
+
+# Those that need no derivative of the gradient: that is plain torch operators, on any device.
+FIRST_ORDER = ["grad", "vjp", "vmap", "vmap over the last dim", "jacrev", "vmap(grad)", "grad(vmap)", "vmap(vmap)"]
+
+
+@pytest.mark.parametrize("transform", FIRST_ORDER)
+@pytest.mark.parametrize("form", FORMS)
+def test_first_derivatives_come_from_the_kernels_of_the_device(form: str, transform: str, device: torch.device) -> None:
+    """The transforms are the CPU's, in float64, and reach through copies; the loss and its gradient are the device's."""
+    ours, theirs = FORMS[form]
+    torch.manual_seed(1)
+    result = TRANSFORMS[transform](lambda x: ours(x.float().to(device)).cpu().double())
+    torch.manual_seed(1)
+    torch.testing.assert_close(result, TRANSFORMS[transform](theirs), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
