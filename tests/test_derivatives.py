@@ -126,7 +126,7 @@ FIRST_ORDER = ["grad", "vjp", "vmap", "vmap over the last dim", "jacrev", "vmap(
 @pytest.mark.parametrize("transform", FIRST_ORDER)
 @pytest.mark.parametrize("form", FORMS)
 def test_first_derivatives_come_from_the_kernels_of_the_device(form: str, transform: str, device: torch.device) -> None:
-    """The transforms are the CPU's, in float64, and reach through copies; the loss and its gradient are the device's."""
+    """The transforms are the CPU's, in float64, through copies; the loss and its gradient are the device's."""
     ours, theirs = FORMS[form]
     torch.manual_seed(1)
     result = TRANSFORMS[transform](lambda x: ours(x.float().to(device)).cpu().double())

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from probes import fresh_environment
-from shapes import logits, targets
+from shapes import DTYPES, ON_NPU, logits, targets
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -75,12 +75,15 @@ def test_opcheck(weighted: bool, layout: str, reduction: str, dtype: torch.dtype
     torch.library.opcheck(OPS.npu_cross_entropy_loss_backward.default, arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("asked", [False, True])
-def test_fake_outputs_look_like_real_ones(asked: bool, reduction: str, dtype: torch.dtype) -> None:
+def test_fake_outputs_look_like_real_ones(
+    asked: bool, reduction: str, dtype: torch.dtype, device: torch.device
+) -> None:
     def run() -> list[Tensor]:
-        x, target = torch.zeros(6, 5, dtype=dtype, requires_grad=True), torch.zeros(6, dtype=torch.int64)
+        x = torch.zeros(6, 5, dtype=dtype, device=device, requires_grad=True)
+        target = torch.zeros(6, dtype=torch.int64, device=device)
         scale = 0.1 if asked else 0.0
         lean = OPS.cross_entropy(x, target, None, reduction, -100, 0.0, scale, asked, None, 1.0, asked, asked, asked)
         drop_in = OPS.npu_cross_entropy_loss(x, target, None, reduction, -100, 0.0, scale, asked)
@@ -91,42 +94,45 @@ def test_fake_outputs_look_like_real_ones(asked: bool, reduction: str, dtype: to
         fake = run()
     for ours, real in zip(fake, run(), strict=True):
         assert (ours.shape, ours.dtype, ours.stride()) == (real.shape, real.dtype, real.stride())
+        assert ours.device == real.device
         assert ours.requires_grad == real.requires_grad
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compile_fullgraph(backend: str) -> None:
-    model = Model()
+# Inductor needs a compiler for the device.
+@pytest.mark.parametrize("backend", ["aot_eager", *([] if ON_NPU else ["inductor"])])
+def test_compile_fullgraph(backend: str, device: torch.device) -> None:
+    model = Model().to(device)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
-    hidden, target = torch.randn(6, 8), targets(6, 33, 0.2)
+    hidden, target = torch.randn(6, 8).to(device), targets(6, 33, 0.2).to(device)
     gradients = []
     for call in (model, compiled):
         model.zero_grad()
         loss, entropy = call(hidden, target)
         (loss + entropy.sum()).backward()
-        gradients.append([loss.detach(), entropy.detach(), model.head.weight.grad.clone()])
+        gradients.append([t.detach().cpu().clone() for t in (loss, entropy, model.head.weight.grad)])
     torch.testing.assert_close(*gradients)
 
 
-def test_one_graph_for_every_number_of_rows() -> None:
+def test_one_graph_for_every_number_of_rows(device: torch.device) -> None:
     counter = CompileCounter()
     compiled = torch.compile(DropIn(), backend=counter, fullgraph=True)
     for rows in (6, 7, 9, 50):
-        x, target = torch.randn(rows, 5), targets(rows, 5)
+        x, target = torch.randn(rows, 5).to(device), targets(rows, 5).to(device)
         torch._dynamo.mark_dynamic(x, 0)
         torch._dynamo.mark_dynamic(target, 0)
-        torch.testing.assert_close(compiled(x, target), DropIn()(x, target))
+        torch.testing.assert_close(compiled(x, target).cpu(), DropIn()(x, target).cpu())
     assert counter.frame_count == 1
 
 
-def test_compile_of_every_public_form() -> None:
-    x, target = torch.randn(4, 6, 3), torch.randint(6, (4, 3))
+def test_compile_of_every_public_form(device: torch.device) -> None:
+    x, target = torch.randn(4, 6, 3).to(device), torch.randint(6, (4, 3)).to(device)
 
     def forms(x: Tensor, target: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             half = cross_entropy(x.bfloat16(), target)
         in_place = cross_entropy(x[..., 0].contiguous(), target[:, 0], inplace_backward=True)
-        return [cross_entropy(x, target), half, in_place, cross_entropy(x[0, :, 0], target[0, 0])]
+        losses = cross_entropy(x, target), half, in_place, cross_entropy(x[0, :, 0], target[0, 0])
+        return [loss.cpu() for loss in losses]
 
     compiled = torch.compile(forms, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, target), forms(x, target))
@@ -142,17 +148,23 @@ def test_compile_of_every_public_form() -> None:
     ids=["lean", "drop-in"],
 )
 def test_export_keeps_one_node_and_any_number_of_rows(
-    model: type[nn.Module], make: object, name: str, strict: bool, tmp_path: Path
+    model: type[nn.Module], make: object, name: str, strict: bool, tmp_path: Path, device: torch.device
 ) -> None:
-    module, rows = model(), Dim("rows", min=2)
-    program = torch.export.export(module, make(6), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
+    def inputs(n: int) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(device) for tensor in make(n))
+
+    def on_cpu(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+        return [output.cpu() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    module, rows = model().to(device), Dim("rows", min=2)
+    program = torch.export.export(module, inputs(6), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
     ours = [str(node.target) for node in program.graph.nodes if "npu_ce_jit" in str(node.target)]
     assert ours == [name]
     torch.export.save(program, tmp_path / "model.pt2")
     reloaded = torch.export.load(tmp_path / "model.pt2").module()
     for n in (2, 6, 11):
-        inputs = make(n)
-        torch.testing.assert_close(reloaded(*inputs), module(*inputs))
+        arguments = inputs(n)
+        torch.testing.assert_close(on_cpu(reloaded(*arguments)), on_cpu(module(*arguments)))
 
 
 def test_a_program_that_returns_the_named_tuple_can_be_saved(tmp_path: Path) -> None:
@@ -166,30 +178,31 @@ def test_a_program_that_returns_the_named_tuple_can_be_saved(tmp_path: Path) -> 
     torch.testing.assert_close(reloaded(*inputs).lse, inputs[0].logsumexp(1))
 
 
-def test_an_exported_program_trains() -> None:
-    x, target = torch.randn(5, 33, requires_grad=True), targets(5, 33)
+def test_an_exported_program_trains(device: torch.device) -> None:
+    x, target = torch.randn(5, 33).to(device).requires_grad_(), targets(5, 33).to(device)
     program = torch.export.export(DropIn(), (x, target))
     (ours,) = torch.autograd.grad(program.module()(x, target).sum(), x)
     (expected,) = torch.autograd.grad(DropIn()(x, target).sum(), x)
-    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(ours.cpu(), expected.cpu())
 
 
-def test_compiled_autograd() -> None:
-    x, target = torch.randn(5, 7, requires_grad=True), targets(5, 7)
+def test_compiled_autograd(device: torch.device) -> None:
+    x, target = torch.randn(5, 7).to(device).requires_grad_(), targets(5, 7).to(device)
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
         cross_entropy(x, target, z_loss=0.1).backward()
     ours, x.grad = x.grad, None
     cross_entropy(x, target, z_loss=0.1).backward()
-    torch.testing.assert_close(ours, x.grad)
+    torch.testing.assert_close(ours.cpu(), x.grad.cpu())
 
 
-def test_checkpointing() -> None:
-    x, target = torch.randn(5, 7, requires_grad=True), targets(5, 7)
-    (expected,) = torch.autograd.grad(F.cross_entropy(x, target), x)
+def test_checkpointing(device: torch.device) -> None:
+    x, target = torch.randn(5, 7), targets(5, 7)
+    expected = torch.func.grad(lambda a: F.cross_entropy(a, target))(x)
+    leaf, target = x.to(device).requires_grad_(), target.to(device)
     for reentrant in (False, True):
-        loss = torch.utils.checkpoint.checkpoint(cross_entropy, x, target, use_reentrant=reentrant)
-        (ours,) = torch.autograd.grad(loss, x) if not reentrant else (loss.backward(), x.grad)[1:]
-        torch.testing.assert_close(ours, expected)
+        loss = torch.utils.checkpoint.checkpoint(cross_entropy, leaf, target, use_reentrant=reentrant)
+        (ours,) = torch.autograd.grad(loss, leaf) if not reentrant else (loss.backward(), leaf.grad)[1:]
+        torch.testing.assert_close(ours.cpu(), expected)
 
 
 @pytest.mark.skipif("NPU_CE_JIT_TEST_INNER" in os.environ, reason="this is the inner run")
