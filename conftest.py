@@ -11,8 +11,8 @@ import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
-# tests/test_on_npu.py starts processes with an npu. In these, and on a board, the tests run that ask for `place` or
-# `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
+# tests/test_on_npu.py starts processes with an npu. In these, and on a board, those tests run that ask for `any_device`
+# or `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
 if HAS_NPU:
     from virtual_cann import observe
@@ -23,7 +23,7 @@ collect_ignore = [*(["tests/test_on_npu.py"] if HAS_NPU else []), *([] if IS_VIR
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if HAS_NPU:
-        here = [item for item in items if item.path.parent == ON_NPU_DIR or "place" in item.fixturenames]
+        here = [item for item in items if item.path.parent == ON_NPU_DIR or "any_device" in item.fixturenames]
         config.hook.pytest_deselected(items=[item for item in items if item not in here])
         items[:] = here
     # The file that takes longest goes first: begun late, it would keep one core busy and leave the others idle.
@@ -36,13 +36,13 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def place() -> torch.device:
+def any_device() -> torch.device:
     """An npu where there is one, for tests that launch nothing or need not."""
     return torch.device("npu" if HAS_NPU else "cpu")
 
 
 @pytest.fixture
-def device(place: torch.device) -> Iterator[torch.device]:
+def device(any_device: torch.device) -> Iterator[torch.device]:
     """Where the numeric tests compute; they make their inputs on the CPU and move them here.
 
     On a virtual npu, the test fails unless kernels of ours ran there and left something. Each such test has a forward
@@ -50,7 +50,7 @@ def device(place: torch.device) -> Iterator[torch.device]:
     """
     if IS_VIRTUAL:
         observe.clear_reports()
-    yield place
+    yield any_device
     if HAS_NPU:
         torch.npu.synchronize()
     if IS_VIRTUAL:

@@ -107,11 +107,11 @@ def test_the_table(
     error: type[Exception],
     text: str,
     kind: str,
-    place: torch.device,
+    any_device: torch.device,
 ) -> None:
     call = CALLERS[caller](function)
 
-    device = "meta" if kind == "meta" else place.type
+    device = "meta" if kind == "meta" else any_device.type
     with FakeTensorMode() if kind == "fake" else nullcontext():
         arguments = make(device)
         with pytest.raises(error) as caught:

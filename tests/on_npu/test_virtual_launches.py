@@ -31,9 +31,9 @@ def launched(compute: Callable[[], Any], kernel: str, *, read: int, written: int
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(211, 10), (7, 3001)], ids=["narrow", "wide"])
 def test_every_pass_reads_and_writes_its_tensors_on_the_npu(
-    shape: tuple[int, int], dtype: torch.dtype, place: torch.device
+    shape: tuple[int, int], dtype: torch.dtype, any_device: torch.device
 ) -> None:
-    x, target = logits(*shape, dtype).to(place).requires_grad_(), targets(*shape).to(place)
+    x, target = logits(*shape, dtype).to(any_device).requires_grad_(), targets(*shape).to(any_device)
     tensor = x.nbytes
 
     loss = launched(lambda: cross_entropy(x, target), "npu_ce_forward", read=tensor)
