@@ -63,6 +63,14 @@ def test_a_variable_says_where_cann_is(tmp_path, variable, value):
     assert facts.cann_home.where == variable
 
 
+@pytest.mark.parametrize("name", ["CANN 9 $x", "Ascend's \u6607\u817e", "a:b"])
+def test_any_name_will_do_for_its_directory(tmp_path, name):
+    home = tree(tmp_path / name)
+    facts = found(ASCEND_HOME_PATH=home)
+    assert (facts.cann_home.value, facts.cann_version.value) == (str(home), "8.1.RC1")
+    assert facts.bisheng.value == str(home / PLACE_OF[8] / "bisheng")
+
+
 def test_the_first_of_the_variables_decides(tmp_path):
     first, second = tree(tmp_path / "1"), tree(tmp_path / "2")
     assert found(ASCEND_TOOLKIT_HOME=second, ASCEND_HOME_PATH=first).cann_home.value == str(first)
@@ -84,12 +92,14 @@ def test_another_cann_is_mentioned_but_a_link_to_the_same_is_not(tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"])
-@pytest.mark.parametrize("how", ["absent", "dangling", "file", "unreadable"])
+@pytest.mark.parametrize("how", ["absent", "dangling", "loop", "file", "unreadable"])
 def test_a_variable_that_leads_nowhere_is_told_and_not_replaced(tmp_path, monkeypatch, variable, how):
     tree(tmp_path / "usr/cann")
     home = tmp_path / "named"
     if how == "dangling":
         home.symlink_to(tmp_path / "gone")
+    elif how == "loop":
+        home.symlink_to(home)
     elif how == "file":
         home.touch()
     elif how == "unreadable":
@@ -100,6 +110,7 @@ def test_a_variable_that_leads_nowhere_is_told_and_not_replaced(tmp_path, monkey
     assert facts.cann_home.value is None
     assert f"{variable}: {home} " in facts.cann_home.where
     words = {"absent": "no directory", "dangling": "gone, which is not there", "file": "no directory"}
+    words["loop"] = f"is a link to {home}, which is not there"
     assert words.get(how, "may not be read") in facts.cann_home.where
     assert "set_env.sh" in facts.cann_home.cure
     assert variable in facts.cann_home.cure
@@ -139,17 +150,18 @@ def test_the_build_of_cann_is_told_apart_but_not_where_it_was_installed(tmp_path
     assert builds[0] == builds[1] != builds[2]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b"Version=\n", None])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b"Version=\n", "a directory", None])
 def test_a_version_file_that_states_nothing_is_named(tmp_path, content):
     home = tree(tmp_path / "cann")
     file = home / "runtime/version.info"
-    if content is None:
-        file.unlink()
-    else:
+    file.unlink()
+    if isinstance(content, bytes):
         file.write_bytes(content)
+    elif content == "a directory":
+        file.mkdir()
     facts = found(ASCEND_HOME_PATH=home)
     assert facts.cann_version.value is None
-    assert (str(file) in facts.cann_version.where) == (content is not None)
+    assert (str(file) in facts.cann_version.where) == isinstance(content, bytes)
     assert str(home) in facts.cann_version.cure
     assert facts.bisheng.value is not None
 
