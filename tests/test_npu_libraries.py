@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_package import copy_package, run_python, write_npu_sources
+from virtual_cann.prepare import prepare
 
 ON_NPU = (Path(__file__).resolve().parent / "virtual_cann/run", "python")
 
@@ -151,3 +155,37 @@ def test_without_npu_kernels_the_cpu_computes_and_an_npu_call_says_why(site: Pat
         assert error.startswith("npu_ce_jit has no kernels for npu:0. ")
         assert "with none of the 4 sets of flags" in error
         assert "/bin/false" in error
+
+
+def cut_short(file: Path) -> None:
+    content = file.read_bytes()
+    file.unlink()  # a link to what others use
+    file.write_bytes(content[: len(content) // 2])
+
+
+# (what happened to CANN's home, what is said of it).
+DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "gone": (shutil.rmtree, ("is no directory", "set_env.sh")),
+    "no headers": (
+        lambda home: [*map(Path.unlink, home.rglob("kernel_operator.h"))],
+        ("Ascend C's headers are not in",),
+    ),
+    "no compiler": (lambda home: [*map(Path.unlink, home.rglob("bisheng"))], ("bisheng", "toolkit")),
+    "runtime cut short": (lambda home: cut_short(home / "lib64/libascendcl.so"), ("libascendcl.so: file too short",)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_cann_costs_the_npu_and_nothing_else(site: Path, tmp_path: Path, damage: str) -> None:
+    """torch_npu itself does not load there; torch is told to leave it alone."""
+    whole = prepare()
+    home = shutil.copytree(whole.home, tmp_path / "cann", symlinks=True)
+    act, said = DAMAGES[damage]
+    act(home)
+    variables = {k: v.replace(str(whole.home), str(home)) for k, v in whole.variables(os.environ).items()}
+    variables |= {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache")}
+    report = json.loads(run_python(site, IMPORT + PRINT, (whole.python,), **variables).stdout.splitlines()[-1])
+    assert report["at import"] == "none"
+    assert report["cpu"] == "loaded"
+    for part in said:
+        assert part in report["problem"]
