@@ -84,7 +84,6 @@ REASONS = {
     """,
     "what Init fills is read only behind barriers of the groups' own": """
         ce_backward_rows.h TakeVectors VectorBarrier 1
-        ce_capped_logits.h Init VectorBarrier 1
         ce_logits.h Init VectorBarrier 1
         ce_many_rows.h Init VectorBarrier 1
         ce_merge.asc Init VectorBarrier 1
@@ -100,13 +99,6 @@ REASONS = {
     """,
     "AddTerms fills up what it reads itself; AddPartials needs it from its second read on, of more rows than here": """
         ce_row_sums.h Read FillTail 1
-    """,
-    "ReduceSum stores its result by the scalar unit, which then reads it": """
-        ce_backward_narrow.h LoadWeights Order<HardEvent::V_S> 1
-    """,
-    "nobody calls it": """
-        ce_row_math.h Divide VectorBarrier 1
-        ce_row_math.h Select VectorBarrier 1
     """,
 }
 HARMLESS = {place.strip(): reason for reason, places in REASONS.items() for place in places.strip().splitlines()}
