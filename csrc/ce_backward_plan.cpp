@@ -15,7 +15,7 @@ constexpr uint32_t kNarrowColumns = 640;        // beyond, the tiles of many row
 constexpr uint64_t kWholeRows = 2048;           // from so many on, rows are dealt to the cores whole
 constexpr uint32_t kPiece = 512;                // columns at most, of rows that are not
 constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
-constexpr uint64_t kL2Share = 96u << 20;  // logits that are likely to lie in the L2 still
+constexpr uint64_t kL2Share = 32u << 20;  // logits that are likely to lie in the L2 still
 
 template <class N>
 N ceil_div(N a, N b) {
