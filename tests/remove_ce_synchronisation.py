@@ -212,6 +212,7 @@ def backward_cases(dtype: torch.dtype) -> list[Case]:
         backward_case(4201, 10, dtype, reduction="mean"),
         backward_case(301, 10, dtype, OUTPUTS, **ALL_OPTIONS),
         backward_case(301, 13, dtype, ("loss", "log_prob"), weight=True, target_dtype=torch.int32),
+        backward_case(150, 333, dtype, OUTPUTS, **ALL_OPTIONS),
         backward_case(150, 1009, dtype, reduction="mean"),
         backward_case(4, 30011, dtype),
         backward_case(3, 30011, dtype, OUTPUTS, **ALL_OPTIONS),

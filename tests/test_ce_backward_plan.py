@@ -133,6 +133,13 @@ def test_sums_are_cut_the_same_for_any_number_of_cores(planner: ctypes.CDLL) -> 
             assert len({bytes(getattr(plan, name)) for plan in plans}) == 1
 
 
+def test_what_is_likely_in_the_l2_is_read_through_it(planner: ctypes.CDLL) -> None:
+    for dtype, rows in ((FLOAT32, 8192), (BFLOAT16, 16_384)):
+        for more in (0, 1):
+            problem = CeProblem(rows=rows + more, classes=1024, dtype=dtype, target_dtype=INT64)
+            assert plan_of(planner, problem, CeGradients(), 48).round_l2 == more
+
+
 @pytest.mark.parametrize(("rows", "classes"), [(0, 10), (0, 100_000)])
 def test_nothing_is_launched_for_no_rows(planner: ctypes.CDLL, rows: int, classes: int) -> None:
     plan = plan_of(planner, CeProblem(rows=rows, classes=classes), CeGradients(), 48)
