@@ -97,7 +97,6 @@ class BackwardNarrow {
       } else {
         values = tile.term;
         ToFloats(values, tile.log_prob, many_.Count());
-        VectorBarrier();
       }
       many_.Sums(rows_.log_prob_sum, values);
       Gather(rows_.class_log_prob, values, in_tile.ReinterpretCast<uint32_t>(), 0, rows);

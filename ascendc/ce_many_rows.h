@@ -88,7 +88,6 @@ class ManyRows {
       Compare(bits[at / chunk_ * bits_of_chunk], index[at], spread_, CMPMODE::EQ, uint64_t(kCeLanes), repeats_,
               Params(kBits, columns_, value_));
     }
-    VectorBarrier();
     Spread(value);
     for (uint32_t at = 0; at < pitch_; at += chunk_) {
       Select(to[at], bits[at / chunk_ * bits_of_chunk], spread_, to[at], SELMODE::VSEL_TENSOR_TENSOR_MODE, Lanes(at),
@@ -108,7 +107,7 @@ class ManyRows {
     VectorBarrier();
   }
 
-  // sums[row] = the sum of the row. What is behind a row's end in the tile has to be 0.
+  // sums[row] = the sum of the row. What is behind a row's end in the tile has to be 0. Waits for the tile itself.
   __aicore__ inline void Sums(const Floats& sums, const Floats& tile) const {
     Duplicate(out_, 0.0f, repeats_ * kCeLanes);
     VectorBarrier();

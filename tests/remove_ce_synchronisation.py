@@ -45,14 +45,10 @@ PROCESSES = 2
 # Why the kernels are right without a call, and where: file, function, call, and which of those in the function.
 REASONS = {
     "a step leaves what it wrote ready for the next one, which has a barrier of its own before it reads that": """
-        ce_backward_narrow.h TakeFromLogProb VectorBarrier 1
-        ce_backward_narrow.h TakeElements VectorBarrier 1
-        ce_backward_narrow.h Fill VectorBarrier 2
-        ce_backward_sums.h Process VectorBarrier 1
+        ce_backward_narrow.h TakeElements VectorBarrier 4
         ce_backward_wide.h TakeElements VectorBarrier 2
         ce_backward_wide.h Fill VectorBarrier 2
         ce_many_rows.h Subtract VectorBarrier 1
-        ce_many_rows.h SetColumn VectorBarrier 1
         ce_many_rows.h Sums VectorBarrier 3
         ce_merge.asc Run VectorBarrier 1
         ce_narrow_forward.h SumWeights VectorBarrier 1
