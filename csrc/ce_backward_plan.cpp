@@ -14,8 +14,7 @@ constexpr uint32_t kWideGroup = 64;             // rows: of the weights, one 64t
 constexpr uint32_t kNarrowColumns = 640;        // beyond, the tiles of many rows are too low to be worth their Select
 constexpr uint64_t kWholeRows = 2048;           // from so many on, rows are dealt to the cores whole
 constexpr uint32_t kPiece = 512;                // columns at most, of rows that are not
-constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
-constexpr uint64_t kL2Share = 32u << 20;  // logits that are likely to lie in the L2 still
+constexpr uint32_t kPieceStep = 128;  // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 
 template <class N>
 N ceil_div(N a, N b) {
@@ -170,6 +169,6 @@ CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gra
     plan.workspace_bytes = workspace * sizeof(float);
   }
   plan.blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, problem.rows * plan.pieces));
-  plan.round_l2 = problem.rows * problem.classes * (problem.dtype == kCeFloat32 ? 4 : 2) > kL2Share;
+  plan.round_l2 = npu_ce::beyond_l2_share(problem);
   return plan;
 }

@@ -127,18 +127,6 @@ def test_comparisons() -> None:
     assert not torch.equal(a.npu(), a.npu())  # it has a NaN
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_choices(dtype: torch.dtype) -> None:
-    a, b = sample(7, 13, dtype=dtype), sample(13, dtype=dtype)
-    positive = sample(7, 1) > 0
-    check(torch.where(positive.npu(), a.npu(), b.npu()), torch.where(positive, a, b))
-    check(torch.where(positive.npu(), a.npu(), 0), torch.where(positive, a, 0))
-    for index in (torch.tensor([6, 0, 3, 0]), torch.tensor([2], dtype=torch.int32), torch.tensor([5, 4])[:0]):
-        check(a.npu().index_select(0, index.npu()), a.index_select(0, index))
-        check(a.npu().t().index_select(1, index.npu()), a.t().index_select(1, index))
-        check(b.npu().index_select(-1, index.npu()), b.index_select(-1, index))
-
-
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_reductions(dtype: torch.dtype) -> None:
     x = sample(3, 17, 5, dtype=dtype)

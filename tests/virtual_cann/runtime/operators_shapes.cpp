@@ -26,28 +26,6 @@ Plan masked_select(const aclTensor* self, const aclTensor* mask, aclTensor* to) 
   return plan;
 }
 
-Plan where(const aclTensor* condition, const aclTensor* self, const aclTensor* other, const aclTensor* to) {
-  return elementwise([](auto holds, auto a, auto b) { return holds != 0 ? a : b; }, to, condition, self, other);
-}
-
-Plan index_select(const aclTensor* self, int64_t dim, const aclTensor* index, const aclTensor* to) {
-  const auto axis = static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(self->sizes.size()) : dim);
-  Plan plan{{*self, *index, *to}, {}};
-  plan.run = [axis, self = *self, index = *index, to = *to] {
-    const Loader<int64_t> load = loader<int64_t>(index.dtype);
-    aclTensor from = self, part = to;
-    from.sizes.at(axis) = part.sizes.at(axis) = 1;
-    for (int64_t i = 0; i < to.sizes[axis]; ++i) {
-      const int64_t at = load(index.first + i * index.strides.at(0) * item_bytes(index.dtype));
-      if (at < 0 || at >= self.sizes[axis]) throw Error(ACL_ERROR_INVALID_PARAM, "index_select beyond the tensor");
-      from.first = self.first + at * self.strides[axis] * item_bytes(self.dtype);
-      part.first = to.first + i * to.strides[axis] * item_bytes(to.dtype);
-      copy(part, from).run();
-    }
-  };
-  return plan;
-}
-
 Plan concatenate(const aclTensorList* list, int64_t dim, const aclTensor* to) {
   const auto axis = static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(to->sizes.size()) : dim);
   const int64_t step = to->strides.at(axis) * item_bytes(to->dtype);
@@ -86,8 +64,6 @@ ACLNN_OPERATOR(InplaceFillTensor, (Tensor self, Tensor value), copy(*self, *valu
 ACLNN_OPERATOR(Cast, (Tensor self, aclDataType, Tensor to), copy(*to, *self))
 ACLNN_OPERATOR(Cat, (const aclTensorList* tensors, int64_t dim, Tensor to), concatenate(tensors, dim, to))
 ACLNN_OPERATOR(Stack, (const aclTensorList* tensors, int64_t dim, Tensor to), stack(tensors, dim, to))
-ACLNN_OPERATOR(SWhere, (Tensor condition, Tensor self, Tensor other, Tensor to), where(condition, self, other, to))
-ACLNN_OPERATOR(IndexSelect, (Tensor self, int64_t dim, Tensor index, Tensor to), index_select(self, dim, index, to))
 ACLNN_OPERATOR(MaskedSelect, (Tensor self, Tensor mask, aclTensor* to), masked_select(self, mask, to))
 
 }  // namespace virtual_cann
