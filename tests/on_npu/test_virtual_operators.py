@@ -127,6 +127,16 @@ def test_comparisons() -> None:
     assert not torch.equal(a.npu(), a.npu())  # it has a NaN
 
 
+def test_choices() -> None:
+    a, b = sample(7, 13), sample(13)
+    check(torch.where((a > 0).npu(), a.npu(), b.npu()), torch.where(a > 0, a, b))
+    check(torch.where((a > 0).npu(), a.half().npu(), 0), torch.where(a > 0, a.half(), 0))
+    for index in (torch.tensor([3, -1, 0, 3]), torch.tensor([[1, 2], [6, -7]], dtype=torch.int32), torch.tensor(5)):
+        check(a.npu()[index.npu()], a[index])
+        check(b.npu()[index.npu()], b[index])
+        check(a.t().npu().t()[index.npu()], a[index])
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_reductions(dtype: torch.dtype) -> None:
     x = sample(3, 17, 5, dtype=dtype)
@@ -209,7 +219,7 @@ REFUSED: dict[str, Callable[[], torch.Tensor]] = {
     "Softmax": lambda: torch.softmax(torch.ones(3).npu(), 0),
     "Normal": lambda: torch.randn(3, device="npu"),
     "Sort": lambda: torch.sort(torch.ones(3).npu())[0],
-    "Index": lambda: torch.ones(3).npu()[torch.tensor([1]).npu()],
+    "Index": lambda: torch.ones(3, 3).npu()[torch.tensor([1]).npu(), torch.tensor([1]).npu()],
     "Adds": lambda: torch.ones(3, dtype=torch.complex64).npu() + 1,
 }
 

@@ -73,6 +73,7 @@ Plan elementwise(Function f, const aclTensor* to, const Tensors*... from) {
               if constexpr (sizeof...(from) == 0) store(at[0], f(T()));
               if constexpr (sizeof...(from) == 1) store(at[0], f(load[0](at[1])));
               if constexpr (sizeof...(from) == 2) store(at[0], f(load[0](at[1]), load[1](at[2])));
+              if constexpr (sizeof...(from) == 3) store(at[0], f(load[0](at[1]), load[1](at[2]), load[2](at[3])));
             });
           });
         },

@@ -65,6 +65,8 @@ ACLNN_OPERATOR(LogicalAnd, (Tensor self, Tensor other, Tensor to),
                elementwise([](auto a, auto b) { return a != 0 && b != 0; }, to, self, other))
 ACLNN_OPERATOR(BitwiseAndTensor, (Tensor self, Tensor other, Tensor to), bitwise_and(self, other, to))
 ACLNN_OPERATOR(BitwiseAndScalar, (Tensor self, Scalar other, Tensor to), bitwise_and(self, other, to))
+ACLNN_OPERATOR(SWhere, (Tensor condition, Tensor self, Tensor other, Tensor to),
+               elementwise([](auto chosen, auto a, auto b) { return chosen != 0 ? a : b; }, to, condition, self, other))
 ACLNN_OPERATOR(IsFinite, (Tensor self, Tensor to),
                elementwise([](auto a) { return std::isfinite(double(a)); }, to, self))
 ACLNN_OPERATOR(Abs, (Tensor self, Tensor to), elementwise([](auto a) { return std::abs(a); }, to, self))

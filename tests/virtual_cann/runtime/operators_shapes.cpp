@@ -26,6 +26,31 @@ Plan masked_select(const aclTensor* self, const aclTensor* mask, aclTensor* to) 
   return plan;
 }
 
+// What lies at each number along the first dimension of `self`; no other indices are modelled.
+Plan index(const aclTensor* self, const aclTensorList* indices, const aclTensor* to) {
+  const aclTensor& only = indices->tensors.at(0);
+  if (indices->tensors.size() != 1 || is_floating(only.dtype) || only.dtype == ACL_BOOL)
+    throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN indexes by one tensor of integers");
+  aclTensor numbers = only, first = *self;  // each spread over the dimensions that the other one has
+  numbers.sizes.resize(to->sizes.size(), 1);
+  numbers.strides.resize(to->sizes.size(), 0);
+  first.sizes.at(0) = 1;
+  Plan plan{{*self, only, *to}, {}};
+  plan.run = [self = *self, first, numbers, to = *to] {
+    const int64_t bytes = item_bytes(self.dtype), count = self.sizes[0], step = self.strides[0] * bytes;
+    const Loader<int64_t> number = loader<int64_t>(numbers.dtype);
+    const std::array<Operand, 3> operands{spread(to, to.sizes), spread(first, to.sizes), spread(numbers, to.sizes)};
+    strided_loop(to.sizes, operands, [&](const auto& at) {
+      const int64_t row = number(at[2]);
+      if (row < -count || row >= count)
+        throw Error(ACL_ERROR_INVALID_PARAM,
+                    "index " + std::to_string(row) + " is out of bounds for " + std::to_string(count));
+      std::memcpy(at[0], at[1] + (row < 0 ? row + count : row) * step, static_cast<size_t>(bytes));
+    });
+  };
+  return plan;
+}
+
 Plan concatenate(const aclTensorList* list, int64_t dim, const aclTensor* to) {
   const auto axis = static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(to->sizes.size()) : dim);
   const int64_t step = to->strides.at(axis) * item_bytes(to->dtype);
@@ -62,6 +87,7 @@ using Tensor = const aclTensor*;
 ACLNN_OPERATOR(InplaceCopy, (Tensor self, Tensor from), copy(*self, *from))
 ACLNN_OPERATOR(InplaceFillTensor, (Tensor self, Tensor value), copy(*self, *value))
 ACLNN_OPERATOR(Cast, (Tensor self, aclDataType, Tensor to), copy(*to, *self))
+ACLNN_OPERATOR(Index, (Tensor self, const aclTensorList* indices, Tensor to), index(self, indices, to))
 ACLNN_OPERATOR(Cat, (const aclTensorList* tensors, int64_t dim, Tensor to), concatenate(tensors, dim, to))
 ACLNN_OPERATOR(Stack, (const aclTensorList* tensors, int64_t dim, Tensor to), stack(tensors, dim, to))
 ACLNN_OPERATOR(MaskedSelect, (Tensor self, Tensor mask, aclTensor* to), masked_select(self, mask, to))
