@@ -15,13 +15,11 @@ struct BackwardOptions {
   bool log_prob;
   bool zero_ignored;  // nothing else flows into ignored rows
   bool nothing;       // nothing flows at all
-  bool capped;
 
-  // The logits that forward saw are x' = scale * x, and their slope is slope_scale = scale. Capped ones are q + cap
-  // with the q of CappedLogits, and their slope is slope_scale * q * (q + 2 * cap).
-  float scale;
-  float slope_scale;
-  float cap;
+  // exp(x' - max) is exp(q) * exp(cap - max) with the q of Logits, and the second factor goes into the row's numbers.
+  // It is at most exp(2 cap): with this bound, gradients of up to 10^10 have room.
+  bool folds_max;
+  static constexpr float kMostFoldedCap = 32;
 
   __aicore__ inline void Init(const CeProblem& problem, const CeGradients& gradients) {
     loss = gradients.loss.data != nullptr || gradients.z_loss.data != nullptr;
@@ -31,11 +29,8 @@ struct BackwardOptions {
     log_prob = gradients.log_prob != nullptr;
     zero_ignored = !entropy && !log_prob && gradients.lse.data == nullptr;
     nothing = zero_ignored && !loss;
+    folds_max = problem.softcap != 0 && problem.softcap <= kMostFoldedCap && !entropy;
     rest = !zero_ignored || smooth || (loss && problem.z_loss != 0);
-    cap = problem.softcap;
-    capped = cap != 0;
-    scale = problem.logit_scale;
-    slope_scale = capped ? -scale / (cap * cap) : scale;
   }
 };
 

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "ce_backward_options.h"
-#include "ce_capped_logits.h"
+#include "ce_logits.h"
 #include "ce_row_inputs.h"
 #include "ce_target.h"
 
@@ -25,10 +25,10 @@ class BackwardRows {
   static constexpr float kLowestExponent = -104.0f;
 
   __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
-                              const CeBackwardPlan* plan, const BackwardOptions* options, CappedLogits* capped) {
+                              const CeBackwardPlan* plan, const BackwardOptions* options, Logits* logits) {
     problem_ = problem;
     options_ = options;
-    capped_ = capped;
+    logits_ = logits;
     length_ = plan->row_vector;
     pipe->InitBuffer(buffer_, plan->buffers.row_vectors);
     TakeVectors(plan->buffers.row_vectors / sizeof(float));
@@ -57,9 +57,13 @@ class BackwardRows {
     inputs_.Begin();
   }
   __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
+  // Two vectors of no use before Work.
+  __aicore__ inline LocalTensor<int32_t> Scratch() const { return term_.ReinterpretCast<int32_t>(); }
+  __aicore__ inline LocalTensor<int32_t> MoreScratch() const { return more_.ReinterpretCast<int32_t>(); }
 
   // The vectors that a tile takes, once the four that the caller fills are there.
   __aicore__ inline void Work() {
+    const float slope_scale = logits_->SlopeScale();
     const Floats max = inputs_.Get(kMaxOfRow), log_sum = inputs_.Get(kLogSum);
     FromLoss(max, log_sum);
     FromOthers();
@@ -70,14 +74,18 @@ class BackwardRows {
     if (options_->rest) math_.Add(spread, spread, rest_);
     math_.Multiply(term_, log_sum, -1.0f);
     math_.Exp(term_, term_);
-    if (options_->slope_scale != 1) math_.Multiply(term_, term_, options_->slope_scale);
+    if (slope_scale != 1) math_.Multiply(term_, term_, slope_scale);
     if (options_->entropy) {
       math_.Multiply(more_, slope, log_sum);
       math_.Subtract(spread, spread, more_);
       math_.Multiply(slope, slope, term_);
     }
     math_.Multiply(spread, spread, term_);
-    if (options_->smooth) math_.Multiply(smooth, smooth, options_->slope_scale);
+    if (options_->folds_max) {
+      math_.Exp(term_, offset);
+      math_.Multiply(spread, spread, term_);
+    }
+    if (options_->smooth) math_.Multiply(smooth, smooth, slope_scale);
     inputs_.End();
   }
 
@@ -106,7 +114,7 @@ class BackwardRows {
   Floats class_log_prob;
   Floats log_prob_sum;
 
-  // For a tile's arithmetic. x' - max = x' + offset, or q + offset.
+  // For a tile's arithmetic. Added to the logits below their cap, `offset` makes x' - max of them.
   Floats offset;
   Floats spread;
   Floats slope;
@@ -173,12 +181,10 @@ class BackwardRows {
 
   // In place of the logit.
   __aicore__ inline void LogProbOfTarget(const Floats& log_sum) {
-    if (options_->capped) {
-      capped_->Apply(logit, math_.Count());
-      capped_->Slope(target_slope_, logit, math_.Count());
-      math_.Add(offset, offset, options_->cap);
-    } else if (options_->scale != 1) {
-      math_.Multiply(logit, logit, options_->scale);
+    logits_->TransformBelowCap(logit, math_.Count());
+    if (logits_->IsCapped()) {
+      logits_->CappedSlope(target_slope_, logit, math_.Count());
+      math_.Add(offset, offset, logits_->Softcap());
     }
     math_.Add(logit, logit, offset);
     math_.Subtract(logit, logit, log_sum);
@@ -209,40 +215,48 @@ class BackwardRows {
     if (options_->log_prob) {
       math_.Add(at_target, at_target, class_log_prob);
     }
-    if (options_->slope_scale != 1) math_.Multiply(at_target, at_target, options_->slope_scale);
-    if (options_->capped) {
+    if (logits_->SlopeScale() != 1) math_.Multiply(at_target, at_target, logits_->SlopeScale());
+    if (logits_->IsCapped()) {
       math_.Multiply(at_target, at_target, target_slope_);
     }
   }
 
-  // All begin as zeros: instructions over whole vectors shall find numbers behind a group's last row.
+  // Those that this launch has a use for; csrc/ce_backward_plan.cpp counts them. All begin as zeros: instructions over
+  // whole vectors shall find numbers behind a group's last row.
   __aicore__ inline void TakeVectors(uint32_t count) {
+    const struct {
+      Floats* vector;
+      bool used;
+    } vectors[] = {
+        {&logit, true},
+        {&class_weight, problem_->weight != nullptr},
+        {&class_log_prob, options_->log_prob},
+        {&log_prob_sum, options_->log_prob},
+        {&offset, true},
+        {&spread, true},
+        {&slope, options_->entropy},
+        {&smooth, options_->smooth},
+        {&at_target, true},
+        {&rest_, options_->rest},
+        {&target_slope_, logits_->IsCapped()},
+        {&term_, true},
+        {&more_, true},
+    };
     const Floats all = buffer_.Get<float>();
     Duplicate(all, 0.0f, count);
     VectorBarrier();
     uint32_t at = 0;
-    Take(logit, all, at);
-    Take(class_weight, all, at);
-    Take(class_log_prob, all, at);
-    Take(log_prob_sum, all, at);
-    Take(offset, all, at);
-    Take(spread, all, at);
-    Take(slope, all, at);
-    Take(smooth, all, at);
-    Take(at_target, all, at);
-    Take(rest_, all, at);
-    Take(target_slope_, all, at);
-    Take(term_, all, at);
-    Take(more_, all, at);
-  }
-  __aicore__ inline void Take(Floats& vector, const Floats& all, uint32_t& at) {
-    vector = all[at];
-    at += length_;
+    for (const auto& [vector, used] : vectors) {
+      if (used) {
+        *vector = all[at];
+        at += length_;
+      }
+    }
   }
 
   const CeProblem* problem_;
   const BackwardOptions* options_;
-  CappedLogits* capped_;
+  Logits* logits_;
   RowMath math_;
   Targets targets_;
   RowInputs inputs_;

@@ -39,7 +39,6 @@ class ClassSums {
       for (uint32_t i = 0; i < count; ++i) {
         SumLanes(unit + i);
         WholeReduceSum(sums[i], lanes_.Get<float>(), kCeLanes, 1, 1, 1, 8);
-        VectorBarrier();
       }
       sums_.EnQue(sums);
       sums = sums_.DeQue<float>();

@@ -51,28 +51,27 @@ class OneRow {
   uint32_t columns_;
 };
 
-// What a tile's arithmetic works on, in float32.
+// One tile: as it was read and is written, and what its arithmetic works on, in float32.
 template <class T>
 struct BackwardTile {
+  LocalTensor<T> in;
+  LocalTensor<T> out;
+  LocalTensor<T> log_prob;    // its gradient
   LocalTensor<float> x;       // the logits; lost
   LocalTensor<float> result;  // may be x where nothing is capped
   LocalTensor<float> term;    // scratch, if there are terms
   LocalTensor<float> weights;
-  LocalTensor<T> log_prob;  // its gradient
 };
 
 template <class T, class Rows>
 __aicore__ inline void ComputeGradient(const BackwardTile<T>& tile, const Rows& rows, const BackwardOptions& options,
-                                       CappedLogits& capped) {
+                                       Logits& logits) {
   const LocalTensor<float> x = tile.x, result = tile.result, term = tile.term;
   const uint32_t count = rows.Count();
-  if (options.capped) {
-    capped.Apply(x, count);
-  } else if (options.scale != 1) {
-    Muls(x, x, options.scale, count);
-    VectorBarrier();
+  logits.TransformBelowCap(x, count);
+  if (!options.folds_max) {
+    rows.Add(result, x, rows.offset);
   }
-  rows.Add(result, x, rows.offset);
   if (options.entropy) {
     Maxs(result, result, BackwardRows::kLowestExponent, count);
     VectorBarrier();
@@ -83,7 +82,7 @@ __aicore__ inline void ComputeGradient(const BackwardTile<T>& tile, const Rows& 
     Mul(result, result, term, count);
     VectorBarrier();
   } else {
-    Exp(result, result, count);
+    Exp(result, options.folds_max ? x : result, count);
     VectorBarrier();
     rows.Multiply(result, result, rows.spread);
   }
@@ -94,16 +93,16 @@ __aicore__ inline void ComputeGradient(const BackwardTile<T>& tile, const Rows& 
   }
   if (options.log_prob) {
     if constexpr (kIsFloat<T>) {
-      Axpy(result, tile.log_prob, options.slope_scale, count);
+      Axpy(result, tile.log_prob, logits.SlopeScale(), count);
     } else {
       ToFloats(term, tile.log_prob, count);
       VectorBarrier();
-      Axpy(result, term, options.slope_scale, count);
+      Axpy(result, term, logits.SlopeScale(), count);
     }
     VectorBarrier();
   }
-  if (options.capped) {
-    capped.Slope(term, x, count);
+  if (logits.IsCapped()) {
+    logits.CappedSlope(term, x, count);
     Mul(result, result, term, count);
     VectorBarrier();
   }

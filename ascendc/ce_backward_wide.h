@@ -4,7 +4,7 @@
 // the weights is read once for all of the group's rows.
 #pragma once
 
-#include "ce_backward_tile.h"
+#include "ce_backward_tiles.h"
 
 namespace npu_ce {
 
@@ -15,37 +15,21 @@ class BackwardWide {
                               const CeBackwardPlan* plan) {
     problem_ = problem;
     plan_ = plan;
-    options_.Init(*problem, *gradients);
-    const uint64_t rows = problem->rows, classes = problem->classes;
-    x_ = InGm<T>(problem->input, (rows - 1) * problem->row_stride + classes);
-    if (plan->round_l2 != 0) {
-      x_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
-    }
-    to_ = InGm<T>(gradients->input_gradient, rows * classes);
-    weight_ = InGm<float>(problem->weight, problem->weight != nullptr ? classes : 0);
-    log_prob_stride_ = gradients->log_prob_row_stride;
-    log_prob_ = InGm<T>(gradients->log_prob, options_.log_prob ? (rows - 1) * log_prob_stride_ + classes : 0);
-
-    const CeBackwardBuffers& bytes = plan->buffers;
-    pipe->InitBuffer(in_, plan->input_tiles, bytes.tile);
-    pipe->InitBuffer(out_, 2, bytes.tile);
-    if (options_.nothing) {
+    weight_ = InGm<float>(problem->weight, problem->weight != nullptr ? problem->classes : 0);
+    tiles_.Init(pipe, *problem, *gradients, *plan);
+    if (tiles_.options.nothing) {
       return;
     }
-    if (bytes.work > 0) pipe->InitBuffer(work_, bytes.work);
-    if (bytes.result > 0) pipe->InitBuffer(result_, bytes.result);
-    if (bytes.term > 0) pipe->InitBuffer(term_, bytes.term);
+    const CeBackwardBuffers& bytes = plan->buffers;
     if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
-    if (bytes.log_prob > 0) pipe->InitBuffer(log_probs_, 2, bytes.log_prob);
     pipe->InitBuffer(elements_, 1, bytes.row_elements);
     pipe->InitBuffer(block_starts_, plan->row_vector * sizeof(uint32_t));
-    if (options_.capped) capped_.Init(pipe, options_.cap, options_.scale);
     Fill();
-    rows_.Init(pipe, problem, gradients, plan, &options_, &capped_);
-    if (options_.weighted) {
+    rows_.Init(pipe, problem, gradients, plan, &tiles_.options, &tiles_.logits);
+    if (tiles_.options.weighted) {
       rows_.SetWeightTotal(InGm<float>(gradients->workspace + plan->weight_total.sums, 1).GetValue(0));
     } else {
-      rows_.SetWeightTotal(static_cast<float>(classes));
+      rows_.SetWeightTotal(static_cast<float>(problem->classes));
     }
   }
 
@@ -69,7 +53,6 @@ class BackwardWide {
 
  private:
   using Queue = TQue<QuePosition::VECIN, 1>;
-  using DeepQueue = TQue<QuePosition::VECIN, kCeMostInputTiles>;
 
   // Rows whose numbers are at hand, and the tile of them that is to be read next.
   struct Group {
@@ -89,7 +72,7 @@ class BackwardWide {
     for (; row < last; row += plan_->group_rows) {
       const uint32_t rows = last - row < plan_->group_rows ? last - row : plan_->group_rows;
       group_ = {row, rows, end, 0, begin};
-      if (!options_.nothing) {
+      if (!tiles_.options.nothing) {
         PrepareGroup(begin);
       }
       for (uint32_t column = begin; column < end; column += plan_->tile_columns) {
@@ -115,8 +98,8 @@ class BackwardWide {
       }
       if (problem_->weight != nullptr) CopyElement(elements, 2, i, weight_[y]);
       if (y >= begin && y < group_.end) {
-        CopyElement(elements, 0, i, x_[(row + i) * problem_->row_stride + y]);
-        if (options_.log_prob) CopyElement(elements, 1, i, log_prob_[(row + i) * log_prob_stride_ + y]);
+        CopyElement(elements, 0, i, tiles_.LogitAt(row + i, y));
+        if (tiles_.options.log_prob) CopyElement(elements, 1, i, tiles_.LogProbAt(row + i, y));
       }
     }
     elements_.EnQue(elements);
@@ -125,7 +108,7 @@ class BackwardWide {
     }
     LocalTensor<uint8_t> read = elements_.template DeQue<uint8_t>();
     TakeElements<T>(rows_.logit, read, 0, rows);
-    if (options_.log_prob) TakeElements<T>(rows_.class_log_prob, read, 1, rows);
+    if (tiles_.options.log_prob) TakeElements<T>(rows_.class_log_prob, read, 1, rows);
     if (problem_->weight != nullptr) TakeElements<float>(rows_.class_weight, read, 2, rows);
     elements_.FreeTensor(read);
     rows_.Work();
@@ -162,24 +145,21 @@ class BackwardWide {
   __aicore__ inline void ProcessTiles(uint32_t column) {
     const uint32_t columns = ColumnsFrom(column);
     LocalTensor<float> weights;
-    if (options_.weighted) {
+    if (tiles_.options.weighted) {
       weights = weights_.template AllocTensor<float>();
       CopyIn(weights, weight_[column], columns);
       weights_.EnQue(weights);
       weights = weights_.template DeQue<float>();
     }
     for (uint32_t i = 0; i < group_.rows; ++i) {
-      const uint64_t to = (group_.row + i) * problem_->classes + column;
       if (IsZero(i)) {
-        LocalTensor<T> out = out_.template AllocTensor<T>();
-        FillZeros(out, columns);
-        Write(out, to, columns);
+        tiles_.WriteZeros(group_.row + i, 1, column, columns);
       } else {
-        ProcessTile(i, to, column, columns, weights);
+        ProcessTile(i, column, columns, weights);
         ReadNextTile();
       }
     }
-    if (options_.weighted) {
+    if (tiles_.options.weighted) {
       weights_.FreeTensor(weights);
     }
   }
@@ -191,48 +171,19 @@ class BackwardWide {
       while (group_.next_row < group_.rows) {
         const uint32_t i = group_.next_row++;
         if (!IsZero(i)) {
-          ReadTile(group_.row + i, group_.next_column, ColumnsFrom(group_.next_column));
+          tiles_.Read(group_.row + i, 1, group_.next_column, ColumnsFrom(group_.next_column));
           return;
         }
       }
     }
   }
 
-  __aicore__ inline void ReadTile(uint64_t row, uint32_t column, uint32_t columns) {
-    const LocalTensor<T> in = in_.template AllocTensor<T>();
-    CopyIn(in, x_[row * problem_->row_stride + column], columns);
-    in_.EnQue(in);
-    if (options_.log_prob) {
-      const LocalTensor<T> gradient = log_probs_.template AllocTensor<T>();
-      CopyIn(gradient, log_prob_[row * log_prob_stride_ + column], columns);
-      log_probs_.EnQue(gradient);
-    }
-  }
-
-  __aicore__ inline void ProcessTile(uint32_t i, uint64_t to, uint32_t column, uint32_t columns,
-                                     const LocalTensor<float>& weights) {
-    LocalTensor<T> in = in_.template DeQue<T>(), out = out_.template AllocTensor<T>();
-    BackwardTile<T> tile;
-    if (options_.log_prob) tile.log_prob = log_probs_.template DeQue<T>();
+  __aicore__ inline void ProcessTile(uint32_t i, uint32_t column, uint32_t columns, const LocalTensor<float>& weights) {
+    BackwardTile<T> tile = tiles_.Take(columns);
     tile.weights = weights;
-    if (plan_->buffers.term > 0) tile.term = term_.template Get<float>();
-    if constexpr (kIsFloat<T>) {
-      tile.x = in;
-      tile.result = out;
-    } else {
-      tile.x = work_.template Get<float>();
-      tile.result = options_.capped ? result_.template Get<float>() : tile.x;
-      ToFloats(tile.x, in, columns);
-      VectorBarrier();
-    }
-    ComputeGradient(tile, OneRow(rows_, options_, i, columns), options_, capped_);
+    ComputeGradient(tile, OneRow(rows_, tiles_.options, i, columns), tiles_.options, tiles_.logits);
     SetTarget(tile.result, i, column, columns);
-    if constexpr (!kIsFloat<T>) {
-      FromFloats(out, tile.result, columns);
-    }
-    in_.FreeTensor(in);
-    if (options_.log_prob) log_probs_.FreeTensor(tile.log_prob);
-    Write(out, to, columns);
+    tiles_.Write(tile, columns, group_.row + i, 1, column, columns);
   }
 
   // One lane of one repeat.
@@ -247,32 +198,16 @@ class BackwardWide {
     VectorBarrier();
   }
 
-  __aicore__ inline void Write(LocalTensor<T>& out, uint64_t to, uint32_t columns) {
-    out_.EnQue(out);
-    out = out_.template DeQue<T>();
-    CopyOut(to_[to], out, columns);
-    out_.FreeTensor(out);
-  }
-
   // A row into which nothing flows is not read.
   __aicore__ inline bool IsZero(uint32_t i) {
-    return options_.nothing || (options_.zero_ignored && !rows_.IsCounted(i));
+    return tiles_.options.nothing || (tiles_.options.zero_ignored && !rows_.IsCounted(i));
   }
 
-  // Instructions over whole repeats, or all rows of a group, shall find numbers everywhere, if of no matter.
+  // Instructions over all rows of a group shall find numbers everywhere, if of no matter.
   __aicore__ inline void Fill() {
     LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     FillZeros(elements, plan_->buffers.row_elements);
     elements_.FreeTensor(elements);
-    LocalTensor<T> tiles[kCeMostInputTiles];
-    for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
-      tiles[i] = in_.template AllocTensor<T>();
-      FillZeros(tiles[i], plan_->buffers.tile / sizeof(T));
-    }
-    for (uint32_t i = 0; i < plan_->input_tiles; ++i) {
-      in_.FreeTensor(tiles[i]);
-    }
-    if (plan_->buffers.work > 0) Duplicate(work_.template Get<float>(), 0.0f, plan_->buffers.work / sizeof(float));
     const LocalTensor<int32_t> starts = block_starts_.Get<int32_t>();
     CreateVecIndex(starts, int32_t(0), plan_->row_vector);
     VectorBarrier();
@@ -282,17 +217,12 @@ class BackwardWide {
 
   const CeProblem* problem_;
   const CeBackwardPlan* plan_;
-  BackwardOptions options_;
-  CappedLogits capped_;
+  BackwardTiles<T> tiles_;
   BackwardRows rows_;
-  GlobalTensor<T> x_, log_prob_, to_;
   GlobalTensor<float> weight_;
-  uint64_t log_prob_stride_;
   Group group_;
-  DeepQueue in_, log_probs_;
   Queue weights_, elements_;
-  TQue<QuePosition::VECOUT, 1> out_;
-  TBuf<QuePosition::VECCALC> work_, result_, term_, block_starts_;
+  TBuf<QuePosition::VECCALC> block_starts_;
 };
 
 }  // namespace npu_ce

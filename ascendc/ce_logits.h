@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // x' of the loss: logit_scale * x, or the softcap of it.
+//
+// With softcap a and u = logit_scale * x / a, a * tanh(u) = a + q with q = -2a / (exp(2u) + 1), which holds at both
+// ends (exp becomes 0 or inf) and keeps a NaN. Its error is that of a rounding of a, so small logits lose digits beside
+// it.
 #pragma once
 
 #include "ce_lanes.h"
@@ -11,18 +15,28 @@ class Logits {
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem) {
     scale_ = problem.logit_scale;
     softcap_ = problem.softcap;
-    if (softcap_ != 0) {
+    if (IsCapped()) {
       pipe->InitBuffer(numerator_, kBlockBytes);
       Duplicate(numerator_.Get<float>(), -2 * softcap_, kBlockFloats);
       VectorBarrier();
     }
   }
 
-  // In place. With softcap a: a * tanh(u) = a - 2a / (exp(2u) + 1) with u = scale * x / a, which holds at both ends
-  // (exp becomes 0 or inf) and keeps a NaN. Its error is that of a rounding of a, so small logits lose digits beside
-  // it.
+  __aicore__ inline bool IsCapped() const { return softcap_ != 0; }
+  __aicore__ inline float Softcap() const { return softcap_; }  // 0 where there is none
+
+  // In place: x'.
   __aicore__ inline void Transform(const LocalTensor<float>& x, uint32_t count) {
-    if (softcap_ == 0) {
+    TransformBelowCap(x, count);
+    if (IsCapped()) {
+      Adds(x, x, softcap_, count);
+      VectorBarrier();
+    }
+  }
+
+  // In place: x' - Softcap(), from which Slope can be had.
+  __aicore__ inline void TransformBelowCap(const LocalTensor<float>& x, uint32_t count) {
+    if (!IsCapped()) {
       if (scale_ != 1) {
         Muls(x, x, scale_, count);
         VectorBarrier();
@@ -36,7 +50,15 @@ class Logits {
     Adds(x, x, 1.0f, count);
     VectorBarrier();
     Divide(x, count);
-    Adds(x, x, softcap_, count);
+  }
+
+  // The slope of x' is SlopeScale(), and with a softcap SlopeScale() * q * (q + 2a): -q * (q + 2a) is a^2 (1 - tanh^2).
+  __aicore__ inline float SlopeScale() const { return IsCapped() ? -scale_ / (softcap_ * softcap_) : scale_; }
+  // to = q * (q + 2a). No digits are lost where the cap bites upwards, which is where p is not small.
+  __aicore__ inline void CappedSlope(const LocalTensor<float>& to, const LocalTensor<float>& q, uint32_t count) const {
+    Adds(to, q, 2 * softcap_, count);
+    VectorBarrier();
+    Mul(to, to, q, count);
     VectorBarrier();
   }
 

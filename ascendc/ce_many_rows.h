@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile of many rows, and instructions that combine it with one number a row. A row is a few blocks of eight floats;
-// its number stands in a block of its own, eight times. A repeat takes one block of each of eight rows, so that one
-// instruction per block of a row reaches the whole tile, with all lanes at work.
+// A tile of many rows, and instructions that combine it with one number a row, which stands in a block of its own eight
+// times. A row is cut into chunks, and one instruction works on the same chunk of all rows: on eight floats of eight
+// rows a repeat where the strides' fields hold that (rows up to 248), else on 64 floats of one row.
 #pragma once
 
 #include "ce_backward_rows.h"
@@ -15,53 +15,63 @@ class ManyRows {
 
   __aicore__ inline void Init(TPipe* pipe, const BackwardRows* rows, const CeBackwardPlan& plan) {
     pitch_ = plan.tile_columns;
-    blocks_of_row_ = pitch_ / kBlockFloats;
-    tile_ = {kBlockFloats, blocks_of_row_, static_cast<uint8_t>(8 * blocks_of_row_)};
+    by_blocks_ = pitch_ <= kCeBlockPitch;
+    chunk_ = by_blocks_ ? kBlockFloats : kCeLanes;
+    const uint8_t blocks_of_row = pitch_ / kBlockFloats;
+    tile_ = by_blocks_ ? Strides{blocks_of_row, static_cast<uint8_t>(8 * blocks_of_row)} : Strides{1, blocks_of_row};
+    value_ = by_blocks_ ? Strides{1, 8} : Strides{0, 1};
+    columns_ = by_blocks_ ? Strides{0, 0} : Strides{1, 0};
     offset = rows->offset;
     spread = rows->spread;
     slope = rows->slope;
     smooth = rows->smooth;
-    pipe->InitBuffer(blocks_, plan.buffers.row_blocks);
+    if (plan.buffers.row_blocks > 0) pipe->InitBuffer(blocks_, plan.buffers.row_blocks);
     pipe->InitBuffer(column_index_, plan.buffers.column_index);
     pipe->InitBuffer(bits_, plan.buffers.bits);
-    CreateVecIndex(column_index_.Get<float>(), 0.0f, pitch_);
+    CreateVecIndex(column_index_.Get<float>(), 0.0f, CeilTo(pitch_, kCeLanes));  // Compare takes whole repeats
     VectorBarrier();
   }
 
-  // Of the tile at hand.
   __aicore__ inline void SetRows(uint32_t rows) {
-    rows_ = CeilTo(rows, 8);
-    repeats_ = rows_ / 8;
+    rows_ = by_blocks_ ? CeilTo(rows, kBlockFloats) : rows;
+    repeats_ = by_blocks_ ? rows_ / kBlockFloats : rows;
   }
   __aicore__ inline uint32_t Count() const { return rows_ * pitch_; }
 
+  // Where the gradient of the tile at hand will be written. In a half dtype that is its last step, and until then the
+  // place holds the rows' blocks.
+  template <class T>
+  __aicore__ inline void SetOut(const LocalTensor<T>& out) {
+    out_ = out.template ReinterpretCast<float>();
+    spread_ = kIsFloat<T> ? blocks_.Get<float>() : out_;
+  }
+
   __aicore__ inline void Add(const Floats& to, const Floats& x, const Value& value) const {
-    const Floats blocks = Spread(value);
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      AscendC::Add(Part(to, tile_, i), Part(x, tile_, i), blocks, kCeLanes, repeats_, Strides(tile_, tile_, kRow));
+    Spread(value);
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      AscendC::Add(to[at], x[at], spread_, Lanes(at), repeats_, Params(tile_, tile_, value_));
     }
     VectorBarrier();
   }
   __aicore__ inline void Multiply(const Floats& to, const Floats& x, const Value& value) const {
-    const Floats blocks = Spread(value);
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      Mul(Part(to, tile_, i), Part(x, tile_, i), blocks, kCeLanes, repeats_, Strides(tile_, tile_, kRow));
+    Spread(value);
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      Mul(to[at], x[at], spread_, Lanes(at), repeats_, Params(tile_, tile_, value_));
     }
     VectorBarrier();
   }
   __aicore__ inline void Subtract(const Floats& from, const Value& value) const {
-    const Floats blocks = Spread(value);
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      Sub(Part(from, tile_, i), Part(from, tile_, i), blocks, kCeLanes, repeats_, Strides(tile_, tile_, kRow));
+    Spread(value);
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      Sub(from[at], from[at], spread_, Lanes(at), repeats_, Params(tile_, tile_, value_));
     }
     VectorBarrier();
   }
   __aicore__ inline void SubtractWeights(const Floats& from, const Floats& weights, const Value& factor,
                                          const Floats& scratch) const {
-    const Floats blocks = Spread(factor);
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      Mul(Part(scratch, tile_, i), Part(weights, kColumn, i), blocks, kCeLanes, repeats_,
-          Strides(tile_, kColumn, kRow));
+    Spread(factor);
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      Mul(scratch[at], weights[at], spread_, Lanes(at), repeats_, Params(tile_, columns_, value_));
     }
     VectorBarrier();
     Sub(from, from, scratch, Count());
@@ -71,41 +81,45 @@ class ManyRows {
   // to[column of the row] = value of the row, in every row.
   __aicore__ inline void SetColumn(const Floats& to, const Value& column, const Value& value) const {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
-    const uint32_t bits_of_step = CeilTo(repeats_ * kCeLanes / 8, kBlockBytes);
-    Floats blocks = Spread(column);
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      Compare(bits[i * bits_of_step], Part(column_index_.Get<float>(), kColumn, i), blocks, CMPMODE::EQ,
-              uint64_t(kCeLanes), repeats_, Strides(kRow, kColumn, kRow));
+    const Floats index = column_index_.Get<float>();
+    const uint32_t bits_of_chunk = CeilTo(repeats_ * kCeLanes / 8, kBlockBytes);
+    Spread(column);
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      Compare(bits[at / chunk_ * bits_of_chunk], index[at], spread_, CMPMODE::EQ, uint64_t(kCeLanes), repeats_,
+              Params(kBits, columns_, value_));
     }
-    VectorBarrier();
-    blocks = Spread(value);
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      const Floats part = Part(to, tile_, i);
-      Select(part, bits[i * bits_of_step], blocks, part, SELMODE::VSEL_TENSOR_TENSOR_MODE, uint64_t(kCeLanes), repeats_,
-             Strides(tile_, kRow, tile_));
+    Spread(value);
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      Select(to[at], bits[at / chunk_ * bits_of_chunk], spread_, to[at], SELMODE::VSEL_TENSOR_TENSOR_MODE, Lanes(at),
+             repeats_, Params(tile_, value_, tile_));
     }
     VectorBarrier();
   }
 
   // Zero where keep, 0 or -1 as an integer, is 0. Bit by bit, because 0 * NaN is not 0.
   __aicore__ inline void ZeroUnless(const Floats& tile, const LocalTensor<int32_t>& keep) const {
-    const LocalTensor<uint16_t> blocks = Spread(keep.ReinterpretCast<float>()).ReinterpretCast<uint16_t>();
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      const LocalTensor<uint16_t> part = Part(tile, tile_, i).ReinterpretCast<uint16_t>();
-      And(part, part, blocks, uint64_t(2 * kCeLanes), repeats_, Strides(tile_, tile_, kRow));
+    Spread(keep.ReinterpretCast<float>());
+    const LocalTensor<uint16_t> blocks = spread_.ReinterpretCast<uint16_t>();
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      const LocalTensor<uint16_t> part = tile[at].ReinterpretCast<uint16_t>();
+      And(part, part, blocks, 2 * Lanes(at), repeats_, Params(tile_, tile_, value_));
     }
     VectorBarrier();
   }
 
-  // sums[row] = the sum of the row. What is behind a row's end in the tile has to be 0.
-  __aicore__ inline void Sums(const Floats& sums, const Floats& tile, const Floats& scratch) const {
-    Duplicate(scratch, 0.0f, rows_ * kBlockFloats);
+  // sums[row] = the sum of the row. What is behind a row's end in the tile has to be 0. Waits for the tile itself.
+  __aicore__ inline void Sums(const Floats& sums, const Floats& tile) const {
+    Duplicate(out_, 0.0f, repeats_ * kCeLanes);
     VectorBarrier();
-    for (uint32_t i = 0; i < blocks_of_row_; ++i) {
-      AscendC::Add(scratch, scratch, Part(tile, tile_, i), kCeLanes, repeats_, Strides(kRow, kRow, tile_));
+    for (uint32_t at = 0; at < pitch_; at += chunk_) {
+      AscendC::Add(out_, out_, tile[at], Lanes(at), repeats_, Params(kFolded, kFolded, tile_));
       VectorBarrier();
     }
-    BlockReduceSum(sums, scratch, repeats_, kCeLanes, 1, 1, 8);
+    if (by_blocks_) {
+      BlockReduceSum(sums, out_, repeats_, kCeLanes, 1, 1, 8);
+    } else {
+      WholeReduceSum(sums, out_, kCeLanes, repeats_, 1, 1, 8);
+    }
     VectorBarrier();
   }
 
@@ -115,33 +129,35 @@ class ManyRows {
   Value smooth;
 
  private:
-  // How an operand is gone through: floats from instruction to instruction, blocks within a repeat and from repeat to
-  // repeat.
-  struct Side {
-    uint32_t step;
+  // In blocks: within a repeat, and from repeat to repeat.
+  struct Strides {
     uint8_t block;
     uint8_t repeat;
   };
 
-  static constexpr Side kRow = {0, 1, 8};                // blocks of numbers, and bits, which know no strides
-  static constexpr Side kColumn = {kBlockFloats, 0, 0};  // one row for all
+  static constexpr Strides kFolded = {1, 8};  // a chunk of every row
+  static constexpr Strides kBits = {1, 8};    // which lie side by side whatever is said
 
-  __aicore__ static inline BinaryRepeatParams Strides(Side to, Side a, Side b) {
+  __aicore__ static inline BinaryRepeatParams Params(Strides to, Strides a, Strides b) {
     return BinaryRepeatParams(to.block, a.block, b.block, to.repeat, a.repeat, b.repeat);
   }
-  __aicore__ static inline Floats Part(const Floats& operand, Side side, uint32_t i) { return operand[i * side.step]; }
-  __aicore__ inline Floats Spread(const Value& value) const {
-    const Floats blocks = blocks_.Get<float>();
-    SpreadToBlocks(blocks, value, rows_);
+  // Of the chunk that begins `at` floats into the rows: the last one of a row may be short.
+  __aicore__ inline uint64_t Lanes(uint32_t at) const { return by_blocks_ ? kCeLanes : Least(kCeLanes, pitch_ - at); }
+  __aicore__ inline void Spread(const Value& value) const {
+    SpreadToBlocks(spread_, value, rows_);
     VectorBarrier();
-    return blocks;
   }
 
   uint32_t pitch_;
-  uint8_t blocks_of_row_;
-  uint32_t rows_;  // a multiple of 8
+  uint32_t chunk_;
+  bool by_blocks_;
+  Strides tile_;
+  Strides value_;    // a row's number, in a block of its own
+  Strides columns_;  // a number a column, the same in all rows
+  uint32_t rows_;
   uint32_t repeats_;
-  Side tile_;
+  Floats out_;
+  Floats spread_;
   mutable TBuf<QuePosition::VECCALC> blocks_, column_index_, bits_;  // its Get is not const
 };
 

@@ -26,6 +26,7 @@ class RowInputs {
                               const CeBackwardPlan& plan, const LocalTensor<float>& scratch) {
     length_ = plan.row_vector;
     rows_ = problem.rows;
+    row_stats_ = InGm<float>(gradients.row_stats, 2 * rows_);
     vectors_[kMaxOfRow] = Floats(gradients.row_stats);
     vectors_[kLogSum] = Floats(gradients.row_stats + problem.rows);
     vectors_[kLossGradient] = gradients.loss;
@@ -53,7 +54,9 @@ class RowInputs {
 
   __aicore__ inline void Load(uint64_t row, uint32_t rows) {
     const LocalTensor<uint8_t> to = queue_.AllocTensor<uint8_t>();
-    for (uint32_t input = 0; input < kRowInputs; ++input) {
+    // The two of row_stats in one DMA.
+    CopyRowsIn(to.ReinterpretCast<float>(), row_stats_[row], 2, rows, rows_, length_);
+    for (uint32_t input = kLogSum + 1; input < kRowInputs; ++input) {
       if (IsVector(input)) {
         CopyVector(to[at_[input]], vectors_[input], row, rows);
       }
@@ -129,6 +132,7 @@ class RowInputs {
     return value;
   }
 
+  GlobalTensor<float> row_stats_;
   TQue<QuePosition::VECIN, 1> queue_;
   LocalTensor<uint8_t> inputs_;
   CeRowVector vectors_[kRowInputs];

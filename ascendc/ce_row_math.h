@@ -40,10 +40,6 @@ class RowMath {
     AscendC::Muls(to, a, b, count_);
     VectorBarrier();
   }
-  __aicore__ inline void Divide(const Floats& to, const Floats& a, const Floats& b) const {
-    AscendC::Div(to, a, b, count_);
-    VectorBarrier();
-  }
   __aicore__ inline void AtLeast(const Floats& to, const Floats& a, float b) const {
     AscendC::Maxs(to, a, b, count_);
     VectorBarrier();
@@ -54,10 +50,6 @@ class RowMath {
   }
 
   // to = chosen ? a : b
-  __aicore__ inline void Select(const Floats& to, const Bits& chosen, const Floats& a, const Floats& b) const {
-    AscendC::Select(to, chosen, a, b, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
-    VectorBarrier();
-  }
   __aicore__ inline void Select(const Floats& to, const Bits& chosen, const Floats& a, float b) const {
     AscendC::Select(to, chosen, a, b, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
     VectorBarrier();

@@ -28,8 +28,8 @@ __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
   return tensor;
 }
 
-// Padding up to 32 bytes with 0, which is what the value is by default: not every compiler makes a bfloat16 of a
-// number.
+// Padding up to 32 bytes with the value that the parameters begin with, 0: they make it of their own type, whereas not
+// every compiler makes a bfloat16 of a number of ours.
 template <class T>
 __aicore__ inline DataCopyPadExtParams<T> ZeroPadding() {
   DataCopyPadExtParams<T> padding;

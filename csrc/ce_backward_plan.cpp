@@ -9,15 +9,12 @@ constexpr uint32_t kBlock = 32;                 // bytes that UB is addressed in
 constexpr uint32_t kRepeat = 256;               // bytes that a vector instruction takes at a time
 constexpr uint32_t kMostRepeats = 255;          // of an instruction with strides
 constexpr uint32_t kMostTileBytes = 64 * 1024;  // of narrow rows: more makes no copy faster
-constexpr uint32_t kRowVectors = 13;            // BackwardRows::TakeVectors
-constexpr uint32_t kNarrowVectors = 3;          // row_starts_, in_row_, in_tile_ of BackwardNarrow
 constexpr uint32_t kWideVectors = 1;            // block_starts_ of BackwardWide
 constexpr uint32_t kWideGroup = 64;             // rows: of the weights, one 64th is then read for each
-constexpr uint32_t kMostBlocks = 31;      // of a narrow row: eight rows of them are a repeat stride, of at most 255
-constexpr uint64_t kWholeRows = 2048;     // from so many on, rows are dealt to the cores whole
-constexpr uint32_t kPiece = 512;          // columns at most, of rows that are not
-constexpr uint32_t kPieceStep = 128;      // columns: 512 bytes of float32, so that cores seldom meet in one GM line
-constexpr uint64_t kL2Share = 96u << 20;  // half of the L2 of most chips
+constexpr uint32_t kNarrowColumns = 640;        // beyond, the tiles of many rows are too low to be worth their Select
+constexpr uint64_t kWholeRows = 2048;           // from so many on, rows are dealt to the cores whole
+constexpr uint32_t kPiece = 512;                // columns at most, of rows that are not
+constexpr uint32_t kPieceStep = 128;  // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 
 template <class N>
 N ceil_div(N a, N b) {
@@ -31,7 +28,8 @@ N ceil_to(N a, N b) {
 struct Needs {
   uint32_t element;  // bytes
   bool smooth_weights, entropy, log_prob, capped;
-  uint32_t row_inputs;  // float32 vectors
+  uint32_t row_inputs;   // float32 vectors that are read,
+  uint32_t row_vectors;  // and that are worked on: BackwardRows::TakeVectors
 };
 
 bool is_vector(const CeRowVector& vector) { return vector.data != nullptr && vector.stride != 0; }
@@ -45,16 +43,21 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
   needs.capped = problem.softcap != 0;
   needs.row_inputs = 2 + is_vector(gradients.loss) + is_vector(gradients.z_loss) + is_vector(gradients.lse) +
                      is_vector(gradients.entropy) + needs.entropy + (needs.log_prob && !narrow);
+  const bool loss = gradients.loss.data || gradients.z_loss.data;
+  const bool smooth = gradients.loss.data && problem.label_smoothing != 0;
+  const bool rest = needs.entropy || needs.log_prob || gradients.lse.data || smooth || (loss && problem.z_loss != 0);
+  needs.row_vectors =
+      6 + (problem.weight != nullptr) + 2 * needs.log_prob + needs.entropy + smooth + rest + needs.capped;
   return needs;
 }
 
-// What grows with the rows of a group. The buffers of ce_target.h and ce_capped_logits.h are among it.
+// What grows with the rows of a group. The buffers of ce_target.h and ce_logits.h are among it.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   const uint32_t vector = length * sizeof(float);
   CeBackwardBuffers& bytes = plan.buffers;
   bytes.row_inputs = needs.row_inputs * vector;
-  bytes.row_vectors = kRowVectors * vector;
+  bytes.row_vectors = needs.row_vectors * vector;
   const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
   const uint32_t targets = (plan.row_buffers * words + 3) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
   const uint32_t capped = needs.capped ? kBlock : 0;
@@ -78,26 +81,27 @@ uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, C
 
 bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, uint32_t ub_bytes, CeBackwardPlan& plan) {
   plan.group_rows = rows;
-  const uint32_t row_blocks = plan.tile_columns / 8, repeats = rows / 8;
-  if (repeats > kMostRepeats || rows * plan.tile_columns * needs.element > kMostTileBytes) return false;
-  uint32_t bytes = set_row_buffers(problem, needs, plan) + kNarrowVectors * plan.row_vector * uint32_t(sizeof(float));
-  bytes += set_tile_buffers(needs, problem.weight != nullptr, rows * plan.tile_columns, plan);
-  plan.buffers.row_blocks = plan.row_vector * kBlock;
-  plan.buffers.column_index = plan.tile_columns * uint32_t(sizeof(float));
-  plan.buffers.bits = row_blocks * ceil_to(repeats * kCeLanes / 8, kBlock);
-  bytes += plan.buffers.row_blocks + plan.buffers.column_index + plan.buffers.bits;
-  return bytes <= ub_bytes;
+  const uint32_t pitch = plan.tile_columns;
+  const bool by_blocks = pitch <= kCeBlockPitch;
+  const uint32_t repeats = by_blocks ? rows / 8 : rows, chunks = ceil_div(pitch, by_blocks ? 8 : kCeLanes);
+  if (repeats > kMostRepeats || rows * pitch * needs.element > kMostTileBytes) return false;
+  CeBackwardBuffers& buffers = plan.buffers;
+  const uint32_t bytes =
+      set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, problem.weight != nullptr, rows * pitch, plan);
+  buffers.row_blocks = needs.element == 4 ? ceil_to(rows, 8u) * kBlock : 0;
+  buffers.column_index = ceil_to(pitch, kCeLanes) * uint32_t(sizeof(float));
+  buffers.bits = chunks * ceil_to(repeats * kCeLanes / 8, kBlock);
+  return bytes + buffers.row_blocks + buffers.column_index + buffers.bits <= ub_bytes;
 }
 
 bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
                  CeBackwardPlan& plan) {
+  if (problem.classes > kNarrowColumns) return false;
   const Needs needs = needs_of(problem, gradients, true);
-  const uint32_t pitch = ceil_to(problem.classes, kBlock / needs.element);
-  if (pitch / 8 > kMostBlocks) return false;
   plan.narrow = 1;
   plan.input_tiles = 2;
   plan.row_buffers = 2;
-  plan.tile_columns = pitch;
+  plan.tile_columns = ceil_to(problem.classes, kBlock / needs.element);
   uint32_t rows = 0;
   while (fits_narrow(problem, needs, rows + 8, limits.ub_bytes, plan)) rows += 8;
   if (rows == 0) return false;
@@ -165,6 +169,6 @@ CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gra
     plan.workspace_bytes = workspace * sizeof(float);
   }
   plan.blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, problem.rows * plan.pieces));
-  plan.round_l2 = problem.rows * problem.classes * (problem.dtype == kCeFloat32 ? 4 : 2) > kL2Share;
+  plan.round_l2 = npu_ce::beyond_l2_share(problem);
   return plan;
 }

@@ -144,6 +144,24 @@ def test_autograd_does_not_pay_for_the_rounding_of_log_prob(device: torch.device
     assert ((by_hand.double() - true_leaf.grad) / true_leaf.grad).abs().max() > 0.02
 
 
+def test_the_backward_operator_looks_up_no_weight_of_a_target_out_of_range(device: torch.device) -> None:
+    """On the CPU, the text is that of all operators; on an npu, the row is NaN, and the mean is over the others."""
+    log_prob, target, weight = torch.randn(4, 7).log_softmax(1), torch.tensor([7, 2, -1, 3]), torch.rand(7) + 0.2
+
+    def gradient(log_prob: Tensor, target: Tensor) -> Tensor:
+        return npu_cross_entropy_loss_backward(
+            torch.ones(1).to(device), log_prob.to(device), target.to(device), weight.to(device)
+        ).cpu()
+
+    if device.type == "cpu":
+        with pytest.raises(IndexError, match=r"target\[0\] = 7 is out of bounds for 7 classes"):
+            gradient(log_prob, target)
+    else:
+        result = gradient(log_prob, target)
+        assert result[[0, 2]].isnan().all()
+        torch.testing.assert_close(result[[1, 3]], gradient(log_prob[[1, 3]], target[[1, 3]]))
+
+
 def test_scale_without_return_zloss_still_counts(device: torch.device) -> None:
     x, target = logits(5, 7, torch.float32), targets(5, 7)
     x, target = x.to(device), target.to(device)

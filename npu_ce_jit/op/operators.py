@@ -125,7 +125,12 @@ def npu_cross_entropy_loss_backward(
     weight = accumulated(weight, log_prob)
     valid = target != ignore_index
     counts = valid.sum().to(dtype)
-    weights = counts if weight is None else weight[torch.where(valid, target, 0).long()].mul(valid).sum()
+    if weight is None:
+        weights = counts
+    else:
+        # The kernels judge a target out of range. On an npu, that a lookup outside is noticed is no one's promise.
+        known = valid & (target >= 0) & (target < len(weight))
+        weights = weight[torch.where(known, target, 0).long()].mul(known).sum()
     grad_lse = None
     if lse_square_scale_for_zloss and lse_for_zloss is not None:
         grad_z = grad_loss.to(dtype) if grad_zloss is None else grad_loss.to(dtype) + grad_zloss.to(dtype)
