@@ -65,15 +65,15 @@ class CeForwardOutputs(ctypes.Structure):
 
 class CeForwardTiling(ctypes.Structure):
     _fields_ = _fields(
-        (_u32, "spans span_columns tile_columns tile_rows pitch group_units input_tiles keep_row"),
+        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles keep_row"),
     )
 
 
 class CeForwardPlan(ctypes.Structure):
     _fields_ = _fields(
         (CeForwardTiling, "forward merge log_prob"),
-        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_rows"),
-        (_u64, "states_offset row_terms_offset partials_offset workspace_bytes"),
+        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows"),
+        (_u64, "states_offset sums_offset partials_offset workspace_bytes"),
     )
 
 
