@@ -184,7 +184,8 @@ class RowTile {
 
   uint32_t columns_, pitch_, chunk_, rows_, repeats_;
   bool by_blocks_;
-  mutable TBuf<QuePosition::VECCALC> scratch_;  // chunks that rows were folded to, or values spread; its Get is not const
+  // For rows folded to a chunk each, or for values spread to blocks. Its Get is not const.
+  mutable TBuf<QuePosition::VECCALC> scratch_;
 };
 
 }  // namespace npu_ce

@@ -98,7 +98,7 @@ struct CeForwardPlan {
   uint32_t forward_blocks;
   uint32_t merge_blocks;
   uint32_t log_prob_blocks;
-  uint32_t reduce_blocks;    // of `reduce_sums` sums each; more than one need a last launch over theirs
+  uint32_t reduce_blocks;  // of `reduce_sums` sums each; more than one need a last launch over theirs
   uint32_t reduce_sums;
   uint32_t sum_rows;         // rows that forward adds up for the reduction; a core's run of rows begins with a sum
   uint64_t states_offset;    // vectors [states, units]

@@ -127,9 +127,7 @@ class Ub {
   bool may_keep_row() const { return log_prob_ && !entropy_ && !argmax_; }
 
  private:
-  static uint64_t row_tile(uint64_t pitch) {
-    return pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat;
-  }
+  static uint64_t row_tile(uint64_t pitch) { return pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat; }
 
   const CeProblem& problem_;
   uint64_t size_;
