@@ -106,7 +106,6 @@ class NarrowForward {
       Order<HardEvent::S_V>();
     }
     Duplicate(states_[kWeights], sum, tiling_.group_units);
-    VectorBarrier();
   }
 
   // Begins to copy the tile at next_, and moves next_ on.
@@ -187,7 +186,6 @@ class NarrowForward {
     Add(offsets, offsets, row_offsets_.Get<int32_t>(), rows);
     VectorBarrier();
     Gather(states_[kTarget][at], x, offsets.ReinterpretCast<uint32_t>(), 0, rows);
-    VectorBarrier();
   }
 
   __aicore__ inline void FindColumns(const LocalTensor<float>& x, uint32_t at) {

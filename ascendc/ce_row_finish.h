@@ -188,7 +188,6 @@ class RowFinish {
     CompareScalar(bits, states[kArgmax], kNoColumn, CMPMODE::LT, count_);
     VectorBarrier();
     Select(column, bits, states[kArgmax], 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
-    VectorBarrier();
     CompareScalar(bits, states[kFirstNan], kNoColumn, CMPMODE::LT, count_);
     VectorBarrier();
     Select(column, bits, states[kFirstNan], column, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
@@ -242,7 +241,6 @@ class RowFinish {
     } else {
       FromFloats(Vector(which).ReinterpretCast<bfloat16_t>(), scratch, count_);
     }
-    VectorBarrier();
   }
 
   __aicore__ inline void WriteVector(float* to, uint32_t which, uint64_t first, uint32_t rows) {

@@ -55,12 +55,8 @@ REASONS = {
         ce_many_rows.h SetColumn VectorBarrier 1
         ce_many_rows.h Sums VectorBarrier 3
         ce_merge.asc Run VectorBarrier 1
-        ce_narrow_forward.h SumWeights VectorBarrier 1
-        ce_narrow_forward.h GatherTargets VectorBarrier 3
         ce_row_finish.h CrossEntropy VectorBarrier 10
         ce_row_finish.h ZLoss VectorBarrier 4
-        ce_row_finish.h Argmax VectorBarrier 2
-        ce_row_finish.h Round VectorBarrier 2
         ce_row_tile.h Min VectorBarrier 1
         ce_unit_lanes.h Reset VectorBarrier 2
         ce_unit_lanes.h Finish VectorBarrier 6
