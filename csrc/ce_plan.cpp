@@ -134,9 +134,9 @@ class Ub {
   bool smoothing_, weights_, entropy_, argmax_, log_prob_, lse_, z_loss_;
 };
 
-// Tiles of one size, as even as whole repeats allow.
-uint32_t even_tiles(uint64_t columns, uint64_t most) {
-  return static_cast<uint32_t>(ceil_to(ceil_div(columns, ceil_div(columns, most)), kLanes));
+// Tiles of one size, as even as whole repeats allow; or of rows, whole blocks of what there is of each.
+uint32_t even_tiles(uint64_t count, uint64_t most, uint64_t multiple = kLanes) {
+  return static_cast<uint32_t>(ceil_to(ceil_div(count, ceil_div(count, most)), multiple));
 }
 
 // Rows in as few tiles as leave a buffer for the next row. Where none can be left, nothing is copied while a row's last
@@ -199,6 +199,7 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   // Of a group's logits. Targets and outputs have 4 or 8 bytes a row, and should be copied in long pieces too.
   constexpr uint64_t kGroupBytes = 96 * 1024, kLeastGroup = 128, kMostGroup = 1536;
   constexpr uint64_t kTileBytes = 24 * 1024;  // a longer copy is no faster
+  constexpr uint64_t kRows = kBlockBytes / kFloat;
   const uint64_t pitch = pitch_of(problem.classes, ub.size()), row_bytes = pitch * ub.size();
   const uint64_t wanted = std::min(std::max(kGroupBytes / row_bytes, kLeastGroup), kMostGroup);
   const uint64_t group = ceil_to(std::min(wanted, problem.rows), kLanes);
@@ -206,15 +207,16 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   const uint64_t most = std::min(most_rows(pitch), group);
   const auto step = [&](uint64_t steps) {  // rows, for so many of them to a tile
     const uint64_t row = steps * ub.narrow_of_tile(pitch) + ub.narrow_of_step(pitch);
-    return fixed < ub_bytes ? std::min((ub_bytes - fixed) / row, most) / 8 * 8 : 0;
+    return fixed < ub_bytes ? std::min((ub_bytes - fixed) / row, most) / kRows * kRows : 0;
   };
   if (step(1) == 0) return false;
   uint64_t steps = 1;
   while (steps * step(steps) < std::min(group, kTileBytes / row_bytes) && step(steps + 1) > 0) ++steps;
   tiling.spans = 1;
   tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
-  tiling.step_rows = static_cast<uint32_t>(step(steps));
-  tiling.tile_rows = static_cast<uint32_t>(steps * step(steps));
+  // A short tile among long ones would be worked on while a long one is awaited.
+  tiling.tile_rows = even_tiles(group, steps * step(steps), kRows);
+  tiling.step_rows = even_tiles(tiling.tile_rows, step(steps), kRows);
   tiling.pitch = static_cast<uint32_t>(pitch);
   tiling.group_units = static_cast<uint32_t>(group);
   tiling.input_tiles = 2;

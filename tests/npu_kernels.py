@@ -246,7 +246,8 @@ def tiled_as(rows: int, problem: CeProblem, outputs: CeForwardOutputs, plan: CeF
     many = plan_forward(problem, outputs)
     problem.rows = few
     assert many.forward.spans == 1
-    plan.forward, plan.log_prob = many.forward, many.log_prob
+    plan.forward, plan.log_prob, plan.sum_rows = many.forward, many.log_prob, many.sum_rows
+    plan.forward_blocks = min(plan.forward_blocks, -(-few // plan.sum_rows))
     plan.merge_blocks, plan.log_prob_blocks = 0, min(1, many.log_prob_blocks)
     return plan
 

@@ -60,7 +60,7 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
     assert tiling.spans == 1 or tiling.span_columns % LANES == 0
     if tiling.tile_rows:
         assert tiling.spans == 1 and problem.classes <= NARROW
-        assert tiling.step_rows % 8 == 0 and tiling.tile_rows % tiling.step_rows == 0
+        assert tiling.step_rows % 8 == tiling.tile_rows % 8 == 0 < tiling.step_rows <= tiling.tile_rows
         assert tiling.group_units % LANES == 0  # and so whole sums
         assert tiling.tile_rows <= COPY_ROWS
         assert tiling.pitch >= problem.classes and tiling.pitch * size % 32 == 0

@@ -135,13 +135,13 @@ def test_options(name: str, rows: int, classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["everything", "weighted_smoothing", "log_prob", "statistics"])
-@pytest.mark.parametrize("classes", [1024, 30000])
+@pytest.mark.parametrize("classes", [10, 100, 1024, 30000])
 @every_dtype
 def test_what_takes_most_of_ub(dtype: torch.dtype, classes: int, name: str) -> None:
-    """The plan's count of UB is the kernels' own: 1200 rows are one span each, and have the largest tiles there are."""
+    """The plan's count of UB is the kernels' own: so many rows are one span each, and have the largest tiles there are."""
     torch.manual_seed(classes)
     a = arguments_of(OPTIONS[name], classes)
-    check(logits_of(2, classes, dtype), targets_of(2, classes), a, plan_rows=1200)
+    check(logits_of(2, classes, dtype), targets_of(2, classes), a, plan_rows=1200 if classes > 1000 else 70_000)
 
 
 @every_dtype
