@@ -138,7 +138,7 @@ def test_options(name: str, rows: int, classes: int) -> None:
 @pytest.mark.parametrize("classes", [10, 100, 1024, 30000])
 @every_dtype
 def test_what_takes_most_of_ub(dtype: torch.dtype, classes: int, name: str) -> None:
-    """The plan's count of UB is the kernels' own: so many rows are one span each, and have the largest tiles there are."""
+    """The plan's count of UB is the kernels' own: so many rows have the largest tiles, and one span each."""
     torch.manual_seed(classes)
     a = arguments_of(OPTIONS[name], classes)
     check(logits_of(2, classes, dtype), targets_of(2, classes), a, plan_rows=1200 if classes > 1000 else 70_000)
