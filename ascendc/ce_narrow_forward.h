@@ -20,8 +20,10 @@ class NarrowForward {
     writes_log_prob_ = outputs.log_prob != nullptr;
     input_ = InGm<T>(problem.input, (problem.rows - 1) * problem.row_stride + problem.classes);
     log_prob_ = InGm<T>(outputs.log_prob, problem.rows * problem.classes);
-    const uint32_t count = tiling_.tile_rows * tiling_.pitch, group = CeilTo(tiling_.group_units, kCeLanes);
-    pipe->InitBuffer(in_, 2, count * sizeof(T));
+    sum_rows_ = plan.sum_rows;
+    const uint32_t tile = tiling_.tile_rows * tiling_.pitch, count = tiling_.step_rows * tiling_.pitch;
+    const uint32_t group = tiling_.group_units;
+    pipe->InitBuffer(in_, 2, tile * sizeof(T));
     if constexpr (!kIsFloat<T>) {
       pipe->InitBuffer(floats_, count * sizeof(float));
     }
@@ -29,49 +31,51 @@ class NarrowForward {
       pipe->InitBuffer(exponentials_, count * sizeof(float));
     }
     if (writes_log_prob_) {
-      pipe->InitBuffer(out_, 2, count * sizeof(T));
+      pipe->InitBuffer(out_, 1, tile * sizeof(T));
     }
     if (options_.entropy || options_.argmax || (options_.smoothing && options_.weights)) {
       pipe->InitBuffer(terms_, count * sizeof(float));
     }
-    pipe->InitBuffer(row_offsets_, tiling_.tile_rows * sizeof(int32_t));
-    pipe->InitBuffer(offsets_, tiling_.tile_rows * sizeof(int32_t));
-    pipe->InitBuffer(log_sums_, tiling_.tile_rows * sizeof(float));
+    pipe->InitBuffer(row_offsets_, tiling_.step_rows * sizeof(int32_t));
+    pipe->InitBuffer(offsets_, tiling_.step_rows * sizeof(int32_t));
+    pipe->InitBuffer(log_sums_, tiling_.step_rows * sizeof(float));
     if (options_.argmax) {
       pipe->InitBuffer(columns_, tiling_.pitch * sizeof(float));
-      pipe->InitBuffer(bits_, tiling_.tile_rows * kCeLanes / 8);
+      pipe->InitBuffer(bits_, tiling_.step_rows * kCeLanes / 8);
       CreateVecIndex(columns_.Get<float>(), 0.0f, tiling_.pitch);
     }
     // Rows without logits, and what lies between the end of a row and the next, take part in instructions.
     LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
-    Duplicate(first.template ReinterpretCast<uint16_t>(), uint16_t(0), count * sizeof(T) / sizeof(uint16_t));
-    Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), count * sizeof(T) / sizeof(uint16_t));
+    Duplicate(first.template ReinterpretCast<uint16_t>(), uint16_t(0), tile * sizeof(T) / sizeof(uint16_t));
+    Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), tile * sizeof(T) / sizeof(uint16_t));
     in_.FreeTensor(first);
     in_.FreeTensor(second);
-    CreateVecIndex(row_offsets_.Get<int32_t>(), int32_t(0), tiling_.tile_rows);
+    CreateVecIndex(row_offsets_.Get<int32_t>(), int32_t(0), tiling_.step_rows);
     VectorBarrier();
     Muls(row_offsets_.Get<int32_t>(), row_offsets_.Get<int32_t>(), static_cast<int32_t>(tiling_.pitch * sizeof(float)),
-         tiling_.tile_rows);
+         tiling_.step_rows);
     logits_.Init(pipe, problem);
-    rows_.Init(pipe, problem.classes, tiling_.pitch, tiling_.tile_rows);
+    rows_.Init(pipe, problem.classes, tiling_.pitch, tiling_.step_rows);
     states_.Init(pipe, options_, group);
     targets_.Init(pipe, problem, group);
     target_weights_.Init(pipe, problem, group);
-    finish_.Init(pipe, problem, outputs, plan.row_terms_offset, group);
+    finish_.Init(pipe, problem, outputs, plan, group);
     if (options_.smoothing) {
       SumWeights();
     }
   }
 
   __aicore__ inline void Process(TPipe*) {
-    const uint64_t core = GetBlockIdx(), cores = GetBlockNum();
-    next_ = problem_.rows * core / cores;
-    end_ = problem_.rows * (core + 1) / cores;
-    const uint64_t begin = next_;
+    begin_ = next_ = FirstRow(GetBlockIdx());
+    end_ = FirstRow(GetBlockIdx() + 1);
+    targets_.Read(begin_, RowsFrom(begin_, tiling_.group_units));
     FetchNext();
-    for (uint64_t first = begin; first < end_; first += tiling_.group_units) {
+    for (uint64_t first = begin_; first < end_; first += tiling_.group_units) {
       const uint32_t rows = RowsFrom(first, tiling_.group_units);
-      targets_.Load(first, rows);
+      targets_.Find(rows);
+      if (first + rows < end_) {
+        targets_.Read(first + rows, RowsFrom(first + rows, tiling_.group_units));
+      }
       for (uint32_t row = 0; row < rows; row += tiling_.tile_rows) {
         RunTile(first + row, row, Least(rows - row, tiling_.tile_rows));
       }
@@ -81,6 +85,11 @@ class NarrowForward {
   }
 
  private:
+  // Of a core: rows are dealt out in whole sums.
+  __aicore__ inline uint64_t FirstRow(uint64_t core) const {
+    const uint64_t sums = (problem_.rows + sum_rows_ - 1) / sum_rows_, row = sums * core / GetBlockNum() * sum_rows_;
+    return row < problem_.rows ? row : problem_.rows;
+  }
   __aicore__ inline uint32_t RowsFrom(uint64_t row, uint32_t most) const {
     return end_ - row < most ? static_cast<uint32_t>(end_ - row) : most;
   }
@@ -96,8 +105,7 @@ class NarrowForward {
       sum = total.GetValue(0);
       Order<HardEvent::S_V>();
     }
-    Duplicate(states_[kWeights], sum, CeilTo(tiling_.group_units, kCeLanes));
-    VectorBarrier();
+    Duplicate(states_[kWeights], sum, tiling_.group_units);
   }
 
   // Begins to copy the tile at next_, and moves next_ on.
@@ -105,7 +113,7 @@ class NarrowForward {
     if (next_ == end_) {
       return;
     }
-    const uint32_t in_group = (next_ - problem_.rows * GetBlockIdx() / GetBlockNum()) % tiling_.group_units;
+    const uint32_t in_group = (next_ - begin_) % tiling_.group_units;
     const uint32_t rows = RowsFrom(next_, Least(tiling_.tile_rows, tiling_.group_units - in_group));
     LocalTensor<T> tile = in_.template AllocTensor<T>();
     CopyRowsIn(tile, input_[next_ * problem_.row_stride], rows, problem_.classes, problem_.row_stride, tiling_.pitch);
@@ -115,16 +123,30 @@ class NarrowForward {
 
   // `rows` rows from `first` on, whose place in the group is `at`.
   __aicore__ inline void RunTile(uint64_t first, uint32_t at, uint32_t rows) {
-    rows_.SetRows(rows);
     LocalTensor<T> tile = in_.template DeQue<T>();
     FetchNext();
+    for (uint32_t row = 0; row < rows; row += tiling_.step_rows) {
+      rows_.SetRows(Least(rows - row, tiling_.step_rows));
+      RunStep(tile[row * tiling_.pitch], row, at + row);
+    }
+    in_.FreeTensor(tile);
+    if (writes_log_prob_) {
+      out_.EnQue(log_probs_);
+      log_probs_ = out_.template DeQue<T>();
+      CopyRowsOut(log_prob_[first * problem_.classes], log_probs_, rows, problem_.classes, tiling_.pitch);
+      out_.FreeTensor(log_probs_);
+    }
+  }
+
+  // The rows from `row` on of a tile, whose place in the group is `at`.
+  __aicore__ inline void RunStep(const LocalTensor<T>& tile, uint32_t row, uint32_t at) {
     const LocalTensor<float> x = Floats(tile);
     logits_.Transform(x, rows_.Count());
     rows_.FillTails(x, -kInfinity);
     GatherTargets(x, at);
     const LocalTensor<float> max = states_[kMax][at], sum = states_[kSum][at];
     rows_.Max(max, x);
-    Maxs(max, max, -kLargestFloat, CeilTo(rows, kBlockFloats));
+    Maxs(max, max, -kLargestFloat, rows_.Rows());
     VectorBarrier();
     if (options_.argmax) {
       FindColumns(x, at);
@@ -142,33 +164,28 @@ class NarrowForward {
       SumEntropy(x, e, at);
     }
     if (writes_log_prob_) {
-      WriteLogProb(x, sum, first, rows);
-    }
-    if constexpr (kIsFloat<T>) {
-      in_.FreeTensor(tile);
+      LogProb(x, sum, row);
     }
   }
 
-  __aicore__ inline LocalTensor<float> Floats(LocalTensor<T>& tile) {
+  __aicore__ inline LocalTensor<float> Floats(const LocalTensor<T>& tile) {
     if constexpr (kIsFloat<T>) {
       return tile;
     } else {
       ToFloats(floats_.Get<float>(), tile, rows_.Count());
-      in_.FreeTensor(tile);
       VectorBarrier();
       return floats_.Get<float>();
     }
   }
 
   __aicore__ inline void GatherTargets(const LocalTensor<float>& x, uint32_t at) {
-    const uint32_t rows = rows_.Count() / tiling_.pitch;
+    const uint32_t rows = rows_.Rows();
     const LocalTensor<int32_t> offsets = offsets_.Get<int32_t>();
     ShiftLeft(offsets, targets_.Classes()[at], int32_t(2), rows);
     VectorBarrier();
     Add(offsets, offsets, row_offsets_.Get<int32_t>(), rows);
     VectorBarrier();
     Gather(states_[kTarget][at], x, offsets.ReinterpretCast<uint32_t>(), 0, rows);
-    VectorBarrier();
   }
 
   __aicore__ inline void FindColumns(const LocalTensor<float>& x, uint32_t at) {
@@ -199,30 +216,30 @@ class NarrowForward {
     rows_.Sum(states_[kEntropy][at], terms);
   }
 
-  __aicore__ inline void WriteLogProb(const LocalTensor<float>& shift, const LocalTensor<float>& sum, uint64_t first,
-                                      uint32_t rows) {
+  __aicore__ inline void LogProb(const LocalTensor<float>& shift, const LocalTensor<float>& sum, uint32_t row) {
     const LocalTensor<float> log_sums = log_sums_.Get<float>();
-    Ln(log_sums, sum, CeilTo(rows, kBlockFloats));
+    Ln(log_sums, sum, rows_.Rows());
     VectorBarrier();
-    LocalTensor<T> out = out_.template AllocTensor<T>();
+    if (row == 0) {  // not before it is needed, since the last tile may be on its way out
+      log_probs_ = out_.template AllocTensor<T>();
+    }
+    const LocalTensor<T> out = log_probs_[row * tiling_.pitch];
     if constexpr (kIsFloat<T>) {
       rows_.Subtract(out, shift, log_sums);
     } else {
       rows_.Subtract(shift, shift, log_sums);
       FromFloats(out, shift, rows_.Count());
     }
-    out_.EnQue(out);
-    out = out_.template DeQue<T>();
-    CopyRowsOut(log_prob_[first * problem_.classes], out, rows, problem_.classes, tiling_.pitch);
-    out_.FreeTensor(out);
   }
 
   CeProblem problem_;
   CeForwardTiling tiling_;
   ForwardOptions options_;
   bool writes_log_prob_;
-  uint64_t next_, end_;
+  uint32_t sum_rows_;
+  uint64_t begin_, next_, end_;
   GlobalTensor<T> input_, log_prob_;
+  LocalTensor<T> log_probs_;
   TQue<QuePosition::VECIN, 1> in_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> floats_, exponentials_, terms_, row_offsets_, offsets_, log_sums_, columns_, bits_;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ce_states.h"
+#include "ce_sum_terms.h"
 #include "ce_target.h"
 #include "ce_target_weight.h"
 
@@ -12,26 +13,37 @@ namespace npu_ce {
 class RowFinish {
  public:
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs,
-                              uint64_t row_terms_offset, uint32_t capacity) {
+                              const CeForwardPlan& plan, uint32_t capacity) {
     problem_ = problem;
     outputs_ = outputs;
     options_ = ForwardOptions(problem, outputs);
-    row_terms_ = outputs.workspace + row_terms_offset;
+    capacity_ = capacity;
+    per_row_ = problem.reduction == kCeNone;
+    sum_rows_ = plan.sum_rows;
+    terms_ = plan.reduce_blocks > 0 ? CountTerms(problem) : 0;
+    sums_ = SumsOf(problem, plan);
+    sums_to_ = InGm<float>(outputs.workspace + plan.sums_offset, terms_ * sums_);
+    row_stats_ = InGm<float>(outputs.row_stats, 2 * problem.rows);
+    const bool z_loss = problem.z_loss != 0;
     const bool wanted[kVectors] = {true,
                                    true,
-                                   true,
-                                   true,
-                                   problem.z_loss != 0 || outputs.z_loss != nullptr,
+                                   z_loss || outputs.lse != nullptr,
                                    options_.entropy,
-                                   options_.weights,
                                    options_.argmax,
-                                   options_.argmax};
+                                   options_.argmax,
+                                   true,
+                                   z_loss || (per_row_ && outputs.z_loss != nullptr),
+                                   options_.weights,
+                                   true};
     uint32_t present = 0;
     for (uint32_t vector = 0; vector < kVectors; ++vector) {
       at_[vector] = present * capacity;
       present += wanted[vector] ? 1 : 0;
     }
-    pipe->InitBuffer(out_, 1, present * capacity * sizeof(float));
+    // A sum of one row is the term itself, and the terms are the last vectors.
+    sums_at_ = (sum_rows_ > 1 ? present : present - terms_) * capacity;
+    sums_pitch_ = CeilTo(capacity / sum_rows_, kBlockFloats);
+    pipe->InitBuffer(out_, 1, (sum_rows_ > 1 ? sums_at_ + terms_ * sums_pitch_ : present * capacity) * sizeof(float));
     pipe->InitBuffer(scratch_, capacity * sizeof(float));
     pipe->InitBuffer(bits_, CeilTo(capacity / 8, kBlockBytes));
   }
@@ -40,10 +52,16 @@ class RowFinish {
                                 uint32_t rows) {
     count_ = CeilTo(rows, kCeLanes);
     vectors_ = out_.AllocTensor<float>();
+    if (problem_.z_loss == 0 && per_row_ && outputs_.z_loss != nullptr) {
+      Duplicate(Vector(kZLoss), 0.0f, count_);
+    }
     Statistics(states);
     CrossEntropy(states, targets, weights, rows);
     if (problem_.z_loss != 0) {
       ZLoss(targets);
+    }
+    if (terms_ > 0) {
+      SumRows(targets, rows);
     }
     if (outputs_.entropy != nullptr) {
       Div(Vector(kEntropyOut), states[kEntropy], states[kSum], count_);
@@ -59,14 +77,16 @@ class RowFinish {
  private:
   enum OutVector : uint32_t {
     kMaxOut,
-    kLogSum,
+    kLogSum,  // behind the max, as in row_stats
     kLse,
-    kLoss,
-    kZLoss,
     kEntropyOut,
-    kWeight,
     kArgmaxOut,  // int64
     kArgmaxHigh,
+    kTerms,  // the vectors of SumTerm
+    kLoss = kTerms + kCeTerm,
+    kZLoss = kTerms + kZTerm,
+    kWeight = kTerms + kWeightTerm,
+    kCount = kTerms + kCountTerm,
     kVectors,
   };
 
@@ -80,8 +100,9 @@ class RowFinish {
     VectorBarrier();
     Ln(Vector(kLogSum), states[kSum], count_);
     VectorBarrier();
-    Add(Vector(kLse), Vector(kMaxOut), Vector(kLogSum), count_);
-    VectorBarrier();
+    if (outputs_.lse != nullptr || problem_.z_loss != 0) {
+      Add(Vector(kLse), Vector(kMaxOut), Vector(kLogSum), count_);
+    }
   }
 
   __aicore__ inline void CrossEntropy(const States& states, Targets& targets, TargetWeights& weights, uint32_t rows) {
@@ -124,9 +145,39 @@ class RowFinish {
     VectorBarrier();
     Select(z, targets.Counted(), z, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
     VectorBarrier();
-    if (problem_.reduction == kCeNone) {
+    if (per_row_) {
       Add(Vector(kLoss), Vector(kLoss), z, count_);
       VectorBarrier();
+    }
+  }
+
+  // For the reduction. Lanes behind the last row add nothing.
+  __aicore__ inline void SumRows(Targets& targets, uint32_t rows) {
+    Duplicate(Vector(kCount), 1.0f, count_);
+    VectorBarrier();
+    Select(Vector(kCount), targets.Counted(), Vector(kCount), 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    if (sum_rows_ == 1) {
+      return;
+    }
+    VectorBarrier();
+    LocalTensor<float> sums = vectors_[sums_at_];
+    for (uint32_t term = 0; term < kSumTerms; ++term) {
+      if (HasTerm(problem_, term)) {
+        FillTail(Vector(kTerms + term), rows, 0.0f);
+        SumBlocks(sums, Vector(kTerms + term));
+        sums = sums[sums_pitch_];
+      }
+    }
+  }
+
+  __aicore__ inline void SumBlocks(const LocalTensor<float>& sums, const LocalTensor<float>& vector) {
+    const uint32_t repeats = count_ / kCeLanes;
+    if (sum_rows_ == kCeLanes) {
+      WholeReduceSum(sums, vector, kCeLanes, repeats, 1, 1, 8);
+    } else if (sum_rows_ == kBlockFloats) {
+      BlockReduceSum(sums, vector, repeats, kCeLanes, 1, 1, 8);
+    } else {
+      PairReduceSum(sums, vector, repeats, kCeLanes, 1, 1, 8);
     }
   }
 
@@ -137,7 +188,6 @@ class RowFinish {
     CompareScalar(bits, states[kArgmax], kNoColumn, CMPMODE::LT, count_);
     VectorBarrier();
     Select(column, bits, states[kArgmax], 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
-    VectorBarrier();
     CompareScalar(bits, states[kFirstNan], kNoColumn, CMPMODE::LT, count_);
     VectorBarrier();
     Select(column, bits, states[kFirstNan], column, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
@@ -146,22 +196,15 @@ class RowFinish {
   }
 
   __aicore__ inline void Write(uint64_t first, uint32_t rows) {
-    const bool per_row = problem_.reduction == kCeNone;
-    VectorBarrier();
-    if (per_row) {
+    if (per_row_) {
       Round(kLoss);
       if (outputs_.z_loss != nullptr) {
-        if (problem_.z_loss == 0) {
-          Duplicate(Vector(kZLoss), 0.0f, count_);
-          VectorBarrier();
-        }
         Round(kZLoss);
       }
     }
     out_.EnQue(vectors_);
     vectors_ = out_.DeQue<float>();
-    WriteVector(outputs_.row_stats, kMaxOut, first, rows);
-    WriteVector(outputs_.row_stats + problem_.rows, kLogSum, first, rows);
+    CopyRowsOut(row_stats_[first], Vector(kMaxOut), 2, rows, problem_.rows, capacity_);
     if (outputs_.lse != nullptr) {
       WriteVector(outputs_.lse, kLse, first, rows);
     }
@@ -172,12 +215,11 @@ class RowFinish {
       CopyOut(InGm<int64_t>(outputs_.argmax, problem_.rows)[first], Vector(kArgmaxOut).ReinterpretCast<int64_t>(),
               rows);
     }
-    if (problem_.weight != nullptr) {
-      WriteVector(row_terms_ + problem_.rows, kWeight, first, rows);
+    if (terms_ > 0) {
+      CopyRowsOut(sums_to_[first / sum_rows_], vectors_[sums_at_], terms_, (rows + sum_rows_ - 1) / sum_rows_, sums_,
+                  sums_pitch_);
     }
-    if (!per_row) {
-      WriteVector(row_terms_, kLoss, first, rows);
-    } else {
+    if (per_row_) {
       WriteRounded(outputs_.loss, kLoss, first, rows);
       if (outputs_.z_loss != nullptr) {
         WriteRounded(outputs_.z_loss, kZLoss, first, rows);
@@ -199,7 +241,6 @@ class RowFinish {
     } else {
       FromFloats(Vector(which).ReinterpretCast<bfloat16_t>(), scratch, count_);
     }
-    VectorBarrier();
   }
 
   __aicore__ inline void WriteVector(float* to, uint32_t which, uint64_t first, uint32_t rows) {
@@ -221,7 +262,10 @@ class RowFinish {
   CeProblem problem_;
   CeForwardOutputs outputs_;
   ForwardOptions options_;
-  float* row_terms_;
+  bool per_row_;
+  uint32_t capacity_, sum_rows_, terms_, sums_at_, sums_pitch_;
+  uint64_t sums_;  // of each term, in GM
+  GlobalTensor<float> row_stats_, sums_to_;
   uint32_t at_[kVectors];
   uint32_t count_;
   LocalTensor<float> vectors_;

@@ -16,8 +16,7 @@ class RowTile {
     pitch_ = pitch;
     by_blocks_ = pitch <= kCeBlockPitch;
     chunk_ = by_blocks_ ? kBlockFloats : kCeLanes;
-    pipe->InitBuffer(folded_, capacity * chunk_ * sizeof(float));
-    pipe->InitBuffer(spread_, capacity * kBlockBytes);
+    pipe->InitBuffer(scratch_, capacity * chunk_ * sizeof(float));
   }
 
   // The rows that instructions work on from now on.
@@ -25,6 +24,7 @@ class RowTile {
     rows_ = CeilTo(rows, kBlockFloats);
     repeats_ = by_blocks_ ? rows_ / kBlockFloats : rows_;
   }
+  __aicore__ inline uint32_t Rows() const { return rows_; }  // in whole instructions
   __aicore__ inline uint32_t Count() const { return rows_ * pitch_; }
 
   // What lies behind the columns of each row.
@@ -150,7 +150,7 @@ class RowTile {
   };
 
   __aicore__ inline LocalTensor<float> Spread(const LocalTensor<float>& values) const {
-    const LocalTensor<float> spread = spread_.Get<float>();
+    const LocalTensor<float> spread = scratch_.Get<float>();
     SpreadToBlocks(spread, values, rows_);
     VectorBarrier();
     return spread;
@@ -162,7 +162,7 @@ class RowTile {
     if (pitch_ == chunk_) {
       return tile;
     }
-    const LocalTensor<float> folded = folded_.Get<float>();
+    const LocalTensor<float> folded = scratch_.Get<float>();
     Op::Apply(folded, tile, tile[chunk_], repeats_,
               BinaryRepeatParams(1, BlockStep(), BlockStep(), 8, RepeatStep(), RepeatStep()));
     VectorBarrier();
@@ -184,7 +184,8 @@ class RowTile {
 
   uint32_t columns_, pitch_, chunk_, rows_, repeats_;
   bool by_blocks_;
-  mutable TBuf<QuePosition::VECCALC> folded_, spread_;  // its Get is not const
+  // For rows folded to a chunk each, or for values spread to blocks. Its Get is not const.
+  mutable TBuf<QuePosition::VECCALC> scratch_;
 };
 
 }  // namespace npu_ce

@@ -19,7 +19,6 @@ class Targets {
     words_ = InGm<int32_t>(problem.target, problem.rows * WordsOfRow());
     pipe->InitBuffer(in_, buffers, capacity * WordsOfRow() * sizeof(int32_t));
     pipe->InitBuffer(low_, capacity * sizeof(int32_t));
-    pipe->InitBuffer(high_, capacity * sizeof(int32_t));
     pipe->InitBuffer(classes_, capacity * sizeof(int32_t));
     pipe->InitBuffer(bits_, kBitVectors * BitBytes());
     pipe->InitBuffer(constants_, 3 * kCeLanes * sizeof(int32_t));
@@ -52,7 +51,7 @@ class Targets {
   __aicore__ inline void Find(uint32_t rows) {
     const uint32_t count = CeilTo(rows, kCeLanes);
     LocalTensor<int32_t> raw = in_.DeQue<int32_t>();
-    const LocalTensor<int32_t> low = low_.Get<int32_t>(), high = high_.Get<int32_t>();
+    const LocalTensor<int32_t> low = low_.Get<int32_t>(), high = Classes();  // until they are known
     if (wide_) {
       uint64_t taken = 0;
       const GatherMaskParams words(1, count * WordsOfRow() / kCeLanes, 8, 0);
@@ -66,20 +65,18 @@ class Targets {
     in_.FreeTensor(raw);
     VectorBarrier();
 
-    Maxs(Classes(), low, int32_t(0), count);
-    VectorBarrier();
-    Mins(Classes(), Classes(), classes_in_row_ - 1, count);
     Equal(kCounted, low, Constant(kIgnoredLow), count, 0);
     Equal(kScratch, high, Constant(kIgnoredHigh), count, 0);
+    Equal(kValid, high, Constant(kZero), count, 0);
+    Maxs(Classes(), low, int32_t(0), count);
     VectorBarrier();
     And(Bits16(kCounted), Bits16(kCounted), Bits16(kScratch), count / 16);
+    Mins(Classes(), Classes(), classes_in_row_ - 1, count);
     VectorBarrier();
     Not(Bits16(kCounted), Bits16(kCounted), count / 16);
-    Equal(kValid, low, Classes(), count, kCeLanes / kBlockFloats);
-    Equal(kScratch, high, Constant(kZero), count, 0);
+    Equal(kScratch, low, Classes(), count, kCeLanes / kBlockFloats);
     VectorBarrier();
-    And(Bits16(kValid), Bits16(kValid), Bits16(kScratch), count / 16);
-    VectorBarrier();
+    And(Bits16(kValid), Bits16(kValid), Bits16(kScratch), count / 16);  // readers have a barrier of their own
   }
 
   // The row's class; some class where the target is none, so that whatever is looked up by it exists.
@@ -116,7 +113,7 @@ class Targets {
   bool wide_;
   GlobalTensor<int32_t> words_;
   TQue<QuePosition::VECIN, 1> in_;
-  TBuf<QuePosition::VECCALC> low_, high_, classes_, bits_, constants_;
+  TBuf<QuePosition::VECCALC> low_, classes_, bits_, constants_;
 };
 
 }  // namespace npu_ce

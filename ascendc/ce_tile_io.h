@@ -65,12 +65,26 @@ __aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor
               ZeroPadding<T>());
 }
 
-// The same way out, to rows that lie side by side in GM.
+// The same way out.
+template <class T>
+__aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t rows, uint32_t count,
+                                   uint64_t stride, uint32_t pitch) {
+  const uint64_t gap = (stride - count) * sizeof(T);
+  if (gap > UINT32_MAX) {
+    for (uint32_t row = 0; row < rows; ++row) {
+      CopyOut(to[row * stride], tile[row * pitch], count);
+    }
+    return;
+  }
+  const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
+  DataCopyPad(to, tile, DataCopyExtParams(rows, count * sizeof(T), ub_gap, static_cast<uint32_t>(gap), 0));
+}
+
+// To rows that lie side by side in GM.
 template <class T>
 __aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t rows, uint32_t count,
                                    uint32_t pitch) {
-  const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
-  DataCopyPad(to, tile, DataCopyExtParams(rows, count * sizeof(T), ub_gap, 0, 0));
+  CopyRowsOut(to, tile, rows, count, count, pitch);
 }
 
 // Exact, whatever T is.

@@ -19,9 +19,6 @@ constexpr uint32_t kCeNarrowClasses = 1024;
 // A tile of many rows: up to this many floats from row to row, strides reach from a row to the next eight.
 constexpr uint32_t kCeBlockPitch = 248;
 
-// Floats of one block's sums in the reduction over rows: two numerators, and the denominators 32 bytes before them.
-constexpr uint32_t kCeReduceSums = 16;
-
 // Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
 constexpr uint32_t kCeInputTiles = 6;
 
@@ -85,7 +82,8 @@ struct CeForwardTiling {
   uint32_t spans;         // of a row
   uint32_t span_columns;  // of every span but a row's last; a multiple of 64
   uint32_t tile_columns;  // of every tile but a span's last; a multiple of 64
-  uint32_t tile_rows;     // narrow layout: rows of a tile, a multiple of 8. 0: wide layout, a tile is of one row
+  uint32_t tile_rows;     // narrow layout: rows of a copy, a multiple of 8. 0: wide layout, a tile is of one row
+  uint32_t step_rows;     // narrow layout: of them that are worked on at a time, a multiple of 8
   uint32_t pitch;         // narrow layout: floats from row to row in UB
   uint32_t group_units;   // that share a finish
   uint32_t input_tiles;   // buffers of the input; with keep_row, a row fits into all but one
@@ -100,10 +98,11 @@ struct CeForwardPlan {
   uint32_t forward_blocks;
   uint32_t merge_blocks;
   uint32_t log_prob_blocks;
-  uint32_t reduce_blocks;  // of `reduce_rows` rows each; more than one need a last launch over their sums
-  uint32_t reduce_rows;
-  uint64_t states_offset;     // CeUnitState vectors [states, units]
-  uint64_t row_terms_offset;  // CeRowTerm vectors [terms, rows]
-  uint64_t partials_offset;   // [reduce_blocks, kCeReduceSums]
+  uint32_t reduce_blocks;  // of `reduce_sums` sums each; more than one need a last launch over theirs
+  uint32_t reduce_sums;
+  uint32_t sum_rows;         // rows that forward adds up for the reduction; a core's run of rows begins with a sum
+  uint64_t states_offset;    // vectors [states, units]
+  uint64_t sums_offset;      // vectors [terms, sums]
+  uint64_t partials_offset;  // vectors [terms, reduce_blocks]
   uint64_t workspace_bytes;
 };

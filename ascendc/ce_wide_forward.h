@@ -40,7 +40,7 @@ class WideForward {
     targets_.Init(pipe, problem, vector);
     if (tiling_.spans == 1) {
       target_weights_.Init(pipe, problem, vector);
-      finish_.Init(pipe, problem, outputs, plan.row_terms_offset, vector);
+      finish_.Init(pipe, problem, outputs, plan, vector);
     }
     if (tiling_.keep_row) {
       log_prob_.Init(problem, outputs.log_prob);

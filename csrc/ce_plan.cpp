@@ -18,7 +18,7 @@ constexpr uint64_t kLeastSpan = 1024;
 // With so many units, any number of them is balanced.
 constexpr uint64_t kEnoughUnits = 1000;
 constexpr double kBalanced = 1.15;
-constexpr uint32_t kReduceRows = 16384;
+constexpr uint32_t kReduceSums = 16384;
 
 uint64_t ceil_div(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
 uint64_t ceil_to(uint64_t n, uint64_t multiple) { return ceil_div(n, multiple) * multiple; }
@@ -70,16 +70,19 @@ class Ub {
         entropy_(outputs.entropy != nullptr),
         argmax_(outputs.argmax != nullptr),
         log_prob_(outputs.log_prob != nullptr),
+        lse_(outputs.lse != nullptr || problem.z_loss != 0),
         z_loss_(problem.z_loss != 0 || outputs.z_loss != nullptr) {}
 
   uint64_t size() const { return size_; }
+  // Of the reduction, at most: ce, count, weight, z-loss.
+  uint64_t terms() const { return 2 + weights_ + z_loss_; }
 
   // Targets, States, RowFinish, TargetWeights, Logits: vectors over the units of a group.
   uint64_t vectors(uint64_t group) const {
     const uint64_t length = ceil_to(group, kLanes), bits = ceil_to(length / 8, kBlockBytes);
-    const uint64_t targets = 5 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
+    const uint64_t targets = 4 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
     const uint64_t states = (3 + 2 * smoothing_ + entropy_ + 2 * argmax_) * length * kFloat;
-    const uint64_t finish = (5 + z_loss_ + entropy_ + weights_ + 2 * argmax_) * length * kFloat + bits;
+    const uint64_t finish = (5 + lse_ + z_loss_ + entropy_ + weights_ + 2 * argmax_) * length * kFloat + bits;
     const uint64_t table =
         problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes, kLanes) * kFloat : length * kBlockBytes;
     const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
@@ -102,15 +105,16 @@ class Ub {
     const uint64_t weight_tiles = smoothing_ && weights_ ? 2 * kFloat : 0;
     return input_tiles * size_ + floats + work + terms + columns + weight_tiles;
   }
-  // NarrowForward and RowTile.
-  uint64_t narrow_per_row(uint64_t pitch) const {
+  // NarrowForward and RowTile: for each row of a tile, and more for each of a step.
+  uint64_t narrow_of_tile(uint64_t pitch) const { return pitch * size_ * (2 + log_prob_); }
+  uint64_t narrow_of_step(uint64_t pitch) const {
     const bool exponentials = log_prob_ || entropy_, terms = entropy_ || argmax_ || (smoothing_ && weights_);
-    const uint64_t tiles =
-        2 * size_ + (size_ == 4 ? 0 : kFloat) + kFloat * (exponentials + terms) + 2 * size_ * log_prob_;
-    return pitch * tiles + 3 * kFloat + (argmax_ ? kLanes / 8 : 0) + row_tile(pitch);
+    const uint64_t floats = (size_ == 4 ? 0 : 1) + exponentials + terms;
+    return pitch * floats * kFloat + 3 * kFloat + (argmax_ ? kLanes / 8 : 0) + row_tile(pitch);
   }
-  uint64_t narrow_fixed(uint64_t pitch, uint64_t group) const {
-    return vectors(group) + (argmax_ ? pitch * kFloat : 0);
+  uint64_t narrow_fixed(uint64_t pitch, uint64_t group, uint64_t sum_rows) const {
+    const uint64_t sums = terms() * ceil_to(group / sum_rows, kBlockBytes / kFloat) * kFloat;
+    return vectors(group) + sums + (argmax_ ? pitch * kFloat : 0);
   }
   uint64_t merge_per_row(uint64_t pitch) const { return 3 * pitch * kFloat + kLanes / 8 + row_tile(pitch); }
   // LogProb.
@@ -123,18 +127,16 @@ class Ub {
   bool may_keep_row() const { return log_prob_ && !entropy_ && !argmax_; }
 
  private:
-  static uint64_t row_tile(uint64_t pitch) {
-    return (pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat) + kBlockBytes;
-  }
+  static uint64_t row_tile(uint64_t pitch) { return pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat; }
 
   const CeProblem& problem_;
   uint64_t size_;
-  bool smoothing_, weights_, entropy_, argmax_, log_prob_, z_loss_;
+  bool smoothing_, weights_, entropy_, argmax_, log_prob_, lse_, z_loss_;
 };
 
-// Tiles of one size, as even as whole repeats allow.
-uint32_t even_tiles(uint64_t columns, uint64_t most) {
-  return static_cast<uint32_t>(ceil_to(ceil_div(columns, ceil_div(columns, most)), kLanes));
+// Tiles of one size, as even as whole repeats allow; or of rows, whole blocks of what there is of each.
+uint32_t even_tiles(uint64_t count, uint64_t most, uint64_t multiple = kLanes) {
+  return static_cast<uint32_t>(ceil_to(ceil_div(count, ceil_div(count, most)), multiple));
 }
 
 // Rows in as few tiles as leave a buffer for the next row. Where none can be left, nothing is copied while a row's last
@@ -176,22 +178,45 @@ uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
   return pitch <= kCeBlockPitch ? pitch : ceil_to(columns, kLanes);
 }
 
-// As many rows as an instruction's strides reach, and UB holds together with the vectors of a group.
+// Rows that forward adds up: as many as one instruction does, unless dealing them out together leaves cores idle. Then
+// two at the least, for a row's two sums, of ce and of rows that count, are much beside the shortest rows.
+uint64_t choose_sum_rows(const Ub& ub, const CeProblem& problem) {
+  const uint64_t useful = ceil_div(problem.rows * problem.classes * ub.size(), kLeastBytesOfCore);
+  for (const uint64_t rows : {64, 8}) {
+    const Spans sums{ceil_div(problem.rows, rows), rows};
+    const auto of = [&](uint64_t cores) { return imbalance(1, problem.rows, sums, std::min(cores, useful)); };
+    if (problem.rows > 0 && std::max(of(40), of(48)) <= kBalanced) return rows;
+  }
+  return 2;
+}
+
+// As many rows as an instruction's strides reach.
 uint64_t most_rows(uint64_t pitch) { return pitch <= kCeBlockPitch ? 1024 : 248; }
 
 // False where not even eight rows fit: some options take several copies of a tile.
-bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
-  constexpr uint64_t kGroup = 128;  // rows that share a finish, at least: then it is cheap beside their tiles
-  const uint64_t pitch = pitch_of(problem.classes, ub.size());
-  uint64_t rows = most_rows(pitch), group = 0;
-  for (;; rows -= 8) {
-    if (rows == 0) return false;
-    group = std::max(rows, kGroup / rows * rows);
-    if (ub.narrow_fixed(pitch, group) + rows * ub.narrow_per_row(pitch) <= ub_bytes) break;
-  }
+bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint64_t sum_rows,
+                 CeForwardTiling& tiling) {
+  // Of a group's logits. Targets and outputs have 4 or 8 bytes a row, and should be copied in long pieces too.
+  constexpr uint64_t kGroupBytes = 96 * 1024, kLeastGroup = 128, kMostGroup = 1536;
+  constexpr uint64_t kTileBytes = 24 * 1024;  // a longer copy is no faster
+  constexpr uint64_t kRows = kBlockBytes / kFloat;
+  const uint64_t pitch = pitch_of(problem.classes, ub.size()), row_bytes = pitch * ub.size();
+  const uint64_t wanted = std::min(std::max(kGroupBytes / row_bytes, kLeastGroup), kMostGroup);
+  const uint64_t group = ceil_to(std::min(wanted, problem.rows), kLanes);
+  const uint64_t fixed = ub.narrow_fixed(pitch, group, sum_rows);
+  const uint64_t most = std::min(most_rows(pitch), group);
+  const auto step = [&](uint64_t steps) {  // rows, for so many of them to a tile
+    const uint64_t row = steps * ub.narrow_of_tile(pitch) + ub.narrow_of_step(pitch);
+    return fixed < ub_bytes ? std::min((ub_bytes - fixed) / row, most) / kRows * kRows : 0;
+  };
+  if (step(1) == 0) return false;
+  uint64_t steps = 1;
+  while (steps * step(steps) < std::min(group, kTileBytes / row_bytes) && step(steps + 1) > 0) ++steps;
   tiling.spans = 1;
   tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
-  tiling.tile_rows = static_cast<uint32_t>(rows);
+  // A short tile among long ones would be worked on while a long one is awaited.
+  tiling.tile_rows = even_tiles(group, steps * step(steps), kRows);
+  tiling.step_rows = even_tiles(tiling.tile_rows, step(steps), kRows);
   tiling.pitch = static_cast<uint32_t>(pitch);
   tiling.group_units = static_cast<uint32_t>(group);
   tiling.input_tiles = 2;
@@ -227,10 +252,13 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
     return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, ceil_div(bytes, kLeastBytesOfCore)}));
   };
 
-  const bool narrow = problem.classes <= kCeNarrowClasses && plan_narrow(ub, problem, limits.ub_bytes, plan.forward);
+  const uint64_t sum_rows = choose_sum_rows(ub, problem);
+  const bool narrow =
+      problem.classes <= kCeNarrowClasses && plan_narrow(ub, problem, limits.ub_bytes, sum_rows, plan.forward);
   if (!narrow) plan_wide(ub, problem, limits.ub_bytes, plan.forward);
-  const uint64_t units = problem.rows * plan.forward.spans;
-  plan.forward_blocks = blocks(units);
+  plan.sum_rows = narrow ? static_cast<uint32_t>(sum_rows) : 1;
+  const uint64_t units = problem.rows * plan.forward.spans, sums = ceil_div(problem.rows, plan.sum_rows);
+  plan.forward_blocks = blocks(narrow ? sums : units);
   if (plan.forward.spans > 1) {
     plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
     plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, kLanes)));
@@ -239,9 +267,9 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
     plan.log_prob = plan_log_prob(ub, plan.forward, problem.classes, limits.ub_bytes);
     plan.log_prob_blocks = plan.forward_blocks;
   }
-  plan.reduce_rows = kReduceRows;
+  plan.reduce_sums = kReduceSums;
   if (problem.reduction != kCeNone || outputs.denominators != nullptr) {
-    plan.reduce_blocks = static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(problem.rows, kReduceRows)));
+    plan.reduce_blocks = static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(sums, kReduceSums)));
   }
 
   uint64_t floats = 0;
@@ -251,8 +279,8 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
     return offset;
   };
   plan.states_offset = take(plan.forward.spans > 1 ? 8 * units : 0);
-  plan.row_terms_offset = take(2 * problem.rows);
-  plan.partials_offset = take(plan.reduce_blocks > 1 ? plan.reduce_blocks * kCeReduceSums : 0);
+  plan.sums_offset = take(plan.reduce_blocks > 0 ? ub.terms() * sums : 0);
+  plan.partials_offset = take(plan.reduce_blocks > 1 ? ub.terms() * plan.reduce_blocks : 0);
   plan.workspace_bytes = floats * kFloat;
   return plan;
 }

@@ -70,8 +70,9 @@ def check(
     cores: int = 48,
     row_stride: int | None = None,
     plan_rows: int | None = None,
+    sums: tuple[int, int] | None = None,
 ) -> Forward:
-    result = forward(logits, target, a, cores, row_stride, plan_rows)
+    result = forward(logits, target, a, cores, row_stride, plan_rows, sums)
     assert result.message == ""
     assert all(not report["violations"] for report in result.reports)
     truth, peer = truths(logits, target, a)

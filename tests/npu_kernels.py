@@ -65,15 +65,15 @@ class CeForwardOutputs(ctypes.Structure):
 
 class CeForwardTiling(ctypes.Structure):
     _fields_ = _fields(
-        (_u32, "spans span_columns tile_columns tile_rows pitch group_units input_tiles keep_row"),
+        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles keep_row"),
     )
 
 
 class CeForwardPlan(ctypes.Structure):
     _fields_ = _fields(
         (CeForwardTiling, "forward merge log_prob"),
-        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_rows"),
-        (_u64, "states_offset row_terms_offset partials_offset workspace_bytes"),
+        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows"),
+        (_u64, "states_offset sums_offset partials_offset workspace_bytes"),
     )
 
 
@@ -153,9 +153,11 @@ def forward(
     cores: int = CORES,
     row_stride: int | None = None,
     plan_rows: int | None = None,
+    sums: tuple[int, int] | None = None,
 ) -> Forward:
     """`row_stride` places the rows apart in GM, with NaN between them; `plan_rows` has the rows tiled as if they were
-    that many. Every output begins as NaN or -1.
+    that many; `sums` are the rows of a sum and the sums of a block of the reduction, in place of the plan's. Every
+    output begins as NaN or -1.
     """
     a = arguments or Arguments()
     rows, classes = logits.shape
@@ -207,6 +209,8 @@ def forward(
         result.plan = plan_forward(problem, outputs, cores)
         if plan_rows is not None:
             result.plan = tiled_as(plan_rows, problem, outputs, result.plan)
+        if sums is not None:
+            reduce_as(*sums, rows, result.plan)
         outputs.workspace = device(empty(result.plan.workspace_bytes // 4))
         launch(problem, outputs, result)
     return result
@@ -242,9 +246,19 @@ def tiled_as(rows: int, problem: CeProblem, outputs: CeForwardOutputs, plan: CeF
     many = plan_forward(problem, outputs)
     problem.rows = few
     assert many.forward.spans == 1
-    plan.forward, plan.log_prob = many.forward, many.log_prob
+    plan.forward, plan.log_prob, plan.sum_rows = many.forward, many.log_prob, many.sum_rows
+    plan.forward_blocks = min(plan.forward_blocks, -(-few // plan.sum_rows))
     plan.merge_blocks, plan.log_prob_blocks = 0, min(1, many.log_prob_blocks)
     return plan
+
+
+def reduce_as(sum_rows: int, reduce_sums: int, rows: int, plan: CeForwardPlan) -> None:
+    terms, sums = 4, -(-rows // sum_rows)
+    plan.sum_rows, plan.reduce_sums = sum_rows, reduce_sums
+    plan.forward_blocks = min(plan.forward_blocks, sums)
+    plan.reduce_blocks = -(-sums // reduce_sums)
+    plan.partials_offset = plan.sums_offset + terms * sums
+    plan.workspace_bytes = 4 * (plan.partials_offset + terms * plan.reduce_blocks)
 
 
 def launch(problem: CeProblem, outputs: CeForwardOutputs, result: Forward) -> None:

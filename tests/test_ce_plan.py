@@ -9,7 +9,7 @@ import random
 import pytest
 from npu_kernels import CeForwardOutputs, CeForwardPlan, CeForwardTiling, CeProblem, plan_forward
 
-LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES = 64, 248, 1024, 6, 8
+LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES, COPY_ROWS = 64, 248, 1024, 6, 8, 4095
 PRESENT = 1  # a pointer of which only that it is not null matters
 OPTIONAL = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 
@@ -41,12 +41,12 @@ def any_problem(chance: random.Random) -> tuple[CeProblem, CeForwardOutputs]:
 def busiest_over_mean(problem: CeProblem, plan: CeForwardPlan) -> float:
     """Elements of the logits, by the runs of units that the kernels give each core."""
     tiling, blocks = plan.forward, plan.forward_blocks
-    units = problem.rows * tiling.spans
+    units = ceil_div(problem.rows, plan.sum_rows) * tiling.spans
     last = problem.classes - (tiling.spans - 1) * tiling.span_columns
 
     def before(unit: int) -> int:
-        row, span = divmod(unit, tiling.spans)
-        return row * problem.classes + span * tiling.span_columns
+        row, span = divmod(unit * plan.sum_rows, tiling.spans)
+        return min(row, problem.rows) * problem.classes + span * tiling.span_columns
 
     edges = [before(units * core // blocks) for core in range(blocks + 1)]
     assert last > 0 and edges[-1] == problem.rows * problem.classes
@@ -60,12 +60,14 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
     assert tiling.spans == 1 or tiling.span_columns % LANES == 0
     if tiling.tile_rows:
         assert tiling.spans == 1 and problem.classes <= NARROW
-        assert tiling.tile_rows % 8 == 0 and tiling.group_units % tiling.tile_rows == 0
+        assert tiling.step_rows % 8 == tiling.tile_rows % 8 == 0 < tiling.step_rows <= tiling.tile_rows
+        assert tiling.group_units % LANES == 0  # and so whole sums
+        assert tiling.tile_rows <= COPY_ROWS
         assert tiling.pitch >= problem.classes and tiling.pitch * size % 32 == 0
         # Fields of strides and repeats, of 8 bits.
         by_blocks = tiling.pitch <= BLOCK_PITCH
         assert by_blocks or (tiling.pitch % LANES == 0 and tiling.pitch // 8 <= 255)
-        assert tiling.tile_rows // (8 if by_blocks else 1) <= 255
+        assert tiling.step_rows // (8 if by_blocks else 1) <= 255
     else:
         assert tiling.tile_columns % LANES == 0
         assert tiling.tile_columns - LANES < columns
@@ -75,12 +77,14 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
 
 def check_workspace(problem: CeProblem, plan: CeForwardPlan) -> None:
     units = problem.rows * plan.forward.spans if plan.forward.spans > 1 else 0
+    reduces = problem.reduction != 0
+    terms = 1 + reduces + (problem.weight is not None) + (reduces and problem.z_loss != 0)
     ends = [
         plan.states_offset + STATES * units,
-        plan.row_terms_offset + 2 * problem.rows,
-        plan.partials_offset + (16 * plan.reduce_blocks if plan.reduce_blocks > 1 else 0),
+        plan.sums_offset + (terms * ceil_div(problem.rows, plan.sum_rows) if plan.reduce_blocks else 0),
+        plan.partials_offset + (terms * plan.reduce_blocks if plan.reduce_blocks > 1 else 0),
     ]
-    begins = [plan.row_terms_offset, plan.partials_offset, plan.workspace_bytes // 4]
+    begins = [plan.sums_offset, plan.partials_offset, plan.workspace_bytes // 4]
     assert all(end <= begin for end, begin in zip(ends, begins, strict=True))
 
 
@@ -94,12 +98,13 @@ def test_properties_of_any_plan() -> None:
             assert plan.forward_blocks == plan.merge_blocks == plan.log_prob_blocks == 0
             continue
         check_tiles(problem, plan.forward)
+        assert plan.sum_rows in ((2, 8, 64) if plan.forward.tile_rows else (1,))
         assert 1 <= plan.forward_blocks <= 48
         assert (plan.merge_blocks > 0) == (plan.forward.spans > 1)
         kept = plan.forward.tile_rows or plan.forward.keep_row
         assert (plan.log_prob_blocks > 0) == (bool(outputs.log_prob) and not kept)
         if plan.reduce_blocks:
-            assert plan.reduce_blocks == ceil_div(problem.rows, plan.reduce_rows)
+            assert plan.reduce_blocks == ceil_div(ceil_div(problem.rows, plan.sum_rows), plan.reduce_sums)
         if problem.rows * problem.classes >= 10**6:
             assert busiest_over_mean(problem, plan) <= 1.15, (problem.rows, problem.classes)
 
@@ -125,8 +130,18 @@ def test_only_numbers_of_blocks_depend_on_the_cores() -> None:
         for cores in (1, 7, 20, 40, 48):
             plan = plan_forward(problem, outputs, cores)
             assert max(plan.forward_blocks, plan.merge_blocks, plan.log_prob_blocks) <= cores
-            tilings.add((bytes(plan.forward), bytes(plan.merge), bytes(plan.log_prob), plan.reduce_blocks))
+            tilings.add(
+                (bytes(plan.forward), bytes(plan.merge), bytes(plan.log_prob), plan.reduce_blocks, plan.sum_rows)
+            )
         assert len(tilings) == 1
+
+
+def test_rows_of_a_sum() -> None:
+    """As many as leave no core idle: 64 from a few thousand rows on."""
+    assert {plan_forward(problem_of(rows, 10), CeForwardOutputs()).sum_rows for rows in range(24_000, 25_000)} == {64}
+    assert {plan_forward(problem_of(rows, 1000), CeForwardOutputs()).sum_rows for rows in range(2600, 3000)} <= {8, 64}
+    plan = plan_forward(problem_of(16384 * 64 + 1, 10), CeForwardOutputs())
+    assert (plan.sum_rows, plan.reduce_blocks) == (64, 2)
 
 
 def test_small_problems_take_few_cores() -> None:

@@ -63,10 +63,58 @@ def test_rows_cut_into_spans(dtype: torch.dtype, rows: int, classes: int) -> Non
 
 
 def test_many_rows() -> None:
-    """Several launches of the reduction, several groups of a core."""
-    a = Arguments(z_loss=0.1, weight=torch.rand(7))
+    """Several groups of a core, of several tiles, of several steps."""
+    a = Arguments(z_loss=0.1, weight=torch.rand(7), outputs=("log_prob",))
     result = check(logits_of(33000, 7, torch.float16), targets_of(33000, 7), a, cores=3)
-    assert result.plan.reduce_blocks == 3
+    tiling = result.plan.forward
+    assert tiling.step_rows < tiling.tile_rows < tiling.group_units < 11000
+
+
+@pytest.mark.parametrize("sum_rows", [1, 2, 8, 64])
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 129, 500])
+def test_reduction(sum_rows: int, rows: int) -> None:
+    """Of rows in sums of any length, by one block and by several."""
+    torch.manual_seed(rows)
+    logits, target, weight = logits_of(rows, 5, torch.float32), targets_of(rows, 5), torch.rand(5)
+    weight[2] = 0
+    options: list[dict] = [{}, {"weight": weight}, {"z_loss": 0.1}, {"weight": weight, "z_loss": 0.1}]
+    for option in options:
+        for reduction in ("mean", "sum", "none"):
+            a = Arguments(reduction=reduction, outputs=("z_loss",), **option)
+            for reduce_sums in (3, 16384):
+                check(logits, target, a, cores=7, sums=(sum_rows, reduce_sums))
+
+
+def test_reduction_of_several_reads() -> None:
+    a = Arguments(weight=torch.rand(3), reduction="sum", z_loss=0.1)
+    result = check(logits_of(10001, 3, torch.float32), targets_of(10001, 3), a, sums=(1, 5001))
+    assert result.plan.reduce_blocks == 2
+
+
+def test_a_million_rows() -> None:
+    """One sum more than a block of the reduction takes."""
+    rows = 16384 * 64 + 1
+    result = check(logits_of(rows, 2, torch.float32), targets_of(rows, 2), Arguments(outputs=()))
+    assert result.plan.sum_rows == 64 and result.plan.reduce_blocks == 2
+
+
+@pytest.mark.parametrize("rows", [130, 600])
+def test_what_the_sums_leave_out(rows: int) -> None:
+    """Ignored rows add nothing, whatever they hold; a row whose target is no class makes the sum NaN, and counts."""
+    logits, target = logits_of(rows, 10, torch.float32), torch.randint(10, (rows,))
+    logits[::3], target[::3] = NAN, -100
+    target[rows - 1] = -100  # the lanes behind it hold what the rows of the group before did
+    a = Arguments(weight=torch.rand(10) + 0.1, reduction="sum")
+    for cores in (1, 48):
+        result = forward(logits, target, a, cores)
+        kept = target != -100
+        want, peer = truths(logits[kept], target[kept], a)
+        for name in ("loss", "denominators"):
+            assert_close(name, result.tensors[name], want[name], peer[name], 0)
+    target[1] = 10
+    result = forward(logits, target, Arguments())
+    assert result.message == "" and result.loss.isnan()
+    assert torch.equal(result.denominators, (target != -100).sum().float().expand(2))
 
 
 @every_dtype
@@ -87,13 +135,13 @@ def test_options(name: str, rows: int, classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["everything", "weighted_smoothing", "log_prob", "statistics"])
-@pytest.mark.parametrize("classes", [1024, 30000])
+@pytest.mark.parametrize("classes", [10, 100, 1024, 30000])
 @every_dtype
 def test_what_takes_most_of_ub(dtype: torch.dtype, classes: int, name: str) -> None:
-    """The plan's count of UB is the kernels' own: 1200 rows are one span each, and have the largest tiles there are."""
+    """The plan's count of UB is the kernels' own: so many rows have the largest tiles, and one span each."""
     torch.manual_seed(classes)
     a = arguments_of(OPTIONS[name], classes)
-    check(logits_of(2, classes, dtype), targets_of(2, classes), a, plan_rows=1200)
+    check(logits_of(2, classes, dtype), targets_of(2, classes), a, plan_rows=1200 if classes > 1000 else 70_000)
 
 
 @every_dtype
