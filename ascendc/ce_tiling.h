@@ -23,7 +23,7 @@ constexpr uint32_t kCeBlockPitch = 248;
 constexpr uint32_t kCeReduceSums = 16;
 
 // Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
-constexpr uint32_t kCeInputTiles = 6;
+constexpr uint32_t kCeInputTiles = 7;
 
 // One value per row: `stride` 1, or one element for all rows: `stride` 0. Absent when data is null.
 struct CeRowVector {
@@ -88,8 +88,9 @@ struct CeForwardTiling {
   uint32_t tile_rows;     // narrow layout: rows of a tile, a multiple of 8. 0: wide layout, a tile is of one row
   uint32_t pitch;         // narrow layout: floats from row to row in UB
   uint32_t group_units;   // that share a finish
-  uint32_t input_tiles;   // buffers of the input; with keep_row, a row fits into all but one
-  uint32_t keep_row;      // wide layout: a row stays in UB until its log_prob is written
+  uint32_t input_tiles;   // buffers of the input
+  uint32_t kept_tiles;    // wide layout with log_prob: the last of a row stay in UB until theirs is written, and the
+                          // others are read again; 0: it is left to another launch
 };
 
 // The launches after the one over units; each is left out where it has no blocks. Offsets in floats of the workspace.
@@ -102,7 +103,8 @@ struct CeForwardPlan {
   uint32_t log_prob_blocks;
   uint32_t reduce_blocks;  // of `reduce_rows` rows each; more than one need a last launch over their sums
   uint32_t reduce_rows;
-  uint64_t states_offset;     // CeUnitState vectors [states, units]
+  uint32_t round_l2;       // wide layout: what writes log_prob reads round the L2, which log_prob then has for itself
+  uint64_t states_offset;  // CeUnitState vectors [states, units]
   uint64_t row_terms_offset;  // CeRowTerm vectors [terms, rows]
   uint64_t partials_offset;   // [reduce_blocks, kCeReduceSums]
   uint64_t workspace_bytes;

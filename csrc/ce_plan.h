@@ -13,6 +13,14 @@ struct NpuLimits {
   uint32_t ub_bytes;  // of a core that a kernel may use: 196,608 less the system's 256 and the compiler's 8 KiB
 };
 
+// Logits of up to so many bytes pass through the L2, where this launch or the next one is likely to find them. Reads of
+// more go round it in launches that write as much: what the L2 takes up costs HBM nothing then.
+constexpr uint64_t kL2Share = 32u << 20;
+
+inline bool beyond_l2_share(const CeProblem& problem) {
+  return problem.rows * problem.classes * (problem.dtype == kCeFloat32 ? 4 : 2) > kL2Share;
+}
+
 // `problem` and `outputs` say what is asked for; of their pointers only whether they are null matters. Everything but
 // the numbers of blocks is the same for every number of cores.
 CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& outputs, const NpuLimits& limits);
