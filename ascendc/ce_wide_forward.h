@@ -88,12 +88,12 @@ class WideForward {
   __aicore__ inline bool WritesLogProb() const { return tiling_.kept_tiles > 0; }
   __aicore__ inline bool WeightTiles() const { return options_.smoothing && options_.weights; }
 
-  // -- columns
   __aicore__ inline uint64_t RowOf(uint64_t unit) const { return unit / tiling_.spans; }
   __aicore__ inline uint32_t SpanBegin(uint64_t unit) const { return unit % tiling_.spans * tiling_.span_columns; }
   __aicore__ inline uint32_t SpanColumns(uint64_t unit) const {
     return Least(tiling_.span_columns, problem_.classes - SpanBegin(unit));
   }
+
   // Keeps tiles on their way, as far as there are buffers.
   __aicore__ inline void FetchAhead() {
     while (ahead_ < kAhead && fetched_ - freed_ < tiling_.input_tiles &&
@@ -221,7 +221,7 @@ class WideForward {
     }
   }
 
-  // Of the tiles that are still in UB.
+  // Of the tiles that stayed in UB.
   __aicore__ inline void WriteLogProb(uint64_t row, uint32_t index) {
     float max, log_sum;
     lanes_.Read(index, &max, &log_sum);
@@ -276,16 +276,14 @@ class WideForward {
   float* states_to_;
   uint64_t units_, begin_, end_;
   Place next_;
-  uint32_t read_again_ = 0;           // columns of a row
-  uint64_t fetched_ = 0, freed_ = 0;  // tiles, from the first
-  uint32_t ahead_ = 0;                // tiles on their way
-  int32_t written_[kCeInputTiles];    // events of the buffers, and whether each is set
+  uint32_t read_again_ = 0;                       // columns of a row
+  uint64_t fetched_ = 0, freed_ = 0, ahead_ = 0;  // tiles: from the first, and on their way
+  int32_t written_[kCeInputTiles];                // events of the buffers, and whether each is set
   bool writing_[kCeInputTiles] = {};
   GlobalTensor<T> input_;
   GlobalTensor<float> weights_;
   LocalTensor<T> kept_[kCeInputTiles];
-  TQue<QuePosition::VECIN, kAhead> in_;
-  TQue<QuePosition::VECIN, kAhead> weight_tiles_;
+  TQue<QuePosition::VECIN, kAhead> in_, weight_tiles_;
   TBuf<QuePosition::VECCALC> floats_, target_block_, target_offset_;
   Logits logits_;
   WideTile tile_;
