@@ -54,6 +54,18 @@ def test_rows_beyond_ub_are_read_again_in_part(dtype: torch.dtype) -> None:
     assert repeats <= REPEATS_WITH_LOG_PROB[dtype]
 
 
+@pytest.mark.parametrize(("rows", "kernel"), [(480, "forward_wide"), (60, "log_prob")])
+def test_reads_round_the_l2_where_log_prob_is_written(rows: int, kernel: str) -> None:
+    """What passes through the L2 takes the time of reads and writes together, at HBM's rate."""
+    classes = 11_520_000 // rows
+    logits = logits_of(rows, classes, torch.float32)
+    result = forward(logits, targets_of(rows, classes), Arguments(outputs=("log_prob",)))
+    report = next(report for report in result.reports if kernel in report["kernel"])
+    through = (report["total"]["gm_bytes_read"] + report["total"]["gm_bytes_written"]) / 1.6e6
+    launch = 12.9
+    assert report["estimate"]["microseconds"] - launch < 0.85 * through
+
+
 @pytest.mark.parametrize(
     ("name", "more"), [("smoothing", 0.05), ("weights", 0.05), ("weighted_smoothing", 0.1), ("softcap", 0.11)]
 )
