@@ -7,6 +7,7 @@
 
 namespace npu_ce {
 
+constexpr uint32_t kRepeatBlocks = kCeLanes / kBlockFloats;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLargestFloat = 3.402823466e38f;
 
@@ -30,26 +31,29 @@ __aicore__ inline void FillTail(const LocalTensor<float>& tile, uint32_t count, 
     return;
   }
   uint64_t mask[2] = {~uint64_t(0) << tail, 0};
-  Duplicate(tile[count - tail], value, mask, 1, 1, kCeLanes / kBlockFloats);
+  Duplicate(tile[count - tail], value, mask, 1, 1, kRepeatBlocks);
   VectorBarrier();
 }
 
 struct MaxOf {
-  __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
-                                      const LocalTensor<float>& b, uint32_t count) {
-    Max(dst, a, b, count);
+  static constexpr bool kIdempotent = true;
+  template <class... Arguments>
+  __aicore__ static inline void Apply(Arguments... arguments) {
+    Max(arguments...);
   }
 };
 struct MinOf {
-  __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
-                                      const LocalTensor<float>& b, uint32_t count) {
-    Min(dst, a, b, count);
+  static constexpr bool kIdempotent = true;
+  template <class... Arguments>
+  __aicore__ static inline void Apply(Arguments... arguments) {
+    Min(arguments...);
   }
 };
 struct SumOf {
-  __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
-                                      const LocalTensor<float>& b, uint32_t count) {
-    Add(dst, a, b, count);
+  static constexpr bool kIdempotent = false;
+  template <class... Arguments>
+  __aicore__ static inline void Apply(Arguments... arguments) {
+    Add(arguments...);
   }
 };
 
@@ -57,29 +61,43 @@ struct SumOf {
 // number of repeats apart begin in different bank groups (page "Avoid bank conflicts").
 __aicore__ inline uint32_t FoldedRepeats(uint32_t repeats) {
   const uint32_t half = (repeats + 1) / 2;
-  return half % 2 == 0 && repeats > 8 ? half + 1 : half;
+  return half % 2 == 0 ? half + 1 : half;
 }
 
-// Leaves the result of all repeats in the first.
+// Leaves the result of all repeats in the first. Halves keep the digits of a sum, and each starts an instruction. A few
+// repeats take one, in which the first is a dst that stands still and is the second operand too (page Add).
 template <class Op>
 __aicore__ inline void Fold(const LocalTensor<float>& tile, uint32_t repeats) {
-  while (repeats > 1) {
+  constexpr uint32_t kFew = 20;
+  while (repeats > kFew) {
     const uint32_t left = FoldedRepeats(repeats);
     Op::Apply(tile, tile, tile[left * kCeLanes], (repeats - left) * kCeLanes);
     VectorBarrier();
     repeats = left;
   }
+  if (repeats > 1) {
+    Op::Apply(tile, tile[kCeLanes], tile, kCeLanes, repeats - 1, BinaryRepeatParams(1, 1, 1, 0, kRepeatBlocks, 0));
+    VectorBarrier();
+  }
 }
 
-// The same with the result in `folded`, which has room for FoldedRepeats(repeats) of them; the tile stays as it is.
+// The same with the result in `folded`, which has room for half of the repeats and two more; the tile stays as it is.
 template <class Op>
 __aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTensor<float>& tile, uint32_t repeats) {
-  const uint32_t left = FoldedRepeats(repeats), pairs = repeats - left;
-  if (pairs > 0) {
-    Op::Apply(folded, tile, tile[left * kCeLanes], pairs * kCeLanes);
-  }
-  if (left > pairs) {
-    Adds(folded[pairs * kCeLanes], tile[pairs * kCeLanes], 0.0f, (left - pairs) * kCeLanes);
+  uint32_t left;
+  if (Op::kIdempotent) {  // what lies in the middle is taken twice
+    const uint32_t apart = repeats > 1 ? (repeats / 2 - 1) | 1 : 0;
+    left = repeats - apart;
+    Op::Apply(folded, tile, tile[apart * kCeLanes], left * kCeLanes);
+  } else {
+    left = FoldedRepeats(repeats);
+    const uint32_t pairs = repeats - left;
+    if (pairs > 0) {
+      Op::Apply(folded, tile, tile[left * kCeLanes], pairs * kCeLanes);
+    }
+    if (left > pairs) {
+      Adds(folded[pairs * kCeLanes], tile[pairs * kCeLanes], 0.0f, (left - pairs) * kCeLanes);
+    }
   }
   VectorBarrier();
   Fold<Op>(folded, left);
@@ -88,10 +106,9 @@ __aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTen
 // dst = src - lanes, with the same 64 lanes for every repeat: a repeat stride of 0.
 __aicore__ inline void SubLanes(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                 const LocalTensor<float>& lanes, uint32_t repeats) {
-  constexpr uint8_t step = kCeLanes / kBlockFloats;
   for (uint32_t done = 0; done < repeats; done += kMaxRepeats) {
     Sub(dst[done * kCeLanes], src[done * kCeLanes], lanes, kCeLanes, Least(repeats - done, kMaxRepeats),
-        BinaryRepeatParams(1, 1, 1, step, step, 0));
+        BinaryRepeatParams(1, 1, 1, kRepeatBlocks, kRepeatBlocks, 0));
   }
 }
 

@@ -20,7 +20,7 @@ constexpr uint32_t kCeNarrowClasses = 1024;
 constexpr uint32_t kCeBlockPitch = 248;
 
 // Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
-constexpr uint32_t kCeInputTiles = 6;
+constexpr uint32_t kCeInputTiles = 7;
 
 // One value per row: `stride` 1, or one element for all rows: `stride` 0. Absent when data is null.
 struct CeRowVector {
@@ -86,8 +86,9 @@ struct CeForwardTiling {
   uint32_t step_rows;     // narrow layout: of them that are worked on at a time, a multiple of 8
   uint32_t pitch;         // narrow layout: floats from row to row in UB
   uint32_t group_units;   // that share a finish
-  uint32_t input_tiles;   // buffers of the input; with keep_row, a row fits into all but one
-  uint32_t keep_row;      // wide layout: a row stays in UB until its log_prob is written
+  uint32_t input_tiles;   // buffers of the input
+  uint32_t kept_tiles;    // wide layout with log_prob: the last of a row stay in UB until theirs is written, and the
+                          // others are read again; 0: it is left to another launch
 };
 
 // The launches after the one over units; each is left out where it has no blocks. Offsets in floats of the workspace.
@@ -101,6 +102,7 @@ struct CeForwardPlan {
   uint32_t reduce_blocks;  // of `reduce_sums` sums each; more than one need a last launch over theirs
   uint32_t reduce_sums;
   uint32_t sum_rows;         // rows that forward adds up for the reduction; a core's run of rows begins with a sum
+  uint32_t round_l2;         // wide layout: what writes log_prob reads round the L2, which log_prob then has for itself
   uint64_t states_offset;    // vectors [states, units]
   uint64_t sums_offset;      // vectors [terms, sums]
   uint64_t partials_offset;  // vectors [terms, reduce_blocks]

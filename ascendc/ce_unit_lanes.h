@@ -43,8 +43,14 @@ class UnitLanes {
     pipe->InitBuffer(spread_, capacity * kBlockBytes);
   }
 
+  // Whether a unit has a max and a sum only, which its first tile sets.
+  __aicore__ inline bool Plain() const { return pitch_ == 2 * kCeLanes; }
+
   // For the `count` units of a group.
   __aicore__ inline void Reset(uint32_t count) {
+    if (Plain()) {
+      return;
+    }
     Duplicate(lanes_.Get<float>(), 0.0f, count * pitch_);
     VectorBarrier();
     Fill(kMaxLanes, -kLargestFloat, count);
@@ -52,7 +58,6 @@ class UnitLanes {
       Fill(kArgmaxLanes, kNoColumn, count);
       Fill(kNanLanes, kNoColumn, count);
     }
-    VectorBarrier();
   }
 
   __aicore__ inline LocalTensor<float> Get(uint32_t unit, Lanes lanes) const {

@@ -29,12 +29,12 @@ class WideForward {
     }
     if (WeightTiles()) {
       weights_ = InGm<float>(problem.weight, problem.classes);
-      pipe->InitBuffer(weight_tiles_, kWeightTiles, columns * sizeof(float));
+      pipe->InitBuffer(weight_tiles_, kAhead, columns * sizeof(float));
     }
     pipe->InitBuffer(target_block_, group * kBlockBytes);
     pipe->InitBuffer(target_offset_, group * sizeof(int32_t));
     logits_.Init(pipe, problem);
-    tile_.Init(pipe, options_, columns, kIsFloat<T> && tiling_.keep_row);
+    tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
     lanes_.Init(pipe, options_, group);
     states_.Init(pipe, options_, vector);
     targets_.Init(pipe, problem, vector);
@@ -42,31 +42,38 @@ class WideForward {
       target_weights_.Init(pipe, problem, vector);
       finish_.Init(pipe, problem, outputs, plan, vector);
     }
-    if (tiling_.keep_row) {
+    if (WritesLogProb()) {
+      if (plan.round_l2 != 0) {
+        input_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+      }
       log_prob_.Init(problem, outputs.log_prob);
-      for (int32_t& event : written_) {
-        event = pipe->AllocEventID<HardEvent::MTE3_MTE2>();
+      const uint32_t tiles = (problem.classes + columns - 1) / columns;
+      read_again_ = (tiles - tiling_.kept_tiles) * columns;
+      for (uint32_t i = 0; i < tiling_.input_tiles; ++i) {
+        written_[i] = pipe->AllocEventID<HardEvent::MTE3_MTE2>();
       }
     }
   }
 
+  // Every core has a unit.
   __aicore__ inline void Process(TPipe* pipe) {
     const uint64_t core = GetBlockIdx(), cores = GetBlockNum();
-    const uint64_t begin = units_ * core / cores;
+    begin_ = units_ * core / cores;
     end_ = units_ * (core + 1) / cores;
-    next_ = {begin, 0};
+    next_ = {begin_, 0, false};
     FetchAhead();
-    for (uint64_t unit = begin; unit < end_; unit += tiling_.group_units) {
+    for (uint64_t unit = begin_; unit < end_; unit += tiling_.group_units) {
       const uint64_t left = end_ - unit;
       RunGroup(unit, left < tiling_.group_units ? left : tiling_.group_units);
     }
     target_weights_.Close();
-    if (tiling_.keep_row) {
-      for (uint32_t i = 0; i < tiling_.input_tiles && i < fetched_; ++i) {
-        WaitFlag<HardEvent::MTE3_MTE2>(written_[i]);
+    if (WritesLogProb()) {
+      for (uint32_t column = 0; column < read_again_; column += tiling_.tile_columns) {
+        WriteAgain(end_ - 1, column);
       }
-      for (int32_t event : written_) {
-        pipe->ReleaseEventID<HardEvent::MTE3_MTE2>(event);
+      for (uint32_t i = 0; i < tiling_.input_tiles; ++i) {
+        WaitForWrite(i);
+        pipe->ReleaseEventID<HardEvent::MTE3_MTE2>(written_[i]);
       }
     }
   }
@@ -75,56 +82,65 @@ class WideForward {
   struct Place {
     uint64_t unit;
     uint32_t column;  // of the span
+    bool again;       // the tile there is that of the unit before
   };
 
+  __aicore__ inline bool WritesLogProb() const { return tiling_.kept_tiles > 0; }
   __aicore__ inline bool WeightTiles() const { return options_.smoothing && options_.weights; }
 
-  // -- columns
   __aicore__ inline uint64_t RowOf(uint64_t unit) const { return unit / tiling_.spans; }
   __aicore__ inline uint32_t SpanBegin(uint64_t unit) const { return unit % tiling_.spans * tiling_.span_columns; }
   __aicore__ inline uint32_t SpanColumns(uint64_t unit) const {
     return Least(tiling_.span_columns, problem_.classes - SpanBegin(unit));
   }
-  __aicore__ inline uint32_t TileColumns(const Place& place) const {
-    return Least(tiling_.tile_columns, SpanColumns(place.unit) - place.column);
-  }
 
   // Keeps tiles on their way, as far as there are buffers.
   __aicore__ inline void FetchAhead() {
-    const uint32_t most = WeightTiles() ? kWeightTiles : kAhead;
-    while (next_.unit < end_ && ahead_ < most && busy_ < tiling_.input_tiles) {
+    while (ahead_ < kAhead && fetched_ - freed_ < tiling_.input_tiles &&
+           (next_.unit < end_ || next_.column < read_again_)) {
       FetchNext();
     }
   }
 
-  // Begins to copy the tile at next_, and moves next_ on.
+  // Begins to copy the tile at next_, and moves next_ on. What is read of a row again comes in turn with the tiles of
+  // the next row: the vector unit has little to do for the one and much for the other.
   __aicore__ inline void FetchNext() {
-    ++ahead_;
-    ++busy_;
-    const uint32_t count = TileColumns(next_), column = SpanBegin(next_.unit) + next_.column;
+    const uint64_t unit = next_.again ? next_.unit - 1 : next_.unit;
+    const uint32_t count = Least(tiling_.tile_columns, SpanColumns(unit) - next_.column);
+    const uint32_t column = SpanBegin(unit) + next_.column;
     LocalTensor<T> tile = in_.template AllocTensor<T>();
-    if (tiling_.keep_row && fetched_ >= tiling_.input_tiles) {
-      WaitFlag<HardEvent::MTE3_MTE2>(written_[fetched_ % tiling_.input_tiles]);
+    if (WritesLogProb()) {
+      WaitForWrite(fetched_ % tiling_.input_tiles);
     }
+    ++ahead_;
     ++fetched_;
-    CopyIn(tile, input_[RowOf(next_.unit) * problem_.row_stride + column], count);
+    CopyIn(tile, input_[RowOf(unit) * problem_.row_stride + column], count);
     in_.EnQue(tile);
-    if (WeightTiles()) {
+    if (WeightTiles() && !next_.again) {
       LocalTensor<float> weights = weight_tiles_.AllocTensor<float>();
       CopyIn(weights, weights_[column], count);
       weight_tiles_.EnQue(weights);
     }
-    next_.column += count;
-    if (next_.column == SpanColumns(next_.unit)) {
-      next_ = {next_.unit + 1, 0};
+    if (!next_.again && InTurn(next_.unit, next_.column)) {
+      next_.again = true;
+      return;
     }
+    next_.column += count;
+    if (next_.unit < end_ && next_.column == SpanColumns(next_.unit)) {
+      next_ = {next_.unit + 1, 0, false};
+    }
+    next_.again = next_.unit == end_;
   }
+
+  // Whether the tile above it follows, which is read again.
+  __aicore__ inline bool InTurn(uint64_t unit, uint32_t column) const { return unit > begin_ && column < read_again_; }
 
   __aicore__ inline void RunGroup(uint64_t first, uint32_t count) {
     const uint64_t row = RowOf(first);
     targets_.Load(row, RowOf(first + count - 1) - row + 1);
     Duplicate(target_block_.Get<float>(), 0.0f, count * kBlockFloats);
     lanes_.Reset(count);
+    VectorBarrier();
     Order<HardEvent::V_S>();  // the classes are there, and nothing reads the last group's offsets
     if (tiling_.spans == 1 && target_weights_.Present()) {
       target_weights_.Fetch(targets_.Classes(), count);
@@ -156,96 +172,118 @@ class WideForward {
         weights = weight_tiles_.DeQue<float>();
       }
       --ahead_;
+      const bool stays = WritesLogProb() && column >= read_again_;
       const LocalTensor<float> x = Floats(tile, count);
-      logits_.Transform(x, count);
-      const uint32_t in_tile = target - begin - column;  // wraps to a large number left of the tile
-      if (in_tile < count) {
-        FillTail(x, count, -kInfinity);
-        DataCopy(target_block_.Get<float>()[index * kBlockFloats], x[in_tile / kBlockFloats * kBlockFloats],
-                 kBlockFloats);
-        VectorBarrier();
-      }
-      tile_.Add(lanes_, index, x, begin + column, count, weights);
-      if (WeightTiles()) {
-        weight_tiles_.FreeTensor(weights);
-      }
-      if (tiling_.keep_row) {
-        kept_[column / tiling_.tile_columns] = tile;
-      } else if (kIsFloat<T>) {
-        Free(tile);
-      }
-      FetchAhead();
-    }
-    if (tiling_.keep_row) {
-      WriteLogProb(unit, index);
-    }
-  }
-
-  // The tile in float32, where it may be worked on in place. What is not kept, and was cast, is free at once.
-  __aicore__ inline LocalTensor<float> Floats(LocalTensor<T>& tile, uint32_t count) {
-    if constexpr (kIsFloat<T>) {
-      return tile;
-    } else {
-      ToFloats(floats_.Get<float>(), tile, count);
-      if (!tiling_.keep_row) {
+      if (!kIsFloat<T> && !stays) {
         Free(tile);
         if (!WeightTiles()) {  // whose buffers are not free before the tile is done with
           FetchAhead();
         }
       }
+      logits_.Transform(x, count);
+      FillTail(x, count, -kInfinity);
+      const uint32_t in_tile = target - begin - column;  // wraps to a large number left of the tile
+      if (in_tile < count) {
+        DataCopy(target_block_.Get<float>()[index * kBlockFloats], x[in_tile / kBlockFloats * kBlockFloats],
+                 kBlockFloats);
+      }
+      if (column == 0 && lanes_.Plain()) {
+        tile_.Begin(lanes_, index, x, count);
+      } else {
+        tile_.Add(lanes_, index, x, begin + column, count, weights);
+      }
+      if (WeightTiles()) {
+        weight_tiles_.FreeTensor(weights);
+      }
+      if (stays) {
+        kept_[(column - read_again_) / tiling_.tile_columns] = tile;
+      } else if (kIsFloat<T>) {
+        Free(tile);
+      }
+      FetchAhead();
+      if (InTurn(unit, column)) {
+        WriteAgain(unit - 1, column);
+      }
+    }
+    if (WritesLogProb()) {
+      WriteLogProb(unit, index);
+    }
+  }
+
+  // The tile in float32, where it may be worked on in place.
+  __aicore__ inline LocalTensor<float> Floats(const LocalTensor<T>& tile, uint32_t count) {
+    if constexpr (kIsFloat<T>) {
+      return tile;
+    } else {
+      ToFloats(floats_.Get<float>(), tile, count);
       VectorBarrier();
       return floats_.Get<float>();
     }
   }
 
-  // From the tiles of the row, which are still in UB (x' in float32, else what was copied in, to be transformed again),
-  // into those tiles, and out. Buffers are filled in turn, so the tile that was copied in as number i, and its buffer's
-  // next, share the event i % input_tiles: the queue's own event knows of the vector unit, not of the copy out.
+  // Of the tiles that stayed in UB.
   __aicore__ inline void WriteLogProb(uint64_t row, uint32_t index) {
     float max, log_sum;
     lanes_.Read(index, &max, &log_sum);
     log_prob_.SetRow(max, log_sum);
-    const uint32_t tiles = (problem_.classes + tiling_.tile_columns - 1) / tiling_.tile_columns;
-    for (uint32_t i = 0; i < tiles; ++i) {
-      const uint32_t column = i * tiling_.tile_columns;
-      const uint32_t count = Least(tiling_.tile_columns, problem_.classes - column);
-      const LocalTensor<float> x = Floats(kept_[i], count);
-      if constexpr (!kIsFloat<T>) {
-        logits_.Transform(x, count);
-      }
-      log_prob_.Round(kept_[i], x, count);
-      Order<HardEvent::V_MTE3>();
-      log_prob_.Write(kept_[i], row * problem_.classes + column, count);
-      SetFlag<HardEvent::MTE3_MTE2>(written_[out_ % tiling_.input_tiles]);
-      ++out_;
-      Free(kept_[i]);
+    for (uint32_t column = read_again_; column < problem_.classes; column += tiling_.tile_columns) {
+      WriteTile(kept_[(column - read_again_) / tiling_.tile_columns], row, column, !kIsFloat<T>);
     }
+  }
+
+  __aicore__ inline void WriteAgain(uint64_t row, uint32_t column) {
+    LocalTensor<T> tile = in_.template DeQue<T>();
+    --ahead_;
+    WriteTile(tile, row, column, true);
+  }
+
+  // log_prob takes the tile's place in UB. `as_read`: the tile has what was copied in, and not x'.
+  __aicore__ inline void WriteTile(LocalTensor<T>& tile, uint64_t row, uint32_t column, bool as_read) {
+    const uint32_t count = Least(tiling_.tile_columns, problem_.classes - column);
+    const LocalTensor<float> x = Floats(tile, count);
+    if (as_read) {
+      logits_.Transform(x, count);
+    }
+    log_prob_.Round(tile, x, count);
+    Order<HardEvent::V_MTE3>();
+    log_prob_.Write(tile, row * problem_.classes + column, count);
+    const uint32_t buffer = freed_ % tiling_.input_tiles;
+    SetFlag<HardEvent::MTE3_MTE2>(written_[buffer]);
+    writing_[buffer] = true;
+    Free(tile);
     FetchAhead();
   }
 
-  __aicore__ inline void Free(LocalTensor<T>& tile) {
-    in_.FreeTensor(tile);
-    --busy_;
+  // The queue's own event knows of the vector unit, not of the copy out.
+  __aicore__ inline void WaitForWrite(uint32_t buffer) {
+    if (writing_[buffer]) {
+      WaitFlag<HardEvent::MTE3_MTE2>(written_[buffer]);
+      writing_[buffer] = false;
+    }
   }
 
-  static constexpr uint32_t kAhead = 2;  // tiles of the input
-  static constexpr uint32_t kWeightTiles = 2;
+  // Tiles are freed in the order in which they were fetched, so each is in the buffer of its number modulo theirs.
+  __aicore__ inline void Free(LocalTensor<T>& tile) {
+    in_.FreeTensor(tile);
+    ++freed_;
+  }
+
+  static constexpr uint32_t kAhead = 2;  // tiles on their way, with those of the weights
 
   CeProblem problem_;
   CeForwardTiling tiling_;
   ForwardOptions options_;
   float* states_to_;
-  uint64_t units_, end_;
+  uint64_t units_, begin_, end_;
   Place next_;
-  uint64_t fetched_ = 0, out_ = 0;  // tiles, from the first
-  int32_t written_[kCeInputTiles];
-  uint32_t ahead_ = 0;  // tiles on their way
-  uint32_t busy_ = 0;   // buffers that are not free
+  uint32_t read_again_ = 0;                       // columns of a row
+  uint64_t fetched_ = 0, freed_ = 0, ahead_ = 0;  // tiles: from the first, and on their way
+  int32_t written_[kCeInputTiles];                // events of the buffers, and whether each is set
+  bool writing_[kCeInputTiles] = {};
   GlobalTensor<T> input_;
   GlobalTensor<float> weights_;
   LocalTensor<T> kept_[kCeInputTiles];
-  TQue<QuePosition::VECIN, kAhead> in_;
-  TQue<QuePosition::VECIN, kWeightTiles> weight_tiles_;
+  TQue<QuePosition::VECIN, kAhead> in_, weight_tiles_;
   TBuf<QuePosition::VECCALC> floats_, target_block_, target_offset_;
   Logits logits_;
   WideTile tile_;

@@ -12,7 +12,7 @@ class WideTile {
   __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t columns, bool separate) {
     options_ = options;
     separate_ = separate;
-    // A fold needs half of the tile, rounded up, and one repeat more where that makes the distance odd.
+    // A fold needs half of the tile and up to two repeats more.
     pipe->InitBuffer(work_, (separate ? columns : columns / 2 + 2 * kCeLanes) * sizeof(float));
     if (options.smoothing || options.entropy || options.argmax) {
       pipe->InitBuffer(terms_, columns * sizeof(float));
@@ -26,8 +26,24 @@ class WideTile {
     }
   }
 
-  // Adds `count` columns of x' from column `first` of the row on to the lanes of a unit. `weights` are those of the
-  // tile. Without `separate`, x is overwritten.
+  // The first tile of a unit, where no option needs more than max and sum: there is nothing yet to be raised.
+  __aicore__ inline void Begin(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t count) {
+    const uint32_t repeats = Repeats(count);
+    const LocalTensor<float> max = lanes.Get(unit, kMaxLanes), work = work_.Get<float>();
+    FoldInto<MaxOf>(work, x, repeats);
+    Maxs(max, work, -kLargestFloat, kCeLanes);
+    VectorBarrier();
+    const LocalTensor<float> e = separate_ ? work : x;
+    SubLanes(e, x, max, repeats);
+    VectorBarrier();
+    Exp(e, e, repeats * kCeLanes);
+    VectorBarrier();
+    Fold<SumOf>(e, repeats);
+    Adds(lanes.Get(unit, kSumLanes), e, 0.0f, kCeLanes);
+  }
+
+  // Adds `count` columns of x' from column `first` of the row on to the lanes of a unit; what follows them up to a
+  // whole repeat is -inf. `weights` are those of the tile. Without `separate`, x is overwritten.
   __aicore__ inline void Add(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t first,
                              uint32_t count, const LocalTensor<float>& weights) {
     const uint32_t repeats = Repeats(count);
@@ -35,7 +51,6 @@ class WideTile {
     const LocalTensor<float> new_max = lanes_.Get<float>(), raise = lanes_.Get<float>()[kCeLanes];
     const LocalTensor<float> work = work_.Get<float>();
 
-    FillTail(x, count, -kInfinity);
     FoldInto<MaxOf>(work, x, repeats);
     Max(new_max, max, work, kCeLanes);
     VectorBarrier();
@@ -139,11 +154,9 @@ class WideTile {
     Compare(bits, new_max, max, CMPMODE::GT, kCeLanes);
     VectorBarrier();
     Select(argmax, bits, found, argmax, SELMODE::VSEL_TENSOR_TENSOR_MODE, kCeLanes);
-    VectorBarrier();
     Compare(bits, x, x, CMPMODE::NE, repeats * kCeLanes);
     LowestSelected(found, first, repeats);
     Min(first_nan, first_nan, found, kCeLanes);
-    VectorBarrier();
   }
 
   __aicore__ inline void LowestSelected(const LocalTensor<float>& found, uint32_t first, uint32_t repeats) {

@@ -148,7 +148,7 @@ def run(case: Case) -> Measured:
             )
             gradients.workspace = take(plan.workspace_bytes)
             reports = reports_of(_libraries.backward.npu_ce_backward, problem, gradients, plan)
-            keeps_row, round_l2 = False, bool(plan.round_l2)
+            keeps_row, round_l2 = False, "backward" if plan.round_l2 else None
         else:
             outputs = CeForwardOutputs(
                 loss=take(4),
@@ -161,8 +161,8 @@ def run(case: Case) -> Measured:
             plan = npu_kernels.plan_forward(problem, outputs, CHIP.cores)
             outputs.workspace = take(plan.workspace_bytes)
             reports = reports_of(_libraries.forward.npu_ce_forward, problem, outputs, plan)
-            # Forward's copies all pass through the L2.
-            keeps_row, round_l2 = bool(plan.forward.keep_row or plan.forward.tile_rows), False
+            keeps_row = bool(plan.forward.kept_tiles * plan.forward.tile_columns >= classes or plan.forward.tile_rows)
+            round_l2 = ("log_prob" if plan.log_prob_blocks else "forward_wide") if plan.round_l2 else None
     direction = "backward" if form == "backward" else "forward"
     return Measured(
         case,
@@ -176,13 +176,14 @@ def core_bytes(report: dict[str, Any]) -> list[int]:
     return [core["gm_bytes_read"] + core["gm_bytes_written"] for core in report["cores"]]
 
 
-def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: bool) -> Figures:
+def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: str | None) -> Figures:
+    """`round_l2`: what the name of a kernel that reads round the L2 has in it."""
     total = {name: sum(r["total"][name] for r in reports) for name in reports[0]["total"] if name != "dma_sizes"}
     read, written = total["gm_bytes_read"], total["gm_bytes_written"]
     busiest, cores = max((core_bytes(report) for report in reports), key=sum), CHIP.cores
     # While reads go round the L2, it takes up what is written as long as it has room.
-    taken_up = min(written, CHIP.l2_bytes) if round_l2 else 0
-    hbm = (read + written - taken_up) / CHIP.rates["kHbm"]
+    round_ = [r["total"]["gm_bytes_written"] for r in reports if round_l2 and round_l2 in r["kernel"]]
+    hbm = (read + written - sum(min(bytes_, CHIP.l2_bytes) for bytes_ in round_)) / CHIP.rates["kHbm"]
     return Figures(
         read=read / elements / size,
         written=written / elements / size,

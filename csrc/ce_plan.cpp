@@ -96,8 +96,8 @@ class Ub {
         group * ((lanes + 1) * kLanes * kFloat + kLanes / 8 + kBlockBytes) + 2 * kLanes * kFloat;
     return vectors(group) + unit_lanes + ceil_to(group, 8) * (kBlockBytes + kFloat) + 4 * kLanes * kFloat;
   }
-  uint64_t wide_per_column(uint64_t input_tiles, bool keep_row) const {
-    const bool separate = keep_row && size_ == 4;
+  uint64_t wide_per_column(uint64_t input_tiles, bool log_prob) const {
+    const bool separate = log_prob && size_ == 4;
     const uint64_t floats = size_ == 4 ? 0 : kFloat;
     const uint64_t work = separate ? kFloat : kFloat / 2;
     const uint64_t terms = smoothing_ || entropy_ || argmax_ ? kFloat : 0;
@@ -121,10 +121,9 @@ class Ub {
   uint64_t log_prob_per_column() const { return 4 * size_ + (size_ == 4 ? 0 : kFloat); }
 
   // Event ids of V_MTE2, of which there are eight: of each input tile and weight tile, Targets and TargetWeights.
-  uint64_t most_input_tiles() const { return kCeInputTiles - (smoothing_ && weights_ ? 2 : 0); }
+  uint64_t most_input_tiles() const { return kCeInputTiles - weights_ - (smoothing_ && weights_ ? 2 : 0); }
 
-  // A row can stay: what needs several copies of a tile in float32 is left to the launch after.
-  bool may_keep_row() const { return log_prob_ && !entropy_ && !argmax_; }
+  bool log_prob() const { return log_prob_; }
 
  private:
   static uint64_t row_tile(uint64_t pitch) { return pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat; }
@@ -141,7 +140,7 @@ uint32_t even_tiles(uint64_t count, uint64_t most, uint64_t multiple = kLanes) {
 
 // Rows in as few tiles as leave a buffer for the next row. Where none can be left, nothing is copied while a row's last
 // tile is worked on, so that the tiles are as many, and short, as there are buffers.
-bool keep_row(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
+bool keep_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
   const uint64_t most = ub.most_input_tiles();
   for (const uint64_t spare : {1, 0}) {
     for (uint64_t tiles = spare ? 1 : most; tiles > 0 && tiles + spare <= most; spare ? ++tiles : --tiles) {
@@ -151,11 +150,18 @@ bool keep_row(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& ti
       if (ub.wide_per_column(buffers, true) * columns > room) continue;
       tiling.tile_columns = static_cast<uint32_t>(columns);
       tiling.input_tiles = static_cast<uint32_t>(buffers);
-      tiling.keep_row = 1;
+      tiling.kept_tiles = static_cast<uint32_t>(ceil_div(classes, columns));
       return true;
     }
   }
   return false;
+}
+
+// Of longer rows, as much as leaves two buffers for what is read.
+void keep_ends_of_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
+  tiling.input_tiles = static_cast<uint32_t>(ub.most_input_tiles());
+  tiling.kept_tiles = tiling.input_tiles - 2;
+  tiling.tile_columns = even_tiles(classes, room / ub.wide_per_column(tiling.input_tiles, true) / kLanes * kLanes);
 }
 
 void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
@@ -166,9 +172,11 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   const uint64_t columns = std::min<uint64_t>(spans.columns, problem.classes);
   tiling.group_units = columns <= 16384 ? 32 : 8;
   const uint64_t room = ub_bytes - ub.wide_fixed(tiling.group_units);
-  if (spans.count == 1 && ub.may_keep_row() && keep_row(ub, problem.classes, room, tiling)) return;
+  if (spans.count == 1 && ub.log_prob()) {
+    if (!keep_rows(ub, problem.classes, room, tiling)) keep_ends_of_rows(ub, problem.classes, room, tiling);
+    return;
+  }
   tiling.input_tiles = 2;
-  tiling.keep_row = 0;
   tiling.tile_columns = even_tiles(columns, room / ub.wide_per_column(2, false) / kLanes * kLanes);
 }
 
@@ -263,10 +271,11 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
     plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
     plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, kLanes)));
   }
-  if (!narrow && outputs.log_prob != nullptr && !plan.forward.keep_row) {
+  if (!narrow && outputs.log_prob != nullptr && plan.forward.kept_tiles == 0) {
     plan.log_prob = plan_log_prob(ub, plan.forward, problem.classes, limits.ub_bytes);
     plan.log_prob_blocks = plan.forward_blocks;
   }
+  plan.round_l2 = !narrow && outputs.log_prob != nullptr && beyond_l2_share(problem);
   plan.reduce_sums = kReduceSums;
   if (problem.reduction != kCeNone || outputs.denominators != nullptr) {
     plan.reduce_blocks = static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(sums, kReduceSums)));

@@ -65,14 +65,14 @@ class CeForwardOutputs(ctypes.Structure):
 
 class CeForwardTiling(ctypes.Structure):
     _fields_ = _fields(
-        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles keep_row"),
+        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles kept_tiles"),
     )
 
 
 class CeForwardPlan(ctypes.Structure):
     _fields_ = _fields(
         (CeForwardTiling, "forward merge log_prob"),
-        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows"),
+        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows round_l2"),
         (_u64, "states_offset sums_offset partials_offset workspace_bytes"),
     )
 
@@ -246,9 +246,9 @@ def tiled_as(rows: int, problem: CeProblem, outputs: CeForwardOutputs, plan: CeF
     many = plan_forward(problem, outputs)
     problem.rows = few
     assert many.forward.spans == 1
-    plan.forward, plan.log_prob, plan.sum_rows = many.forward, many.log_prob, many.sum_rows
+    plan.forward, plan.sum_rows = many.forward, many.sum_rows
     plan.forward_blocks = min(plan.forward_blocks, -(-few // plan.sum_rows))
-    plan.merge_blocks, plan.log_prob_blocks = 0, min(1, many.log_prob_blocks)
+    plan.merge_blocks = plan.log_prob_blocks = 0
     return plan
 
 

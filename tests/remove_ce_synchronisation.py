@@ -54,19 +54,15 @@ REASONS = {
         ce_row_finish.h CrossEntropy VectorBarrier 10
         ce_row_finish.h ZLoss VectorBarrier 4
         ce_row_tile.h Min VectorBarrier 1
-        ce_unit_lanes.h Reset VectorBarrier 2
         ce_unit_lanes.h Finish VectorBarrier 6
         ce_unit_lanes.h FinishArgmax VectorBarrier 3
-        ce_wide_forward.h RunGroup VectorBarrier 1
-        ce_wide_forward.h RunUnit VectorBarrier 1
+        ce_wide_forward.h RunGroup VectorBarrier 2
         ce_wide_log_prob.h Normalise VectorBarrier 2
         ce_wide_tile.h Add VectorBarrier 5
         ce_wide_tile.h AddRaised VectorBarrier 3
         ce_wide_tile.h AddWeighted VectorBarrier 2
         ce_wide_tile.h AddWeighted VectorBarrier 4
         ce_wide_tile.h AddEntropy VectorBarrier 3
-        ce_wide_tile.h AddColumns VectorBarrier 2
-        ce_wide_tile.h AddColumns VectorBarrier 3
     """,
     "what Init fills is read only behind barriers of the groups' own": """
         ce_backward_rows.h TakeVectors VectorBarrier 1
@@ -179,6 +175,7 @@ def forward_cases(dtype: torch.dtype) -> list[Case]:
         # log_prob from rows in UB.
         forward_case(9, 5003, dtype, tiled_as=1200, outputs=("log_prob",)),
         forward_case(5, 20011, dtype, tiled_as=1200, outputs=("log_prob",), softcap=5.0, weight=True),
+        forward_case(5, 70001, dtype, tiled_as=1200, outputs=("log_prob",)),
         # Spans and their merge.
         forward_case(3, 20011, dtype, **everything),
         forward_case(70, 3001, dtype, label_smoothing=0.1),

@@ -9,7 +9,7 @@ import random
 import pytest
 from npu_kernels import CeForwardOutputs, CeForwardPlan, CeForwardTiling, CeProblem, plan_forward
 
-LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES, COPY_ROWS = 64, 248, 1024, 6, 8, 4095
+LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES, COPY_ROWS = 64, 248, 1024, 7, 8, 4095
 PRESENT = 1  # a pointer of which only that it is not null matters
 OPTIONAL = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 
@@ -71,8 +71,13 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
     else:
         assert tiling.tile_columns % LANES == 0
         assert tiling.tile_columns - LANES < columns
-        if tiling.keep_row:
-            assert ceil_div(problem.classes, tiling.tile_columns) <= tiling.input_tiles <= INPUT_TILES
+        assert tiling.input_tiles <= INPUT_TILES
+        if tiling.kept_tiles:
+            assert tiling.spans == 1
+            tiles = ceil_div(problem.classes, tiling.tile_columns)
+            # The whole row, or what leaves two buffers for the rest of it.
+            assert tiling.kept_tiles in (tiles, min(tiles, tiling.input_tiles - 2)) and tiling.kept_tiles > 0
+            assert tiling.kept_tiles <= tiling.input_tiles
 
 
 def check_workspace(problem: CeProblem, plan: CeForwardPlan) -> None:
@@ -101,12 +106,20 @@ def test_properties_of_any_plan() -> None:
         assert plan.sum_rows in ((2, 8, 64) if plan.forward.tile_rows else (1,))
         assert 1 <= plan.forward_blocks <= 48
         assert (plan.merge_blocks > 0) == (plan.forward.spans > 1)
-        kept = plan.forward.tile_rows or plan.forward.keep_row
-        assert (plan.log_prob_blocks > 0) == (bool(outputs.log_prob) and not kept)
+        assert (plan.log_prob_blocks > 0) == (bool(outputs.log_prob) and plan.forward.spans > 1)
+        one_launch = bool(outputs.log_prob) and plan.forward.spans == 1 and not plan.forward.tile_rows
+        assert (plan.forward.kept_tiles > 0) == one_launch
         if plan.reduce_blocks:
             assert plan.reduce_blocks == ceil_div(ceil_div(problem.rows, plan.sum_rows), plan.reduce_sums)
         if problem.rows * problem.classes >= 10**6:
             assert busiest_over_mean(problem, plan) <= 1.15, (problem.rows, problem.classes)
+
+
+@pytest.mark.parametrize(("rows", "round_l2"), [(4096, 0), (4097, 1)])
+def test_the_l2_is_left_to_large_log_prob(rows: int, round_l2: int) -> None:
+    problem = problem_of(rows, 2048)
+    assert plan_forward(problem, CeForwardOutputs(log_prob=PRESENT)).round_l2 == round_l2
+    assert plan_forward(problem, CeForwardOutputs()).round_l2 == 0  # backward is to find the logits there
 
 
 @pytest.mark.parametrize("cores", [40, 48])

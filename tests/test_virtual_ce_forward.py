@@ -149,7 +149,21 @@ def test_rows_kept_for_log_prob(dtype: torch.dtype) -> None:
     for classes in (5000, 20000):
         a = Arguments(outputs=("log_prob",), weight=torch.rand(classes), label_smoothing=0.1)
         result = check(logits_of(7, classes, dtype), targets_of(7, classes), a, cores=1, plan_rows=1001)
-        assert result.plan.forward.keep_row
+        tiling = result.plan.forward
+        assert tiling.kept_tiles * tiling.tile_columns >= classes
+
+
+@every_dtype
+@pytest.mark.parametrize("name", ["log_prob", "everything", "scaled_softcap"])
+def test_rows_read_again_for_log_prob(dtype: torch.dtype, name: str) -> None:
+    """Rows larger than UB, more than a group of them, and one alone."""
+    classes = 70001
+    a = arguments_of(OPTIONS[name] | {"outputs": OPTIONS[name].get("outputs", ("log_prob",))}, classes)
+    for rows in (9, 1) if name == "log_prob" else (2,):
+        target = targets_of(rows, classes)
+        result = check(logits_of(rows, classes, dtype), target, a, cores=1, row_stride=classes + 3, plan_rows=1001)
+        tiling = result.plan.forward
+        assert 0 < tiling.kept_tiles * tiling.tile_columns < classes
 
 
 @pytest.mark.parametrize("classes", [10, 300, 1500, 30000])
