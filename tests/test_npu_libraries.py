@@ -149,5 +149,5 @@ def test_without_npu_kernels_the_cpu_computes_and_an_npu_call_says_why(site: Pat
     assert len(report["errors"]) == 2
     for error in report["errors"]:
         assert error.startswith("npu_ce_jit has no kernels for npu:0. ")
-        assert "with none of the 4 sets of flags" in error
+        assert "with none of the 3 sets of flags" in error
         assert "/bin/false" in error

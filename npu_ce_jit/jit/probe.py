@@ -23,12 +23,11 @@ from npu_ce_jit.jit.ladder import LADDER, Command, Rung, command_of
 _logger = logging.getLogger("npu_ce_jit")
 
 _SECONDS = 120.0
-_LAUNCHER = "npu_ce_probe"
-# What the real kernels lean on: the declaration, the kernel's type, UB, a vector instruction, a copy and the launch.
-_KERNEL = """\
+LAUNCHER = "npu_ce_probe"
+# What the real kernels lean on: the declaration, UB, a vector instruction, a copy and the launch.
+KERNEL = """\
 #include "kernel_operator.h"
 extern "C" __global__ NPU_CE_VECTOR __aicore__ void npu_ce_probe_kernel(GM_ADDR out) {
-  NPU_CE_KERNEL_TYPE;
   AscendC::TPipe pipe;
   AscendC::TQue<AscendC::QuePosition::VECOUT, 1> queue;
   pipe.InitBuffer(queue, 1, 256);
@@ -75,7 +74,7 @@ class Probe(NamedTuple):
     def first_that_works(self) -> tuple[Command, list[Attempt]]:
         """Raises BuildError with a line for each rung, and with what cures the failure that got furthest."""
         source = self.directory / "probe.asc"
-        source.write_text(_KERNEL, "utf-8")
+        source.write_text(KERNEL, "utf-8")
         attempts = []
         for attempt in self._attempts(source):
             _logger.debug("bisheng's flags %s", attempt)
@@ -108,7 +107,7 @@ class Probe(NamedTuple):
         words = [self.bisheng, *command.before, str(source), "-o", str(library), *command.after]
         output = self._failure(words, library)
         if not output:
-            output = self._failure([sys.executable, "-I", "-S", "-c", _OPEN, str(library), _LAUNCHER], library)
+            output = self._failure([sys.executable, "-I", "-S", "-c", _OPEN, str(library), LAUNCHER], library)
         return Attempt(" ".join((rung.name, *more)), command, shlex.join(words), output)
 
     def _failure(self, words: Sequence[str], library: Path) -> str:
