@@ -14,7 +14,7 @@ from typing import Any
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.build_log import compiler_failure
-from npu_ce_jit.jit.cache_key import CacheKey
+from npu_ce_jit.jit.cache_key import CacheKey, cache_key
 from npu_ce_jit.jit.jobs import job_count
 from npu_ce_jit.jit.lock import build_lock
 from npu_ce_jit.jit.ninja_file import ninja_file
@@ -79,7 +79,7 @@ def _build_in(
     ninja, log_file = toolchain.ninja.require(), staging_dir / _LOG
     if not _run_ninja([ninja, f"-j{jobs}"], staging_dir, environment, log_file, progress):
         raise _failure(target, log_file)
-    if not target.sources.are_as_they_were():
+    if cache_key(target) != key:
         raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again.")
     tools = {"ninja": [ninja], **recipe.tools}
     facts = {

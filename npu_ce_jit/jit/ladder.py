@@ -35,9 +35,9 @@ _LLVM = tuple(
 )
 
 # A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: that, or the options of the old
-# form, says that it needs vector cores only. There is no rung for both kinds of cores (dav-c220): the macro with which a
-# kernel then names one of them, KERNEL_TASK_TYPE_DEFAULT, says something to CANN's own build of operators only, and
-# without it each block runs on a cube core and on two vector cores.
+# form, says that it needs vector cores only. There is no rung for both kinds of cores (dav-c220): the macro with which
+# a kernel then names one, KERNEL_TASK_TYPE_DEFAULT, says something to CANN's own build of operators only, and without
+# it each block runs on a cube core and on two vector cores.
 LADDER = (
     # 8.5 and later.
     Rung(
