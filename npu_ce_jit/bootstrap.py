@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from npu_ce_jit.errors import NpuCeJitError, SettingsError, ToolchainError
+from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
 from npu_ce_jit.jit.loader import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Artifact, Store, set_aside
+from npu_ce_jit.jit.store import Artifact, Store, reject
 from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
@@ -181,11 +181,14 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
     if not store.knows(artifact, fact):
         _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
         _, problem = _attempt(lambda: self_check.run(device))
-        if problem is not None:
-            set_aside(artifact.entry_dir)
+        if isinstance(problem, SelfCheckError):
+            reject(artifact, problem.fact)
             registration.refuse(device, problem)
             return Kernels(problem=problem)
-        store.remember(artifact, fact)
+        if problem is None:
+            store.remember(artifact, fact)
+        else:
+            _logger.warning("the NPU kernels could not be checked, and the next process will try again: %s", problem)
     return Kernels("loaded", artifact)
 
 
