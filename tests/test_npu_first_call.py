@@ -179,6 +179,28 @@ def test_a_check_that_could_not_be_made_is_no_verdict_and_is_made_by_the_next_pr
     assert stage.calls == ["load", "check"] * 2
 
 
+def test_who_asks_for_a_check_gets_one_also_where_it_was_passed_before(stage):
+    stage.begin()
+    assert stage.call()
+    stage.begin()
+    session, problem = bootstrap.try_npu(DEVICE)
+    assert (session.npu.state, problem) == ("loaded", None)
+    assert stage.calls == ["load", "check", "load", "check"]
+    stage.check_error = SelfCheckError("expected 1, got 2.", "Report it.")
+    session, problem = bootstrap.try_npu(DEVICE)
+    assert session.npu == bootstrap.Kernels(problem=stage.check_error)
+    assert problem is stage.check_error
+    assert not stage.artifact.entry_dir.exists()
+
+
+def test_who_asks_for_a_check_of_kernels_that_do_not_load_gets_the_reason(stage):
+    stage.begin()
+    stage.error = LoadError("The linker refused it.", "Import again.")
+    session, problem = bootstrap.try_npu(DEVICE)
+    assert (session.npu.state, problem) == ("none", stage.error)
+    assert stage.calls == ["load"]
+
+
 def test_another_backend_than_torch_npu_is_not_ours(stage, monkeypatch):
     stage.begin()
     monkeypatch.delitem(sys.modules, "torch_npu")
