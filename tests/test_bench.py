@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch.nn.functional as F
 
 from npu_ce_jit import bench
 from npu_ce_jit.bench import run_bench
+from npu_ce_jit.devices import require_npu
+from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.measure import interleaved
 
 LOSSES = ["cross_entropy", "npu_cross_entropy_loss", "F.cross_entropy"]
@@ -85,6 +89,28 @@ def test_an_npu_that_is_not_here_is_told_with_what_to_do(capsys, monkeypatch):
         run_bench(["--device", "npu"])
     assert caught.value.code == 2
     assert "No torch_npu: no module torch_npu. Install it." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("torch_npu", "count", "said"),
+    [
+        (None, 1, "No NPU: torch_npu raised ModuleNotFoundError: import of torch_npu halted"),
+        (types.ModuleType("torch_npu"), 0, "No NPU: torch_npu sees no device."),
+        (types.ModuleType("torch_npu"), 2, None),
+    ],
+    ids=["no torch_npu", "no device", "two devices"],
+)
+def test_the_first_npu_or_why_there_is_none(monkeypatch, torch_npu, count, said):
+    backend = types.SimpleNamespace(device_count=lambda: count)
+    monkeypatch.setitem(sys.modules, "torch_npu", torch_npu)
+    monkeypatch.setattr(torch, "get_device_module", lambda name: backend)
+    monkeypatch.setattr(torch, "device", lambda *place: place)  # "npu" is a name that torch_npu registers
+    if said is None:
+        assert require_npu() == ("npu", 0)
+    else:
+        with pytest.raises(ToolchainError, match=said) as caught:
+            require_npu()
+        assert "npu-smi info" in caught.value.hint
 
 
 def test_who_works_on_after_the_call_is_waited_for_before_and_after_each_time():
