@@ -56,6 +56,7 @@ class Tensor {
   Tensor contiguous_copy() const { return contiguous_copy(device()); }
   Tensor contiguous_copy(const Device& to) const;  // waits for the copy where it leaves an NPU
 
+  AtenTensorHandle handle() const { return handle_; }
   AtenTensorHandle release() { return std::exchange(handle_, nullptr); }
 
  private:

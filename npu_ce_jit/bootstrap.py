@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from npu_ce_jit.errors import NpuCeJitError, SettingsError, ToolchainError
+from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
 from npu_ce_jit.jit.loader import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Artifact, Store, set_aside
+from npu_ce_jit.jit.store import Artifact, Store, reject
 from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
@@ -127,6 +127,20 @@ def _load_for(device: "torch.device") -> bool:
         return session.npu.state == "loaded"
 
 
+def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
+    """Loads the kernels for an NPU and checks them, also where they were known to be right; and what was wrong."""
+    global _session
+    with _lock:
+        _, problem = _attempt(lambda: _load_for(device))
+        session = _session
+        assert session is not None
+        if session.npu.artifact is None:
+            return session, session.npu.problem or problem
+        kernels, problem = _checked(session.settings, session.npu.artifact, device)
+        _session = session = session._replace(npu=kernels)
+        return session, problem
+
+
 def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     assert sources is not None
@@ -162,7 +176,7 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
 def _load_npu(session: Session, device: "torch.device") -> Kernels:
     """Loads the NPU libraries and, where this chip never ran them, has them compute something that is known."""
     global _session
-    from npu_ce_jit.op import registration, self_check
+    from npu_ce_jit.op import self_check
 
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     assert sources is not None
@@ -177,16 +191,32 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
     artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
-    store, fact = Store.of(settings), f"passed the self-check on {self_check.chip(device)}"
-    if not store.knows(artifact, fact):
+    if not Store.of(settings).knows(artifact, _passed_on(device)):
         _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
-        _, problem = _attempt(lambda: self_check.run(device))
-        if problem is not None:
-            set_aside(artifact.entry_dir)
-            registration.refuse(device, problem)
-            return Kernels(problem=problem)
-        store.remember(artifact, fact)
+        return _checked(settings, artifact, device)[0]
     return Kernels("loaded", artifact)
+
+
+def _checked(settings: Settings, artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
+    """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
+    from npu_ce_jit.op import registration, self_check
+
+    _, problem = _attempt(lambda: self_check.run(device))
+    if isinstance(problem, SelfCheckError):
+        reject(artifact, problem.fact)
+        registration.refuse(device, problem)
+        return Kernels(problem=problem), problem
+    if problem is None:
+        Store.of(settings).remember(artifact, _passed_on(device))
+    else:
+        _logger.warning("the NPU kernels could not be checked, and the next process will try again: %s", problem)
+    return Kernels("loaded", artifact), problem
+
+
+def _passed_on(device: "torch.device") -> str:
+    from npu_ce_jit.op import self_check
+
+    return f"passed the self-check on {self_check.chip(device)}"
 
 
 def _not_built() -> NpuCeJitError:

@@ -21,10 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     doctor = commands.add_parser("doctor", help="say what works on this machine and how to mend what does not")
     doctor.add_argument("--json", action="store_true", help="print the report for a program")
+    commands.add_parser("bench", help="time the losses beside PyTorch's on the best device here", add_help=False)
     commands.add_parser("demo", help="compute, compare and trace on the best device here", add_help=False)
     parsed, rest = parser.parse_known_args(arguments)
+    # What computes for a while is imported when it is asked for: doctor needs none of it.
+    if parsed.command == "bench":
+        from npu_ce_jit.bench import run_bench
+
+        return run_bench(rest)
     if parsed.command == "demo":
-        from npu_ce_jit.demo import run_demo  # it computes for a while; the other commands need none of it
+        from npu_ce_jit.demo import run_demo
 
         return run_demo(rest)
     if rest:
@@ -37,8 +43,8 @@ def _doctor(*, as_json: bool) -> int:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the report says it
-        session = bootstrap.run()
-    checks = doctor.examine(session)
+        session, tried = doctor.try_npu(bootstrap.run())
+    checks = [*doctor.examine(session), *tried]
     if as_json:
         print(json.dumps(doctor.as_json(session, checks), indent=2))
     else:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works on this machine, what does not, and what to do about it. No NPU context is made."""
+"""What works on this machine, what does not, and what to do about it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bootstrap import Kernels, Session
-from npu_ce_jit.errors import BuildError, NpuCeJitError
+from npu_ce_jit.devices import require_npu
+from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.jit.store import Store
 
@@ -28,6 +31,26 @@ class Check(NamedTuple):
 def examine(session: Session) -> list[Check]:
     """All checks, from what everything needs to what only some machines have."""
     return [*_settings(session), *_toolchain(session), *_cache(session), _cpu_kernels(session), *_npu_kernels(session)]
+
+
+def try_npu(session: Session) -> tuple[Session, list[Check]]:
+    """Has the NPU kernels compute, where there are any, and returns the session as it is after that.
+
+    It makes a context on the first device: without one, nothing tells whether the kernels work.
+    """
+    name = "NPU self-check"
+    if session.npu.state == "none":
+        return session, []
+    try:
+        device = require_npu()
+    except ToolchainError as error:
+        return session, [Check(name, "warn", "not run", error.fact, error.hint)]
+    start = time.perf_counter()
+    session, problem = bootstrap.try_npu(device)
+    if problem is None:
+        evidence = f"forward and backward on {device} in {time.perf_counter() - start:.1f} s"
+        return session, [Check(name, "ok", "passed", evidence)]
+    return session, [Check(name, "fail", "failed", problem.fact, problem.hint)]
 
 
 def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
@@ -101,6 +124,7 @@ def _state(kernels: Kernels) -> dict[str, Any]:
         "key": kernels.key_name,
         "library": str(artifact.library) if artifact else None,
         "rung": artifact.manifest.get("rung") if artifact else None,
+        "rungs": artifact.manifest.get("rungs") if artifact else None,
         "problem": str(kernels.problem) if kernels.problem else None,
     }
 

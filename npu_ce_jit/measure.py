@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How time and memory are measured: ratios of interleaved runs, and the peak of the resident set."""
+"""How time and memory are measured: ratios of interleaved runs, and the peak of what the device holds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 Call = Callable[[], object]
 
 
-def interleaved(contestants: Mapping[str, Call], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    contestants: Mapping[str, Call], rounds: int, calls: int = 1, wait: Call = lambda: None
+) -> dict[str, list[float]]:
     """Seconds a call of each contestant, by round. Every round runs each once, in shuffled order.
+
+    `wait` waits for a device that works on after a call has returned.
 
     What the machine does meanwhile then hits all of them alike, so that the ratio within a round means something
     where a time alone does not.
@@ -24,9 +31,11 @@ def interleaved(contestants: Mapping[str, Call], rounds: int, calls: int = 1) ->
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name in random.sample(list(contestants), len(contestants)):
+            wait()
             start = time.perf_counter()
             for _ in range(calls):
                 contestants[name]()
+            wait()
             seconds[name].append((time.perf_counter() - start) / calls)
     return seconds
 
@@ -36,8 +45,13 @@ def median_ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))
 
 
-def peak_memory(call: Call) -> int | None:
-    """Bytes by which the process's resident set grew at its peak; None where the system does not tell (not Linux)."""
+def peak_memory(call: Call, device: torch.device | None = None) -> int | None:
+    """Bytes that the call and its result take at their peak.
+
+    On the CPU by the process's resident set; None where the system does not tell (not Linux).
+    """
+    if device is not None and device.type != "cpu":
+        return _peak_on_device(call, torch.get_device_module(device))
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
@@ -47,6 +61,18 @@ def peak_memory(call: Call) -> int | None:
     before = _status_bytes("VmRSS")
     kept = call()
     peak = _status_bytes("VmHWM") - before
+    del kept
+    return peak
+
+
+def _peak_on_device(call: Call, backend: Any) -> int:
+    """By torch's allocator, whose numbers are exact."""
+    backend.synchronize()
+    gc.collect()
+    backend.reset_peak_memory_stats()
+    before = backend.memory_allocated()
+    kept = call()
+    peak: int = backend.max_memory_allocated() - before
     del kept
     return peak
 

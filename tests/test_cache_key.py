@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from toy_package import write_sources
 
 from npu_ce_jit._version import __version__
-from npu_ce_jit.errors import ToolchainError
+from npu_ce_jit.errors import BuildError, ToolchainError
 from npu_ce_jit.jit import flags
 from npu_ce_jit.jit import ladder as ladder_module
 from npu_ce_jit.jit import targets as targets_module
@@ -39,21 +40,29 @@ TOOLCHAIN = Toolchain(
     bisheng=Evidence("bisheng", "/usr/local/Ascend/cann/bin/bisheng", ""),
     lld=Evidence("ld.lld", "/usr/local/Ascend/cann/bin/ld.lld", ""),
 )
-SOURCES = Sources(
-    Path("/src"),
-    (
-        ("ascendc/k.asc", "1"),
-        ("ascendc/k.h", "2"),
-        ("csrc/ce_plan.h", "3"),
-        ("csrc/ce_wide_plan.cpp", "3"),
-        ("csrc/cpu/a.cpp", "4"),
-        ("csrc/cpu/a.h", "5"),
-        ("csrc/npu/n.cpp", "6"),
-        ("csrc/npu/n.h", "7"),
-        ("csrc/register.cpp", "8"),
-        ("csrc/shared.cpp", "9"),
-    ),
-)
+CONTENTS = {
+    "ascendc/k.asc": "1",
+    "ascendc/k.h": "2",
+    "csrc/ce_plan.h": "3",
+    "csrc/ce_wide_plan.cpp": "3",
+    "csrc/cpu/a.cpp": "4",
+    "csrc/cpu/a.h": "5",
+    "csrc/npu/n.cpp": "6",
+    "csrc/npu/n.h": "7",
+    "csrc/register.cpp": "8",
+    "csrc/shared.cpp": "9",
+}
+
+
+def _written(root_dir: Path, contents: dict[str, str] = CONTENTS) -> Sources:
+    for name, content in contents.items():
+        (root_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (root_dir / name).write_text(content, "utf-8")
+    return Sources.of(root_dir)
+
+
+_DIRECTORY = tempfile.TemporaryDirectory()
+SOURCES = _written(Path(_DIRECTORY.name))
 TARGETS = {"cpu": cpu_target, "npu": npu_target}
 both = pytest.mark.parametrize("name", TARGETS)
 
@@ -66,10 +75,6 @@ def _with(**values: str | None) -> Toolchain:
     return TOOLCHAIN._replace(
         **{name: getattr(TOOLCHAIN, name)._replace(value=value) for name, value in values.items()}
     )
-
-
-def _digest_again(changed: str) -> Sources:
-    return SOURCES._replace(files=tuple((name, "changed" if name == changed else old) for name, old in SOURCES.files))
 
 
 def test_the_names_can_be_read():
@@ -111,7 +116,7 @@ def test_the_cpu_library_is_the_same_with_cann_and_without():
         torch_npu_version=None, torch_npu_dir=None, cann_home=None, cann_version=None, cann_build=None,
         npu_architecture=None, bisheng=None, lld=None,
     )  # fmt: skip
-    cpu_only = Sources(SOURCES.root_dir, SOURCES.cpu.files)
+    cpu_only = Sources(SOURCES.root_dir, SOURCES.cpu.names)
     assert _key("cpu", toolchain=nothing, sources=cpu_only) == _key("cpu")
 
 
@@ -137,18 +142,20 @@ def test_a_bisheng_from_elsewhere_changes_the_key_and_cann_s_own_does_not(tmp_pa
         ("csrc/shared.cpp", ["cpu", "npu"]),
     ],
 )
-def test_every_source_and_header_changes_the_keys_of_what_is_made_of_it(changed, names):
-    assert [name for name in TARGETS if _key(name, sources=_digest_again(changed)) != _key(name)] == names
+def test_every_source_and_header_changes_the_keys_of_what_is_made_of_it(tmp_path, changed, names):
+    sources = _written(tmp_path, CONTENTS | {changed: "changed"})
+    assert [name for name in TARGETS if _key(name, sources=sources) != _key(name)] == names
 
 
 @both
-@pytest.mark.parametrize("files", [(("csrc/cpu/a.h", "4"), *SOURCES.files), SOURCES.files[1:]], ids=["more", "fewer"])
-def test_a_file_more_or_less_changes_the_key(name, files):
-    files = tuple(pair for pair in files if name == "npu" or pair[0] != "ascendc/k.asc")
-    files = (*files, ("ascendc/k2.asc", "1"))
-    if name == "cpu":
-        files = (*files, ("csrc/b.cpp", "1"))
-    assert _key(name, sources=SOURCES._replace(files=files)) != _key(name)
+@pytest.mark.parametrize(
+    "names",
+    [(*SOURCES.names, "csrc/cpu/b.h"), tuple(name for name in SOURCES.names if name != "csrc/cpu/a.h")],
+    ids=["more", "fewer"],
+)
+def test_a_file_more_or_less_changes_the_key(tmp_path, name, names):
+    sources = _written(tmp_path, CONTENTS | {"csrc/cpu/b.h": "4"})._replace(names=names)
+    assert _key(name, sources=sources) != _key(name)
 
 
 @both
@@ -184,7 +191,7 @@ def test_the_version_changes_the_key(monkeypatch, name):
 
 
 @both
-def test_paths_and_settings_that_change_no_byte_change_nothing(name):
+def test_paths_and_settings_that_change_no_byte_change_nothing(tmp_path, name):
     moved = _with(
         ninja="/opt/ninja", torch_dir="/venv/torch", torch_npu_dir="/venv/torch_npu", cann_home="/opt/cann",
         bisheng="/opt/cann/bin/bisheng", lld="/opt/cann/bin/ld.lld", cxx="/opt/g++",
@@ -193,25 +200,33 @@ def test_paths_and_settings_that_change_no_byte_change_nothing(name):
         build="lazy", cache_dir=Path("/c"), lock_timeout=1.0, log_level=10, huge_pages=False, max_jobs=1,
         home=Path("/h"), path="/p", environment={"A": "b"}, check_targets=True,
     )  # fmt: skip
-    assert _key(name, other, moved, SOURCES._replace(root_dir=Path("/elsewhere"))) == _key(name)
+    assert _key(name, other, moved, _written(tmp_path)) == _key(name)
 
 
 def test_same_bytes_with_a_new_time_are_the_same_sources_and_new_bytes_with_an_old_time_are_not(tmp_path):
     write_sources(tmp_path)
-    before = Sources.of(tmp_path)
+    before = Sources.of(tmp_path).digests()
     header = tmp_path / "csrc" / "cpu" / "toy.h"
     status = header.stat()
     os.utime(header, (1, 1))
-    assert Sources.of(tmp_path) == before
+    assert Sources.of(tmp_path).digests() == before
     header.write_text("#define TOY 43\n", "utf-8")
     os.utime(header, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert Sources.of(tmp_path) != before
+    assert Sources.of(tmp_path).digests() != before
 
 
 @pytest.mark.parametrize("missing", ["ascendc/k.asc", "csrc/npu/n.cpp"])
 def test_kernels_without_glue_and_glue_without_kernels_are_no_npu_target(missing):
-    files = tuple(pair for pair in SOURCES.files if pair[0] != missing)
-    assert SOURCES._replace(files=files).npu is None
+    assert SOURCES._replace(names=tuple(name for name in SOURCES.names if name != missing)).npu is None
+
+
+def test_what_only_the_npu_s_key_needs_is_read_for_no_other(tmp_path):
+    sources = _written(tmp_path)
+    for name in ("ascendc/k.asc", "csrc/npu/n.cpp", "csrc/ce_plan.h"):
+        (tmp_path / name).unlink()
+    assert _key("cpu", sources=sources) == _key("cpu")
+    with pytest.raises(BuildError, match="A source cannot be read"):
+        _key("npu", sources=sources)
 
 
 def test_a_machine_whose_instructions_are_not_known_has_npu_kernels_and_no_cpu_kernels():

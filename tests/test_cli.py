@@ -6,9 +6,10 @@ import sys
 import types
 
 import pytest
+import torch
 
 from npu_ce_jit import bootstrap, cli, doctor
-from npu_ce_jit.errors import BuildError
+from npu_ce_jit.errors import BuildError, SelfCheckError, ToolchainError
 from npu_ce_jit.jit.store import Artifact
 from npu_ce_jit.jit.toolchain import discover
 from npu_ce_jit.settings import Settings
@@ -105,7 +106,11 @@ def _npu_kernels(session, **kernels):
 
 
 def test_npu_kernels_that_are_built_are_shown_with_their_flags(session, tmp_path):
-    artifact = Artifact(tmp_path / "key" / "e-1", tmp_path / "key" / "e-1" / "lib.so", {"rung": "cce-vec"})
+    artifact = Artifact(
+        tmp_path / "key" / "e-1",
+        tmp_path / "key" / "e-1" / "lib.so",
+        {"rung": "cce-vec", "rungs": ["asc: no", "cce-vec: works"]},
+    )
     for state, said in (("built", "built, and loaded at the first call"), ("loaded", "loaded")):
         check, made = _npu_kernels(session, state=state, artifact=artifact)
         assert check.verdict == "ok"
@@ -113,12 +118,13 @@ def test_npu_kernels_that_are_built_are_shown_with_their_flags(session, tmp_path
         assert check.evidence == str(artifact.library)
         report = doctor.as_json(made, [])["npu"]
         assert report == {
-            "state": state, "key": "key", "library": str(artifact.library), "rung": "cce-vec", "problem": None,
+            "state": state, "key": "key", "library": str(artifact.library), "rung": "cce-vec",
+            "rungs": ["asc: no", "cce-vec: works"], "problem": None,
         }  # fmt: skip
 
 
 def test_npu_kernels_that_did_not_build_fail_with_every_attempt(session):
-    lines = ("asc: error: a", "cce-soc: error: b", "cce-vec: error: c", "cce-mix: error: d")
+    lines = ("asc: error: a", "cce-soc: error: b", "cce-vec: error: c")
     problem = BuildError("It compiles nothing.", "Mend CANN.", "bisheng x", lines, "/cache/log")
     check, _ = _npu_kernels(session, problem=problem)
     assert check.verdict == "fail"
@@ -140,6 +146,38 @@ def test_a_package_without_npu_kernels_says_nothing_of_them(session):
     assert _npu_kernels(session)[0] is None
 
 
+@pytest.mark.parametrize("problem", [None, SelfCheckError("expected loss = 1, got 2.", "Report it.")], ids=str)
+def test_doctor_has_the_npu_kernels_compute(session, capsys, monkeypatch, problem):
+    made = session()
+    built = made._replace(npu=bootstrap.Kernels("built"))
+    after = made._replace(npu=bootstrap.Kernels("loaded") if problem is None else bootstrap.Kernels(problem=problem))
+    monkeypatch.setattr(bootstrap, "run", lambda: built)
+    monkeypatch.setattr(bootstrap, "try_npu", lambda device: (after, problem))
+    monkeypatch.setattr(doctor, "require_npu", lambda: torch.device("privateuseone", 0))
+    assert cli.main(["doctor", "--json"]) == (0 if problem is None else 1)
+    report = json.loads(capsys.readouterr().out)
+    assert report["npu"]["state"] == ("loaded" if problem is None else "none"), "as it is after the check"
+    (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
+    if problem is None:
+        assert (check["verdict"], check["found"]) == ("ok", "passed")
+    else:
+        assert (check["verdict"], check["found"]) == ("fail", "failed")
+        assert (check["evidence"], check["cure"]) == ("expected loss = 1, got 2.", "Report it.")
+
+
+def test_doctor_without_a_device_says_that_nothing_was_checked(session, monkeypatch):
+    def no_npu():
+        raise ToolchainError("No NPU: torch_npu sees no device.", "See npu-smi.")
+
+    monkeypatch.setattr(doctor, "require_npu", no_npu)
+    made = session()._replace(npu=bootstrap.Kernels("built"))
+    assert doctor.try_npu(made) == (
+        made, [doctor.Check("NPU self-check", "warn", "not run", "No NPU: torch_npu sees no device.", "See npu-smi.")],
+    )  # fmt: skip
+    without = made._replace(npu=bootstrap.Kernels())
+    assert doctor.try_npu(without) == (without, [])
+
+
 def test_the_report_holds_no_environment(session, capsys, monkeypatch):
     made = session()
     monkeypatch.setattr(
@@ -149,10 +187,11 @@ def test_the_report_holds_no_environment(session, capsys, monkeypatch):
     assert "s3cret" not in capsys.readouterr().out
 
 
-def test_demo_gets_its_arguments(monkeypatch):
+@pytest.mark.parametrize("command", ["bench", "demo"])
+def test_what_computes_gets_its_arguments(monkeypatch, command):
     got = []
-    demo = types.ModuleType("npu_ce_jit.demo")
-    demo.run_demo = lambda arguments: got.append(arguments) or 0
-    monkeypatch.setitem(sys.modules, "npu_ce_jit.demo", demo)
-    assert cli.main(["demo", "--quick"]) == 0
+    module = types.ModuleType(f"npu_ce_jit.{command}")
+    setattr(module, f"run_{command}", lambda arguments: got.append(arguments) or 0)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert cli.main([command, "--quick"]) == 0
     assert got == [["--quick"]]

@@ -155,16 +155,50 @@ def test_never_means_never(stage):
     assert stage.may_build is False
 
 
-@pytest.mark.parametrize("error", [SelfCheckError("expected 1, got 2.", "Report it."), RuntimeError("a vector core")])
-def test_a_library_that_fails_its_check_is_set_aside_and_refused(stage, error):
+def test_a_library_that_fails_its_check_is_rejected_with_the_verdict(stage):
     stage.begin()
-    stage.check_error = error
+    stage.check_error = SelfCheckError("expected 1, got 2.", "Report it.")
     for _ in range(2):
-        with pytest.raises(NotImplementedError, match=str(error.args[0])):
+        with pytest.raises(NotImplementedError, match="expected 1, got 2"):
             stage.call()
     assert stage.calls == ["load", "check", "refuse"]
     assert not stage.artifact.entry_dir.exists()
-    assert [path.name[:4] for path in stage.artifact.entry_dir.parent.iterdir()] == ["bad-"]
+    (rejected,) = stage.artifact.entry_dir.parent.iterdir()
+    assert rejected.name.startswith("rejected-")
+    assert (rejected / "verdict").read_text("utf-8") == "expected 1, got 2."
+
+
+def test_a_check_that_could_not_be_made_is_no_verdict_and_is_made_by_the_next_process(stage):
+    stage.begin()
+    stage.check_error = torch.OutOfMemoryError("no memory on npu:0")
+    assert stage.call()
+    assert stage.artifact.entry_dir.exists()
+    stage.check_error = None
+    stage.begin()
+    assert stage.call()
+    assert stage.calls == ["load", "check"] * 2
+
+
+def test_who_asks_for_a_check_gets_one_also_where_it_was_passed_before(stage):
+    stage.begin()
+    assert stage.call()
+    stage.begin()
+    session, problem = bootstrap.try_npu(DEVICE)
+    assert (session.npu.state, problem) == ("loaded", None)
+    assert stage.calls == ["load", "check", "load", "check"]
+    stage.check_error = SelfCheckError("expected 1, got 2.", "Report it.")
+    session, problem = bootstrap.try_npu(DEVICE)
+    assert session.npu == bootstrap.Kernels(problem=stage.check_error)
+    assert problem is stage.check_error
+    assert not stage.artifact.entry_dir.exists()
+
+
+def test_who_asks_for_a_check_of_kernels_that_do_not_load_gets_the_reason(stage):
+    stage.begin()
+    stage.error = LoadError("The linker refused it.", "Import again.")
+    session, problem = bootstrap.try_npu(DEVICE)
+    assert (session.npu.state, problem) == ("none", stage.error)
+    assert stage.calls == ["load"]
 
 
 def test_another_backend_than_torch_npu_is_not_ours(stage, monkeypatch):
@@ -223,11 +257,19 @@ def test_the_self_check_looks_at_every_element_of_the_gradient(monkeypatch):
         self_check.run(torch.device("cpu"))
 
 
-def test_a_device_error_during_the_check_is_a_failed_check(monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (RuntimeError("507035 vector core exception"), SelfCheckError),
+        (torch.OutOfMemoryError("the device is full"), torch.OutOfMemoryError),
+    ],
+    ids=["device", "memory"],
+)
+def test_a_device_error_during_the_check_is_a_failed_check_and_want_of_memory_is_none(monkeypatch, raised, told):
     def forward(*arguments):
-        raise RuntimeError("507035 vector core exception")
+        raise raised
 
     spoiled = types.SimpleNamespace(_forward=types.SimpleNamespace(default=forward), _backward=OPS._backward)
     monkeypatch.setattr(self_check, "OPS", spoiled)
-    with pytest.raises(SelfCheckError, match="507035 vector core exception"):
+    with pytest.raises(told, match=str(raised)):
         self_check.run(torch.device("cpu"))

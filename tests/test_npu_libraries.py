@@ -44,6 +44,7 @@ warnings.simplefilter("ignore")
 import torch, npu_ce_jit
 from npu_ce_jit import bootstrap
 session = bootstrap.current()
+npu_at_import = session.npu
 def mapped(name):
     return name in open("/proc/self/maps").read()
 report = {
@@ -79,6 +80,11 @@ stream = torch.npu.current_stream().npu_stream
 ctypes.CDLL(str(library)).toy_glue(ctypes.c_void_p(stream), ctypes.c_void_p(out.data_ptr()))
 torch.npu.synchronize()
 report |= {"filled": out.cpu().unique().tolist(), "manifest": dict(session.npu.artifact.manifest)}
+"""
+
+RUNG = """
+kernels = npu_at_import
+report |= {name: kernels.artifact and kernels.artifact.manifest[name] for name in ("rung", "rungs")}
 """
 
 PRINT = "print(json.dumps(report))"
@@ -136,6 +142,30 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert not list((site.parent / "cache").glob("v1/*cann*/note-*"))
 
 
+def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(site: Path, tmp_path: Path) -> None:
+    def start(**variables: str) -> dict[str, Any]:
+        return report_of(site, CALL, RUNG, NPU_CE_JIT_CACHE_DIR=str(tmp_path), **variables)
+
+    wrong = start(TOY_ERROR="0.5")
+    assert wrong["rung"] == "asc"
+    assert "expected loss = " in wrong["errors"][0]
+    right = start()
+    assert (right["rung"], right["errors"]) == ("cce-soc", [])
+    assert right["rungs"][0].startswith(
+        "asc: error: The NPU kernels fail their self-check in float32: expected loss = "
+    )
+    (note,) = tmp_path.glob("v1/*/note-*")
+    note.unlink()
+    assert [start(TOY_ERROR="0.5")["rung"] for _ in range(2)] == ["cce-soc", "cce-vec"]
+    libraries = sorted(tmp_path.rglob("libnpu_ce_kernels.so"))
+    assert [path.parent.name.split("-")[0] for path in libraries] == ["rejected"] * 3
+    none = start()
+    assert none["at import"] == "none"
+    assert none["problem"].count("fail their self-check in float32: expected loss = ") == 3
+    assert all(f"{name}: error: " in none["errors"][0] for name in ("asc", "cce-soc", "cce-vec"))
+    assert sorted(tmp_path.rglob("libnpu_ce_kernels.so")) == libraries, "nothing more was built"
+
+
 def test_the_old_generation_takes_the_first_rung_that_it_knows(site: Path) -> None:
     report = report_of(site, CALL, LAUNCH, VIRTUAL_CANN_LAYOUT="8", NPU_CE_JIT_BUILD="lazy")
     assert report["at import"] == "lazy"
@@ -153,7 +183,7 @@ def test_without_npu_kernels_the_cpu_computes_and_an_npu_call_says_why(site: Pat
     assert len(report["errors"]) == 2
     for error in report["errors"]:
         assert error.startswith("npu_ce_jit has no kernels for npu:0. ")
-        assert "with none of the 4 sets of flags" in error
+        assert "with none of the 3 sets of flags" in error
         assert "/bin/false" in error
 
 

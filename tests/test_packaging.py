@@ -26,7 +26,7 @@ SOURCES = """
 import json
 from npu_ce_jit.jit.sources import Sources
 sources = Sources.installed()
-print(json.dumps([str(sources.root_dir), sources.files]))
+print(json.dumps([str(sources.root_dir), sources.digests()]))
 """
 
 
@@ -49,7 +49,7 @@ def test_a_wheel_carries_the_sources_and_finds_them(tmp_path):
     out = run_python(tmp_path / "site", SOURCES, NPU_CE_JIT_BUILD="never", HOME=str(tmp_path)).stdout
     root_dir, files = json.loads(out)
     assert root_dir == str(tmp_path / "site" / "npu_ce_jit")
-    assert [tuple(pair) for pair in files] == list(Sources.installed().files)
+    assert [tuple(pair) for pair in files] == Sources.installed().digests()
 
 
 @needs_checkout
@@ -70,7 +70,7 @@ def test_a_source_distribution_carries_what_a_wheel_needs(tmp_path):
     archive = _build("sdist", tmp_path / "dist")
     shutil.unpack_archive(archive, tmp_path / "unpacked")
     (root_dir,) = (tmp_path / "unpacked").iterdir()
-    assert Sources.of(root_dir).files == Sources.installed().files
+    assert Sources.of(root_dir).digests() == Sources.installed().digests()
     assert (root_dir / "tests" / "test_packaging.py").is_file()
 
 

@@ -3,7 +3,6 @@
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <cstdio>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -20,6 +19,20 @@ c10::Device npu_of(const Tensor& input) {
   return {c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(device.index)};
 }
 
+bool is_plain(int64_t format) {
+  switch (format) {
+    case ACL_FORMAT_UNDEFINED:
+    case ACL_FORMAT_NCHW:
+    case ACL_FORMAT_NHWC:
+    case ACL_FORMAT_ND:
+    case ACL_FORMAT_NDHWC:
+    case ACL_FORMAT_NCDHW:
+      return true;
+    default:
+      return false;
+  }
+}
+
 aclrtStream current_stream(const c10::Device& device) {
   const c10::Stream current = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
   const aclrtStream stream = c10_npu::NPUStream::of(current).stream(false);
@@ -34,6 +47,16 @@ aclrtStream current_stream(const c10::Device& device) {
 }
 
 }  // namespace
+
+void require_plain_format(const Tensor& tensor, const char* name) {
+  if (!tensor.device().is_npu()) return;
+  // The C ABI's handle is a pointer to a tensor of C++.
+  const int64_t format = at_npu::native::get_npu_format(*reinterpret_cast<const at::Tensor*>(tensor.handle()));
+  if (is_plain(format)) return;
+  const std::string shown = format == ACL_FORMAT_FRACTAL_NZ ? "FRACTAL_NZ" : "number " + std::to_string(format);
+  throw std::runtime_error("expected " + std::string(name) + " in a format that its strides tell, got " + shown +
+                           " of aclFormat; call torch_npu.npu_format_cast(" + name + ", torch_npu.Format.ND)");
+}
 
 NpuGuard::NpuGuard(const Tensor& input) : device_(npu_of(input)), guard_(device_) {}
 
@@ -60,9 +83,10 @@ void NpuGuard::enqueue(const char* name, std::function<int(void* stream)> launch
     aclrtGetLastError(ACL_RT_THREAD_LEVEL);
     int error = launch(stream);
     if (error == ACL_SUCCESS) error = aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL);
-    // What torch_npu raises later has the operator's name and ACL's message, and not always the code.
-    if (error != ACL_SUCCESS) std::fprintf(stderr, "%s: its kernels were not launched: ACL error %d\n", name, error);
-    return error;
+    if (error == ACL_SUCCESS) return error;
+    const char* meaning = aclGetRecentErrMsg();
+    throw std::runtime_error(std::string(name) + ": expected its kernels to be launched, got ACL error " +
+                             std::to_string(error) + ": " + (meaning != nullptr ? meaning : "ACL says nothing of it"));
   };
   at_npu::native::OpCommand::RunOpApiV2(name, task);
 }

@@ -11,6 +11,9 @@
 
 namespace npu_ce {
 
+// Throws std::runtime_error for a tensor on an NPU whose elements lie otherwise than its strides say.
+void require_plain_format(const Tensor& tensor, const char* name);
+
 // Makes the tensor's device the current one, on which torch_npu takes its streams and its memory, as long as it lives.
 // Throws std::runtime_error for a tensor that is not on an NPU.
 class NpuGuard {

@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <atomic>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -28,10 +29,26 @@ void require_npu_targets_in_range(const Tensor& target, Problem problem) {
   require_targets_in_range(problem);
 }
 
+void require_plain_format(const std::optional<Tensor>& tensor, const char* name) {
+  if (tensor) require_plain_format(*tensor, name);
+}
+
 Owning<Problem> checked_problem(const LossTensors& tensors, const LossTerms& terms) {
+  require_plain_format(tensors.input, "input");
+  require_plain_format(tensors.target, "target");
+  require_plain_format(tensors.weight, "weight");
   Owning<Problem> problem = problem_of(tensors, terms);
   if (check_targets.load(std::memory_order_relaxed)) require_npu_targets_in_range(tensors.target, problem.plain);
   return problem;
+}
+
+Owning<Gradients> checked_gradients(const BackwardArguments& arguments, const Problem& problem) {
+  require_plain_format(arguments.loss, "grad_loss");
+  require_plain_format(arguments.z_loss, "grad_z_loss");
+  require_plain_format(arguments.log_prob, "grad_log_prob");
+  require_plain_format(arguments.lse, "grad_lse");
+  require_plain_format(arguments.entropy, "grad_entropy");
+  return gradients_of(arguments, problem);
 }
 
 Tensor empty_workspace(uint64_t bytes, const Device& device) {
@@ -73,7 +90,7 @@ void backward_npu(StableIValue* stack, uint64_t, uint64_t) {
   const BackwardArguments arguments(values);
   const NpuGuard npu(arguments.tensors.input);
   const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
-  Owning<Gradients> gradients = gradients_of(arguments, problem.plain);
+  Owning<Gradients> gradients = checked_gradients(arguments, problem.plain);
   Tensor grad_input = empty_logits(problem.plain, arguments.tensors.input.device());
   gradients.plain.input = grad_input.mutable_data();
   enqueue_backward(npu, arguments, problem.plain, gradients.plain);
@@ -85,7 +102,7 @@ void backward_in_place_npu(StableIValue* stack, uint64_t, uint64_t) {
   const BackwardArguments arguments(values);
   const NpuGuard npu(arguments.tensors.input);
   const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
-  Owning<Gradients> gradients = gradients_of(arguments, problem.plain);
+  Owning<Gradients> gradients = checked_gradients(arguments, problem.plain);
   gradients.plain.input = contiguous_data(arguments.tensors.input);
   enqueue_backward(npu, arguments, problem.plain, gradients.plain);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the glue needs of torch_npu, declared here because torch_npu's own header of either takes twice as long to
+// What the glue needs of torch_npu, declared here because each of torch_npu's own headers takes twice as long to
 // compile as all of the glue. A function that a torch_npu does not have, with these very types, is refused by name at
 // the link. What no linker can see is that NPUStream is a c10::Stream and nothing else: current_stream compares what it
 // answers with torch's own answer.
@@ -8,15 +8,23 @@
 #include <acl/acl.h>
 #include <c10/core/Stream.h>
 
+#include <cstdint>
 #include <functional>
 #include <string>
 
+namespace at {
+class Tensor;
+}
+
 namespace at_npu::native {
+
+// An aclFormat: how the elements lie in memory, where that is not what the tensor's strides say.
+int64_t get_npu_format(const at::Tensor& tensor);
 
 class OpCommand {
  public:
   // Runs `func` on the thread that hands torch_npu's operators to the device, after those that came before it; or at
-  // once, where torch_npu uses no queue. A result other than 0 is raised by a later call.
+  // once, where torch_npu uses no queue. What it throws is told on stderr and a later call raises, or it is raised.
   static void RunOpApiV2(const std::string& op_name, const std::function<int()>& func, bool sync = false);
 };
 

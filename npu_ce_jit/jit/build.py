@@ -8,13 +8,13 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.build_log import compiler_failure
-from npu_ce_jit.jit.cache_key import CacheKey
+from npu_ce_jit.jit.cache_key import CacheKey, cache_key
 from npu_ce_jit.jit.jobs import job_count
 from npu_ce_jit.jit.lock import build_lock
 from npu_ce_jit.jit.ninja_file import ninja_file
@@ -70,7 +70,7 @@ def _build_in(
     progress: BuildProgress,
 ) -> Artifact:
     started = time.time()
-    recipe = _recipe(target, settings, toolchain, staging_dir)
+    recipe = _recipe(target, settings, toolchain, staging_dir, store.rejected(key))
     write_private(staging_dir / "build.ninja", ninja_file(recipe, target.sources.root_dir, target.libraries))
     environment = settings.child_environment(
         LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(staging_dir), **recipe.environment
@@ -79,7 +79,7 @@ def _build_in(
     ninja, log_file = toolchain.ninja.require(), staging_dir / _LOG
     if not _run_ninja([ninja, f"-j{jobs}"], staging_dir, environment, log_file, progress):
         raise _failure(target, log_file)
-    if not target.sources.are_as_they_were():
+    if cache_key(target) != key:
         raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again.")
     tools = {"ninja": [ninja], **recipe.tools}
     facts = {
@@ -98,12 +98,18 @@ def _build_in(
     return store.publish(staging_dir, target.libraries, ("build.ninja", _LOG), facts)
 
 
-def _recipe(target: Target, settings: Settings, toolchain: Toolchain, staging_dir: Path) -> Recipe:
+def _recipe(
+    target: Target,
+    settings: Settings,
+    toolchain: Toolchain,
+    staging_dir: Path,
+    rejected: Iterable[tuple[Mapping[str, Any], str]],
+) -> Recipe:
     if target.name == "cpu":
         return cpu_recipe(toolchain, target.sources)
     from npu_ce_jit.jit.npu_recipe import npu_recipe  # most machines have no NPU
 
-    return npu_recipe(settings, toolchain, target.sources, staging_dir)
+    return npu_recipe(settings, toolchain, target.sources, staging_dir, rejected)
 
 
 def _run_ninja(

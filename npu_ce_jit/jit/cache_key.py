@@ -20,8 +20,9 @@ class CacheKey(NamedTuple):
 
 
 def cache_key(target: Target) -> CacheKey:
+    """Of the sources as they are now. Raises BuildError where one cannot be read."""
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
-    lines += [f"source {name}: {digest}" for name, digest in target.sources.files]
+    lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]
     text = "\n".join(lines) + "\n"
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     parts = (__version__, *target.name_parts, digest[:_DIGEST_CHARS])

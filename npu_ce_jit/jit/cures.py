@@ -15,8 +15,13 @@ MISSING_CXX_HEADER = re.compile(r"fatal error: '(?:c?std\w+|type_traits|utility|
 
 _NO_HEADERS = "Ascend C's headers are not in {home}: install CANN's toolkit package there, or set ASCEND_HOME_PATH."
 _NO_LINKER = "The device linker has to lie beside {bisheng} or on PATH: install CANN's toolkit package again."
+_WRONG = (
+    "Call .cpu() on the tensors, and report this with the output of `python -m npu_ce_jit doctor`. "
+    "To have these flags tried again, remove the directories rejected-* beside the log."
+)
 # (what the output holds, what to do), the most telling first.
 _CURES = (
+    ("self-check", _WRONG),
     (MISSING_CXX_HEADER.pattern, "bisheng takes the newest GCC here, and that one has no C++ headers: {cxx}."),
     (r"kernel_operator\.h'? file not found|kernel_operator\.h: No such file", _NO_HEADERS),
     (r"ld\.lld|llvm-objcopy", _NO_LINKER),

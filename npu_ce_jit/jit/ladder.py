@@ -34,13 +34,15 @@ _LLVM = tuple(
     for word in ("-mllvm", option)
 )
 
-# A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`, and its first statement is
-# `NPU_CE_KERNEL_TYPE;`: between them they say that it needs vector cores only, as the release understands it.
+# A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: that, or the options of the old
+# form, says that it needs vector cores only. There is no rung for both kinds of cores (dav-c220): the macro with which
+# a kernel then names one, KERNEL_TASK_TYPE_DEFAULT, says something to CANN's own build of operators only, and without
+# it each block runs on a cube core and on two vector cores.
 LADDER = (
     # 8.5 and later.
     Rung(
         "asc",
-        ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__", "-DNPU_CE_KERNEL_TYPE="),
+        ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__"),
         needs_cann_dirs=False,
     ),
     # 8.0 to 8.3, as their manual has it. It wants the name of a chip, and takes from it the architecture that all chips
@@ -48,21 +50,14 @@ LADDER = (
     Rung(
         "cce-soc",
         ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_ALL, "--cce-auto-sync",
-         "-DNPU_CE_VECTOR=", "-DNPU_CE_KERNEL_TYPE="),
+         "-DNPU_CE_VECTOR="),
         needs_cann_dirs=True,
     ),
     # The architecture by its own name, where a release refuses that of the chip.
     Rung(
         "cce-vec",
         ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_ALL, "--cce-auto-sync", *_LLVM,
-         "-DNPU_CE_VECTOR=", "-DNPU_CE_KERNEL_TYPE="),
-        needs_cann_dirs=True,
-    ),
-    # Both kinds of cores, of which the kernel itself then names one.
-    Rung(
-        "cce-mix",
-        ("-xcce", "--cce-aicore-arch=dav-c220", *_ALL, "--cce-auto-sync", *_LLVM,
-         "-DNPU_CE_VECTOR=", "-DNPU_CE_KERNEL_TYPE=KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY)"),
+         "-DNPU_CE_VECTOR="),
         needs_cann_dirs=True,
     ),
 )  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.probe import Probe
@@ -17,13 +19,23 @@ from npu_ce_jit.settings import Settings
 _BISHENG_RULE = "$bisheng $before $in -o $out $after"
 
 
-def npu_recipe(settings: Settings, toolchain: Toolchain, sources: Sources, directory: Path) -> Recipe:
-    """Raises ToolchainError for what is missing, BuildError where bisheng compiles nothing."""
+def npu_recipe(
+    settings: Settings,
+    toolchain: Toolchain,
+    sources: Sources,
+    directory: Path,
+    rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
+) -> Recipe:
+    """Without the flags of manifests that were `rejected`, each with its verdict.
+
+    Raises ToolchainError for what is missing, BuildError where bisheng compiles nothing that works.
+    """
     bisheng, home = toolchain.bisheng.require(), toolchain.cann_home.require()
     environment = cann_environment(settings, bisheng, home)
     probe = Probe(
         bisheng, home, toolchain.cxx_command, directory,
         settings.child_environment(LC_ALL="C", TMPDIR=str(directory), **environment),
+        {manifest["rung"]: verdict for manifest, verdict in rejected},
     )  # fmt: skip
     command, attempts = probe.first_that_works()
     torch_includes, torch_libraries = torch_dirs(toolchain)
@@ -50,7 +62,7 @@ def npu_recipe(settings: Settings, toolchain: Toolchain, sources: Sources, direc
         steps=(kernels, *compiles, link),
         environment=environment,
         facts={
-            "rung": attempts[-1].rung,
+            "rung": attempts[-1].rung.name,
             "rungs": list(map(str, attempts)),
             "flags": [*command.before, *flags.NPU_COMPILE, *flags.NPU_LINK, *flags.NPU_LIBRARIES],
         },

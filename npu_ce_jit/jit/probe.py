@@ -23,12 +23,11 @@ from npu_ce_jit.jit.ladder import LADDER, Command, Rung, command_of
 _logger = logging.getLogger("npu_ce_jit")
 
 _SECONDS = 120.0
-_LAUNCHER = "npu_ce_probe"
-# What the real kernels lean on: the declaration, the kernel's type, UB, a vector instruction, a copy and the launch.
-_KERNEL = """\
+LAUNCHER = "npu_ce_probe"
+# What the real kernels lean on: the declaration, UB, a vector instruction, a copy and the launch.
+KERNEL = """\
 #include "kernel_operator.h"
 extern "C" __global__ NPU_CE_VECTOR __aicore__ void npu_ce_probe_kernel(GM_ADDR out) {
-  NPU_CE_KERNEL_TYPE;
   AscendC::TPipe pipe;
   AscendC::TQue<AscendC::QuePosition::VECOUT, 1> queue;
   pipe.InitBuffer(queue, 1, 256);
@@ -50,9 +49,10 @@ _OPEN = "import ctypes, sys; getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])"
 class Attempt(NamedTuple):
     """What came of one rung; `output` is empty where it works."""
 
-    rung: str
+    rung: Rung
+    more: tuple[str, ...]  # flags beside those of the rung
     command: Command
-    shown: str  # the command, ready to paste
+    shown: str  # the command, ready to paste; empty for a rung that was rejected
     output: str
 
     @property
@@ -60,22 +60,27 @@ class Attempt(NamedTuple):
         return not self.output
 
     def __str__(self) -> str:
-        return f"{self.rung}: {'works' if self.works else next(iter(telling_lines(self.output)))}"
+        name = " ".join((self.rung.name, *self.more))
+        return f"{name}: {'works' if self.works else next(iter(telling_lines(self.output)))}"
 
 
 class Probe(NamedTuple):
-    """`directory` is private to this build; `environment` is that of every process."""
+    """`directory` is private to this build; `environment` is that of every process.
+
+    `rejected` has the verdict on each rung whose kernels compiled, and then computed wrongly.
+    """
 
     bisheng: str
     home: str
     cxx: Sequence[str]
     directory: Path
     environment: Mapping[str, str]
+    rejected: Mapping[str, str] = {}
 
     def first_that_works(self) -> tuple[Command, list[Attempt]]:
         """Raises BuildError with a line for each rung, and with what cures the failure that got furthest."""
         source = self.directory / "probe.asc"
-        source.write_text(_KERNEL, "utf-8")
+        source.write_text(KERNEL, "utf-8")
         attempts = []
         for attempt in self._attempts(source):
             _logger.debug("bisheng's flags %s", attempt)
@@ -84,16 +89,20 @@ class Probe(NamedTuple):
                 return attempt.command, attempts
         log_file = self.directory / "build.log"
         log_file.write_text("\n".join(f"{one.shown}\n{one.output}" for one in attempts), "utf-8")
+        furthest = next((one for one in attempts if one.rung.name in self.rejected), attempts[-1])
         raise BuildError(
-            f"bisheng compiles a small kernel with none of the {len(LADDER)} sets of flags that are known.",
-            cures.of(attempts[-1].output, self.bisheng, self.home),
-            attempts[-1].shown,
+            f"bisheng makes kernels that work with none of the {len(LADDER)} sets of flags that are known.",
+            cures.of(furthest.output, self.bisheng, self.home),
+            furthest.shown,
             tuple(map(str, attempts)),
             str(log_file),
         )
 
     def _attempts(self, source: Path) -> Iterator[Attempt]:
         for rung in LADDER:
+            if rung.name in self.rejected:
+                yield Attempt(rung, (), Command((), ()), "", f"error: {self.rejected[rung.name]}")
+                continue
             attempt = self._try(rung, source)
             yield attempt
             if cures.MISSING_CXX_HEADER.search(attempt.output):
@@ -108,8 +117,8 @@ class Probe(NamedTuple):
         words = [self.bisheng, *command.before, str(source), "-o", str(library), *command.after]
         output = self._failure(words, library)
         if not output:
-            output = self._failure([sys.executable, "-I", "-S", "-c", _OPEN, str(library), _LAUNCHER], library)
-        return Attempt(" ".join((rung.name, *more)), command, shlex.join(words), output)
+            output = self._failure([sys.executable, "-I", "-S", "-c", _OPEN, str(library), LAUNCHER], library)
+        return Attempt(rung, more, command, shlex.join(words), output)
 
     def _failure(self, words: Sequence[str], library: Path) -> str:
         """What the process says of its failure, or the empty string for success."""

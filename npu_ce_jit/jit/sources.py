@@ -19,10 +19,13 @@ _CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
 
 class Sources(NamedTuple):
-    """`files` pairs each name (posix, relative to `root_dir`) with its sha256, sorted by name."""
+    """`names` are posix, relative to `root_dir`, and sorted.
+
+    What is in the files is read when a key needs it: a machine without an NPU never needs the NPU's.
+    """
 
     root_dir: Path
-    files: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
 
     @classmethod
     def installed(cls) -> "Sources":
@@ -37,12 +40,9 @@ class Sources(NamedTuple):
 
     @classmethod
     def of(cls, root_dir: Path) -> "Sources":
-        """The sources below `root_dir`. Raises BuildError where one cannot be read or there is nothing to compile."""
-        try:
-            files = [pair for folder in _FOLDERS for pair in _digests(root_dir / folder, folder)]
-        except OSError as error:
-            raise BuildError(f"A source cannot be read: {error}.", "Install npu_ce_jit again.") from error
-        sources = cls(root_dir, tuple(sorted(files)))
+        """The sources below `root_dir`. Raises BuildError where there is nothing to compile."""
+        names = (name for folder in _FOLDERS for name in _names(root_dir / folder, folder))
+        sources = cls(root_dir, tuple(sorted(names)))
         if not sources.cpu.units(".cpp"):
             raise BuildError(f"Nothing to compile below {root_dir / 'csrc'}.", "Install npu_ce_jit again.")
         return sources
@@ -62,28 +62,26 @@ class Sources(NamedTuple):
 
     def units(self, suffix: str) -> tuple[str, ...]:
         """The names that a compiler is started with."""
-        return tuple(name for name, _ in self.files if name.endswith(suffix))
+        return tuple(name for name in self.names if name.endswith(suffix))
 
-    def are_as_they_were(self) -> bool:
-        """Whether every file still has the content that its digest says."""
+    def digests(self) -> list[tuple[str, str]]:
+        """Each name with the sha256 of what the file holds now. Raises BuildError where one cannot be read."""
         try:
-            return all(_digest(self.root_dir / name) == digest for name, digest in self.files)
-        except OSError:
-            return False
+            return [(name, _digest(f"{self.root_dir}/{name}")) for name in self.names]
+        except OSError as error:
+            raise BuildError(f"A source cannot be read: {error}.", "Install npu_ce_jit again.") from error
 
     def _only(self, is_wanted: Callable[[str], bool]) -> "Sources":
-        return Sources(self.root_dir, tuple(pair for pair in self.files if is_wanted(pair[0])))
+        return Sources(self.root_dir, tuple(filter(is_wanted, self.names)))
 
 
-def _digests(directory: Path, name: str) -> Iterator[tuple[str, str]]:
+def _names(directory: Path, name: str) -> Iterator[str]:
     # os.walk takes a third of the time of Path.rglob, and this runs at each import.
     for parent, _, files in os.walk(directory):
         prefix = name + parent.removeprefix(str(directory)).replace(os.sep, "/")
-        for file in files:
-            if file.endswith(_SUFFIXES):
-                yield f"{prefix}/{file}", _digest(os.path.join(parent, file))
+        yield from (f"{prefix}/{file}" for file in files if file.endswith(_SUFFIXES))
 
 
-def _digest(file: str | Path) -> str:
+def _digest(file: str) -> str:
     with open(file, "rb", buffering=0) as content:
         return hashlib.sha256(content.read()).hexdigest()

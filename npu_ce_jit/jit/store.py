@@ -22,6 +22,7 @@ _logger = logging.getLogger("npu_ce_jit")
 
 _LAYOUT = "v1"
 _MANIFEST = "manifest.json"
+_VERDICT = "verdict"
 
 
 class Artifact(NamedTuple):
@@ -72,7 +73,7 @@ class Store(NamedTuple):
         What others could have written is passed over. What is damaged is set aside, so that it is told once.
         """
         for root in self.roots:
-            for entry_dir in _entry_dirs(root, key):
+            for entry_dir in _dirs(root, key, "e-"):
                 try:
                     return _verified(entry_dir, key)
                 except UntrustedError as error:
@@ -151,19 +152,33 @@ class Store(NamedTuple):
         except OSError as error:
             _logger.debug("not remembered: %s", error)
 
+    def rejected(self, key: CacheKey) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """The manifests of this key's entries that were rejected, each with the verdict on it. Raises nothing."""
+        for root in self.roots:
+            for entry_dir in _dirs(root, key, "rejected-"):
+                with contextlib.suppress(OSError, UntrustedError, ValueError):
+                    yield _manifest(entry_dir, key), read_trusted(entry_dir / _VERDICT).decode("utf-8", "replace")
 
-def set_aside(entry_dir: Path) -> None:
+
+def reject(artifact: Artifact, verdict: str) -> None:
+    """Hides an entry that is whole and of no use, so that the next build does not make the same again. Never raises."""
+    with contextlib.suppress(OSError):  # another process may have written its own
+        write_private(artifact.entry_dir / _VERDICT, verdict)
+    set_aside(artifact.entry_dir, "rejected")
+
+
+def set_aside(entry_dir: Path, kind: str = "bad") -> None:
     """Hides an entry that is damaged or does not load here, so that the next build takes its place. Never raises."""
     with contextlib.suppress(OSError):
-        entry_dir.rename(entry_dir.with_name(f"bad-{os.urandom(6).hex()}"))
+        entry_dir.rename(entry_dir.with_name(f"{kind}-{os.urandom(6).hex()}"))
 
 
-def _entry_dirs(root: Root, key: CacheKey) -> list[Path]:
+def _dirs(root: Root, key: CacheKey, prefix: str) -> list[Path]:
     key_dir = root.layout_dir / key.name
     try:
         for path in (root.layout_dir.parent, root.layout_dir, key_dir):
             require_trusted_dir(path)
-        return sorted(key_dir / name for name in os.listdir(key_dir) if name.startswith("e-"))
+        return sorted(key_dir / name for name in os.listdir(key_dir) if name.startswith(prefix))
     except UntrustedError as error:
         _logger.warning("not used: %s", error)
     except OSError as error:
@@ -176,10 +191,7 @@ def _verified(entry_dir: Path, key: CacheKey) -> Artifact:
 
     The bytes are checked before anything maps them: a truncated library ends the process by a signal.
     """
-    require_trusted_dir(entry_dir)
-    manifest = json.loads(read_trusted(entry_dir / _MANIFEST))
-    if not isinstance(manifest, dict) or manifest.get("key") != key.text:
-        raise ValueError("its manifest is for another key")
+    manifest = _manifest(entry_dir, key)
     sums = manifest.get("libraries")
     if not isinstance(sums, dict) or not sums:
         raise ValueError("its manifest names no library")
@@ -188,6 +200,14 @@ def _verified(entry_dir: Path, key: CacheKey) -> Artifact:
         if got != expected:
             raise ValueError(f"{name} has {got}, its manifest says {expected}")
     return Artifact(entry_dir, entry_dir / Path(next(iter(sums))).name, manifest)
+
+
+def _manifest(entry_dir: Path, key: CacheKey) -> dict[str, Any]:
+    require_trusted_dir(entry_dir)
+    manifest = json.loads(read_trusted(entry_dir / _MANIFEST))
+    if not isinstance(manifest, dict) or manifest.get("key") != key.text:
+        raise ValueError("its manifest is for another key")
+    return manifest
 
 
 def _sum(content: bytes) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
     """
 
     def kernel(*arguments: Any) -> Any:
-        device = next(a for a in arguments if isinstance(a, Tensor)).device
+        devices = [a.device for a in arguments if isinstance(a, Tensor)]
+        # As the dispatcher chooses: where tensors are on several, the CPU's kernel is not the one that is called.
+        device = next((device for device in devices if device.type != "cpu"), devices[0])
         key = _dispatch_key(device)
         if key in ("CPU", "PrivateUse1") and _load is not None and _load(device):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"{schema.NAMESPACE}::{name}", key):

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a call refuses, how a refused launch is told, what memory a step takes, and how calls are traced."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_npu
+from shapes import logits, targets
+from torch import Tensor
+from virtual_process import run
+
+from npu_ce_jit import cross_entropy, npu_cross_entropy_loss
+from npu_ce_jit.measure import peak_memory
+
+FIRST_CALL_ON_TWO_DEVICES = """
+import torch, torch_npu, npu_ce_jit
+forward = torch.ops.npu_ce_jit._forward
+for x, target in ((torch.zeros(3, 5), torch.zeros(3).npu()), (torch.zeros(3, 5).npu(), torch.zeros(3))):
+    try:
+        forward(x, target.long(), None, 1, -100, 0.0, 0.0, 0.0, 1.0, 0, torch.float32)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_tensors_on_two_devices_are_refused_by_the_very_first_call_too() -> None:
+    done = run(FIRST_CALL_ON_TWO_DEVICES)
+    first, second = done.stdout.splitlines()
+    assert "expected input on an npu, got cpu" in first, done.stderr
+    assert "expected target on input's device npu:0, got cpu" in second
+
+
+def in_format(shape: tuple[int, ...], acl_format: int) -> Tensor:
+    return torch_npu.empty_with_format(shape, dtype=torch.float32, device="npu", acl_format=acl_format)
+
+
+def test_elements_that_lie_otherwise_than_strides_say_are_refused() -> None:
+    hidden, target = in_format((5, 70), torch_npu.Format.FRACTAL_NZ), targets(5, 70).npu()
+    assert torch_npu.get_npu_format(hidden) == torch_npu.Format.FRACTAL_NZ
+    for loss in (cross_entropy, npu_cross_entropy_loss):
+        with pytest.raises(
+            RuntimeError, match=r"expected input in a format .* got FRACTAL_NZ.*npu_format_cast\(input,"
+        ):
+            loss(hidden, target)
+    leaf = logits(5, 70, torch.float32).npu().requires_grad_()
+    log_prob = npu_cross_entropy_loss(leaf, target)[1]
+    with pytest.raises(RuntimeError, match=r"expected grad_log_prob in a format .* got FRACTAL_NZ"):
+        log_prob.backward(hidden)
+
+
+@pytest.mark.parametrize("name", ["ND", "NCHW", "NHWC"])
+def test_the_other_formats_are_taken(device: torch.device, name: str) -> None:
+    x, target = logits(5, 70, torch.float32), targets(5, 70)
+    there = in_format((5, 70), getattr(torch_npu.Format, name)).copy_(x)
+    torch.testing.assert_close(cross_entropy(there, target.to(device)).cpu(), F.cross_entropy(x, target))
+
+
+REFUSED_LAUNCH = """
+import torch, torch_npu, npu_ce_jit
+from virtual_cann import observe
+x, target = torch.zeros(4, 5).npu(), torch.zeros(4, dtype=torch.int64).npu()
+npu_ce_jit.cross_entropy(x, target)
+torch.npu.synchronize()
+observe.set_faults("lost=1")
+x.add_(1)
+while not torch.npu.current_stream().query():
+    pass
+try:
+    npu_ce_jit.cross_entropy(x, target)
+    torch.npu.synchronize()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("queue", ["0", "1"])
+def test_a_launch_that_is_refused_is_told_with_call_code_and_meaning(queue: str) -> None:
+    done = run(REFUSED_LAUNCH, TASK_QUEUE_ENABLE=queue)
+    said = "npu_ce_jit::_forward: expected its kernels to be launched, got ACL error 507010: "
+    assert said in done.stdout + done.stderr
+    assert "device 0 is lost" in done.stdout, done.stderr
+    assert "npu_ce_jit::_forward" in done.stdout, done.stderr
+
+
+def step(loss: str, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    leaf = x.detach().requires_grad_()
+    if loss == "drop-in":
+        outputs = npu_cross_entropy_loss(leaf, target)
+    else:
+        outputs = (cross_entropy(leaf, target, inplace_backward=loss == "in place"),)
+    return (*outputs, *torch.autograd.grad(outputs[0].sum(), leaf))
+
+
+# Room for the drop-in's log_prob and gradient, and a little for what has a value a row.
+@pytest.mark.parametrize(("loss", "most"), [("lean", 1.05), ("in place", 0.1), ("drop-in", 2.05)])
+def test_the_memory_that_a_step_takes_over_its_inputs(device: torch.device, loss: str, most: float) -> None:
+    x, target = (
+        torch.empty(2048, 32000, dtype=torch.bfloat16, device=device).fill_(0.5),
+        targets(2048, 32000).to(device),
+    )
+    step(loss, x[:8], target[:8])  # what is allocated once
+    peak = peak_memory(lambda: step(loss, x, target), device)
+    assert peak is not None
+    assert peak / (x.numel() * x.element_size()) <= most
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_without_code_for_the_device_it_is_one_graph_of_our_operators(
+    device: torch.device, backend: str
+) -> None:
+    x, target = logits(6, 300, torch.float32), targets(6, 300)
+    for loss in (cross_entropy, lambda x, target: npu_cross_entropy_loss(x, target)[0].sum()):
+        compiled = torch.compile(lambda x, target, loss=loss: 2 * loss(3 * x, target), backend=backend, fullgraph=True)
+        leaf, true = x.to(device).requires_grad_(), x.clone().requires_grad_()
+        value, right = compiled(leaf, target.to(device)), 2 * F.cross_entropy(3 * true, target)
+        value.backward()
+        right.backward()
+        torch.testing.assert_close(value.cpu(), right)
+        torch.testing.assert_close(leaf.grad.cpu(), true.grad)
+        torch._dynamo.reset()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What docs/virtual-npu.md asks of the first person with a board."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch_npu  # noqa: F401
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGE = (CHECKOUT / "docs/virtual-npu.md").read_text("utf-8").partition("## On a real board")[2]
+COMMANDS = re.findall(r"^\.venv/bin/python (-m npu_ce_jit (\w+) --json) > (\w+)\.json$", PAGE, re.MULTILINE)
+
+
+def report_of(command: str, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command), *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, str]:
+    assert [(name, file) for _, name, file in COMMANDS] == [("doctor", "doctor"), ("bench", "bench")]
+    return {name: command for command, name, _ in COMMANDS}
+
+
+def test_doctor_says_what_the_page_promises(commands: dict[str, str]) -> None:
+    report = report_of(commands["doctor"])
+    assert report["healthy"] is True
+    assert report["npu"]["state"] == "loaded"
+    assert report["npu"]["rungs"] == ["asc: works"]
+    (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
+    assert (check["verdict"], check["found"]) == ("ok", "passed")
+    entry = Path(report["npu"]["library"]).parent
+    assert {"build.log", "manifest.json"} <= {file.name for file in entry.iterdir()}
+
+
+def test_bench_says_what_the_page_promises(commands: dict[str, str]) -> None:
+    report = report_of(commands["bench"], "--quick", "64x4096")
+    assert report["device"] == "Ascend910B2"
+    assert report["flags"] == "asc"
+    assert len(report["rows"]) == 3 * 2 * 4
+    for row in report["rows"]:
+        if row["loss"] in ("cross_entropy", "npu_cross_entropy_loss"):
+            backward, log_prob = row["form"] != "forward", row["loss"] != "cross_entropy"
+            assert row["peak over logits"] == pytest.approx(backward + log_prob, abs=0.05)
+            assert row["value"] == pytest.approx(8.8, abs=0.1)  # ln 4096, and half the variance of the logits
+        else:
+            assert "aclnn" in row["not run"], "the virtual NPU has none of the peers' operators, and says so"
