@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
+from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
 from npu_ce_jit.jit.loader import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Artifact, Store, reject
 from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
@@ -136,7 +136,7 @@ def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
         assert session is not None
         if session.npu.artifact is None:
             return session, session.npu.problem or problem
-        kernels, problem = _checked(session.settings, session.npu.artifact, device)
+        kernels, problem = _checked(session.npu.artifact, device)
         _session = session = session._replace(npu=kernels)
         return session, problem
 
@@ -191,13 +191,13 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
     artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
-    if not Store.of(settings).knows(artifact, _passed_on(device)):
+    if not knows(artifact, _passed_on(device)):
         _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
-        return _checked(settings, artifact, device)[0]
+        return _checked(artifact, device)[0]
     return Kernels("loaded", artifact)
 
 
-def _checked(settings: Settings, artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
+def _checked(artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
     """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
     from npu_ce_jit.op import registration, self_check
 
@@ -207,7 +207,7 @@ def _checked(settings: Settings, artifact: Artifact, device: "torch.device") -> 
         registration.refuse(device, problem)
         return Kernels(problem=problem), problem
     if problem is None:
-        Store.of(settings).remember(artifact, _passed_on(device))
+        remember(artifact, _passed_on(device))
     else:
         _logger.warning("the NPU kernels could not be checked, and the next process will try again: %s", problem)
     return Kernels("loaded", artifact), problem

@@ -10,7 +10,7 @@ import torch
 
 from npu_ce_jit import bootstrap, cli, doctor
 from npu_ce_jit.errors import BuildError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit.store import Artifact
+from npu_ce_jit.jit.entry import Artifact
 from npu_ce_jit.jit.toolchain import discover
 from npu_ce_jit.settings import Settings
 
