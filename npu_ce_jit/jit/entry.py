@@ -54,10 +54,7 @@ def verified(entry_dir: Path) -> Artifact:
 
 
 def publish(staging_dir: Path, libraries: Sequence[str], others: Sequence[str], facts: Mapping[str, Any]) -> Artifact:
-    """Moves these files of `staging_dir` into a new entry beside it, the library to load first. Raises OSError.
-
-    One rename makes the entry visible, to a name that nobody else uses: there is nothing to overwrite or to lose.
-    """
+    """Moves these files of `staging_dir` into a new entry beside it, the library to load first. Raises OSError."""
     manifest = {**facts, "libraries": {name: _sum((staging_dir / name).read_bytes()) for name in libraries}}
     entry_dir = staging_dir / "entry"
     entry_dir.mkdir(mode=0o700)
@@ -65,11 +62,17 @@ def publish(staging_dir: Path, libraries: Sequence[str], others: Sequence[str], 
         (staging_dir / name).rename(entry_dir / name)
         _sync(entry_dir / name)
     write_private(entry_dir / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    _sync(entry_dir)
-    published_dir = staging_dir.parent / f"{PREFIX}{os.urandom(6).hex()}"
-    entry_dir.rename(published_dir)
-    _sync(published_dir.parent)
+    published_dir = make_visible(entry_dir, staging_dir.parent)
     return Artifact(published_dir, published_dir / libraries[0], manifest)
+
+
+def make_visible(entry_dir: Path, key_dir: Path) -> Path:
+    """One rename, to a name that nobody else uses: there is nothing to overwrite or to lose. Raises OSError."""
+    _sync(entry_dir)
+    published_dir = key_dir / f"{PREFIX}{os.urandom(6).hex()}"
+    entry_dir.rename(published_dir)
+    _sync(key_dir)
+    return published_dir
 
 
 def set_aside(entry_dir: Path) -> None:

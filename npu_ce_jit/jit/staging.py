@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = ".b-"
+PREFIX = ".b-"
 _ALIVE = ".alive"  # its builder holds a lock on it, which ends with the process however that ends
 _YOUNG_SECONDS = 5.0  # its builder may be between making the directory and locking the file
 _ABANDONED_SECONDS = 86400.0  # where the file system has no locks
@@ -23,7 +23,7 @@ _ABANDONED_SECONDS = 86400.0  # where the file system has no locks
 @contextlib.contextmanager
 def staging_dir(key_dir: Path) -> Iterator[Path]:
     """A private directory below `key_dir`, gone at the end. Raises OSError."""
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-", dir=key_dir))
+    directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{socket.gethostname()}-{os.getpid()}-", dir=key_dir))
     try:
         descriptor = os.open(directory / _ALIVE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -38,7 +38,7 @@ def staging_dir(key_dir: Path) -> Iterator[Path]:
 
 def dead_staging_dirs(layout_dir: Path) -> Iterator[Path]:
     """Those whose builder is no more. Raises nothing."""
-    for directory in layout_dir.glob(f"*/{_PREFIX}*"):
+    for directory in layout_dir.glob(f"*/{PREFIX}*"):
         with contextlib.suppress(OSError):
             if _is_dead(directory):
                 yield directory
