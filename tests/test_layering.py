@@ -29,6 +29,8 @@ ALLOWED = {
     "measure": set(),
     "devices": {"errors"},
     "bench": {"bootstrap", "op", "measure", "devices", "errors", "_version"},
+    "console": set(),
+    "cache_commands": {"console", "jit"},
     "demo": {"bootstrap", "op", "measure", "errors"},
     "cli": {"bootstrap", "bench", "doctor", "demo", "errors", "_version"},
     "__main__": {"cli"},
