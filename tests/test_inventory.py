@@ -53,6 +53,7 @@ def full(built) -> tuple[Toy, dict[str, Path]]:
         "damaged": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-2"),
         "untrusted": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-3"),
         "set aside": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "bad-4"),
+        "rejected": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "rejected-5"),
         "leftover": _dead_builder(one),
         "note": note,
     }

@@ -83,11 +83,12 @@ def set_aside(entry_dir: Path) -> None:
 
 def reject(artifact: Artifact, verdict: str) -> None:
     """Hides an entry that is whole and of no use, so that the next build does not make the same again. Never raises."""
-    refuse_here(artifact)  # which is all that can be done in a read-only root
     with contextlib.suppress(OSError):  # another process may have written its own
         write_private(artifact.entry_dir / _VERDICT, verdict)
-    with contextlib.suppress(OSError):
+    try:
         artifact.entry_dir.rename(artifact.entry_dir.with_name(f"{REJECTED_PREFIX}{os.urandom(6).hex()}"))
+    except OSError:  # of a read-only root
+        refuse_here(artifact)
 
 
 def rejection(rejected_dir: Path) -> tuple[Mapping[str, Any], str]:

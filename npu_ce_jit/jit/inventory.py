@@ -19,7 +19,7 @@ from npu_ce_jit.jit.staging import dead_staging_dirs
 from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.trust import UntrustedError, require_trusted_dir
 
-Kind = Literal["entry", "copy", "damaged", "untrusted", "set aside", "leftover", "building", "note"]
+Kind = Literal["entry", "copy", "damaged", "untrusted", "set aside", "rejected", "leftover", "building", "note"]
 
 BROKEN: frozenset[Kind] = frozenset(("damaged", "set aside", "leftover"))
 
@@ -102,7 +102,9 @@ def _item(root: Root, path: Path, *, is_dead: bool) -> Item:
     if path.name.startswith(STAGING_PREFIX):
         return Item(root, path, "leftover", "its builder was killed") if is_dead else Item(root, path, "building")
     if path.name.startswith(entry.BAD_PREFIX):
-        return Item(root, path, "set aside", "it was damaged, or computed wrong")
+        return Item(root, path, "set aside", "it was damaged")
+    if path.name.startswith(entry.REJECTED_PREFIX):
+        return Item(root, path, "rejected", "it failed its self-check; its flags are not tried again")
     if not path.name.startswith(entry.PREFIX):
         return Item(root, path, "note")
     try:
