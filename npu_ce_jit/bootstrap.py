@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The map of the repository: what happens at import, one step a line. The only module that knows jit/ and op/."""
 
+import itertools
 import logging
 import os
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
@@ -67,11 +68,12 @@ def current() -> Session | None:
     return _session
 
 
-def run() -> Session:
+def run(*, may_build: bool = True) -> Session:
     """Registers the operators, gives them the best CPU kernels this machine can have, and prepares those for an NPU.
 
     Never raises for want of a compiler: one RuntimeWarning a target says what is missing. Nothing of the NPU is loaded
-    and no ACL function called: users choose a device later, and fork.
+    and no ACL function called: users choose a device later, and fork. Without `may_build`, what is not in the cache is
+    put off until a call needs it or `build_all` asks for it.
     """
     global _session
     if _session is not None:
@@ -86,8 +88,8 @@ def run() -> Session:
     discovered = time.perf_counter()
     sources, problem = _attempt(Sources.installed)
     session = Session(settings, toolchain, sources, cpu=Kernels(problem=problem))
+    may_build = may_build and settings.build == "eager"
     if sources is not None:
-        may_build = settings.build == "eager"
         session = session._replace(cpu=_load_cpu(session, may_build=may_build))
         loaded = time.perf_counter()
         session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
@@ -96,9 +98,41 @@ def run() -> Session:
     _session = session
     registration.use_loader(_load_for)
     _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package
-    if toolchain.has_npu_software and settings.build == "eager":
+    if toolchain.has_npu_software and may_build:
         _warn(session.npu.problem, consequence="Tensors on an NPU are refused", stacklevel=4)
     return session
+
+
+def build_all() -> Session:
+    """Builds what was put off. Raises nothing: the session holds each target's problem."""
+    global _session
+    with _lock:
+        session = run()
+        sources = session.sources
+        if sources is not None and session.cpu.state == "lazy":
+            session = session._replace(cpu=_load_cpu(session, may_build=True))
+        if sources is not None and session.npu.state == "lazy":
+            session = session._replace(npu=_prepare_npu(session, sources, may_build=True))
+        _session = session
+    return session
+
+
+def is_command_line(words: Sequence[str]) -> bool:
+    """Whether a process was started, with these words, as one of this package's commands.
+
+    Those that look after the cache build nothing, and must work where nothing can be built.
+    """
+    as_module = ("-m", "npu_ce_jit") in itertools.pairwise(words)
+    return as_module or any(os.path.basename(word) == "npu-ce-jit" for word in words[1:2])
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # another thread may have held it, and is not in the child
 
 
 def _load_for(device: "torch.device") -> bool:
@@ -155,7 +189,7 @@ def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
     if may_build:
         return Kernels(problem=problem)
     _logger.info("no C++ kernels: %s", problem or "nothing is built yet")
-    return Kernels("lazy" if settings.build == "lazy" else "none")
+    return Kernels("none" if settings.build == "never" else "lazy")
 
 
 def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kernels:
@@ -168,7 +202,7 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
     )
     if artifact is not None:
         return Kernels("built", artifact)
-    if problem is None and settings.build == "lazy":
+    if problem is None and settings.build != "never":
         return Kernels("lazy")
     return Kernels(problem=problem or _not_built())
 

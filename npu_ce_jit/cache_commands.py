@@ -3,13 +3,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from npu_ce_jit.console import age_of, print_table, size_of
+from npu_ce_jit import chips
+from npu_ce_jit.bootstrap import Session
+from npu_ce_jit.console import print_table, size_of
+from npu_ce_jit.errors import BuildError, NpuCeJitError
 from npu_ce_jit.jit import inventory
 from npu_ce_jit.jit.archive import pack, unpack
+from npu_ce_jit.jit.build import BUILD_LOG
+from npu_ce_jit.jit.build import build as build_target
+from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.inventory import BROKEN, Item
+from npu_ce_jit.jit.roots import Root
 from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
+
+
+def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool) -> int:
+    """The CPU library, and the NPU's where somebody set this machine up for one or names a chip; 1 where one fails."""
+    if soc is not None:
+        chips.require_supported(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
+    settings, toolchain = session.settings, session.toolchain
+    store = Store.of(settings) if into is None else Store((Root(into.absolute(), "--into"),))
+    failed = False
+    for title, target_of in _targets(session, soc is not None).items():
+        try:
+            target = target_of()
+            key = cache_key(target)
+            artifact = store.find(key) or build_target(target, settings, toolchain, key, store)
+        except NpuCeJitError as error:
+            print(f"{title}: {error}")
+            failed = True
+        else:
+            print(f"{title}: {artifact.entry_dir}")
+            if verbose:
+                print((artifact.entry_dir / BUILD_LOG).read_text("utf-8", "replace"))
+    return 1 if failed else 0
+
+
+def _targets(session: Session, for_npu: bool) -> dict[str, Callable[[], Target]]:
+    settings, toolchain, sources = session.settings, session.toolchain, session.sources
+    if sources is None:
+        raise session.cpu.problem or BuildError("There are no sources to build from.", "Install npu_ce_jit again.")
+    targets = {"CPU kernels": lambda: cpu_target(settings, toolchain, sources)}
+    if for_npu or toolchain.has_npu_software:
+        targets["NPU kernels"] = lambda: npu_target(settings, toolchain, sources)
+    return targets
 
 
 def clean(store: Store, *, everything: bool, older_than_days: float | None, dry_run: bool) -> int:
@@ -62,15 +103,17 @@ def verify(store: Store) -> int:
     return 1 if bad else 0
 
 
-def pack_into(store: Store, file: Path) -> int:
-    """Every good entry, in one file; in a directory the file is named by what the first of them needs."""
-    artifacts = [item.artifact for item in inventory.items(store) if item.kind == "entry" and item.artifact is not None]
+def pack_into(session: Session, file: Path) -> int:
+    """What this installation would use; in a directory the file is named by what its last entry needs."""
+    store, artifacts = Store.of(session.settings), []
+    for title, target_of in _targets(session, False).items():
+        artifact = store.find(cache_key(target_of()))
+        print(f"{title}: {artifact.entry_dir if artifact else 'not built'}")
+        artifacts += [artifact] if artifact else []
     if file.is_dir() and artifacts:
-        file = file / f"npu_ce_jit-{artifacts[0].entry_dir.parent.name}.tar.gz"
+        file = file / f"npu_ce_jit-{artifacts[-1].entry_dir.parent.name}.tar.gz"
     pack(artifacts, file)
-    for artifact in artifacts:
-        print(f"packed {artifact.entry_dir.parent.name}")
-    print(f"{file}, {size_of(file.stat().st_size)}")
+    print(f"packed into {file}, {size_of(file.stat().st_size)}")
     return 0
 
 
@@ -79,14 +122,3 @@ def unpack_from(store: Store, file: Path) -> int:
     for one in unpack(file, store):
         print(f"{'unpacked' if one.is_new else 'already there:'} {one.entry_dir}")
     return 0
-
-
-def list_entries(store: Store) -> None:
-    """All that the cache holds, a line each."""
-    rows = [
-        [item.kind, size_of(item.size), age_of(item.age), str(item.path), item.problem]
-        for item in inventory.items(store)
-        if item.kind != "note"
-    ]
-    if rows:
-        print_table(("kind", "size", "age", "path", "problem"), rows)

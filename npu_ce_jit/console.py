@@ -34,11 +34,3 @@ def size_of(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} GiB"
-
-
-def age_of(seconds: float) -> str:
-    """The largest unit that fits."""
-    for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {name}"
-    return f"{max(seconds, 0):.0f} s"

@@ -22,7 +22,8 @@ def session(tmp_path, monkeypatch):
     def make(**changes):
         settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})
         made = bootstrap.Session(settings, discover(settings), cpu=bootstrap.Kernels(**changes))
-        monkeypatch.setattr(bootstrap, "run", lambda: made)
+        monkeypatch.setattr(bootstrap, "run", lambda may_build=True: made)
+        monkeypatch.setattr(bootstrap, "build_all", lambda: made)
         return made
 
     return make

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from toy_package import Toy, exit_code, fork, needs_compiler, toy
 
-from npu_ce_jit import cache_commands
+from npu_ce_jit import bootstrap, cache_commands
+from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit import inventory
 from npu_ce_jit.jit.entry import Artifact, remember
 from npu_ce_jit.jit.staging import staging_dir
@@ -158,10 +159,15 @@ def test_verify_of_a_good_or_an_empty_cache_is_0(built, tmp_path, capsys):
     assert cache_commands.verify(toy(tmp_path, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "none")).store) == 0
 
 
-def test_a_packed_file_in_a_directory_is_named_by_what_it_needs(built, tmp_path, capsys):
+def _session(one: Toy) -> bootstrap.Session:
+    return bootstrap.Session(one.settings, one.toolchain, one.target.sources)
+
+
+def test_what_this_installation_uses_is_packed_and_its_file_named_by_what_it_needs(built, tmp_path, capsys):
     one, artifact = built
+    _copy(artifact, "e-other")
     (tmp_path / "out").mkdir()
-    assert cache_commands.pack_into(one.store, tmp_path / "out") == 0
+    assert cache_commands.pack_into(_session(one), tmp_path / "out") == 0
     (file,) = (tmp_path / "out").iterdir()
     assert file.name == f"npu_ce_jit-{one.key.name}.tar.gz"
     reader = toy(tmp_path, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "own"))
@@ -171,3 +177,30 @@ def test_a_packed_file_in_a_directory_is_named_by_what_it_needs(built, tmp_path,
     found = reader.find()
     assert found is not None
     assert found.manifest == artifact.manifest
+
+
+def test_build_into_a_directory_makes_a_cache_for_others(tmp_path, capsys):
+    one = toy(tmp_path)
+    assert cache_commands.build(_session(one), tmp_path / "for-all", None, verbose=True) == 0
+    assert "[2/2]" in capsys.readouterr().out, "what ninja and the compiler said"
+    reader = toy(tmp_path, NPU_CE_JIT_PREBUILT_DIR=str(tmp_path / "for-all"))
+    found = reader.find()
+    assert found is not None
+    assert found.entry_dir.is_relative_to(tmp_path / "for-all")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_build_for_a_chip_needs_what_builds_for_it(tmp_path, capsys):
+    one = toy(tmp_path)
+    assert cache_commands.build(_session(one), None, "Ascend910B2", verbose=False) == 1
+    out = capsys.readouterr().out
+    assert f"CPU kernels: {one.key_dir}" in out
+    assert "NPU kernels: No torch_npu" in out
+    with pytest.raises(ToolchainError, match="got Ascend310P3"):
+        cache_commands.build(_session(one), None, "Ascend310P3", verbose=False)
+
+
+def test_a_failed_build_is_told_and_exits_with_1(tmp_path, capsys):
+    one = toy(tmp_path, "int broken(\n")
+    assert cache_commands.build(_session(one), None, None, verbose=False) == 1
+    assert "toy.cpp:1" in capsys.readouterr().out

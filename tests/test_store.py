@@ -173,18 +173,24 @@ def test_the_root_may_be_a_link_and_is_left_through_its_target(stored, tmp_path)
 @pytest.mark.parametrize(
     ("variables", "before_the_last"),
     [
-        (
-            {"NPU_CE_JIT_CACHE_DIR": "/c", "XDG_CACHE_HOME": "/x", "HOME": "/h", "NPU_CE_JIT_PREBUILT_DIR": "/p:/q"},
-            ["/c", "/x/npu_ce_jit", "/h/.cache/npu_ce_jit", "/p", "/q"],
-        ),
-        ({"HOME": "/h"}, ["/h/.cache/npu_ce_jit"]),
+        ({"NPU_CE_JIT_CACHE_DIR": "c", "XDG_CACHE_HOME": "x", "HOME": "h"}, ["c"]),
+        ({"XDG_CACHE_HOME": "x", "HOME": "h"}, ["x/npu_ce_jit"]),
+        ({"HOME": "h"}, ["h/.cache/npu_ce_jit"]),
         ({}, []),
+        (
+            {"NPU_CE_JIT_CACHE_DIR": "file", "XDG_CACHE_HOME": "file/x", "HOME": "h"},
+            ["file", "file/x/npu_ce_jit", "h/.cache/npu_ce_jit"],
+        ),
     ],
 )
-def test_roots_in_order(variables, before_the_last):
-    store = Store.of(Settings.from_env({"TMPDIR": "/t"} | variables))
-    assert [str(root.path) for root in store.roots] == [*before_the_last, f"/t/npu_ce_jit-{os.getuid()}"]
-    assert [str(root.path) for root in store.roots if root.read_only] == [p for p in before_the_last if p in "/p/q"]
+def test_roots_in_order(tmp_path, variables, before_the_last):
+    (tmp_path / "file").touch()
+    environment = {name: str(tmp_path / value) for name, value in variables.items()}
+    roots = Store.of(Settings.from_env({"TMPDIR": "/t", "NPU_CE_JIT_PREBUILT_DIR": "/p:/q"} | environment)).roots
+    assert [str(root.path) for root in roots] == [
+        *(str(tmp_path / path) for path in before_the_last), "/p", "/q", f"/t/npu_ce_jit-{os.getuid()}",
+    ]  # fmt: skip
+    assert [str(root.path) for root in roots if root.read_only] == ["/p", "/q"]
 
 
 @needs_compiler

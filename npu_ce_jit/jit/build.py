@@ -38,7 +38,7 @@ _logger = logging.getLogger("npu_ce_jit")
 _POLL_SECONDS = 0.1
 _VERSION_SECONDS = 30.0
 _STOP_SECONDS = 5.0
-_LOG = "build.log"
+BUILD_LOG = "build.log"
 _FAILED_LOG = "failed-build.log"
 
 
@@ -113,7 +113,7 @@ class _Build(NamedTuple):
             LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(directory), **recipe.environment
         )
         jobs = job_count(self.settings.max_jobs, recipe.compiles)
-        ninja, log_file = toolchain.ninja.require(), directory / _LOG
+        ninja, log_file = toolchain.ninja.require(), directory / BUILD_LOG
         if not _run_ninja([ninja, f"-j{jobs}"], directory, environment, log_file, progress):
             raise _failure(target, log_file)
         if cache_key(target) != self.key:
@@ -134,7 +134,7 @@ class _Build(NamedTuple):
             "seconds": round(time.time() - started, 3),
             "jobs": jobs,
         }
-        return publish(directory, target.libraries, ("build.ninja", _LOG), facts)
+        return publish(directory, target.libraries, ("build.ninja", BUILD_LOG), facts)
 
     def _recipe(self, directory: Path) -> Recipe:
         if self.target.name == "cpu":

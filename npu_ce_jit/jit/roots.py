@@ -3,6 +3,7 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,19 +39,32 @@ class Root(NamedTuple):
 
 
 def roots_of(settings: Settings) -> tuple[Root, ...]:
-    """Where the user asked for it, the user's caches, what somebody built for many, a private directory in TMPDIR.
+    """Where the user asked for it, what somebody built for many, and a private directory in TMPDIR.
 
-    The last is for a machine without a writable home. What is prebuilt comes after the user's own caches, which hold
-    something only where the prebuilt libraries did not serve.
+    Where the user's place cannot be written, the next of NPU_CE_JIT_CACHE_DIR, XDG_CACHE_HOME and HOME follows it. What
+    is prebuilt comes after these: they hold something only where the prebuilt libraries did not serve.
     """
     user = str(os.getuid()) if hasattr(os, "getuid") else "user"  # Windows finds nothing and builds nothing
-    own = (
-        (settings.cache_dir, "", "NPU_CE_JIT_CACHE_DIR"),
-        (settings.xdg_cache_home, "npu_ce_jit", "XDG_CACHE_HOME"),
-        (settings.home, ".cache/npu_ce_jit", "HOME"),
-    )
     return (
-        *(Root(base / name, origin) for base, name, origin in own if base is not None),
+        *_own_roots(settings),
         *(Root(path, "NPU_CE_JIT_PREBUILT_DIR", read_only=True) for path in settings.prebuilt_dirs),
         Root(settings.tmp_dir / f"npu_ce_jit-{user}", "TMPDIR"),
     )
+
+
+def _own_roots(settings: Settings) -> Iterator[Root]:
+    for base, name, origin in (
+        (settings.cache_dir, "", "NPU_CE_JIT_CACHE_DIR"),
+        (settings.xdg_cache_home, "npu_ce_jit", "XDG_CACHE_HOME"),
+        (settings.home, ".cache/npu_ce_jit", "HOME"),
+    ):
+        if base is not None:
+            yield Root(base / name, origin)
+            if _can_be_written(base / name):
+                return
+
+
+def _can_be_written(path: Path) -> bool:
+    """Whether it is a directory, or can become one. A guess: only writing tells."""
+    existing = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
