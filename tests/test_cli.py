@@ -152,7 +152,7 @@ def test_doctor_has_the_npu_kernels_compute(session, capsys, monkeypatch, proble
     made = session()
     built = made._replace(npu=bootstrap.Kernels("built"))
     after = made._replace(npu=bootstrap.Kernels("loaded") if problem is None else bootstrap.Kernels(problem=problem))
-    monkeypatch.setattr(bootstrap, "run", lambda: built)
+    monkeypatch.setattr(bootstrap, "build_all", lambda: built)
     monkeypatch.setattr(bootstrap, "try_npu", lambda device: (after, problem))
     monkeypatch.setattr(doctor, "require_npu", lambda: torch.device("privateuseone", 0))
     assert cli.main(["doctor", "--json"]) == (0 if problem is None else 1)
