@@ -6,7 +6,7 @@ import sys as _sys
 from npu_ce_jit import bootstrap as _bootstrap
 from npu_ce_jit._version import __version__
 
-_bootstrap.run(may_build=not _bootstrap.is_command_line(_sys.orig_argv))
+_bootstrap.run(load=not _bootstrap.is_command_line(_sys.orig_argv))
 
 from npu_ce_jit.op.function import (  # noqa: E402  the operators must be defined before they are looked up
     CrossEntropyOutput,

@@ -68,12 +68,12 @@ def current() -> Session | None:
     return _session
 
 
-def run(*, may_build: bool = True) -> Session:
+def run(*, load: bool = True) -> Session:
     """Registers the operators, gives them the best CPU kernels this machine can have, and prepares those for an NPU.
 
     Never raises for want of a compiler: one RuntimeWarning a target says what is missing. Nothing of the NPU is loaded
-    and no ACL function called: users choose a device later, and fork. Without `may_build`, what is not in the cache is
-    put off until a call needs it or `build_all` asks for it.
+    and no ACL function called: users choose a device later, and fork. Without `load` the cache is not looked at until a
+    call needs a library or `load_all` asks for it.
     """
     global _session
     if _session is not None:
@@ -88,8 +88,11 @@ def run(*, may_build: bool = True) -> Session:
     discovered = time.perf_counter()
     sources, problem = _attempt(Sources.installed)
     session = Session(settings, toolchain, sources, cpu=Kernels(problem=problem))
-    may_build = may_build and settings.build == "eager"
-    if sources is not None:
+    may_build = settings.build == "eager"
+    if sources is not None and not load:
+        put_off = Kernels("none" if settings.build == "never" else "lazy")
+        session = session._replace(cpu=put_off, npu=put_off if sources.npu is not None else Kernels())
+    elif sources is not None:
         session = session._replace(cpu=_load_cpu(session, may_build=may_build))
         loaded = time.perf_counter()
         session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
@@ -98,21 +101,21 @@ def run(*, may_build: bool = True) -> Session:
     _session = session
     registration.use_loader(_load_for)
     _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package
-    if toolchain.has_npu_software and may_build:
+    if toolchain.has_npu_software and may_build and load:
         _warn(session.npu.problem, consequence="Tensors on an NPU are refused", stacklevel=4)
     return session
 
 
-def build_all() -> Session:
-    """Builds what was put off. Raises nothing: the session holds each target's problem."""
+def load_all(*, may_build: bool) -> Session:
+    """Does what `run` has put off. Raises nothing: the session holds each target's problem."""
     global _session
     with _lock:
         session = run()
-        sources = session.sources
-        if sources is not None and session.cpu.state == "lazy":
-            session = session._replace(cpu=_load_cpu(session, may_build=True))
-        if sources is not None and session.npu.state == "lazy":
-            session = session._replace(npu=_prepare_npu(session, sources, may_build=True))
+        sources, may_build = session.sources, may_build and session.settings.build != "never"
+        if sources is not None and session.cpu.state in ("lazy", "none") and session.cpu.problem is None:
+            session = session._replace(cpu=_load_cpu(session, may_build=may_build))
+        if sources is not None and session.npu.state in ("lazy", "none") and session.npu.problem is None:
+            session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
         _session = session
     return session
 
@@ -120,7 +123,7 @@ def build_all() -> Session:
 def is_command_line(words: Sequence[str]) -> bool:
     """Whether a process was started, with these words, as one of this package's commands.
 
-    Those that look after the cache build nothing, and must work where nothing can be built.
+    Those that look after the cache must find it as it is, and work where nothing can be built.
     """
     as_module = ("-m", "npu_ce_jit") in itertools.pairwise(words)
     return as_module or any(os.path.basename(word) == "npu-ce-jit" for word in words[1:2])

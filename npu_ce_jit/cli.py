@@ -95,13 +95,13 @@ def _compute(command: str, arguments: list[str]) -> int:
 
 
 def _store() -> Store:
-    return Store.of(bootstrap.run(may_build=False).settings)
+    return Store.of(bootstrap.run().settings)
 
 
 def _info(parsed: argparse.Namespace) -> int:
     from npu_ce_jit.report import info_of
 
-    info = info_of(bootstrap.run(may_build=False))
+    info = info_of(bootstrap.load_all(may_build=False))
     print(info.as_json() if parsed.json else info)
     return 0
 
@@ -111,7 +111,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the report says it
-        session, tried = doctor.try_npu(bootstrap.build_all())
+        session, tried = doctor.try_npu(bootstrap.load_all(may_build=True))
     checks = [*doctor.examine(session), *tried]
     if parsed.json:
         print(json.dumps(doctor.as_json(session, checks), indent=2))
@@ -129,7 +129,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
 def _build(parsed: argparse.Namespace) -> int:
     from npu_ce_jit import cache_commands
 
-    return cache_commands.build(bootstrap.run(may_build=False), parsed.into, parsed.soc, verbose=parsed.verbose)
+    return cache_commands.build(bootstrap.run(), parsed.into, parsed.soc, verbose=parsed.verbose)
 
 
 def _clean(parsed: argparse.Namespace) -> int:
@@ -149,7 +149,7 @@ def _verify(_: argparse.Namespace) -> int:
 def _pack(parsed: argparse.Namespace) -> int:
     from npu_ce_jit import cache_commands
 
-    return cache_commands.pack_into(bootstrap.run(may_build=False), parsed.file)
+    return cache_commands.pack_into(bootstrap.run(), parsed.file)
 
 
 def _unpack(parsed: argparse.Namespace) -> int:
