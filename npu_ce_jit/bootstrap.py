@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The map of the repository: what happens at import, one step a line. The only module that knows jit/ and op/."""
 
+import itertools
 import logging
 import os
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
+from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
 from npu_ce_jit.jit.loader import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Artifact, Store, reject
 from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
@@ -67,11 +68,12 @@ def current() -> Session | None:
     return _session
 
 
-def run() -> Session:
+def run(*, load: bool = True) -> Session:
     """Registers the operators, gives them the best CPU kernels this machine can have, and prepares those for an NPU.
 
     Never raises for want of a compiler: one RuntimeWarning a target says what is missing. Nothing of the NPU is loaded
-    and no ACL function called: users choose a device later, and fork.
+    and no ACL function called: users choose a device later, and fork. Without `load` the cache is not looked at until a
+    call needs a library or `load_all` asks for it.
     """
     global _session
     if _session is not None:
@@ -86,8 +88,11 @@ def run() -> Session:
     discovered = time.perf_counter()
     sources, problem = _attempt(Sources.installed)
     session = Session(settings, toolchain, sources, cpu=Kernels(problem=problem))
-    if sources is not None:
-        may_build = settings.build == "eager"
+    may_build = settings.build == "eager"
+    if sources is not None and not load:
+        put_off = Kernels("none" if settings.build == "never" else "lazy")
+        session = session._replace(cpu=put_off, npu=put_off if sources.npu is not None else Kernels())
+    elif sources is not None:
         session = session._replace(cpu=_load_cpu(session, may_build=may_build))
         loaded = time.perf_counter()
         session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
@@ -96,9 +101,41 @@ def run() -> Session:
     _session = session
     registration.use_loader(_load_for)
     _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package
-    if toolchain.has_npu_software and settings.build == "eager":
+    if toolchain.has_npu_software and may_build and load:
         _warn(session.npu.problem, consequence="Tensors on an NPU are refused", stacklevel=4)
     return session
+
+
+def load_all(*, may_build: bool) -> Session:
+    """Does what `run` has put off. Raises nothing: the session holds each target's problem."""
+    global _session
+    with _lock:
+        session = run()
+        sources, may_build = session.sources, may_build and session.settings.build != "never"
+        if sources is not None and session.cpu.state in ("lazy", "none") and session.cpu.problem is None:
+            session = session._replace(cpu=_load_cpu(session, may_build=may_build))
+        if sources is not None and session.npu.state in ("lazy", "none") and session.npu.problem is None:
+            session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
+        _session = session
+    return session
+
+
+def is_command_line(words: Sequence[str]) -> bool:
+    """Whether a process was started, with these words, as one of this package's commands.
+
+    Those that look after the cache must find it as it is, and work where nothing can be built.
+    """
+    as_module = ("-m", "npu_ce_jit") in itertools.pairwise(words)
+    return as_module or any(os.path.basename(word) == "npu-ce-jit" for word in words[1:2])
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # another thread may have held it, and is not in the child
 
 
 def _load_for(device: "torch.device") -> bool:
@@ -136,7 +173,7 @@ def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
         assert session is not None
         if session.npu.artifact is None:
             return session, session.npu.problem or problem
-        kernels, problem = _checked(session.settings, session.npu.artifact, device)
+        kernels, problem = _checked(session.npu.artifact, device)
         _session = session = session._replace(npu=kernels)
         return session, problem
 
@@ -155,7 +192,7 @@ def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
     if may_build:
         return Kernels(problem=problem)
     _logger.info("no C++ kernels: %s", problem or "nothing is built yet")
-    return Kernels("lazy" if settings.build == "lazy" else "none")
+    return Kernels("none" if settings.build == "never" else "lazy")
 
 
 def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kernels:
@@ -168,7 +205,7 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
     )
     if artifact is not None:
         return Kernels("built", artifact)
-    if problem is None and settings.build == "lazy":
+    if problem is None and settings.build != "never":
         return Kernels("lazy")
     return Kernels(problem=problem or _not_built())
 
@@ -191,13 +228,13 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
     artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
-    if not Store.of(settings).knows(artifact, _passed_on(device)):
+    if not knows(artifact, _passed_on(device)):
         _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
-        return _checked(settings, artifact, device)[0]
+        return _checked(artifact, device)[0]
     return Kernels("loaded", artifact)
 
 
-def _checked(settings: Settings, artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
+def _checked(artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
     """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
     from npu_ce_jit.op import registration, self_check
 
@@ -207,7 +244,7 @@ def _checked(settings: Settings, artifact: Artifact, device: "torch.device") -> 
         registration.refuse(device, problem)
         return Kernels(problem=problem), problem
     if problem is None:
-        Store.of(settings).remember(artifact, _passed_on(device))
+        remember(artifact, _passed_on(device))
     else:
         _logger.warning("the NPU kernels could not be checked, and the next process will try again: %s", problem)
     return Kernels("loaded", artifact), problem

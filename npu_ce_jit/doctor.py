@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
-from npu_ce_jit.bootstrap import Kernels, Session
+from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.jit.store import Store
+from npu_ce_jit.report import state_of
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -59,8 +60,8 @@ def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
         "npu_ce_jit": __version__,
         "healthy": is_healthy(checks),
         "backend": session.backend,
-        "cpu": _state(session.cpu),
-        "npu": _state(session.npu),
+        "cpu": state_of(session.cpu),
+        "npu": state_of(session.npu),
         "seconds": dict(session.seconds),
         "checks": [check._asdict() for check in checks],
     }
@@ -115,18 +116,6 @@ def _cache(session: Session) -> Iterator[Check]:
             "cache", "fail" if last else "warn", str(root.path), f"{root.origin}: {refusal}",
             "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
         )  # fmt: skip
-
-
-def _state(kernels: Kernels) -> dict[str, Any]:
-    artifact = kernels.artifact
-    return {
-        "state": kernels.state,
-        "key": kernels.key_name,
-        "library": str(artifact.library) if artifact else None,
-        "rung": artifact.manifest.get("rung") if artifact else None,
-        "rungs": artifact.manifest.get("rungs") if artifact else None,
-        "problem": str(kernels.problem) if kernels.problem else None,
-    }
 
 
 def _cpu_kernels(session: Session) -> Check:

@@ -2,6 +2,7 @@
 """The environment variables: their names, meanings, defaults and checks. Nothing else reads the environment."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -67,6 +68,10 @@ def _absolute_path(text: str) -> Path:
     return path
 
 
+def _absolute_paths(text: str) -> tuple[Path, ...]:
+    return tuple(_absolute_path(part) for part in text.split(os.pathsep) if part)
+
+
 def _level(text: str) -> int:
     return {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[
         text.strip().lower()
@@ -82,6 +87,10 @@ VARIABLES: tuple[Variable, ...] = (
         "eager, lazy or never", _one_of("eager", "lazy", "never"),
     ),
     Variable("NPU_CE_JIT_CACHE_DIR", "cache_dir", "Where built libraries are kept.", _PATH, _absolute_path),
+    Variable(
+        "NPU_CE_JIT_PREBUILT_DIR", "prebuilt_dirs", "Caches that others have built, searched after one's own.",
+        "absolute paths with colons between", _absolute_paths,
+    ),
     Variable(
         "NPU_CE_JIT_CPU_ISA", "cpu_isa", "Vector instructions to build for, instead of the best this CPU has.",
         "avx512, avx2, neon or baseline", _one_of("avx512", "avx2", "neon", "baseline"),
@@ -133,6 +142,7 @@ class Settings(NamedTuple):
 
     build: BuildPolicy = "eager"
     cache_dir: Path | None = None
+    prebuilt_dirs: tuple[Path, ...] = ()
     cpu_isa: str | None = None
     bisheng: Path | None = None
     lock_timeout: float = 300.0

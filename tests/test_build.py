@@ -15,6 +15,7 @@ from toy_package import compiler_script, exit_code, fork, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
 from npu_ce_jit.jit import build as build_module
+from npu_ce_jit.jit import jobs
 from npu_ce_jit.jit import lock as lock_module
 from npu_ce_jit.jit.build_log import compiler_failure
 from npu_ce_jit.jit.jobs import job_count
@@ -100,7 +101,7 @@ def test_a_wait_is_bounded_and_says_for_whom(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "npu_ce_jit")
     monkeypatch.setattr(lock_module, "_FIRST_MESSAGE_SECONDS", 0.1)
     one = toy(tmp_path, NPU_CE_JIT_LOCK_TIMEOUT="0.5")
-    name = f"{one.store.roots[0].path.resolve()}/{one.key.name}"
+    name = f"{one.store.roots[0].layout_dir}/{one.key.name}"
     with build_lock(name, one.settings, one.find):
         artifact = one.build()
     assert artifact.library.is_file()
@@ -110,7 +111,7 @@ def test_a_wait_is_bounded_and_says_for_whom(tmp_path, caplog, monkeypatch):
 
 def test_one_who_waits_takes_what_the_other_has_built(tmp_path):
     one = toy(tmp_path)
-    name = f"{one.store.roots[0].path.resolve()}/{one.key.name}"
+    name = f"{one.store.roots[0].layout_dir}/{one.key.name}"
     with build_lock(name, one.settings, one.find):
         waiter = fork(lambda: one.build().manifest["host"] == "never built" or None)
         time.sleep(0.3)
@@ -122,10 +123,10 @@ def test_one_who_waits_takes_what_the_other_has_built(tmp_path):
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EACCES, errno.EROFS, errno.ENOSYS, errno.EISDIR])
 def test_any_trouble_with_the_lock_means_building_without_it(tmp_path, monkeypatch, caplog, error):
-    def no_lock(settings):
+    def no_lock(*_):
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(lock_module, "_lock_dir", no_lock)
+    monkeypatch.setattr(lock_module, "node_file", no_lock)
     assert toy(tmp_path).build().library.is_file()
     assert "building without a lock" in caplog.text
 
@@ -231,16 +232,52 @@ def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
     assert ctypes.CDLL(str(artifact.library)).toy() == 0
 
 
-def test_jobs_are_limited_by_request_processors_memory_and_work(monkeypatch):
+def test_jobs_are_limited_by_request_processors_memory_and_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    monkeypatch.setattr("npu_ce_jit.jit.jobs._free_bytes", lambda: 9 << 30)
+    monkeypatch.setattr(jobs, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(jobs, "_PROC", tmp_path)
+    assert job_count(None, 100) == 16
+    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {9 << 20} kB\n", "ascii")
     assert job_count(None, 100) == 8
     assert job_count(3, 100) == 3
     assert job_count(None, 5) == 5
-    monkeypatch.setattr("npu_ce_jit.jit.jobs._free_bytes", lambda: 1 << 20)
+    (tmp_path / "meminfo").write_text("MemAvailable:   1024 kB\n", "ascii")
     assert job_count(None, 5) == 1
-    monkeypatch.setattr("npu_ce_jit.jit.jobs._free_bytes", lambda: None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("place", ["job/step", ""])  # where a batch system puts a process, and what a container sees
+def test_jobs_are_limited_by_the_control_group(tmp_path, monkeypatch, version, place):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(jobs, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(jobs, "_PROC", tmp_path)
+    (tmp_path / "self").mkdir()
+    lines = "0::/job/step\n" if version == 2 else "9:memory:/job/step\n4:cpu,cpuacct:/job/step\n"
+    (tmp_path / "self/cgroup").write_text(lines, "ascii")
+    cpu_dir, memory_dir = (
+        tmp_path / "groups" / name / place for name in (("", "") if version == 2 else ("cpu,cpuacct", "memory"))
+    )
+    for directory in (cpu_dir, memory_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+    if version == 2:
+        (cpu_dir / "cpu.max").write_text("max 100000\n", "ascii")
+        (memory_dir / "memory.max").write_text("max\n", "ascii")
+        (memory_dir / "memory.current").write_text(f"{3 << 30}\n", "ascii")
+    else:
+        (cpu_dir / "cpu.cfs_quota_us").write_text("-1\n", "ascii")
+        (cpu_dir / "cpu.cfs_period_us").write_text("100000\n", "ascii")
+        (memory_dir / "memory.usage_in_bytes").write_text(f"{3 << 30}\n", "ascii")
     assert job_count(None, 100) == 16
+    quota_file, quota = ("cpu.max", "1250000 100000") if version == 2 else ("cpu.cfs_quota_us", "1250000")
+    (cpu_dir / quota_file).write_text(quota, "ascii")
+    assert job_count(None, 100) == 12
+    limit_file, cached = (
+        ("memory.max", "inactive_file") if version == 2 else ("memory.limit_in_bytes", "total_inactive_file")
+    )
+    (memory_dir / limit_file).write_text(f"{8 << 30}\n", "ascii")
+    assert job_count(None, 100) == 4
+    (memory_dir / "memory.stat").write_text(f"anon 7\n{cached} {2 << 30}\n", "ascii")
+    assert job_count(None, 100) == 6
 
 
 def test_the_failing_command_is_told_from_ninjas_output():

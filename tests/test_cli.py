@@ -10,7 +10,7 @@ import torch
 
 from npu_ce_jit import bootstrap, cli, doctor
 from npu_ce_jit.errors import BuildError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit.store import Artifact
+from npu_ce_jit.jit.entry import Artifact
 from npu_ce_jit.jit.toolchain import discover
 from npu_ce_jit.settings import Settings
 
@@ -23,6 +23,7 @@ def session(tmp_path, monkeypatch):
         settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})
         made = bootstrap.Session(settings, discover(settings), cpu=bootstrap.Kernels(**changes))
         monkeypatch.setattr(bootstrap, "run", lambda: made)
+        monkeypatch.setattr(bootstrap, "load_all", lambda may_build: made)
         return made
 
     return make
@@ -151,7 +152,7 @@ def test_doctor_has_the_npu_kernels_compute(session, capsys, monkeypatch, proble
     made = session()
     built = made._replace(npu=bootstrap.Kernels("built"))
     after = made._replace(npu=bootstrap.Kernels("loaded") if problem is None else bootstrap.Kernels(problem=problem))
-    monkeypatch.setattr(bootstrap, "run", lambda: built)
+    monkeypatch.setattr(bootstrap, "load_all", lambda may_build: built)
     monkeypatch.setattr(bootstrap, "try_npu", lambda device: (after, problem))
     monkeypatch.setattr(doctor, "require_npu", lambda: torch.device("privateuseone", 0))
     assert cli.main(["doctor", "--json"]) == (0 if problem is None else 1)

@@ -15,7 +15,7 @@ from toy_package import toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit.store import Artifact
+from npu_ce_jit.jit.entry import Artifact
 from npu_ce_jit.op import registration, self_check
 from npu_ce_jit.op.autograd import OPS
 

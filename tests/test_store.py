@@ -10,7 +10,9 @@ import pytest
 from toy_package import Toy, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.entry import Artifact, knows, publish, remember
+from npu_ce_jit.jit.staging import staging_dir
+from npu_ce_jit.jit.store import Store, make_key_dir
 from npu_ce_jit.settings import Settings
 
 NO_DIRECTORY = "/proc/self/nothing"  # where even root can make none
@@ -24,12 +26,12 @@ def stored(tmp_path) -> tuple[Toy, Artifact]:
 
 
 def _publish(one: Toy) -> Artifact:
-    with one.store.staging_dir(one.key) as staging_dir:
+    with staging_dir(make_key_dir(one.store.roots[0], one.key)) as directory:
         for name in ("lib.so", "other.so"):
-            library = staging_dir / name
+            library = directory / name
             library.touch(mode=0o700)
             library.write_bytes(bytes(range(256)) * 64)
-        return one.store.publish(staging_dir, ("lib.so", "other.so"), (), {"key": one.key.text})
+        return publish(directory, ("lib.so", "other.so"), (), {"key": one.key.text})
 
 
 def test_what_was_published_is_found(stored):
@@ -68,12 +70,12 @@ def test_one_changed_bit_is_noticed(stored, position, name):
 def test_what_is_remembered_of_an_entry_is_known_to_the_next_process(stored):
     one, artifact = stored
     fact, other = "checked on a chip", "checked on another"
-    assert not one.store.knows(artifact, fact)
+    assert not knows(artifact, fact)
     for _ in range(2):
-        one.store.remember(artifact, fact)
-    assert one.store.knows(artifact, fact)
-    assert not one.store.knows(artifact, other)
-    assert not one.store.knows(_publish(one), fact)
+        remember(artifact, fact)
+    assert knows(artifact, fact)
+    assert not knows(artifact, other)
+    assert not knows(_publish(one), fact)
     assert len(list(one.key_dir.glob("note-*"))) == 1
     assert one.find() is not None
 
@@ -81,7 +83,7 @@ def test_what_is_remembered_of_an_entry_is_known_to_the_next_process(stored):
 @pytest.mark.parametrize("how", ["empty", "another text", "group-writable", "a link"])
 def test_a_note_that_others_could_have_written_or_that_is_damaged_is_not_believed(stored, tmp_path, how):
     one, artifact = stored
-    one.store.remember(artifact, "checked")
+    remember(artifact, "checked")
     (note,) = one.key_dir.glob("note-*")
     if how == "empty":
         note.write_bytes(b"")
@@ -92,14 +94,14 @@ def test_a_note_that_others_could_have_written_or_that_is_damaged_is_not_believe
     else:
         note.rename(tmp_path / "elsewhere")
         note.symlink_to(tmp_path / "elsewhere")
-    assert not one.store.knows(artifact, "checked")
+    assert not knows(artifact, "checked")
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered_and_nothing_raised(stored):
-    one, artifact = stored
+    _, artifact = stored
     gone = artifact._replace(entry_dir=Path(NO_DIRECTORY) / "e-1")
-    one.store.remember(gone, "checked")
-    assert not one.store.knows(gone, "checked")
+    remember(gone, "checked")
+    assert not knows(gone, "checked")
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"file": "lib.so"}', "\xff"])
@@ -169,20 +171,29 @@ def test_the_root_may_be_a_link_and_is_left_through_its_target(stored, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("variables", "first"),
+    ("variables", "before_the_last"),
     [
-        ({"NPU_CE_JIT_CACHE_DIR": "/c", "XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/c"),
-        ({"XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/x/npu_ce_jit"),
-        ({"HOME": "/h"}, "/h/.cache/npu_ce_jit"),
-        ({}, f"/t/npu_ce_jit-{os.getuid()}"),
+        ({"NPU_CE_JIT_CACHE_DIR": "c", "XDG_CACHE_HOME": "x", "HOME": "h"}, ["c"]),
+        ({"XDG_CACHE_HOME": "x", "HOME": "h"}, ["x/npu_ce_jit"]),
+        ({"HOME": "h"}, ["h/.cache/npu_ce_jit"]),
+        ({}, []),
+        (
+            {"NPU_CE_JIT_CACHE_DIR": "file", "XDG_CACHE_HOME": "file/x", "HOME": "h"},
+            ["file", "file/x/npu_ce_jit", "h/.cache/npu_ce_jit"],
+        ),
     ],
 )
-def test_roots_in_order(variables, first):
-    store = Store.of(Settings.from_env({"TMPDIR": "/t"} | variables))
-    assert str(store.roots[0].path) == first
-    assert str(store.roots[-1].path) == f"/t/npu_ce_jit-{os.getuid()}"
+def test_roots_in_order(tmp_path, variables, before_the_last):
+    (tmp_path / "file").touch()
+    environment = {name: str(tmp_path / value) for name, value in variables.items()}
+    roots = Store.of(Settings.from_env({"TMPDIR": "/t", "NPU_CE_JIT_PREBUILT_DIR": "/p:/q"} | environment)).roots
+    assert [str(root.path) for root in roots] == [
+        *(str(tmp_path / path) for path in before_the_last), "/p", "/q", f"/t/npu_ce_jit-{os.getuid()}",
+    ]  # fmt: skip
+    assert [str(root.path) for root in roots if root.read_only] == ["/p", "/q"]
 
 
+@needs_compiler
 @pytest.mark.parametrize("home", [NO_DIRECTORY, "a file", "read-only"])
 def test_without_a_usable_home_the_build_goes_to_a_private_temporary_directory(tmp_path, home, monkeypatch):
     one = toy(tmp_path)
@@ -192,10 +203,9 @@ def test_without_a_usable_home_the_build_goes_to_a_private_temporary_directory(t
     elif home == "read-only":
         home = str(tmp_path / "home")
         _make_read_only(Path(home), monkeypatch)
-    store = Store.of(Settings(home=Path(home), tmp_dir=tmp_path))
-    with store.staging_dir(one.key) as staging_dir:
-        assert staging_dir.is_relative_to(tmp_path / f"npu_ce_jit-{os.getuid()}")
-    ((_, refusal), (_, no_refusal)) = store.examine()
+    one = one._replace(store=Store.of(Settings(home=Path(home), tmp_dir=tmp_path)))
+    assert one.build().entry_dir.is_relative_to(tmp_path / f"npu_ce_jit-{os.getuid()}")
+    ((_, refusal), (_, no_refusal)) = one.store.examine()
     assert refusal
     assert no_refusal is None
 
@@ -213,11 +223,12 @@ def _make_read_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "mkdir", mkdir)
 
 
+@needs_compiler
 def test_with_no_usable_root_at_all_the_error_lists_each_refusal(tmp_path):
     one = toy(tmp_path)
     store = Store.of(Settings(cache_dir=Path(NO_DIRECTORY), tmp_dir=Path(NO_DIRECTORY)))
-    with pytest.raises(BuildError) as caught, store.staging_dir(one.key):
-        pass
+    with pytest.raises(BuildError) as caught:
+        one._replace(store=store).build()
     assert "NPU_CE_JIT_CACHE_DIR: " in caught.value.fact
     assert "TMPDIR: " in caught.value.fact
     assert "NPU_CE_JIT_CACHE_DIR" in caught.value.hint

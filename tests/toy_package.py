@@ -16,9 +16,10 @@ import pytest
 import npu_ce_jit
 from npu_ce_jit.jit.build import build
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
+from npu_ce_jit.jit.entry import Artifact
 from npu_ce_jit.jit.probe import KERNEL, LAUNCHER
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.settings import Settings

@@ -3,33 +3,42 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.build_log import compiler_failure
+from npu_ce_jit.jit.build_log import compiler_failure, is_full_disk
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
+from npu_ce_jit.jit.entry import Artifact, publish
+from npu_ce_jit.jit.failure import tell, told
 from npu_ce_jit.jit.jobs import job_count
 from npu_ce_jit.jit.lock import build_lock
 from npu_ce_jit.jit.ninja_file import ninja_file
 from npu_ce_jit.jit.progress import BuildProgress
 from npu_ce_jit.jit.recipe import Recipe, cpu_recipe
-from npu_ce_jit.jit.store import Artifact, Store
+from npu_ce_jit.jit.roots import Root
+from npu_ce_jit.jit.staging import dead_staging_dirs, staging_dir
+from npu_ce_jit.jit.store import Store, make_key_dir
 from npu_ce_jit.jit.targets import Target
 from npu_ce_jit.jit.toolchain import Toolchain
-from npu_ce_jit.jit.trust import write_private
+from npu_ce_jit.jit.trust import UntrustedError, write_private
 from npu_ce_jit.settings import Settings
+
+_logger = logging.getLogger("npu_ce_jit")
 
 _POLL_SECONDS = 0.1
 _VERSION_SECONDS = 30.0
 _STOP_SECONDS = 5.0
-_LOG = "build.log"
+BUILD_LOG = "build.log"
 _FAILED_LOG = "failed-build.log"
 
 
@@ -41,86 +50,116 @@ def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKe
         BuildError: no directory to build in, or the compiler refused; its log is kept beside the entries.
     """
     toolchain.require_build(target.needs)
-    name = f"{store.roots[0].path.resolve()}/{key.name}"
+    name = f"{store.roots[0].layout_dir}/{key.name}"
     with build_lock(name, settings, lambda: store.find(key)) as found:
         if found is not None:
             return found
-        with store.staging_dir(key) as staging_dir:
-            progress = BuildProgress(f"the {target.title} ({target.detail})", str(staging_dir.parent))
-            built = False
+        failure = told(name, settings, toolchain)
+        if failure is not None:
+            raise failure
+        try:
+            return _Build(target, settings, toolchain, key, store).in_some_root()
+        except BuildError as error:
+            tell(error, name, settings, toolchain)
+            raise
+
+
+class _Build(NamedTuple):
+    """What is built, with what and for whom. An OSError is the fault of the directory that it happened in."""
+
+    target: Target
+    settings: Settings
+    toolchain: Toolchain
+    key: CacheKey
+    store: Store
+
+    def in_some_root(self) -> Artifact:
+        """In the first root that has room. A compiler refuses in all of them alike: its BuildError ends the search."""
+        refusals: list[str] = []
+        for root in self.store.build_roots:
             try:
-                artifact = _build_in(staging_dir, target, settings, toolchain, key, store, progress)
-                built = True
-            except OSError as error:
-                raise BuildError(f"The build in {staging_dir} failed: {error}.", "Free or repair that disk.") from error
-            except BuildError as error:
-                raise _with_kept_log(error, staging_dir) from error.__cause__
-            finally:
-                progress.end(built=built)
-            return artifact
+                key_dir = make_key_dir(root, self.key)
+                _remove_leftovers(root)
+                with staging_dir(key_dir) as directory:
+                    if refusals:
+                        _logger.info("building in %s, because of %s", root.path, "; ".join(refusals))
+                    return self._in(directory)
+            except (UntrustedError, OSError) as error:
+                refusals.append(f"{root.origin}: {error}")
+        raise BuildError(
+            f"No directory to build in ({'; '.join(refusals)}).",
+            "Free or mend one of them, or set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
+        )
+
+    def _in(self, directory: Path) -> Artifact:
+        target = self.target
+        progress = BuildProgress(f"the {target.title} ({target.detail})", str(directory.parent))
+        built = False
+        try:
+            artifact = self._compile(directory, progress)
+            built = True
+        except BuildError as error:
+            raise _with_kept_log(error, directory) from error.__cause__
+        finally:
+            progress.end(built=built)
+        return artifact
+
+    def _compile(self, directory: Path, progress: BuildProgress) -> Artifact:
+        target, toolchain = self.target, self.toolchain
+        started = time.time()
+        recipe = self._recipe(directory)
+        write_private(directory / "build.ninja", ninja_file(recipe, target.sources.root_dir, target.libraries))
+        environment = self.settings.child_environment(
+            LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(directory), **recipe.environment
+        )
+        jobs = job_count(self.settings.max_jobs, recipe.compiles)
+        ninja, log_file = toolchain.ninja.require(), directory / BUILD_LOG
+        if not _run_ninja([ninja, f"-j{jobs}"], directory, environment, log_file, progress):
+            raise _failure(target, log_file)
+        if cache_key(target) != self.key:
+            raise BuildError(
+                f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again."
+            )
+        tools = {"ninja": [ninja], **recipe.tools}
+        facts = {
+            "key": self.key.text,
+            **{
+                name: {"command": shlex.join(words), "version": _version(words, environment)}
+                for name, words in tools.items()
+            },
+            **recipe.facts,
+            "toolchain": {name: fact._asdict() for name, fact in toolchain._asdict().items()},
+            "host": socket.gethostname(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(time.time() - started, 3),
+            "jobs": jobs,
+        }
+        return publish(directory, target.libraries, ("build.ninja", BUILD_LOG), facts)
+
+    def _recipe(self, directory: Path) -> Recipe:
+        if self.target.name == "cpu":
+            return cpu_recipe(self.toolchain, self.target.sources)
+        from npu_ce_jit.jit.npu_recipe import npu_recipe  # most machines have no NPU
+
+        rejected = self.store.rejected(self.key)
+        return npu_recipe(self.settings, self.toolchain, self.target.sources, directory, rejected)
 
 
-def _build_in(
-    staging_dir: Path,
-    target: Target,
-    settings: Settings,
-    toolchain: Toolchain,
-    key: CacheKey,
-    store: Store,
-    progress: BuildProgress,
-) -> Artifact:
-    started = time.time()
-    recipe = _recipe(target, settings, toolchain, staging_dir, store.rejected(key))
-    write_private(staging_dir / "build.ninja", ninja_file(recipe, target.sources.root_dir, target.libraries))
-    environment = settings.child_environment(
-        LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(staging_dir), **recipe.environment
-    )
-    jobs = job_count(settings.max_jobs, recipe.compiles)
-    ninja, log_file = toolchain.ninja.require(), staging_dir / _LOG
-    if not _run_ninja([ninja, f"-j{jobs}"], staging_dir, environment, log_file, progress):
-        raise _failure(target, log_file)
-    if cache_key(target) != key:
-        raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again.")
-    tools = {"ninja": [ninja], **recipe.tools}
-    facts = {
-        "key": key.text,
-        **{
-            name: {"command": shlex.join(words), "version": _version(words, environment)}
-            for name, words in tools.items()
-        },
-        **recipe.facts,
-        "toolchain": {name: fact._asdict() for name, fact in toolchain._asdict().items()},
-        "host": socket.gethostname(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 3),
-        "jobs": jobs,
-    }
-    return store.publish(staging_dir, target.libraries, ("build.ninja", _LOG), facts)
-
-
-def _recipe(
-    target: Target,
-    settings: Settings,
-    toolchain: Toolchain,
-    staging_dir: Path,
-    rejected: Iterable[tuple[Mapping[str, Any], str]],
-) -> Recipe:
-    if target.name == "cpu":
-        return cpu_recipe(toolchain, target.sources)
-    from npu_ce_jit.jit.npu_recipe import npu_recipe  # most machines have no NPU
-
-    return npu_recipe(settings, toolchain, target.sources, staging_dir, rejected)
+def _remove_leftovers(root: Root) -> None:
+    for directory in dead_staging_dirs(root.layout_dir):
+        _logger.info("removing what a builder left that was killed: %s", directory)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _run_ninja(
-    command: list[str], staging_dir: Path, environment: dict[str, str], log_file: Path, progress: BuildProgress
+    command: list[str], directory: Path, environment: dict[str, str], log_file: Path, progress: BuildProgress
 ) -> bool:
     """Whether it succeeded. Its output goes straight to a file, which outlives us if we are killed."""
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as log:
         process = subprocess.Popen(  # noqa: S603  no shell; ninja is where discover() found it
             command,
-            cwd=staging_dir,
+            cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -150,7 +189,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(target: Target, log_file: Path) -> BuildError:
-    command, first_lines = compiler_failure(log_file.read_text("utf-8", errors="replace"))
+    """Raises OSError instead where the disk was full."""
+    log = log_file.read_text("utf-8", errors="replace")
+    command, first_lines = compiler_failure(log)
+    if is_full_disk(log):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_file.parent))
     return BuildError(
         f"The {target.title} did not compile.",
         "Mend the first error and import again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
@@ -160,11 +203,11 @@ def _failure(target: Target, log_file: Path) -> BuildError:
     )
 
 
-def _with_kept_log(error: BuildError, staging_dir: Path) -> BuildError:
+def _with_kept_log(error: BuildError, directory: Path) -> BuildError:
     """The same, with its log moved out of the directory that goes."""
     if not error.log_path:
         return error
-    kept_file = staging_dir.parent / _FAILED_LOG
+    kept_file = directory.parent / _FAILED_LOG
     Path(error.log_path).replace(kept_file)
     return BuildError(error.fact, error.hint, error.command, error.first_lines, str(kept_file))
 

@@ -7,6 +7,12 @@ import re
 
 _MOST_LINES = 20
 _TELLING = re.compile(r"error\b|undefined (?:reference|symbol)|cannot find|No such file|No space left", re.IGNORECASE)
+_FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+
+
+def is_full_disk(log: str) -> bool:
+    """Whether a tool had no room to write: a fault of the directory, and not of what was compiled."""
+    return _FULL_DISK.search(log) is not None
 
 
 def compiler_failure(log: str) -> tuple[str, tuple[str, ...]]:

@@ -24,6 +24,15 @@ def cache_key(target: Target) -> CacheKey:
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
     lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]
     text = "\n".join(lines) + "\n"
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = _digest(text)
     parts = (__version__, *target.name_parts, digest[:_DIGEST_CHARS])
     return CacheKey(text, digest, "-".join(re.sub(r"[^A-Za-z0-9.+_]", "_", part) for part in parts))
+
+
+def is_name_of(name: str, text: str) -> bool:
+    """Whether a directory of this name is for the key of this text."""
+    return name.rpartition("-")[2] == _digest(text)[:_DIGEST_CHARS]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -9,7 +9,8 @@ import torch
 
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.store import Artifact, Store, set_aside
+from npu_ce_jit.jit.entry import Artifact, refuse_here
+from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.targets import Target
 from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
@@ -33,16 +34,20 @@ def obtain_loaded(
 ) -> Artifact | None:
     """`obtain`, and the library loaded. Raises LoadError as well, where the linker refuses a library just built.
 
-    One that it refuses from the cache may come from a machine with newer system libraries: it is built anew.
+    One that it refuses from the cache may come from a machine with newer system libraries, which can go on using it.
     """
-    found = obtain(target, settings, toolchain, may_build=False)
-    if found is not None:
+    while (found := obtain(target, settings, toolchain, may_build=False)) is not None:
         try:
-            return _loaded(found, switches)
+            load(found, switches)
         except LoadError as error:
             _logger.warning("%s", error)
+            refuse_here(found)
+        else:
+            return found
     built = obtain(target, settings, toolchain, may_build=may_build)
-    return built and _loaded(built, switches)
+    if built is not None:
+        load(built, switches)
+    return built
 
 
 def load(artifact: Artifact, switches: Mapping[str, bool]) -> None:
@@ -57,18 +62,9 @@ def load(artifact: Artifact, switches: Mapping[str, bool]) -> None:
     except OSError as error:
         raise LoadError(
             f"The dynamic linker refused {path}: {error.__cause__ or error}.",
-            "It was set aside; import again to build it with this machine's compiler, or set CXX to another one.",
+            "It is not used again on this machine; set CXX to a compiler whose libraries this machine has.",
         ) from error
     if switches:
         library = ctypes.CDLL(path)  # the same handle again
         for name, on in switches.items():
             library[name](ctypes.c_int(on))
-
-
-def _loaded(artifact: Artifact, switches: Mapping[str, bool]) -> Artifact:
-    try:
-        load(artifact, switches)
-    except LoadError:
-        set_aside(artifact.entry_dir)
-        raise
-    return artifact

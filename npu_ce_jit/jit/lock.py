@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import socket
@@ -13,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from npu_ce_jit.jit.node import node_file
 from npu_ce_jit.jit.progress import Heartbeat
-from npu_ce_jit.jit.trust import UntrustedError, make_private_dir
+from npu_ce_jit.jit.trust import UntrustedError
 from npu_ce_jit.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("npu_ce_jit")
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  local to the node, where home may be on a network disk
 _POLL_SECONDS = 0.1
 _FIRST_MESSAGE_SECONDS = 1.0
 
@@ -52,8 +51,7 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
     """The held lock, or None once waiting makes no more sense. Raises OSError or UntrustedError."""
     from filelock import FileLock, Timeout  # 15 ms that a warm import does not spend
 
-    stem = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    lock_file = _lock_dir(settings) / f"{stem}.lock"
+    lock_file = node_file(settings, name, ".lock")
     owner_file = lock_file.with_suffix(".owner")
     lock = FileLock(lock_file, mode=0o600, thread_local=False)
     deadline = time.monotonic() + settings.lock_timeout
@@ -74,16 +72,6 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
         if heartbeat.is_due():
             _logger.info("waiting for %s, which builds the same (%.0f s)", _owner(owner_file), heartbeat.age)
         time.sleep(_POLL_SECONDS)
-
-
-def _lock_dir(settings: Settings) -> Path:
-    for base in (_SHARED_MEMORY, settings.tmp_dir):
-        if os.access(base, os.W_OK):
-            private_dir = base / f"npu_ce_jit-{os.getuid()}"
-            make_private_dir(private_dir)
-            make_private_dir(private_dir / "locks")
-            return private_dir / "locks"
-    raise OSError(f"neither {_SHARED_MEMORY} nor {settings.tmp_dir} can be written")
 
 
 def _owner(owner_file: Path) -> str:

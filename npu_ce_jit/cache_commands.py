@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that look after the cache. Each prints what it did and returns the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from npu_ce_jit import chips
+from npu_ce_jit.bootstrap import Session
+from npu_ce_jit.console import print_table, size_of
+from npu_ce_jit.errors import BuildError, NpuCeJitError
+from npu_ce_jit.jit import inventory
+from npu_ce_jit.jit.archive import pack, unpack
+from npu_ce_jit.jit.build import BUILD_LOG
+from npu_ce_jit.jit.build import build as build_target
+from npu_ce_jit.jit.cache_key import cache_key
+from npu_ce_jit.jit.inventory import BROKEN, Item
+from npu_ce_jit.jit.roots import Root
+from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
+
+
+def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool) -> int:
+    """The CPU library, and the NPU's where somebody set this machine up for one or names a chip; 1 where one fails."""
+    if soc is not None:
+        chips.require_supported(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
+    settings, toolchain = session.settings, session.toolchain
+    store = Store.of(settings) if into is None else Store((Root(into.absolute(), "--into"),))
+    failed = False
+    for title, target_of in _targets(session, soc is not None).items():
+        try:
+            target = target_of()
+            key = cache_key(target)
+            artifact = store.find(key) or build_target(target, settings, toolchain, key, store)
+        except NpuCeJitError as error:
+            print(f"{title}: {error}")
+            failed = True
+        else:
+            print(f"{title}: {artifact.entry_dir}")
+            if verbose:
+                print((artifact.entry_dir / BUILD_LOG).read_text("utf-8", "replace"))
+    return 1 if failed else 0
+
+
+def _targets(session: Session, for_npu: bool) -> dict[str, Callable[[], Target]]:
+    settings, toolchain, sources = session.settings, session.toolchain, session.sources
+    if sources is None:
+        raise session.cpu.problem or BuildError("There are no sources to build from.", "Install npu_ce_jit again.")
+    targets = {"CPU kernels": lambda: cpu_target(settings, toolchain, sources)}
+    if for_npu or toolchain.has_npu_software:
+        targets["NPU kernels"] = lambda: npu_target(settings, toolchain, sources)
+    return targets
+
+
+def clean(store: Store, *, everything: bool, older_than_days: float | None, dry_run: bool) -> int:
+    """Removes what serves nobody, and further copies; with an age also entries made before that; or everything.
+
+    What a living builder works in stays. A process that has a library open keeps it: files go, mappings stay.
+    """
+    failed = False
+    freed = count = 0
+    for item in list(inventory.items(store)):
+        if item.root.read_only or not _goes(item, everything, older_than_days):
+            continue
+        size = item.size
+        if not dry_run:
+            try:
+                inventory.remove(item)
+            except FileNotFoundError:
+                continue  # another one cleans too
+            except OSError as error:
+                print(f"cannot remove {item.path}: {error}")
+                failed = True
+                continue
+        print(f"{'would remove' if dry_run else 'removed'} {item.path} ({item.kind}, {size_of(size)})")
+        freed, count = freed + size, count + 1
+    print(f"{count} {'would go' if dry_run else 'removed'}, {size_of(freed)}")
+    return 1 if failed else 0
+
+
+def _goes(item: Item, everything: bool, older_than_days: float | None) -> bool:
+    if item.kind in ("building", "untrusted"):
+        return False
+    if everything or item.kind in BROKEN or item.kind == "copy":
+        return True
+    return older_than_days is not None and item.age > older_than_days * 86400
+
+
+def verify(store: Store) -> int:
+    """Reads every byte of every entry; 1 where one is damaged or could have been written by others."""
+    rows, bad = [], 0
+    for item in inventory.items(store):
+        if item.kind in ("entry", "copy", "damaged", "untrusted"):
+            is_bad = item.kind in ("damaged", "untrusted")
+            bad += is_bad
+            rows.append([item.kind if is_bad else "ok", str(item.path), item.problem])
+    if rows:
+        print_table(("", "entry", "problem"), rows)
+    print(
+        f"{len(rows)} entries, {bad} bad" + ("; remove them with: python -m npu_ce_jit clean --broken" if bad else "")
+    )
+    return 1 if bad else 0
+
+
+def pack_into(session: Session, file: Path) -> int:
+    """What this installation would use; in a directory the file is named by what its last entry needs."""
+    store, artifacts = Store.of(session.settings), []
+    for title, target_of in _targets(session, False).items():
+        artifact = store.find(cache_key(target_of()))
+        print(f"{title}: {artifact.entry_dir if artifact else 'not built'}")
+        artifacts += [artifact] if artifact else []
+    if file.is_dir() and artifacts:
+        file = file / f"npu_ce_jit-{artifacts[-1].entry_dir.parent.name}.tar.gz"
+    pack(artifacts, file)
+    print(f"packed into {file}, {size_of(file.stat().st_size)}")
+    return 0
+
+
+def unpack_from(store: Store, file: Path) -> int:
+    """Entries that are there already stay as they are."""
+    for one in unpack(file, store):
+        print(f"{'unpacked' if one.is_new else 'already there:'} {one.entry_dir}")
+    return 0

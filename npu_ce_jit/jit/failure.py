@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A failed build, told to the processes of this node that started with it: many ranks, one compile, one error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.node import node_file
+from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.trust import UntrustedError, read_trusted, write_private
+from npu_ce_jit.settings import Settings
+
+_FRESH_SECONDS = 60.0  # in a notebook that is older than the failure, something may have been mended meanwhile
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_STATUS = Path("/proc/self/stat")
+_START_TICKS = 19  # of the fields behind the command's name: since the machine's start (manual page proc_pid_stat)
+
+
+def tell(error: BuildError, name: str, settings: Settings, toolchain: Toolchain) -> None:
+    """Leaves the error of the build `name` for others. Where that fails they build, and see it for themselves."""
+    fact, hint, command, first_lines, log_path = error.args
+    record = {
+        "at": _now(),
+        "pid": os.getpid(),
+        "made by": _maker(toolchain),
+        "error": [fact, hint, command, list(first_lines), log_path],
+    }
+    with contextlib.suppress(OSError, UntrustedError):
+        file = node_file(settings, name, ".failure")
+        private_file = file.with_name(f".{file.name}-{os.urandom(6).hex()}")
+        write_private(private_file, json.dumps(record))
+        private_file.rename(file)
+
+
+def told(name: str, settings: Settings, toolchain: Toolchain) -> BuildError | None:
+    """The error of a build of `name` that failed with the same tools since this process began, or None.
+
+    A process that starts later builds again, and so does the one whose build it was: what was mended may be nothing
+    that the key tells.
+    """
+    with contextlib.suppress(OSError, UntrustedError, ValueError, LookupError, TypeError):
+        record = json.loads(read_trusted(node_file(settings, name, ".failure")))
+        is_ours = record["pid"] == os.getpid()
+        is_fresh = max(_process_start(), _now() - _FRESH_SECONDS) <= record["at"] <= _now()
+        if is_fresh and not is_ours and record["made by"] == _maker(toolchain):
+            fact, hint, command, first_lines, log_path = record["error"]
+            return BuildError(fact, hint, command, tuple(first_lines), log_path)
+    return None
+
+
+def _now() -> float:
+    """Seconds since the machine's start: nobody sets this clock, and all processes share it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _process_start() -> float:
+    fields = _STATUS.read_text("ascii", "replace").rpartition(")")[2].split()
+    return int(fields[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
+
+
+def _maker(toolchain: Toolchain) -> str:
+    boot = _BOOT_ID.read_text("ascii") if _BOOT_ID.exists() else ""
+    return hashlib.sha256(f"{boot}{toolchain}".encode("utf-8", "surrogateescape")).hexdigest()

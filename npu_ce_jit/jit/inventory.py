@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that the cache holds, whatever its key, and what of it serves nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from npu_ce_jit.jit import entry
+from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.roots import Root
+from npu_ce_jit.jit.staging import PREFIX as STAGING_PREFIX
+from npu_ce_jit.jit.staging import dead_staging_dirs
+from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.trust import UntrustedError, require_trusted_dir
+
+Kind = Literal["entry", "copy", "damaged", "untrusted", "set aside", "rejected", "leftover", "building", "note"]
+
+BROKEN: frozenset[Kind] = frozenset(("damaged", "set aside", "leftover"))
+
+
+class Item(NamedTuple):
+    """One thing below a key's directory.
+
+    A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is a dead
+    builder's. `problem` says what is wrong, `artifact` is there for an entry and a copy.
+    """
+
+    root: Root
+    path: Path
+    kind: Kind
+    problem: str = ""
+    artifact: Artifact | None = None
+
+    @property
+    def key_name(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def size(self) -> int:
+        """In bytes. What disappears meanwhile counts nothing."""
+        files = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
+        total = 0
+        for file in files:
+            with contextlib.suppress(OSError):
+                total += file.lstat().st_size
+        return total
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was made."""
+        with contextlib.suppress(OSError):
+            return time.time() - self.path.lstat().st_mtime
+        return 0.0
+
+
+def items(store: Store) -> Iterator[Item]:
+    """Everything in every root. Raises nothing; what others could have written is never opened."""
+    for root in store.roots:
+        dead = set(dead_staging_dirs(root.layout_dir))
+        for key_dir in _directories(root):
+            seen = False
+            for path in sorted(key_dir.iterdir()):
+                item = _item(root, path, is_dead=path in dead)
+                if item.kind == "entry" and seen:
+                    item = item._replace(kind="copy")
+                seen = seen or item.kind == "entry"
+                yield item
+
+
+def remove(item: Item) -> None:
+    """Raises OSError. An entry is hidden first, so that nobody finds half of it."""
+    path = item.path
+    if item.kind in ("entry", "copy", "damaged"):
+        hidden = path.with_name(f"{entry.BAD_PREFIX}{os.urandom(6).hex()}")
+        path.rename(hidden)
+        path = hidden
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _directories(root: Root) -> list[Path]:
+    try:
+        for path in (root.layout_dir.parent, root.layout_dir):
+            require_trusted_dir(path)
+        found = [path for path in sorted(root.layout_dir.iterdir()) if path.is_dir() and not path.is_symlink()]
+        for path in found:
+            require_trusted_dir(path)
+    except (OSError, UntrustedError):
+        return []
+    return found
+
+
+def _item(root: Root, path: Path, *, is_dead: bool) -> Item:
+    if path.name.startswith(STAGING_PREFIX):
+        return Item(root, path, "leftover", "its builder was killed") if is_dead else Item(root, path, "building")
+    if path.name.startswith(entry.BAD_PREFIX):
+        return Item(root, path, "set aside", "it was damaged")
+    if path.name.startswith(entry.REJECTED_PREFIX):
+        return Item(root, path, "rejected", "it failed its self-check; its flags are not tried again")
+    if not path.name.startswith(entry.PREFIX):
+        return Item(root, path, "note")
+    try:
+        return Item(root, path, "entry", artifact=entry.verified(path))
+    except UntrustedError as error:
+        return Item(root, path, "untrusted", str(error))
+    except (OSError, ValueError) as error:
+        return Item(root, path, "damaged", str(error))

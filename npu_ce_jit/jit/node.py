@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private directory that the processes of this node share: home may be on a disk that other nodes see too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from npu_ce_jit.jit.trust import make_private_dir
+from npu_ce_jit.settings import Settings
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+def node_file(settings: Settings, name: str, suffix: str) -> Path:
+    """A file for whatever `name` names. Raises OSError or UntrustedError where there is no such directory."""
+    stem = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return _node_dir(settings) / f"{stem}{suffix}"
+
+
+def _node_dir(settings: Settings) -> Path:
+    for base in (_SHARED_MEMORY, settings.tmp_dir):
+        if os.access(base, os.W_OK):
+            private_dir = base / f"npu_ce_jit-{os.getuid()}"
+            make_private_dir(private_dir)
+            make_private_dir(private_dir / "builds")
+            return private_dir / "builds"
+    raise OSError(f"neither {_SHARED_MEMORY} nor {settings.tmp_dir} can be written")

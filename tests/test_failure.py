@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of one node tell each other of a build that failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy
+
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit import failure
+from npu_ce_jit.jit.node import node_file
+
+pytestmark = needs_compiler
+ERROR = BuildError("It did not compile.", "Mend it.", "g++ toy.cpp", ("toy.cpp:1: error: no", "and more"), "/log")
+
+
+def _broken(tmp_path, compiles) -> Toy:
+    return toy(tmp_path, "int broken(\n", CXX=compiler_script(tmp_path, f"echo . >> {compiles}; sleep 0.5"))
+
+
+def test_all_who_wait_get_the_compilers_words_from_one_compile(tmp_path):
+    compiles = tmp_path / "compiles"
+    one = _broken(tmp_path, compiles)
+
+    def task():
+        with pytest.raises(BuildError) as caught:
+            one.build()
+        (tmp_path / f"said-{os.getpid()}").write_text(str(caught.value), "utf-8")
+
+    assert [exit_code(pid) for pid in [fork(task) for _ in range(6)]] == [0] * 6
+    said = {file.read_text("utf-8") for file in tmp_path.glob("said-*")}
+    assert len(list(tmp_path.glob("said-*"))) == 6
+    assert len(said) == 1
+    assert "toy.cpp:" in said.pop()
+    assert compiles.read_text("utf-8").count(".") == 1
+
+
+def test_a_process_that_starts_after_the_failure_builds_again(tmp_path):
+    compiles = tmp_path / "compiles"
+    one = _broken(tmp_path, compiles)
+
+    def task():
+        with pytest.raises(BuildError):
+            one.build()
+
+    for _ in range(2):
+        assert exit_code(fork(task)) == 0
+        time.sleep(0.05)  # a process's start is known to 10 ms
+    assert compiles.read_text("utf-8").count(".") == 2
+
+
+def test_who_failed_may_try_again_at_once(tmp_path):
+    compiles = tmp_path / "compiles"
+    one = _broken(tmp_path, compiles)
+    for _ in range(2):
+        with pytest.raises(BuildError):
+            one.build()
+    assert compiles.read_text("utf-8").count(".") == 2
+
+
+def _name(one: Toy) -> str:
+    return str(one.store.roots[0].path)
+
+
+def _told_by_another(one: Toy, **changed: object) -> BuildError | None:
+    failure.tell(ERROR, _name(one), one.settings, one.toolchain)
+    file = node_file(one.settings, _name(one), ".failure")
+    record = json.loads(file.read_text("utf-8")) | {"pid": 1} | changed
+    file.write_text(json.dumps(record), "utf-8")
+    return failure.told(_name(one), one.settings, one.toolchain)
+
+
+def test_a_record_holds_the_whole_error(tmp_path):
+    told = _told_by_another(toy(tmp_path))
+    assert told is not None
+    assert told.args == ERROR.args
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"at": 0.0},
+        {"at": 1e12},
+        {"pid": "ours"},
+        {"made by": "other tools"},
+        {"error": "nonsense"},
+        {"error": []},
+        {"at": None},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_not_about_us_is_not_believed(tmp_path, changed):
+    assert _told_by_another(toy(tmp_path), **({"pid": os.getpid()} if "pid" in changed else changed)) is None
+
+
+@pytest.mark.parametrize("how", ["group-writable", "no JSON", "a link", "gone"])
+def test_a_record_that_others_could_have_written_is_not_believed(tmp_path, how):
+    one = toy(tmp_path)
+    assert _told_by_another(one) is not None
+    file = node_file(one.settings, _name(one), ".failure")
+    if how == "group-writable":
+        file.chmod(0o660)
+    elif how == "no JSON":
+        file.write_bytes(b"\xff{")
+    else:
+        shutil.move(file, tmp_path / "elsewhere")
+        if how == "a link":
+            file.symlink_to(tmp_path / "elsewhere")
+    assert failure.told(_name(one), one.settings, one.toolchain) is None
+
+
+def test_an_old_failure_is_no_news(tmp_path, monkeypatch):
+    one = toy(tmp_path)
+    assert _told_by_another(one) is not None
+    now = failure._now()
+    monkeypatch.setattr(failure, "_now", lambda: now + 61)
+    assert failure.told(_name(one), one.settings, one.toolchain) is None
+
+
+def test_where_nothing_can_be_left_nothing_is_raised(tmp_path, monkeypatch):
+    one = toy(tmp_path)
+
+    def no_directory(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(failure, "node_file", no_directory)
+    failure.tell(ERROR, _name(one), one.settings, one.toolchain)
+    assert failure.told(_name(one), one.settings, one.toolchain) is None

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What builders leave behind that were killed, and that nobody removes what a living one works in."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from toy_package import compiler_script, exit_code, fork, needs_compiler, toy
+
+from npu_ce_jit.jit import staging
+from npu_ce_jit.jit.staging import dead_staging_dirs, staging_dir
+
+
+def _killed_builder_s(key_dir: Path) -> Path:
+    def task():
+        with staging_dir(key_dir) as directory:
+            (directory / "half-an-object.o").write_bytes(b"\0" * 100)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_code(fork(task)) == -signal.SIGKILL
+    (directory,) = key_dir.iterdir()
+    return directory
+
+
+def _age(directory: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(directory, (then, then))
+
+
+@pytest.fixture
+def key_dir(tmp_path) -> Path:
+    directory = tmp_path / "v1" / "key"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def test_it_is_gone_at_the_end(key_dir):
+    with staging_dir(key_dir) as directory:
+        (directory / "object.o").touch()
+    assert not list(key_dir.iterdir())
+
+
+def test_a_dead_builder_s_is_found(key_dir):
+    directory = _killed_builder_s(key_dir)
+    assert not list(dead_staging_dirs(key_dir.parent)), "it is young: its builder may be about to lock it"
+    _age(directory, 10)
+    assert list(dead_staging_dirs(key_dir.parent)) == [directory]
+
+
+def test_a_living_builder_s_is_not(key_dir):
+    with staging_dir(key_dir) as directory:
+        _age(directory, 1e6)
+        assert not list(dead_staging_dirs(key_dir.parent))
+
+
+def test_one_without_its_file_is_of_a_builder_that_died_at_once(key_dir):
+    directory = _killed_builder_s(key_dir)
+    (directory / ".alive").unlink()
+    _age(directory, 10)
+    assert list(dead_staging_dirs(key_dir.parent)) == [directory]
+
+
+def test_without_locks_only_age_tells(key_dir, monkeypatch):
+    def flock(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with staging_dir(key_dir) as directory:
+        _age(directory, 3600)
+        assert not list(dead_staging_dirs(key_dir.parent))
+        _age(directory, 100_000)
+        assert list(dead_staging_dirs(key_dir.parent)) == [directory]
+
+
+@needs_compiler
+def test_the_next_build_removes_what_a_killed_one_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "_YOUNG_SECONDS", 0.0)
+    started = tmp_path / "started"
+    slow = toy(tmp_path, CXX=compiler_script(tmp_path, f"touch {started}; sleep 0.7"))
+    builder = fork(slow.build)
+    while not started.exists():
+        time.sleep(0.02)
+    os.kill(builder, signal.SIGKILL)
+    assert exit_code(builder) == -signal.SIGKILL
+    assert len(list(slow.key_dir.glob(".b-*"))) == 1
+    slow.build()
+    assert [path.name[:2] for path in slow.key_dir.iterdir()] == ["e-"]
