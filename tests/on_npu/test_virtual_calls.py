@@ -50,7 +50,7 @@ def test_elements_that_lie_otherwise_than_strides_say_are_refused() -> None:
         log_prob.backward(hidden)
 
 
-@pytest.mark.parametrize("name", ["ND", "NCHW", "NHWC"])
+@pytest.mark.parametrize("name", ["ND", "NCHW"])
 def test_the_other_formats_are_taken(device: torch.device, name: str) -> None:
     x, target = logits(5, 70, torch.float32), targets(5, 70)
     there = in_format((5, 70), getattr(torch_npu.Format, name)).copy_(x)
@@ -64,9 +64,11 @@ x, target = torch.zeros(4, 5).npu(), torch.zeros(4, dtype=torch.int64).npu()
 npu_ce_jit.cross_entropy(x, target)
 torch.npu.synchronize()
 observe.set_faults("lost=1")
-x.add_(1)
-while not torch.npu.current_stream().query():
-    pass
+x.add_(1).add_(1)
+try:
+    torch.npu.synchronize()
+except RuntimeError:
+    pass  # told of the second add; from here on every launch is refused at once
 try:
     npu_ce_jit.cross_entropy(x, target)
     torch.npu.synchronize()
