@@ -11,10 +11,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# Of these, what asks for `device`.
-NUMBERS = [
-    HERE / f"test_{name}.py" for name in ("cross_entropy", "npu_cross_entropy_loss", "edges", "errors", "function")
-]
+# Of these, what asks for `any_device` or `device`.
+NAMES = ("cross_entropy", "derivatives", "edges", "errors", "function", "npu_cross_entropy_loss", "tracing")
+NUMBERS = [HERE / f"test_{name}.py" for name in NAMES]
 FILES = [*sorted((HERE / "on_npu").glob("test_*.py")), *NUMBERS]
 
 
