@@ -65,7 +65,8 @@ __aicore__ inline uint32_t FoldedRepeats(uint32_t repeats) {
 }
 
 // Leaves the result of all repeats in the first. Halves keep the digits of a sum, and each starts an instruction. A few
-// repeats take one, in which the first is a dst that stands still and is the second operand too (page Add).
+// repeats take one, in which the first is a dst that stands still and is the second operand too: an earlier repeat may
+// have written that one (general constraints of the vector APIs, overlapping addresses).
 template <class Op>
 __aicore__ inline void Fold(const LocalTensor<float>& tile, uint32_t repeats) {
   constexpr uint32_t kFew = 20;

@@ -59,7 +59,7 @@ uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwar
   bytes.row_inputs = needs.row_inputs * vector;
   bytes.row_vectors = needs.row_vectors * vector;
   const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
-  const uint32_t targets = (plan.row_buffers * words + 3) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
+  const uint32_t targets = (plan.row_buffers * words + 2) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
   const uint32_t capped = needs.capped ? kBlock : 0;
   return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + targets + capped;
 }

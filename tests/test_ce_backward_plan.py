@@ -52,7 +52,7 @@ def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
     vector = plan.row_vector * 4
     words = 2 if problem.target_dtype == INT64 else 1
     bits = -(-plan.row_vector // 8 // 32) * 32
-    targets = (plan.row_buffers * words + 3) * vector + 3 * bits + 3 * 256
+    targets = (plan.row_buffers * words + 2) * vector + 3 * bits + 3 * 256
     queues = (
         (plan.input_tiles + 2) * sizes.tile
         + 2 * sizes.log_prob

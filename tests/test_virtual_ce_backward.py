@@ -11,7 +11,7 @@ from backward_cases import DTYPES, OUTPUTS, RELATIVE, SMALLEST, Backward, assert
 from backward_npu import expected
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-FUZZ = 200
+FUZZ = 250
 
 
 @pytest.fixture(scope="module")

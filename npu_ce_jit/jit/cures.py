@@ -25,6 +25,7 @@ _CURES = (
     (MISSING_CXX_HEADER.pattern, "bisheng takes the newest GCC here, and that one has no C++ headers: {cxx}."),
     (r"kernel_operator\.h'? file not found|kernel_operator\.h: No such file", _NO_HEADERS),
     (r"ld\.lld|llvm-objcopy", _NO_LINKER),
+    (r"file too short|invalid ELF header", "A library of CANN is damaged: install CANN's toolkit package again."),
     (r"libascend_hal|libdrvdsmi", "Install the NPU's driver; in a container, mount /usr/local/Ascend/driver."),
     (
         r"error while loading shared libraries|cannot open shared object file",
