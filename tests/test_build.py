@@ -7,18 +7,18 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from toy_package import compiler_script, exit_code, fork, needs_compiler, toy
 
+from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
 from npu_ce_jit.jit import build as build_module
-from npu_ce_jit.jit import jobs
 from npu_ce_jit.jit import lock as lock_module
 from npu_ce_jit.jit.build_log import compiler_failure
-from npu_ce_jit.jit.jobs import job_count
 from npu_ce_jit.jit.loader import load
 from npu_ce_jit.jit.lock import build_lock
 
@@ -232,57 +232,44 @@ def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
     assert ctypes.CDLL(str(artifact.library)).toy() == 0
 
 
-def test_jobs_are_limited_by_request_processors_memory_and_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    monkeypatch.setattr(jobs, "_CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(jobs, "_PROC", tmp_path)
-    assert job_count(None, 100) == 16
-    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {9 << 20} kB\n", "ascii")
-    assert job_count(None, 100) == 8
-    assert job_count(3, 100) == 3
-    assert job_count(None, 5) == 5
-    (tmp_path / "meminfo").write_text("MemAvailable:   1024 kB\n", "ascii")
-    assert job_count(None, 5) == 1
-
-
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("place", ["job/step", ""])  # where a batch system puts a process, and what a container sees
-def test_jobs_are_limited_by_the_control_group(tmp_path, monkeypatch, version, place):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    monkeypatch.setattr(jobs, "_CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(jobs, "_PROC", tmp_path)
-    (tmp_path / "self").mkdir()
-    lines = "0::/job/step\n" if version == 2 else "9:memory:/job/step\n4:cpu,cpuacct:/job/step\n"
-    (tmp_path / "self/cgroup").write_text(lines, "ascii")
-    cpu_dir, memory_dir = (
-        tmp_path / "groups" / name / place for name in (("", "") if version == 2 else ("cpu,cpuacct", "memory"))
-    )
-    for directory in (cpu_dir, memory_dir):
-        directory.mkdir(parents=True, exist_ok=True)
-    if version == 2:
-        (cpu_dir / "cpu.max").write_text("max 100000\n", "ascii")
-        (memory_dir / "memory.max").write_text("max\n", "ascii")
-        (memory_dir / "memory.current").write_text(f"{3 << 30}\n", "ascii")
-    else:
-        (cpu_dir / "cpu.cfs_quota_us").write_text("-1\n", "ascii")
-        (cpu_dir / "cpu.cfs_period_us").write_text("100000\n", "ascii")
-        (memory_dir / "memory.usage_in_bytes").write_text(f"{3 << 30}\n", "ascii")
-    assert job_count(None, 100) == 16
-    quota_file, quota = ("cpu.max", "1250000 100000") if version == 2 else ("cpu.cfs_quota_us", "1250000")
-    (cpu_dir / quota_file).write_text(quota, "ascii")
-    assert job_count(None, 100) == 12
-    limit_file, cached = (
-        ("memory.max", "inactive_file") if version == 2 else ("memory.limit_in_bytes", "total_inactive_file")
-    )
-    (memory_dir / limit_file).write_text(f"{8 << 30}\n", "ascii")
-    assert job_count(None, 100) == 4
-    (memory_dir / "memory.stat").write_text(f"anon 7\n{cached} {2 << 30}\n", "ascii")
-    assert job_count(None, 100) == 6
-
-
 def test_the_failing_command_is_told_from_ninjas_output():
     log = "[1/3] compile a\nFAILED: [code=1] b.o \ng++ -c b.cpp\nb.cpp: note\n" + "b.cpp:1: error: x\n" * 30
     command, lines = compiler_failure(log)
     assert command == "g++ -c b.cpp"
     assert lines == ("b.cpp:1: error: x",) * 20
     assert compiler_failure("ninja: fatal: no\n") == ("", ("ninja: fatal: no",))
+
+
+def test_a_fork_while_another_thread_loads_leaves_the_child_able_to():
+    holds, may_go = threading.Event(), threading.Event()
+
+    def load():
+        with bootstrap._lock:
+            holds.set()
+            may_go.wait(60)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    holds.wait(60)
+    try:
+        child = fork(lambda: os._exit(0 if bootstrap._lock.acquire(blocking=False) else 9))
+        assert exit_code(child) == 0
+    finally:
+        may_go.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        (["python", "-m", "npu_ce_jit", "clean"], True),
+        (["python", "-X", "dev", "-m", "npu_ce_jit"], True),
+        (["python", "/env/bin/npu-ce-jit", "verify"], True),
+        (["python", "-m", "pytest", "npu-ce-jit"], False),
+        (["python", "train.py", "-m", "model"], False),
+        (["python"], False),
+        ([], False),
+    ],
+)
+def test_a_command_line_is_told_from_a_program(words, is_one):
+    assert bootstrap.is_command_line(words) is is_one
