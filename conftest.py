@@ -11,14 +11,17 @@ import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
-# tests/test_on_npu.py starts processes with an npu. In these, and on a board, those tests run that ask for `any_device`
+# tests/test_on_npu*.py start processes with an npu. In these, and on a board, those tests run that ask for `any_device`
 # or `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
 if HAS_NPU:
     from virtual_cann import observe
 IS_VIRTUAL = HAS_NPU and observe.is_virtual()
 ON_NPU_DIR = Path(__file__).parent / "tests/on_npu"
-collect_ignore = [*(["tests/test_on_npu.py"] if HAS_NPU else []), *([] if IS_VIRTUAL else ["tests/on_npu"])]
+collect_ignore = [
+    *(["tests/test_on_npu.py", "tests/test_on_npu_numbers.py"] if HAS_NPU else []),
+    *([] if IS_VIRTUAL else ["tests/on_npu"]),
+]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item not in here])
         items[:] = here
     # The file that takes longest goes first: begun late, it would keep one core busy and leave the others idle.
-    items.sort(key=lambda item: item.path.name != "test_on_npu.py")
+    items.sort(key=lambda item: not item.path.name.startswith("test_on_npu"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,4 +72,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _needs_only_the_virtual_cann(file: Path) -> bool:
-    return IS_VIRTUAL or file.name.startswith("test_virtual_") or file.name == "test_on_npu.py"
+    return IS_VIRTUAL or file.name.startswith(("test_virtual_", "test_on_npu"))

@@ -11,7 +11,7 @@ from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, ToolchainError
 from npu_ce_jit.jit import flags
-from npu_ce_jit.jit.ladder import Command
+from npu_ce_jit.jit.ladder import LADDER, Command
 from npu_ce_jit.jit.ninja_file import ninja_file
 from npu_ce_jit.jit.npu_recipe import npu_recipe
 from npu_ce_jit.jit.probe import Attempt, Probe
@@ -22,7 +22,7 @@ from npu_ce_jit.settings import Settings
 
 SOURCES = Sources(
     Path("/src"),
-    (("csrc/cpu/a.cpp", ""), ("csrc/cpu/a.h", ""), ("csrc/r.cpp", "")),
+    ("csrc/cpu/a.cpp", "csrc/cpu/a.h", "csrc/r.cpp"),
 )
 
 
@@ -51,9 +51,9 @@ def test_each_unit_of_the_cpu_library_becomes_one_object():
 
 def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path, monkeypatch):
     command = Command(("-x", "asc"), ("-L/cann/lib64", "-lruntime"))
-    attempts = [Attempt("asc", command, "", "")]
+    attempts = [Attempt(LADDER[0], (), command, "", "")]
     monkeypatch.setattr(Probe, "first_that_works", lambda self: (command, attempts))
-    sources = Sources(Path("/src"), (("ascendc/a.asc", ""), ("ascendc/b.asc", ""), ("csrc/npu/n.cpp", "")))
+    sources = Sources(Path("/src"), ("ascendc/a.asc", "ascendc/b.asc", "csrc/npu/n.cpp"))
     known = discover(Settings())
     values = {"bisheng": "/cann 9/bin/bisheng", "cann_home": "/cann 9", "torch_npu_dir": "/torch_npu", "cxx": "g++"}
     toolchain = known._replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
@@ -72,7 +72,7 @@ def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path
     assert "'-Wl,-rpath,$$ORIGIN'" in variables["ldflags"]
     assert "-L. -L/torch_npu/lib" in variables["ldflags"]
     assert recipe.environment["PATH"] == "/cann 9/bin:/bin"
-    assert recipe.facts["rung"] == "asc"
+    assert recipe.facts["rung"] == LADDER[0].name
 
 
 @pytest.mark.parametrize(

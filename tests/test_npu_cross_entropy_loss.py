@@ -144,16 +144,16 @@ def test_autograd_does_not_pay_for_the_rounding_of_log_prob(device: torch.device
     assert ((by_hand.double() - true_leaf.grad) / true_leaf.grad).abs().max() > 0.02
 
 
-def test_the_backward_operator_looks_up_no_weight_of_a_target_out_of_range(device: torch.device) -> None:
+def test_the_backward_operator_looks_up_no_weight_of_a_target_out_of_range(any_device: torch.device) -> None:
     """On the CPU, the text is that of all operators; on an npu, the row is NaN, and the mean is over the others."""
     log_prob, target, weight = torch.randn(4, 7).log_softmax(1), torch.tensor([7, 2, -1, 3]), torch.rand(7) + 0.2
 
     def gradient(log_prob: Tensor, target: Tensor) -> Tensor:
         return npu_cross_entropy_loss_backward(
-            torch.ones(1).to(device), log_prob.to(device), target.to(device), weight.to(device)
+            torch.ones(1).to(any_device), log_prob.to(any_device), target.to(any_device), weight.to(any_device)
         ).cpu()
 
-    if device.type == "cpu":
+    if any_device.type == "cpu":
         with pytest.raises(IndexError, match=r"target\[0\] = 7 is out of bounds for 7 classes"):
             gradient(log_prob, target)
     else:
