@@ -18,10 +18,8 @@ if HAS_NPU:
     from virtual_cann import observe
 IS_VIRTUAL = HAS_NPU and observe.is_virtual()
 ON_NPU_DIR = Path(__file__).parent / "tests/on_npu"
-collect_ignore = [
-    *(["tests/test_on_npu.py", "tests/test_on_npu_numbers.py"] if HAS_NPU else []),
-    *([] if IS_VIRTUAL else ["tests/on_npu"]),
-]
+collect_ignore_glob = ["tests/test_on_npu*"] if HAS_NPU else []
+collect_ignore = [] if IS_VIRTUAL else ["tests/on_npu"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
