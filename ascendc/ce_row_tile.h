@@ -8,6 +8,8 @@
 
 namespace npu_ce {
 
+static_assert(kCeNarrowClasses / kBlockFloats <= 255, "a stride from row to row has 8 bits, and counts blocks");
+
 class RowTile {
  public:
   // Rows in multiples of 8, at most kMaxRepeats * 8 of the first kind and kMaxRepeats of the second.
