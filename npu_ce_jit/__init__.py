@@ -2,6 +2,8 @@
 """Cross-entropy loss for PyTorch on CPU and Ascend NPU; the kernels are compiled when this is first imported."""
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from npu_ce_jit import bootstrap as _bootstrap
 from npu_ce_jit._version import __version__
@@ -16,11 +18,28 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
 )
 from npu_ce_jit.op.modules import CrossEntropyLoss  # noqa: E402
 
+if _TYPE_CHECKING:
+    from npu_ce_jit.notebook import build_log, info
+
 __all__ = [
     "CrossEntropyLoss",
     "CrossEntropyOutput",
     "__version__",
+    "build_log",
     "cross_entropy",
+    "info",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
 ]
+
+
+def __getattr__(name: str) -> _Any:  # what a training script never asks for costs its import nothing
+    if name not in ("build_log", "info"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from npu_ce_jit import notebook
+
+    return getattr(notebook, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -36,7 +36,8 @@ ALLOWED = {
     "demo": {"bootstrap", "op", "measure", "errors"},
     "cli": {"bootstrap", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
     "__main__": {"cli"},
-    "__init__": {"bootstrap", "op", "errors", "_version"},
+    "notebook": {"bootstrap", "report", "errors"},
+    "__init__": {"bootstrap", "notebook", "op", "errors", "_version"},
 }
 TORCH_HEADERS = re.compile(r"<(?:torch|ATen|c10|caffe2)/|torch_npu")
 
