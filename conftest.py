@@ -22,18 +22,11 @@ collect_ignore_glob = ["tests/test_on_npu*"] if HAS_NPU else []
 collect_ignore = [] if IS_VIRTUAL else ["tests/on_npu"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False  # pytest-xdist would begin with the files that have most tests
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if HAS_NPU:
         here = [item for item in items if item.path.parent == ON_NPU_DIR or "any_device" in item.fixturenames]
         config.hook.pytest_deselected(items=[item for item in items if item not in here])
         items[:] = here
-    # The files that take longest go first: begun late, one would keep one core busy and leave the others idle.
-    items.sort(key=lambda item: not item.path.name.startswith("test_on_npu"))
 
 
 @pytest.fixture(autouse=True)

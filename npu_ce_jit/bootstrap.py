@@ -90,7 +90,7 @@ def run(*, load: bool = True) -> Session:
     session = Session(settings, toolchain, sources, cpu=Kernels(problem=problem))
     may_build = settings.build == "eager"
     if sources is not None and not load:
-        put_off = Kernels("none" if settings.build == "never" else "lazy")
+        put_off = Kernels("lazy")
         session = session._replace(cpu=put_off, npu=put_off if sources.npu is not None else Kernels())
     elif sources is not None:
         session = session._replace(cpu=_load_cpu(session, may_build=may_build))
@@ -112,9 +112,9 @@ def load_all(*, may_build: bool) -> Session:
     with _lock:
         session = run()
         sources, may_build = session.sources, may_build and session.settings.build != "never"
-        if sources is not None and session.cpu.state in ("lazy", "none") and session.cpu.problem is None:
+        if sources is not None and session.cpu.state == "lazy":
             session = session._replace(cpu=_load_cpu(session, may_build=may_build))
-        if sources is not None and session.npu.state in ("lazy", "none") and session.npu.problem is None:
+        if sources is not None and session.npu.state == "lazy":
             session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
         _session = session
     return session
@@ -149,7 +149,8 @@ def _load_for(device: "torch.device") -> bool:
         assert session is not None, "use_loader is called by run() only"
         if device.type == "cpu":
             if session.cpu.state == "lazy":
-                _session = session = session._replace(cpu=_load_cpu(session, may_build=True))
+                may_build = session.settings.build != "never"
+                _session = session = session._replace(cpu=_load_cpu(session, may_build=may_build))
                 _warn(session.cpu.problem, stacklevel=3)
             return session.cpu.state == "loaded"
         if session.npu.state in ("built", "lazy"):

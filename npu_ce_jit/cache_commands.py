@@ -89,17 +89,14 @@ def _goes(item: Item, everything: bool, older_than_days: float | None) -> bool:
 
 def verify(store: Store) -> int:
     """Reads every byte of every entry; 1 where one is damaged or could have been written by others."""
-    rows, bad = [], 0
-    for item in inventory.items(store):
-        if item.kind in ("entry", "copy", "damaged", "untrusted"):
-            is_bad = item.kind in ("damaged", "untrusted")
-            bad += is_bad
-            rows.append([item.kind if is_bad else "ok", str(item.path), item.problem])
+    found = [item for item in inventory.items(store) if item.kind in ("entry", "copy", "damaged", "untrusted")]
+    bad = {item.kind for item in found} & {"damaged", "untrusted"}
+    rows = [(item.kind if item.kind in bad else "ok", str(item.path), item.problem) for item in found]
     if rows:
         print_table(("", "entry", "problem"), rows)
-    print(
-        f"{len(rows)} entries, {bad} bad" + ("; remove them with: python -m npu_ce_jit clean --broken" if bad else "")
-    )
+    print(f"{len(rows)} entries, {sum(item.kind in bad for item in found)} bad")
+    if "damaged" in bad:
+        print("remove what is damaged with: python -m npu_ce_jit clean --broken")
     return 1 if bad else 0
 
 

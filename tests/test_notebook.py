@@ -40,7 +40,8 @@ def test_info_is_plain_data_that_shows_itself():
     info = npu_ce_jit.info()
     assert json.loads(info.as_json()) == info
     assert info["npu_ce_jit"] == npu_ce_jit.__version__
-    assert info["backend"] in repr(info) + info["backend"]
+    assert info["backend"] == bootstrap.run().backend
+    assert f"CPU kernels: {info['cpu']['state']}" in repr(info).splitlines()[1]
     assert repr(info).startswith("npu_ce_jit: ")
     shown = info._repr_html_()
     assert shown.startswith("<table>")

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.trust import UntrustedError, make_private_dir, write_private
 
 _MEMBER = re.compile(r"([A-Za-z0-9.+_-]+)/(e-[0-9a-f]+)/([A-Za-z0-9._+-]+)")
-_MOST_BYTES = 1 << 30  # of one file: a library has some hundred KiB, and nobody should fill a disk by mistake
+_MOST_BYTES = 1 << 28  # of one file: a library has some hundred KiB, and nobody should fill memory by mistake
 
 
 class ArchiveError(NpuCeJitError):
@@ -46,11 +48,10 @@ def pack(artifacts: Sequence[Artifact], file: Path) -> None:
         with tarfile.open(partial, "w:gz") as archive:
             for artifact in artifacts:
                 for path in sorted(artifact.entry_dir.iterdir()):
-                    member = tarfile.TarInfo(f"{artifact.entry_dir.parent.name}/{artifact.entry_dir.name}/{path.name}")
                     content = path.read_bytes()
-                    member.size, member.mode = len(content), 0o700 if path.suffix == ".so" else 0o600
-                    with path.open("rb") as stream:
-                        archive.addfile(member, stream)
+                    member = tarfile.TarInfo(f"{artifact.entry_dir.parent.name}/{artifact.entry_dir.name}/{path.name}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -61,31 +62,38 @@ def unpack(file: Path, store: Store) -> Iterator[Unpacked]:
 
     Raises ArchiveError for a file that is damaged or no archive of ours, OSError where nothing can be written.
     """
-    try:
-        with tarfile.open(file, "r:*") as archive:
-            entries: dict[tuple[str, str], list[tarfile.TarInfo]] = {}
-            for member in archive:
-                entries.setdefault(_place(member, file), []).append(member)
-            if not entries:
-                raise ArchiveError(f"{file} holds no entry.", "Make it with: python -m npu_ce_jit pack FILE")
-            for (key_name, _), members in entries.items():
-                yield _unpack_entry(archive, key_name, members, file, store)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ArchiveError(f"{file} is damaged or no archive: {error}.", "Copy it again.") from error
+    for (key_name, _), contents in _read(file).items():
+        yield _unpack_entry(key_name, contents, file, store)
 
 
-def _place(member: tarfile.TarInfo, file: Path) -> tuple[str, str]:
+def _read(file: Path) -> dict[tuple[str, str], dict[str, bytes]]:
+    """The files of each entry, by key name and entry name. All of it is read before anything is written."""
+    entries: dict[tuple[str, str], dict[str, bytes]] = {}
+    with file.open("rb") as stream:  # what is raised from here on is the archive's fault, and not that of its place
+        try:
+            with tarfile.open(fileobj=stream, mode="r:*") as archive:
+                for member in archive:
+                    place, name = _place(member, file)
+                    content = archive.extractfile(member)
+                    assert content is not None, "a regular file has content"
+                    entries.setdefault(place, {})[name] = content.read()
+        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+            raise ArchiveError(f"{file} is damaged or no archive: {error}.", "Copy it again.") from error
+    if not entries:
+        raise ArchiveError(f"{file} holds no entry.", "Make it with: python -m npu_ce_jit pack FILE")
+    return entries
+
+
+def _place(member: tarfile.TarInfo, file: Path) -> tuple[tuple[str, str], str]:
     match = _MEMBER.fullmatch(member.name)
     if match is None or match[1].startswith(".") or match[3].startswith(".") or not member.isreg():
         raise ArchiveError(f"{file} holds {member.name!r}, which is no file of an entry.", "Do not use it.")
     if member.size > _MOST_BYTES:
         raise ArchiveError(f"{file} holds {member.name!r} of {member.size} bytes.", "Do not use it.")
-    return match[1], match[2]
+    return (match[1], match[2]), match[3]
 
 
-def _unpack_entry(
-    archive: tarfile.TarFile, key_name: str, members: Sequence[tarfile.TarInfo], file: Path, store: Store
-) -> Unpacked:
+def _unpack_entry(key_name: str, contents: Mapping[str, bytes], file: Path, store: Store) -> Unpacked:
     refusals: list[str] = []
     for root in store.build_roots:
         try:
@@ -94,10 +102,8 @@ def _unpack_entry(
             with staging_dir(key_dir) as directory:
                 unpacked_dir = directory / "entry"
                 unpacked_dir.mkdir(mode=0o700)
-                for member in members:
-                    stream = archive.extractfile(member)
-                    assert stream is not None, "a regular file has content"
-                    write_private(unpacked_dir / Path(member.name).name, stream.read())
+                for name, content in contents.items():
+                    write_private(unpacked_dir / name, content)
                 return _publish(unpacked_dir, key_dir, file)
         except (OSError, UntrustedError) as error:
             refusals.append(f"{root.origin}: {error}")
