@@ -57,7 +57,7 @@ import npu_ce_jit
 seconds = time.perf_counter() - start
 from npu_ce_jit import bootstrap
 assert bootstrap.current().backend == "cpp", bootstrap.current().cpu.problem
-print(seconds, len(started), bootstrap.current().seconds["discover"] + bootstrap.current().seconds["library"])
+print(seconds, len(started), sum(bootstrap.current().seconds.values()))
 """
 
 _TORCH_IMPORT = """

@@ -16,7 +16,7 @@ from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
 from npu_ce_jit.jit.loader import obtain, obtain_loaded
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import cpu_target, npu_target
-from npu_ce_jit.jit.toolchain import Toolchain, discover
+from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.log import set_up_log
 from npu_ce_jit.settings import Settings
 
@@ -84,8 +84,7 @@ def run(*, load: bool = True) -> Session:
     settings = Settings.from_env(os.environ)
     set_up_log(settings.log_level)
     start = time.perf_counter()
-    toolchain = discover(settings)
-    discovered = time.perf_counter()
+    toolchain = Toolchain(settings)
     sources, problem = _attempt(Sources.installed)
     session = Session(settings, toolchain, sources, cpu=Kernels(problem=problem))
     may_build = settings.build == "eager"
@@ -96,8 +95,8 @@ def run(*, load: bool = True) -> Session:
         session = session._replace(cpu=_load_cpu(session, may_build=may_build))
         loaded = time.perf_counter()
         session = session._replace(npu=_prepare_npu(session, sources, may_build=may_build))
-        seconds = {"discover": discovered - start, "library": loaded - discovered}
-        session = session._replace(seconds={**seconds, "NPU libraries": time.perf_counter() - loaded})
+        seconds = {"CPU library": loaded - start, "NPU libraries": time.perf_counter() - loaded}
+        session = session._replace(seconds=seconds)
     _session = session
     registration.use_loader(_load_for)
     _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package

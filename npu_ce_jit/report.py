@@ -61,7 +61,7 @@ def info_of(session: Session) -> Info:
                 {"path": str(root.path), "origin": root.origin, "read_only": root.read_only} for root in store.roots
             ],
             "entries": [_entry(item) for item in inventory.items(store)],
-            "found": [fact._asdict() for fact in session.toolchain],
+            "found": [fact._asdict() for fact in session.toolchain.facts().values()],
         }
     )
 

@@ -30,7 +30,7 @@ def packed(tmp_path_factory) -> tuple[Path, Artifact]:
 def _elsewhere(tmp_path: Path) -> Toy:
     """The same key, another cache, and no compiler."""
     one = toy(tmp_path)
-    return one._replace(toolchain=one.toolchain._replace(cxx=one.toolchain.cxx._replace(value=None)))
+    return one._replace(toolchain=one.toolchain.replace(cxx=one.toolchain.cxx._replace(value=None)))
 
 
 def test_a_machine_without_a_compiler_uses_what_was_packed_elsewhere(packed, tmp_path):

@@ -83,7 +83,7 @@ def test_unknown_arguments_are_told(capsys, arguments):
 def test_an_npu_that_is_not_here_is_told_with_what_to_do(capsys, monkeypatch):
     session = bench.bootstrap.current()
     absent = session.toolchain.torch_npu_version._replace(value=None, where="no module torch_npu", cure="Install it.")
-    without = session._replace(toolchain=session.toolchain._replace(torch_npu_version=absent))
+    without = session._replace(toolchain=session.toolchain.replace(torch_npu_version=absent))
     monkeypatch.setattr(bench.bootstrap, "run", lambda: without)
     with pytest.raises(SystemExit) as caught:
         run_bench(["--device", "npu"])

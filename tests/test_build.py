@@ -170,7 +170,7 @@ def test_what_is_missing_is_named_before_anything_is_written(tmp_path, fact):
     one = toy(tmp_path)
     absent = getattr(one.toolchain, fact)._replace(value=None, cure="Install it.")
     with pytest.raises(ToolchainError, match=f"No {absent.name.replace('+', '.')}.*Install it"):
-        one._replace(toolchain=one.toolchain._replace(**{fact: absent})).build()
+        one._replace(toolchain=one.toolchain.replace(**{fact: absent})).build()
     assert not (tmp_path / "cache").exists()
 
 

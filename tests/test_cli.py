@@ -11,7 +11,7 @@ import torch
 from npu_ce_jit import bootstrap, cli, doctor
 from npu_ce_jit.errors import BuildError, SelfCheckError, ToolchainError
 from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.toolchain import discover
+from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
 
@@ -21,7 +21,7 @@ def session(tmp_path, monkeypatch):
 
     def make(**changes):
         settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})
-        made = bootstrap.Session(settings, discover(settings), cpu=bootstrap.Kernels(**changes))
+        made = bootstrap.Session(settings, Toolchain(settings), cpu=bootstrap.Kernels(**changes))
         monkeypatch.setattr(bootstrap, "run", lambda: made)
         monkeypatch.setattr(bootstrap, "load_all", lambda may_build: made)
         return made
@@ -54,7 +54,7 @@ def test_a_machine_whose_kernels_did_not_build_is_not_healthy(session, capsys):
 
 def test_elsewhere_than_on_linux_the_reference_is_healthy(session):
     made = session(problem=BuildError("Linux only."))
-    toolchain = made.toolchain._replace(system=made.toolchain.system._replace(value="Darwin"))
+    toolchain = made.toolchain.replace(system=made.toolchain.system._replace(value="Darwin"))
     assert doctor.is_healthy(doctor.examine(made._replace(toolchain=toolchain)))
 
 
@@ -91,18 +91,16 @@ def test_a_cpu_machine_without_cann_is_told_so_without_alarm(session):
 def test_half_an_npu_set_up_is_a_warning(session, tmp_path):
     made = session()
     settings = made.settings._replace(ascend_home=tmp_path)
-    checks = {check.name: check for check in doctor.examine(made._replace(toolchain=discover(settings)))}
+    checks = {check.name: check for check in doctor.examine(made._replace(toolchain=Toolchain(settings)))}
     assert checks["CANN"].verdict == "ok"
     assert checks["CANN version"].verdict == "warn"
 
 
 def _npu_kernels(session, **kernels):
     made = session()._replace(npu=bootstrap.Kernels(**kernels))
-    known = made.toolchain._asdict()
+    known = made.toolchain.facts()
     present = {name: known[name]._replace(value="x") for name in ("torch_npu_version", "cann_home")}
-    checks = {
-        check.name: check for check in doctor.examine(made._replace(toolchain=made.toolchain._replace(**present)))
-    }
+    checks = {check.name: check for check in doctor.examine(made._replace(toolchain=made.toolchain.replace(**present)))}
     return checks.get("NPU kernels"), made
 
 
@@ -137,7 +135,7 @@ def test_npu_kernels_that_did_not_build_fail_with_every_attempt(session):
 def test_npu_kernels_of_a_machine_without_npu_software_are_no_failure(session):
     made = session()._replace(npu=bootstrap.Kernels(problem=BuildError("No torch_npu.", "Install it.")))
     absent = made.toolchain.cann_home._replace(value=None)
-    made = made._replace(toolchain=made.toolchain._replace(cann_home=absent))
+    made = made._replace(toolchain=made.toolchain.replace(cann_home=absent))
     (check,) = (check for check in doctor.examine(made) if check.name == "NPU kernels")
     assert check.verdict == "ok"
     assert check.cure == "Install it."

@@ -17,7 +17,7 @@ from npu_ce_jit.jit.npu_recipe import npu_recipe
 from npu_ce_jit.jit.probe import Attempt, Probe
 from npu_ce_jit.jit.recipe import cpu_recipe
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import discover
+from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
 SOURCES = Sources(
@@ -27,8 +27,8 @@ SOURCES = Sources(
 
 
 def _text(sources: Sources = SOURCES, cpu_isa: str = "avx2") -> str:
-    known = discover(Settings())
-    toolchain = known._replace(
+    known = Toolchain(Settings())
+    toolchain = known.replace(
         cpu_isa=known.cpu_isa._replace(value=cpu_isa), cxx=known.cxx._replace(value="/usr/bin/g++")
     )
     return ninja_file(cpu_recipe(toolchain, sources), sources.root_dir, [flags.CPU_LIBRARY])
@@ -54,9 +54,9 @@ def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path
     attempts = [Attempt(LADDER[0], (), command, "", "")]
     monkeypatch.setattr(Probe, "first_that_works", lambda self: (command, attempts))
     sources = Sources(Path("/src"), ("ascendc/a.asc", "ascendc/b.asc", "csrc/npu/n.cpp"))
-    known = discover(Settings())
+    known = Toolchain(Settings())
     values = {"bisheng": "/cann 9/bin/bisheng", "cann_home": "/cann 9", "torch_npu_dir": "/torch_npu", "cxx": "g++"}
-    toolchain = known._replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
+    toolchain = known.replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
     recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path)
     lines = ninja_file(recipe, Path("/src"), [flags.NPU_LIBRARY]).splitlines()
     assert [line for line in lines if line.startswith("build ")] == [
@@ -95,7 +95,7 @@ def test_the_text_is_the_same_each_time():
 
 def test_a_newline_in_a_path_is_refused_in_words():
     with pytest.raises(BuildError, match="newline"):
-        _text(SOURCES._replace(root_dir=Path("/a\nb")))
+        _text(Sources(Path("/a\nb"), SOURCES.names))
 
 
 def test_without_the_ninja_package_the_error_says_how_to_get_it(monkeypatch):

@@ -15,7 +15,7 @@ from npu_ce_jit.errors import BuildError, NpuCeJitError
 # Beside torch's own: a module that is added here is time that every process of every rank spends.
 WARM = """
     npu_ce_jit _version bootstrap chips errors log settings
-    jit jit.bisheng jit.cache_key jit.cann jit.entry jit.evidence jit.flags jit.loader jit.roots jit.sources jit.store
+    jit jit.cache_key jit.entry jit.evidence jit.flags jit.loader jit.roots jit.sources jit.store
     jit.targets jit.toolchain jit.trust
     op op.arguments op.autograd op.checks op.function op.meta op.modules op.operators op.registration op.rows op.schema
     op.transforms

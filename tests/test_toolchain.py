@@ -12,7 +12,7 @@ import torch
 
 from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit import toolchain as toolchain_module
-from npu_ce_jit.jit.toolchain import discover
+from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
 
@@ -25,7 +25,7 @@ def _program(directory: Path, name: str) -> str:
 
 
 def _discover(**variables: str) -> toolchain_module.Toolchain:
-    return discover(Settings.from_env(variables))
+    return Toolchain(Settings.from_env(variables))
 
 
 def test_discovery_starts_no_process(monkeypatch):
@@ -34,6 +34,7 @@ def test_discovery_starts_no_process(monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     facts = _discover(PATH="/usr/bin:/bin")
+    assert facts.facts()["cxx"] is facts.cxx
     assert facts.torch_version.value == str(torch.__version__)
     assert facts.torch_git.value == torch.version.git_version
     assert Path(facts.torch_dir.require(), "include").is_dir()
@@ -50,6 +51,14 @@ def test_every_absent_fact_says_where_was_looked_and_what_to_do(monkeypatch):
         with pytest.raises(ToolchainError) as caught:
             fact.require()
         assert caught.value.hint == fact.cure
+
+
+def test_a_fact_is_looked_for_when_it_is_asked_for_and_then_stays(tmp_path):
+    facts = _discover(PATH=str(tmp_path / "bin"))
+    mine = _program(tmp_path / "bin", "g++")
+    assert facts.cxx.value == mine
+    Path(mine).unlink()
+    assert facts.cxx.value == mine
 
 
 def test_compilers_are_tried_in_order(tmp_path):
@@ -128,6 +137,6 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
 
 def test_other_systems_are_told_that_only_the_reference_runs_there():
     facts = _discover(PATH="/usr/bin")
-    facts = facts._replace(system=facts.system._replace(value="Darwin"))
+    facts = facts.replace(system=facts.system._replace(value="Darwin"))
     with pytest.raises(ToolchainError, match="Linux only; this is Darwin"):
         facts.require_build(())

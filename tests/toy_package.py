@@ -21,7 +21,7 @@ from npu_ce_jit.jit.probe import KERNEL, LAUNCHER
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target
-from npu_ce_jit.jit.toolchain import Toolchain, discover
+from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
 needs_compiler = pytest.mark.skipif(
@@ -95,7 +95,7 @@ def toy(tmp_path: Path, body: str = _BODY, **variables: str) -> Toy:
     )
     assert settings.problems == ()
     sources = Sources.of(write_sources(tmp_path / "toy", body))
-    toolchain = discover(settings)
+    toolchain = Toolchain(settings)
     target = cpu_target(settings, toolchain, sources)
     return Toy(settings, toolchain, target, cache_key(target), Store.of(settings))
 

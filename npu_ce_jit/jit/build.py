@@ -116,7 +116,7 @@ class _Build(NamedTuple):
         ninja, log_file = toolchain.ninja.require(), directory / BUILD_LOG
         if not _run_ninja([ninja, f"-j{jobs}"], directory, environment, log_file, progress):
             raise _failure(target, log_file)
-        if cache_key(target) != self.key:
+        if cache_key(target).text != self.key.text:
             raise BuildError(
                 f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again."
             )
@@ -128,7 +128,7 @@ class _Build(NamedTuple):
                 for name, words in tools.items()
             },
             **recipe.facts,
-            "toolchain": {name: fact._asdict() for name, fact in toolchain._asdict().items()},
+            "toolchain": {name: fact._asdict() for name, fact in toolchain.facts().items()},
             "host": socket.gethostname(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.time() - started, 3),
@@ -157,7 +157,7 @@ def _run_ninja(
     """Whether it succeeded. Its output goes straight to a file, which outlives us if we are killed."""
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as log:
-        process = subprocess.Popen(  # noqa: S603  no shell; ninja is where discover() found it
+        process = subprocess.Popen(  # noqa: S603  no shell; ninja is where Toolchain found it
             command,
             cwd=directory,
             env=environment,

@@ -2,37 +2,37 @@
 """What a target's libraries were built for, as a text that one can read, and the directory name made of it."""
 
 import hashlib
-import re
-from typing import NamedTuple
+import string
+from collections.abc import Sequence
+from typing import Final
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.jit.targets import Target
 
 _DIGEST_CHARS = 12  # of a sha256: enough for one user's cache, short enough to read
+_NAME_CHARS = frozenset(string.ascii_letters + string.digits + ".+_")
 
 
-class CacheKey(NamedTuple):
+class CacheKey:
     """`text` is everything that changes the bytes of the libraries, a fact a line; `name` is their directory."""
 
-    text: str
-    digest: str
-    name: str
+    def __init__(self, text: str, name_parts: Sequence[str]) -> None:
+        self.text: Final = text
+        parts = (*name_parts, _digest(text))
+        self.name: Final = "-".join("".join(char if char in _NAME_CHARS else "_" for char in part) for part in parts)
 
 
 def cache_key(target: Target) -> CacheKey:
     """Of the sources as they are now. Raises BuildError where one cannot be read."""
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
     lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]
-    text = "\n".join(lines) + "\n"
-    digest = _digest(text)
-    parts = (__version__, *target.name_parts, digest[:_DIGEST_CHARS])
-    return CacheKey(text, digest, "-".join(re.sub(r"[^A-Za-z0-9.+_]", "_", part) for part in parts))
+    return CacheKey("\n".join(lines) + "\n", (__version__, *target.name_parts))
 
 
 def is_name_of(name: str, text: str) -> bool:
     """Whether a directory of this name is for the key of this text."""
-    return name.rpartition("-")[2] == _digest(text)[:_DIGEST_CHARS]
+    return name.rpartition("-")[2] == _digest(text)
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_CHARS]

@@ -76,7 +76,7 @@ def _first_line(words: Sequence[str], environment: Mapping[str, str]) -> str:
 
 def _output(words: Sequence[str], environment: Mapping[str, str]) -> str:
     try:
-        done = subprocess.run(  # noqa: S603  no shell; the compiler is where discover() found it
+        done = subprocess.run(  # noqa: S603  no shell; the compiler is where Toolchain found it
             words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=30.0, check=False,
         )  # fmt: skip

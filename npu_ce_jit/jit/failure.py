@@ -66,4 +66,4 @@ def _process_start() -> float:
 
 def _maker(toolchain: Toolchain) -> str:
     boot = _BOOT_ID.read_text("ascii") if _BOOT_ID.exists() else ""
-    return hashlib.sha256(f"{boot}{toolchain}".encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(f"{boot}{toolchain.facts()}".encode("utf-8", "surrogateescape")).hexdigest()

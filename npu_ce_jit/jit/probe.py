@@ -133,7 +133,7 @@ class Probe(NamedTuple):
     def _run(self, words: Sequence[str]) -> tuple[int, str]:
         """Exit code and output. A compiler that hangs is stopped with all that it started."""
         with tempfile.TemporaryFile(dir=self.directory) as output:
-            process = subprocess.Popen(  # noqa: S603  no shell; bisheng is where discover() found it
+            process = subprocess.Popen(  # noqa: S603  no shell; bisheng is where Toolchain found it
                 words,
                 cwd=self.directory,
                 env=dict(self.environment),

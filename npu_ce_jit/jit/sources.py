@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final
 
 from npu_ce_jit.errors import BuildError
 
@@ -18,14 +18,15 @@ _NPU_STEMS = ("_plan.cpp", "_plan.h")
 _CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
 
-class Sources(NamedTuple):
+class Sources:
     """`names` are posix, relative to `root_dir`, and sorted.
 
     What is in the files is read when a key needs it: a machine without an NPU never needs the NPU's.
     """
 
-    root_dir: Path
-    names: tuple[str, ...]
+    def __init__(self, root_dir: Path, names: tuple[str, ...]) -> None:
+        self.root_dir: Final = root_dir
+        self.names: Final = names
 
     @classmethod
     def installed(cls) -> "Sources":

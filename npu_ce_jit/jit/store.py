@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 from npu_ce_jit.jit import entry
 from npu_ce_jit.jit.cache_key import CacheKey
@@ -19,10 +19,11 @@ from npu_ce_jit.settings import Settings
 _logger = logging.getLogger("npu_ce_jit")
 
 
-class Store(NamedTuple):
+class Store:
     """All roots are searched, in order; a build goes to the first that can be written."""
 
-    roots: tuple[Root, ...]
+    def __init__(self, roots: tuple[Root, ...]) -> None:
+        self.roots: Final = roots
 
     @classmethod
     def of(cls, settings: Settings) -> "Store":

@@ -5,17 +5,14 @@ import importlib.util
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from npu_ce_jit.errors import ToolchainError
-from npu_ce_jit.jit.bisheng import find_bisheng, find_lld
-from npu_ce_jit.jit.cann import find_cann_home, find_cann_version
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.settings import Settings
 
@@ -25,37 +22,122 @@ _ISA_OF_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}
 _ISA_ORDER = ("baseline", "avx2", "avx512")
 
 
-class Toolchain(NamedTuple):
-    """The facts of a machine, each with its evidence.
+class Toolchain:
+    """The facts of a machine, each with its evidence: the attributes are all `Evidence`.
 
-    `cxx` may hold more than one word ("ccache g++"); `cxx_command` splits it.
+    Each is looked for when it is first asked for, and then stays: a warm import asks for few of them, and what builds
+    later finds what was installed meanwhile. None raises for what is absent.
     """
 
-    system: Evidence
-    machine: Evidence
-    cpu_isa: Evidence
-    cxx: Evidence
-    ninja: Evidence
-    torch_version: Evidence
-    torch_git: Evidence
-    torch_dir: Evidence
-    torch_npu_version: Evidence
-    torch_npu_dir: Evidence
-    cann_home: Evidence
-    cann_version: Evidence
-    cann_build: Evidence
-    npu_architecture: Evidence
-    bisheng: Evidence
-    lld: Evidence
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def system(self) -> Evidence:
+        return Evidence("system", platform.system(), "the running kernel")
+
+    @cached_property
+    def machine(self) -> Evidence:
+        return Evidence("machine", platform.machine(), "the running kernel")
+
+    @cached_property
+    def cpu_isa(self) -> Evidence:
+        return _find_cpu_isa(self._settings)
+
+    @cached_property
+    def cxx(self) -> Evidence:
+        """May hold more than one word ("ccache g++"); `cxx_command` splits it."""
+        return _find_cxx(self._settings)
+
+    @cached_property
+    def ninja(self) -> Evidence:
+        return _find_ninja(self._settings)
+
+    @cached_property
+    def torch_version(self) -> Evidence:
+        return Evidence("torch", str(torch.__version__), "torch.__version__")
+
+    @cached_property
+    def torch_git(self) -> Evidence:
+        return Evidence("torch git", str(torch.version.git_version), "torch.version.git_version")
+
+    @cached_property
+    def torch_dir(self) -> Evidence:
+        return Evidence("torch directory", str(Path(torch.__file__).parent), "torch.__file__")
+
+    @cached_property
+    def torch_npu_version(self) -> Evidence:
+        return _find_torch_npu_version(self.torch_npu_dir)
+
+    @cached_property
+    def torch_npu_dir(self) -> Evidence:
+        """Found without importing torch_npu, which starts the device runtime."""
+        package_dir = _package_dir("torch_npu")
+        if package_dir is None:
+            return Evidence(
+                "torch_npu directory", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]"
+            )
+        return Evidence("torch_npu directory", str(package_dir), "its import path")
+
+    @cached_property
+    def cann_home(self) -> Evidence:
+        from npu_ce_jit.jit import cann  # most machines have no NPU
+
+        return cann.find_cann_home(self._settings)
+
+    @cached_property
+    def cann_version(self) -> Evidence:
+        return self._cann_version_and_build[0]
+
+    @cached_property
+    def cann_build(self) -> Evidence:
+        return self._cann_version_and_build[1]
+
+    @cached_property
+    def _cann_version_and_build(self) -> tuple[Evidence, Evidence]:
+        from npu_ce_jit.jit import cann
+
+        return cann.find_cann_version(self.cann_home)
+
+    @cached_property
+    def npu_architecture(self) -> Evidence:
+        """The family that the chips of a machine share, not the chip: asking for that would make a device context."""
+        if self.cann_home.value is None:
+            return self.cann_home._replace(name="NPU architecture")
+        return Evidence("NPU architecture", "dav-2201", "Atlas A2 and A3, the only NPUs supported")
+
+    @cached_property
+    def bisheng(self) -> Evidence:
+        from npu_ce_jit.jit import bisheng
+
+        return bisheng.find_bisheng(self._settings, self.cann_home)
+
+    @cached_property
+    def lld(self) -> Evidence:
+        from npu_ce_jit.jit import bisheng
+
+        return bisheng.find_lld(self._settings, self.bisheng)
 
     @property
     def cxx_command(self) -> list[str]:
+        import shlex  # which torch does not import, as what only a build needs
+
         return shlex.split(self.cxx.require())
 
     @property
     def has_npu_software(self) -> bool:
         """Whether somebody set this machine up for an NPU."""
         return self.torch_npu_version.value is not None and self.cann_home.value is not None
+
+    def facts(self) -> dict[str, Evidence]:
+        """All of them, by attribute."""
+        return {name: getattr(self, name) for name in _FACTS}
+
+    def replace(self, **facts: Evidence) -> "Toolchain":
+        """Another, of the same machine but for these facts."""
+        other = Toolchain(self._settings)
+        vars(other).update(vars(self) | facts)
+        return other
 
     def require_build(self, needs: tuple[str, ...]) -> None:
         """Raises ToolchainError, with what to do, unless a build that needs these facts can be made here."""
@@ -69,37 +151,9 @@ class Toolchain(NamedTuple):
             getattr(self, name).require()
 
 
-def discover(settings: Settings) -> Toolchain:
-    """Looks for everything a build or a cache key may need. Never raises for what is absent."""
-    cann_home = find_cann_home(settings)
-    cann_version, cann_build = find_cann_version(cann_home)
-    torch_npu_version, torch_npu_dir = _find_torch_npu()
-    bisheng = find_bisheng(settings, cann_home)
-    return Toolchain(
-        system=Evidence("system", platform.system(), "the running kernel"),
-        machine=Evidence("machine", platform.machine(), "the running kernel"),
-        cpu_isa=_find_cpu_isa(settings),
-        cxx=_find_cxx(settings),
-        ninja=_find_ninja(settings),
-        torch_version=Evidence("torch", str(torch.__version__), "torch.__version__"),
-        torch_git=Evidence("torch git", str(torch.version.git_version), "torch.version.git_version"),
-        torch_dir=Evidence("torch directory", str(Path(torch.__file__).parent), "torch.__file__"),
-        torch_npu_version=torch_npu_version,
-        torch_npu_dir=torch_npu_dir,
-        cann_home=cann_home,
-        cann_version=cann_version,
-        cann_build=cann_build,
-        npu_architecture=_npu_architecture(cann_home),
-        bisheng=bisheng,
-        lld=find_lld(settings, bisheng),
-    )
-
-
-def _npu_architecture(cann_home: Evidence) -> Evidence:
-    """The family that the chips of a machine share, not the chip: asking for that would make a device context."""
-    if cann_home.value is None:
-        return Evidence("NPU architecture", None, cann_home.where, cann_home.cure)
-    return Evidence("NPU architecture", "dav-2201", "Atlas A2 and A3, the only NPUs supported")
+_FACTS = tuple(
+    name for name, attribute in vars(Toolchain).items() if isinstance(attribute, cached_property) and name[0] != "_"
+)
 
 
 def _find_cpu_isa(settings: Settings) -> Evidence:
@@ -124,6 +178,8 @@ def _find_cpu_isa(settings: Settings) -> Evidence:
 
 
 def _find_cxx(settings: Settings) -> Evidence:
+    import shlex
+
     if settings.cxx:
         try:
             words = shlex.split(settings.cxx)
@@ -170,25 +226,19 @@ def _find_ninja(settings: Settings) -> Evidence:
     )  # fmt: skip
 
 
-def _find_torch_npu() -> tuple[Evidence, Evidence]:
-    """Version and directory, without importing torch_npu (which starts the device runtime)."""
-    package_dir = _package_dir("torch_npu")
-    if package_dir is None:
-        absent = Evidence("torch_npu", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]")
-        return absent, absent._replace(name="torch_npu directory")
-    directory = Evidence("torch_npu directory", str(package_dir), "its import path")
-    version_file = package_dir / "version.py"
+def _find_torch_npu_version(directory: Evidence) -> Evidence:
+    if directory.value is None:
+        return directory._replace(name="torch_npu")
+    version_file = Path(directory.value, "version.py")
     try:
         text = version_file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return Evidence("torch_npu", None, f"{version_file}: {error}", "Install torch_npu again."), directory
+        return Evidence("torch_npu", None, f"{version_file}: {error}", "Install torch_npu again.")
     facts = dict(re.findall(r"^(__version__|git_version)\s*(?::[^=]*)?=\s*['\"]([^'\"]+)", text, re.MULTILINE))
     if "__version__" not in facts:
-        return Evidence(
-            "torch_npu", None, f"{version_file} states no __version__", "Install torch_npu again."
-        ), directory
+        return Evidence("torch_npu", None, f"{version_file} states no __version__", "Install torch_npu again.")
     git = facts.get("git_version", "")[:12]
-    return Evidence("torch_npu", facts["__version__"] + (f" git {git}" if git else ""), str(version_file)), directory
+    return Evidence("torch_npu", facts["__version__"] + (f" git {git}" if git else ""), str(version_file))
 
 
 def _package_dir(name: str) -> Path | None:
