@@ -93,7 +93,8 @@ class _Build(NamedTuple):
 
     def _in(self, directory: Path) -> Artifact:
         target = self.target
-        progress = BuildProgress(f"the {target.title} ({target.detail})", str(directory.parent))
+        compiler = getattr(self.toolchain, target.compiler).value
+        progress = BuildProgress(f"the {target.title} ({target.detail}; {compiler})", str(directory.parent))
         built = False
         try:
             artifact = self._compile(directory, progress)

@@ -19,7 +19,8 @@ class Target(NamedTuple):
 
     name: Literal["cpu", "npu"]
     title: str
-    detail: str  # what a person wants to know of a build
+    detail: str  # what a person wants to know of a build, beside its compiler
+    compiler: Literal["cxx", "bisheng"]  # the fact of Toolchain that names it
     libraries: tuple[str, ...]  # the first is the one to load; it finds the others beside itself
     needs: tuple[str, ...]  # the facts of Toolchain without which it cannot be built
     facts: tuple[tuple[str, str], ...]  # all but the sources that changes the libraries' bytes
@@ -41,7 +42,8 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
     return Target(
         name="cpu",
         title="CPU kernels",
-        detail=f"{cpu_isa}, torch {torch}; {toolchain.cxx.value}",
+        detail=f"{cpu_isa}, torch {torch}",
+        compiler="cxx",
         libraries=(flags.CPU_LIBRARY,),
         needs=("cpu_isa", "cxx", "ninja"),
         facts=facts,
@@ -76,7 +78,8 @@ def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
     return Target(
         name="npu",
         title="NPU kernels",
-        detail=f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}; {toolchain.bisheng.value}",
+        detail=f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}",
+        compiler="bisheng",
         libraries=(flags.NPU_LIBRARY, flags.NPU_KERNELS),
         needs=("bisheng", "cxx", "ninja", "torch_npu_dir"),
         facts=facts,
