@@ -88,15 +88,19 @@ def _run(code: str, backend: str, **variables: str) -> None:
     assert process.stderr == "", "a kernel that overrides another is told there"
 
 
+both_ways = pytest.mark.parametrize("code", [EVERY_MODULE, AGAIN], ids=["every module", "imported again"])
+
+
 @needs_the_library
-@pytest.mark.parametrize("code", [EVERY_MODULE, AGAIN], ids=["every module", "imported again"])
+@both_ways
 def test_the_kernels_stay_and_every_function_computes(code):
     _run(code, "cpp")
 
 
-def test_the_reference_stays_as_well(tmp_path):
+@both_ways
+def test_the_reference_stays_as_well(tmp_path, code):
     nowhere = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path), "TMPDIR": str(tmp_path), "NPU_CE_JIT_PREBUILT_DIR": ""}
-    _run(AGAIN, "reference", NPU_CE_JIT_BUILD="never", NPU_CE_JIT_LOG="warning", **nowhere)
+    _run(code, "reference", NPU_CE_JIT_BUILD="never", NPU_CE_JIT_LOG="warning", **nowhere)
 
 
 EDIT = """
