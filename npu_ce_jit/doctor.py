@@ -152,11 +152,12 @@ def _of_fact(fact: Evidence, verdict_if_absent: Verdict) -> Check:
 
 
 def _cache(session: Session) -> Iterator[Check]:
-    for number, (root, refusal) in enumerate(Store.of(session.settings).examine()):
+    store = Store.of(session.settings)
+    for root, refusal in store.examine():
         if refusal is None:
             yield Check("cache", "ok", str(root.path), root.origin)
             return
-        last = number == 1
+        last = root == store.build_roots[-1]
         yield Check(
             "cache", "fail" if last else "warn", str(root.path), f"{root.origin}: {refusal}",
             "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",

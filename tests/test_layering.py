@@ -82,6 +82,11 @@ def test_only_the_settings_read_the_environment(file):
         assert reads == []
 
 
+def test_one_module_knows_the_library_that_colours():
+    users = {_own_part(file) for file in MODULES for module in _imports(file) if module.split(".")[0] == "rich"}
+    assert users == {"console"}
+
+
 def test_nothing_of_cross_entropy_is_known_to_the_jit():
     for file in (PACKAGE_DIR / "jit").glob("*.py"):
         assert not re.search(r"softmax|logit|label|smoothing|ignore_index", file.read_text("utf-8")), file

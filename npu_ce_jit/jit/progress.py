@@ -59,18 +59,17 @@ class BuildProgress:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._shown:
-            self._move("")
-            _write("\r")
+            _write(f"\r{' ' * len(self._shown)}\r")
         seconds = self._heartbeat.age
         if error is None:
             _logger.info("built in %.1f s", seconds)
         elif issubclass(error, KeyboardInterrupt):
-            _logger.info("interrupted after %.1f s; the compilers are stopped, and the next import builds", seconds)
+            _logger.info("interrupted after %.1f s; the compilers are stopped, the next import or call builds", seconds)
         else:
             _logger.info("the build failed after %.1f s", seconds)
 
     def _move(self, text: str) -> None:
-        """Spaces wipe out what was there: a notebook shows no escape sequence that does."""
+        """Spaces wipe out what was there: no escape sequence does that in a notebook too."""
         if text != self._shown:
             _write(f"\r{text.ljust(len(self._shown))}")
             self._shown = text
