@@ -5,4 +5,5 @@ import sys
 
 from npu_ce_jit.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a tool that reloads every module starts no command
+    sys.exit(main())

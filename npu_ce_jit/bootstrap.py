@@ -59,7 +59,7 @@ class Session(NamedTuple):
         return "cpp" if self.cpu.state == "loaded" else "lazy" if self.cpu.state == "lazy" else "reference"
 
 
-_session: Session | None = None
+_session: Session | None = globals().get("_session")  # a reload of this module changes nothing of what is loaded
 _lock = threading.RLock()  # a self-check calls operators, which may come back here
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from npu_ce_jit import bootstrap
+from npu_ce_jit import bootstrap, console
 from npu_ce_jit._version import __version__
 from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.jit.store import Store
@@ -23,6 +23,22 @@ _COMPUTING = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; 2 for a command line that is not one."""
+    console.escape_what_stdout_cannot_show()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            console.flush()
+    except BrokenPipeError:  # as `| head -1` does
+        console.discard_output()
+        return console.READER_LEFT
+    except OSError as error:
+        console.discard_output()
+        print(f"npu_ce_jit: cannot write to standard output: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     try:
@@ -32,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         run: Callable[[argparse.Namespace], int] = parsed.run
         return run(parsed)
+    except BrokenPipeError:
+        raise
     except (NpuCeJitError, OSError) as error:
         print(f"npu_ce_jit {parsed.command}: {error}", file=sys.stderr)
         return 1
@@ -102,7 +120,10 @@ def _info(parsed: argparse.Namespace) -> int:
     from npu_ce_jit.report import info_of
 
     info = info_of(bootstrap.load_all(may_build=False))
-    print(info.as_json() if parsed.json else info)
+    if parsed.json:
+        print(info.as_json())
+    else:
+        console.show(info.lines())
     return 0
 
 
@@ -116,13 +137,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(doctor.as_json(session, checks), indent=2))
     else:
-        for check in checks:
-            print(
-                f"{check.verdict:4}  {check.name}: {check.found}" + (f"  ({check.evidence})" if check.evidence else "")
-            )
-            if check.cure and check.verdict != "ok":
-                print(f"      {check.cure}")
-        print(f"runs on: {session.backend}")
+        console.show(doctor.lines(session, checks))
     return 0 if doctor.is_healthy(checks) else 1
 
 

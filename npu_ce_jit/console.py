@@ -1,27 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables for people: their header in bold on a terminal, plain where a program or a file reads along."""
+"""What a command prints for people: in colour on a terminal, plain where a program or a file reads along.
+
+Nothing is cut off and nothing in a text is taken for markup, because paths are there to be copied.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+Line = Sequence[tuple[str, str]]  # parts of it, each with a style in rich's words, "" for none
+
+READER_LEFT = 141  # the exit code that a shell gives to a program which SIGPIPE has ended
+
+
+def show(lines: Iterable[Line]) -> None:
+    """Prints them."""
+    terminal = _terminal()
+    if terminal is None:
+        print("\n".join(map(plain, lines)))
+        return
+    from rich.text import Text
+
+    for line in lines:
+        terminal.print(Text.assemble(*line))
+
+
+def plain(line: Line) -> str:
+    """Without its styles."""
+    return "".join(text for text, _ in line).rstrip()
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """One line a row; nothing is cut off, because paths are there to be copied."""
+    """One line a row."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    if sys.stdout.isatty():
-        with contextlib.suppress(ImportError):
-            from rich.console import Console
+    show([[(line.rstrip(), "" if number else "bold")] for number, line in enumerate(lines)])
 
-            console = Console(markup=False, highlight=False, soft_wrap=True)
-            console.print(lines[0].rstrip(), style="bold")
-            for line in lines[1:]:
-                console.print(line.rstrip())
-            return
-    print("\n".join(line.rstrip() for line in lines))
+
+def group(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[Line]:
+    """Names and texts below a title. A text may have several lines."""
+    yield [(title, "bold")]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        first, *others = text.splitlines() or [""]
+        yield [(f"  {name.ljust(width)}  {first}", "")]
+        for other in others:
+            yield [(f"  {'':{width}}  {other}", "")]
 
 
 def size_of(count: int) -> str:
@@ -32,3 +60,35 @@ def size_of(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} GiB"
+
+
+def escape_what_stdout_cannot_show() -> None:
+    """A path may hold what an ASCII log cannot, and bytes that are no text at all: neither ends a command."""
+    with contextlib.suppress(AttributeError, ValueError):  # no standard output, or another object in its place
+        if sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def flush() -> None:
+    """Raises OSError here, and not in the interpreter's last moments, where standard output takes no more."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def discard_output() -> None:
+    """Sends what is still to be written nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+
+
+def _terminal() -> Any:
+    """A rich console, or None."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)

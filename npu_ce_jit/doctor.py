@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bootstrap import Session
+from npu_ce_jit.console import Line
 from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.jit.evidence import Evidence
@@ -17,6 +18,8 @@ from npu_ce_jit.jit.store import Store
 from npu_ce_jit.report import state_of
 
 Verdict = Literal["ok", "warn", "fail"]
+
+_STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 class Check(NamedTuple):
@@ -54,6 +57,29 @@ def try_npu(session: Session) -> tuple[Session, list[Check]]:
     return session, [Check(name, "fail", "failed", problem.fact, problem.hint)]
 
 
+def lines(session: Session, checks: list[Check]) -> Iterator[Line]:
+    """The report for a person: what is wrong has its evidence and its cure below it."""
+    for check in checks:
+        verdict, name = (f"{check.verdict:4}", _STYLES[check.verdict]), (f"  {check.name}: ", "")
+        if check.verdict == "ok":
+            yield [verdict, name, (check.found, ""), (f"  ({check.evidence})" if check.evidence else "", "dim")]
+            continue
+        yield [verdict, name, (check.found, "bold")]
+        yield from ([(f"      {line}", "")] for line in check.evidence.splitlines())
+        yield from ([(f"      -> {line}", "cyan")] for line in check.cure.splitlines())
+    style = _STYLES["ok" if is_healthy(checks) else "fail"]
+    yield [(summary(session, checks), style)]
+
+
+def summary(session: Session, checks: list[Check]) -> str:
+    """What works here, and what the exit code says of it."""
+    failed = [check.name for check in checks if check.verdict == "fail"]
+    parts = [f"{', '.join(failed)} failed"] if failed else []
+    parts += [_CPU_WORKS[session.backend], _npu_works(session)]
+    verdict = "not healthy (exit code 1)" if failed else "healthy (exit code 0)"
+    return f"{verdict}: {'; '.join(filter(None, parts))}"
+
+
 def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
     """The report for a program; `healthy` is what the exit code says."""
     return {
@@ -72,6 +98,29 @@ def is_healthy(checks: list[Check]) -> bool:
     return all(check.verdict != "fail" for check in checks)
 
 
+_CPU_WORKS = {
+    "cpp": "the CPU kernels work",
+    "lazy": "the CPU kernels are built at the first call",
+    "reference": "CPU calls run on the slower reference implementation",
+}
+
+
+def _npu_works(session: Session) -> str:
+    """Empty for a package without NPU kernels."""
+    if session.npu.state != "none":
+        return {
+            "loaded": "the NPU kernels work",
+            "built": "the NPU kernels are built, and not tried for want of an NPU",
+            "lazy": "the NPU kernels are built at the first call",
+        }[session.npu.state]
+    if session.npu.problem is None:
+        return ""
+    if _has_no_npu_software(session):
+        return "no NPU software here, which is fine"
+    what = "there are no NPU kernels" if session.toolchain.has_npu_software else "only half of the NPU software is here"
+    return f"{what}, and tensors on an NPU are refused"
+
+
 def _settings(session: Session) -> Iterator[Check]:
     for problem in session.settings.problems:
         yield Check("settings", "warn", problem.fact, "the environment", problem.hint)
@@ -85,15 +134,11 @@ def _toolchain(session: Session) -> Iterator[Check]:
     for fact in (toolchain.cpu_isa, toolchain.cxx, toolchain.ninja):
         yield _of_fact(fact, "warn")
     verdict_if_absent: Verdict = "ok" if _has_no_npu_software(session) else "warn"
-    for fact in (
-        toolchain.torch_npu_version,
-        toolchain.cann_home,
-        toolchain.cann_version,
-        toolchain.npu_architecture,
-        toolchain.bisheng,
-        toolchain.lld,
-    ):
+    for fact in (toolchain.torch_npu_version, toolchain.cann_home):
         yield _of_fact(fact, verdict_if_absent)
+    if toolchain.cann_home.value is not None:  # without it each would say once more that there is no CANN
+        for fact in (toolchain.cann_version, toolchain.npu_architecture, toolchain.bisheng, toolchain.lld):
+            yield _of_fact(fact, verdict_if_absent)
 
 
 def _has_no_npu_software(session: Session) -> bool:
@@ -107,11 +152,12 @@ def _of_fact(fact: Evidence, verdict_if_absent: Verdict) -> Check:
 
 
 def _cache(session: Session) -> Iterator[Check]:
-    for number, (root, refusal) in enumerate(Store.of(session.settings).examine()):
+    store = Store.of(session.settings)
+    for root, refusal in store.examine():
         if refusal is None:
             yield Check("cache", "ok", str(root.path), root.origin)
             return
-        last = number == 1
+        last = root == store.build_roots[-1]
         yield Check(
             "cache", "fail" if last else "warn", str(root.path), f"{root.origin}: {refusal}",
             "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
@@ -150,4 +196,4 @@ def _evidence(problem: NpuCeJitError) -> str:
     if not isinstance(problem, BuildError):
         return problem.fact
     log = [f"Log: {problem.log_path}"] if problem.log_path else []
-    return " ".join([problem.fact, *problem.first_lines[:4], *log])
+    return "\n".join([problem.fact, *problem.first_lines[:4], *log])

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bootstrap import Kernels, Session
+from npu_ce_jit.console import Line, group, plain, size_of
 from npu_ce_jit.jit import inventory
 from npu_ce_jit.jit.store import Store
 
@@ -21,27 +23,36 @@ class Info(dict[str, Any]):
     """
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {text}" for name, text in self._lines())
+        return "\n".join(map(plain, self.lines()))
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self._lines()
-        )
-        return f"<table>{rows}</table>"
+        rows = []
+        for title, texts in self._groups():
+            rows.append(f"<tr><th colspan='2' style='text-align:left'>{html.escape(title)}</th></tr>")
+            for name, text in texts:
+                cells = (html.escape(name), html.escape(text).replace("\n", "<br>"))
+                rows.append("<tr>" + "".join(f"<td style='text-align:left'>{cell}</td>" for cell in cells) + "</tr>")
+        return f"<table>{''.join(rows)}</table>"
 
-    def _lines(self) -> list[tuple[str, str]]:
-        lines = [("npu_ce_jit", self["npu_ce_jit"])]
-        for name, title in (("cpu", "CPU kernels"), ("npu", "NPU kernels")):
-            kernels = self[name]
-            lines.append((title, kernels["state"] + (f", {kernels['library']}" if kernels["library"] else "")))
-            if kernels["problem"]:
-                lines.append((f"{title}, problem", kernels["problem"]))
-        lines += [("cache", f"{root['path']} ({root['origin']})") for root in self["roots"]]
-        lines += [(f"cache, {one['kind']}", one["path"]) for one in self["entries"] if one["kind"] != "note"]
-        lines += [(one["name"], f"{one['value'] or 'none'} ({one['where']})") for one in self["found"]]
-        return lines
+    def lines(self) -> Iterator[Line]:
+        """As a person reads it, for a terminal or plain."""
+        yield [(f"npu_ce_jit {self['npu_ce_jit']}", "bold")]
+        for title, rows in self._groups():
+            yield []
+            yield from group(title, rows)
+
+    def _groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        kernels = ((title, self[name]) for name, title in (("cpu", "CPU"), ("npu", "NPU")))
+        yield "kernels", [(title, "\n".join(filter(None, (
+            one["state"] + (f"  {one['library']}" if one["library"] else ""), one["problem"]
+        )))) for title, one in kernels]  # fmt: skip
+        yield (
+            "cache roots",
+            [(root["origin"], root["path"] + ("  (read only)" if root["read_only"] else "")) for root in self["roots"]],
+        )
+        entries = [one for one in self["entries"] if one["kind"] != "note"]
+        yield "entries", [(one["kind"], _shown(one)) for one in entries] or [("none", "")]
+        yield "found", [(one["name"], f"{one['value'] or 'none'}  ({one['where']})") for one in self["found"]]
 
     def as_json(self) -> str:
         return json.dumps(self, indent=2)
@@ -90,3 +101,9 @@ def _entry(item: inventory.Item) -> dict[str, Any]:
         "problem": item.problem,
         **{name: manifest.get(name) for name in ("libraries", "compiler", "host", "started", "seconds")},
     }
+
+
+def _shown(one: dict[str, Any]) -> str:
+    days = one["age"] // 86400
+    age = f"{days} days old" if days else "made today"
+    return f"{one['path']}  ({'; '.join(filter(None, (size_of(one['bytes']), age, one['problem'])))})"

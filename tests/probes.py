@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,12 @@ def fresh_environment(cache_dir: Path) -> dict[str, str]:
     """This process's environment with a cache of its own, so that nothing built before is found."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
     return {**inherited, "NPU_CE_JIT_CACHE_DIR": str(cache_dir)}
+
+
+def may_mount() -> bool:
+    """Whether a process here can have a mount of its own, which ends with it."""
+    try:
+        tried = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+    except OSError:
+        return False
+    return tried.returncode == 0

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import random
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from toy_package import Toy, needs_compiler, toy
 
 from npu_ce_jit.jit.archive import ArchiveError, pack, unpack
-from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.entry import Artifact, verified
 
 pytestmark = needs_compiler
 
@@ -135,6 +138,32 @@ def test_an_entry_whose_key_was_changed_is_refused(packed, tmp_path):
 def test_a_truncated_archive_is_refused(packed, tmp_path, size):
     (tmp_path / "a.tar.gz").write_bytes(packed[0].read_bytes()[:size])
     assert str(tmp_path / "a.tar.gz") in _refused(tmp_path / "a.tar.gz", tmp_path)
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_random_flips_of_bits_give_an_error_or_what_verifies(packed, tmp_path, is_compressed):
+    """Compressed, a checksum finds nearly all; without it the flips reach names, sizes, manifests and libraries."""
+    content = packed[0].read_bytes()
+    content = content if is_compressed else gzip.decompress(content)
+    randomness = random.Random(20)
+    one, file, refused = _elsewhere(tmp_path), tmp_path / "a.tar", 0
+    for _ in range(150):
+        flipped = bytearray(content)
+        for _ in range(randomness.choice((1, 1, 2, 8))):
+            flipped[randomness.randrange(len(flipped))] ^= 1 << randomness.randrange(8)
+        file.write_bytes(flipped)
+        try:
+            unpacked = list(unpack(file, one.store))
+        except ArchiveError:
+            refused += 1
+        else:
+            assert all(verified(made.entry_dir).manifest["key"] == one.key.text for made in unpacked)
+        layout_dir = one.store.roots[0].layout_dir
+        for path in layout_dir.glob("*/*"):
+            assert path.name.startswith("e-"), "half of an entry is left"
+            verified(path)
+        shutil.rmtree(layout_dir, ignore_errors=True)
+    assert refused > (140 if is_compressed else 10), "the flips hit nothing"
 
 
 def test_with_nowhere_to_unpack_each_root_says_why(packed, tmp_path):

@@ -56,7 +56,7 @@ def test_a_build_is_found_again_and_tells_what_it_was(tmp_path, caplog):
     start, end = caplog.messages
     assert "building the CPU kernels" in start
     assert str(one.key_dir) in start
-    assert "built after" in end
+    assert "built in" in end
 
 
 def test_a_built_entry_is_not_built_again(tmp_path):

@@ -69,6 +69,15 @@ def test_a_bad_variable_is_a_warning_with_its_cure(session):
     assert "MAX_JOBS" in check.cure
 
 
+def test_a_place_that_cannot_hold_the_cache_is_a_failure_only_where_no_other_can(session, tmp_path):
+    (tmp_path / "file").touch()
+    nowhere = {name: str(tmp_path / "file" / "x") for name in ("NPU_CE_JIT_CACHE_DIR", "XDG_CACHE_HOME", "HOME")}
+    for tmp_dir, verdicts in ((tmp_path, ["warn"] * 3 + ["ok"]), (tmp_path / "file", ["warn"] * 3 + ["fail"])):
+        settings = Settings.from_env(nowhere | {"TMPDIR": str(tmp_dir)})
+        checks = doctor.examine(session()._replace(settings=settings))
+        assert [check.verdict for check in checks if check.name == "cache"] == verdicts
+
+
 def test_the_report_for_programs_holds_every_check(session, capsys):
     session()
     assert cli.main(["doctor", "--json"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def bare(tmp_path) -> dict[str, str]:
 def test_every_command_runs_where_there_is_nothing(site, bare, tmp_path):
     archive = str(tmp_path / "cache.tar.gz")
     for words, code, said in (
-        (["info"], 0, "CPU kernels: lazy"),
+        (["info"], 0, "CPU  lazy"),
         (["verify"], 0, "0 entries, 0 bad"),
         (["clean"], 0, "0 removed"),
         (["clean", "--all", "--dry-run"], 0, "0 would go"),
@@ -76,6 +77,33 @@ def test_looking_after_the_cache_builds_nothing(site, tmp_path):
     for words in (["info"], ["verify"], ["clean", "--all"]):
         assert _run(site, *words, **variables).returncode == 0
     assert not list(tmp_path.rglob("e-*"))
+
+
+def test_under_never_a_command_uses_what_is_built_and_builds_nothing(site, tmp_path):
+    started = tmp_path / "started"
+    compiler = tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\ntouch {started}\nexec {shutil.which("g++")} "$@"\n', "utf-8")
+    compiler.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    variables = {"PATH": path, "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    for words in (["info", "--json"], ["doctor", "--json"]):
+        report = json.loads(_run(site, *words, NPU_CE_JIT_BUILD="never", **variables).stdout)
+        assert report["cpu"]["state"] == "none"
+        assert report["backend"] == "reference"
+    assert not started.exists()
+    assert not list(tmp_path.rglob("*.so"))
+    assert _run(site, "build", **variables).returncode == 0
+    started.unlink()
+    (library,) = tmp_path.rglob("*.so")
+    for words in (["info", "--json"], ["doctor", "--json"]):
+        report = json.loads(_run(site, *words, NPU_CE_JIT_BUILD="never", **variables).stdout)
+        assert report["cpu"]["state"] == "loaded"
+        assert report["cpu"]["library"] == str(library)
+    assert (
+        "healthy (exit code 0): the CPU kernels work"
+        in _run(site, "doctor", NPU_CE_JIT_BUILD="never", **variables).stdout
+    )
+    assert not started.exists()
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,15 @@ ALLOWED = {
     "chips": {"errors"},
     "op": {"op", "chips", "errors", "_version"},
     "bootstrap": {"jit", "op", "settings", "errors", "log"},
-    "doctor": {"bootstrap", "report", "jit", "devices", "settings", "errors", "_version"},
+    "doctor": {"bootstrap", "console", "report", "jit", "devices", "settings", "errors", "_version"},
     "measure": set(),
     "devices": {"errors"},
     "bench": {"bootstrap", "op", "measure", "devices", "errors", "_version"},
     "console": set(),
     "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},
-    "report": {"bootstrap", "jit", "_version"},
+    "report": {"bootstrap", "console", "jit", "_version"},
     "demo": {"bootstrap", "op", "measure", "errors"},
-    "cli": {"bootstrap", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
+    "cli": {"bootstrap", "console", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
     "__main__": {"cli"},
     "notebook": {"bootstrap", "report", "errors"},
     "__init__": {"bootstrap", "notebook", "op", "errors", "_version"},
@@ -80,6 +80,11 @@ def test_only_the_settings_read_the_environment(file):
         assert reads == ["os.environ"]
     else:
         assert reads == []
+
+
+def test_one_module_knows_the_library_that_colours():
+    users = {_own_part(file) for file in MODULES for module in _imports(file) if module.split(".")[0] == "rich"}
+    assert users == {"console"}
 
 
 def test_nothing_of_cross_entropy_is_known_to_the_jit():

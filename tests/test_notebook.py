@@ -41,11 +41,16 @@ def test_info_is_plain_data_that_shows_itself():
     assert json.loads(info.as_json()) == info
     assert info["npu_ce_jit"] == npu_ce_jit.__version__
     assert info["backend"] == bootstrap.run().backend
-    assert f"CPU kernels: {info['cpu']['state']}" in repr(info).splitlines()[1]
-    assert repr(info).startswith("npu_ce_jit: ")
+    lines = repr(info).splitlines()
+    assert lines[0] == f"npu_ce_jit {npu_ce_jit.__version__}"
+    assert lines[3].split()[:2] == ["CPU", info["cpu"]["state"]]
+    groups = ["kernels", "cache roots", "entries", "found"]
+    assert [line for line in lines[1:] if line and not line.startswith(" ")] == groups
     shown = info._repr_html_()
     assert shown.startswith("<table>")
-    assert shown.count("<tr>") == len(repr(info).splitlines())
+    assert shown.count("<th ") == len(groups)
+    for fact in info["found"]:
+        assert f"<td style='text-align:left'>{fact['name']}</td>" in shown
 
 
 def test_what_info_shows_is_text_and_no_markup(monkeypatch):

@@ -24,6 +24,7 @@ from npu_ce_jit.jit.jobs import job_count
 from npu_ce_jit.jit.lock import build_lock
 from npu_ce_jit.jit.ninja_file import ninja_file
 from npu_ce_jit.jit.progress import BuildProgress
+from npu_ce_jit.jit.reason import reason
 from npu_ce_jit.jit.recipe import Recipe, cpu_recipe
 from npu_ce_jit.jit.roots import Root
 from npu_ce_jit.jit.staging import dead_staging_dirs, staging_dir
@@ -92,18 +93,13 @@ class _Build(NamedTuple):
         )
 
     def _in(self, directory: Path) -> Artifact:
-        target = self.target
-        compiler = getattr(self.toolchain, target.compiler).value
-        progress = BuildProgress(f"the {target.title} ({target.detail}; {compiler})", str(directory.parent))
-        built = False
-        try:
-            artifact = self._compile(directory, progress)
-            built = True
-        except BuildError as error:
-            raise _with_kept_log(error, directory) from error.__cause__
-        finally:
-            progress.end(built=built)
-        return artifact
+        compiler = getattr(self.toolchain, self.target.compiler).value
+        what = f"the {self.target.title} ({self.target.detail}; {compiler})"
+        with BuildProgress(what, str(directory.parent), reason(self.key, self.store)) as progress:
+            try:
+                return self._compile(directory, progress)
+            except BuildError as error:
+                raise _with_kept_log(error, directory) from error.__cause__
 
     def _compile(self, directory: Path, progress: BuildProgress) -> Artifact:
         target, toolchain = self.target, self.toolchain

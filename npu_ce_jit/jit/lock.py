@@ -49,29 +49,44 @@ def build_lock(name: str, settings: Settings, find: Callable[[], T | None]) -> I
 
 def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> BaseFileLock | None:
     """The held lock, or None once waiting makes no more sense. Raises OSError or UntrustedError."""
-    from filelock import FileLock, Timeout  # 15 ms that a warm import does not spend
+    from filelock import FileLock  # 15 ms that a warm import does not spend
 
     lock_file = node_file(settings, name, ".lock")
     owner_file = lock_file.with_suffix(".owner")
-    lock = FileLock(lock_file, mode=0o600, thread_local=False)
+    lock, speaker = (
+        FileLock(lock_file.with_suffix(suffix), mode=0o600, thread_local=False) for suffix in (".lock", ".speaker")
+    )
     deadline = time.monotonic() + settings.lock_timeout
     heartbeat = Heartbeat(_FIRST_MESSAGE_SECONDS)
-    while True:
-        try:
+    try:
+        while True:
+            if _is_ours(lock):
+                owner_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+                return lock
+            if is_found():
+                return None
+            if time.monotonic() >= deadline:
+                _logger.warning("waited %.0f s for %s; building as well", settings.lock_timeout, _owner(owner_file))
+                return None
+            if heartbeat.is_due():
+                # Of many ranks that wait, one says so.
+                level = logging.INFO if _is_ours(speaker) else logging.DEBUG
+                _logger.log(level, "waiting for %s, which builds the same (%.0f s)", _owner(owner_file), heartbeat.age)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        speaker.release()
+
+
+def _is_ours(lock: BaseFileLock) -> bool:
+    """Whether this process holds it by now. Raises OSError."""
+    from filelock import Timeout
+
+    try:
+        if not lock.is_locked:
             lock.acquire(timeout=0)
-        except Timeout:
-            pass
-        else:
-            owner_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
-            return lock
-        if is_found():
-            return None
-        if time.monotonic() >= deadline:
-            _logger.warning("waited %.0f s for %s; building as well", settings.lock_timeout, _owner(owner_file))
-            return None
-        if heartbeat.is_due():
-            _logger.info("waiting for %s, which builds the same (%.0f s)", _owner(owner_file), heartbeat.age)
-        time.sleep(_POLL_SECONDS)
+    except Timeout:
+        return False
+    return True
 
 
 def _owner(owner_file: Path) -> str:

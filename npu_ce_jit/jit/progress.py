@@ -35,33 +35,55 @@ class Heartbeat:
 
 
 class BuildProgress:
-    """A line at the start and at the end; in between one moving line on a terminal, else a line every 10 s."""
+    """Says where and why something is built, and how that ended; a block of it is one build.
 
-    def __init__(self, what: str, where: str) -> None:
-        _logger.info("building %s in %s; this happens once", what, where)
+    In between, one moving line where a person looks on, else a line every 10 s.
+    """
+
+    def __init__(self, what: str, where: str, why: str) -> None:
+        _logger.info("building %s in %s: %s", what, where, why)
         self._heartbeat = Heartbeat()
         self._shown = ""
+
+    def __enter__(self) -> BuildProgress:  # noqa: PYI034  typing.Self is of Python 3.11
+        return self
 
     def show(self, log: str) -> None:
         """Takes ninja's output so far."""
         steps = _STEP.findall(log)
-        step = f"[{steps[-1][0]}/{steps[-1][1]}]" if steps else ""
-        if _is_terminal():
-            if step != self._shown:
-                _write(f"\r{step} ")
-                self._shown = step
+        step = f"[{steps[-1][0]}/{steps[-1][1]}] " if steps else ""
+        if _renders_a_moving_line():
+            self._move(f"npu_ce_jit: {step}{self._heartbeat.age:.0f} s")
         elif self._heartbeat.is_due():
-            _logger.info("still building%s, %.0f s", f" {step}" if step else "", self._heartbeat.age)
+            _logger.info("still building: %s%.0f s", step, self._heartbeat.age)
 
-    def end(self, *, built: bool) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._shown:
-            _write("\r\033[K")
-        _logger.info("%s after %.1f s", "built" if built else "the build failed", self._heartbeat.age)
+            _write(f"\r{' ' * len(self._shown)}\r")
+        seconds = self._heartbeat.age
+        if error is None:
+            _logger.info("built in %.1f s", seconds)
+        elif issubclass(error, KeyboardInterrupt):
+            _logger.info("interrupted after %.1f s; the compilers are stopped, the next import or call builds", seconds)
+        else:
+            _logger.info("the build failed after %.1f s", seconds)
+
+    def _move(self, text: str) -> None:
+        """Spaces wipe out what was there: no escape sequence does that in a notebook too."""
+        if text != self._shown:
+            _write(f"\r{text.ljust(len(self._shown))}")
+            self._shown = text
 
 
-def _is_terminal() -> bool:
+def _renders_a_moving_line() -> bool:
+    """Whether standard error obeys a carriage return, as a terminal and a notebook's cell do, and is ours to write to.
+
+    A notebook's stream says that it is no terminal, so that its class has to tell.
+    """
+    if not _logger.isEnabledFor(logging.INFO) or logging.getLogger().handlers:
+        return False  # nobody wants to see it, or the program's own handlers print what there is to see
     try:
-        return _logger.isEnabledFor(logging.INFO) and sys.stderr.isatty()
+        return sys.stderr.isatty() or type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
     except (AttributeError, ValueError):  # None under pythonw, or closed
         return False
 

@@ -18,6 +18,8 @@ from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")
 
+_told: set[str] = set()  # a build looks several times, and a person reads once
+
 
 class Store:
     """All roots are searched, in order; a build goes to the first that can be written."""
@@ -92,7 +94,8 @@ def _dirs(root: Root, key: CacheKey, prefix: str) -> list[Path]:
             require_trusted_dir(path)
         return sorted(key_dir / name for name in os.listdir(key_dir) if name.startswith(prefix))
     except UntrustedError as error:
-        _logger.warning("not used: %s", error)
+        _logger.log(logging.DEBUG if str(error) in _told else logging.WARNING, "not used: %s", error)
+        _told.add(str(error))
     except OSError as error:
         _logger.debug("nothing in %s: %s", root.path, error)
     return []

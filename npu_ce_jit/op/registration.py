@@ -11,28 +11,56 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.op import autograd, meta, operators, schema
 from npu_ce_jit.op.transforms import register_fake, register_vmap
-
-# A registration lives as long as its Library object.
-_definitions: Library | None = None
 
 _INTERNAL: dict[str, Callable[..., Any]] = {
     "_forward": meta.forward,
     "_backward": meta.backward,
     "_backward_": meta.backward_,
 }
-# Loads a library at the first call that needs one; whether there is one for this device now.
-_load: Callable[[torch.device], bool] | None = None
+
+
+class _Registered:
+    """What this process has registered from Python; each part lasts as long as its Library object.
+
+    Torch's namespace of the operators holds it, where an import of this package finds what an earlier one of the same
+    process left: notebooks reload modules and take them out of sys.modules.
+    """
+
+    NAME = "_registered_from_python"
+
+    def __init__(self) -> None:
+        self.schemas = dict(schema.SCHEMAS)
+        self.definitions = Library(schema.NAMESPACE, "DEF")  # never withdrawn: compiled graphs hold the operators
+        schema.define(self.definitions)
+        self.kernels: Library | None = None  # those that are written in Python
+        # Loads a library at the first call that needs one; whether there is one for this device now.
+        self.load: Callable[[torch.device], bool] | None = None
+
+
+def _registered() -> _Registered:
+    registered: _Registered | None = vars(autograd.OPS).get(_Registered.NAME)
+    if registered is None:
+        registered = _Registered()
+        setattr(autograd.OPS, _Registered.NAME, registered)
+    return registered
 
 
 def define() -> None:
-    """Schemas, Meta, autograd and vmap, once in a process."""
-    global _definitions
-    if _definitions is not None:
-        return
-    _definitions = library = Library(schema.NAMESPACE, "DEF")
-    schema.define(library)
+    """Schemas, Meta, autograd and vmap, in the place of those of an earlier import; meanwhile no thread may call.
+
+    Raises NpuCeJitError where an operator is no longer what this process has defined.
+    """
+    registered = _registered()
+    if registered.schemas != schema.SCHEMAS:
+        raise NpuCeJitError(
+            f"Another version of this package has defined the operators torch.ops.{schema.NAMESPACE} in this process.",
+            "Start a new Python.",
+        )
+    registered.kernels = None  # withdraws them: none overrides another
+    registered.kernels = library = Library(schema.NAMESPACE, "IMPL")
 
     for name, fake in _INTERNAL.items():
         library.impl(name, _kernel_of_last_resort(name), "CompositeExplicitAutograd")
@@ -63,19 +91,18 @@ def _vmap_rule(name: str) -> Callable[..., Any]:
 
 def use_loader(load: Callable[[torch.device], bool]) -> None:
     """Has a call for which no kernel is registered run `load`, which may register one: True where it has."""
-    global _load
-    _load = load
+    _registered().load = load
 
 
 def refuse(device: torch.device, problem: Exception) -> None:
     """Takes a library's kernels out of use: what it has registered stays, below kernels that raise."""
-    assert _definitions is not None
+    definitions = _registered().definitions
 
     def kernel(*arguments: Any) -> Any:
         raise NotImplementedError(f"npu_ce_jit has no kernels for {device.type}. {problem}") from problem
 
     for name in _INTERNAL:
-        _definitions.impl(name, kernel, _dispatch_key(device), allow_override=True)
+        definitions.impl(name, kernel, _dispatch_key(device), allow_override=True)
 
 
 def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
@@ -90,7 +117,8 @@ def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
         # As the dispatcher chooses: where tensors are on several, the CPU's kernel is not the one that is called.
         device = next((device for device in devices if device.type != "cpu"), devices[0])
         key = _dispatch_key(device)
-        if key in ("CPU", "PrivateUse1") and _load is not None and _load(device):
+        load = _registered().load
+        if key in ("CPU", "PrivateUse1") and load is not None and load(device):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"{schema.NAMESPACE}::{name}", key):
                 return getattr(autograd.OPS, name).default(*arguments)
             raise NotImplementedError(f"expected a kernel of {name} for {device.type} in the library, got none")
