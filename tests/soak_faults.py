@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who breaks a cache during a soak: one damages entries, one fills the disk, one cleans. Each goes on until its end.
+
+Damaged bytes come in under a new name, as a copy: a file that changes while it is mapped ends a process, and no cache
+can help that. For the same reason an entry that was opened to others is closed again unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from soak_ledger import AMISS, Ledger
+from soak_scene import Scene
+from toy_package import fork
+
+from npu_ce_jit import cache_commands
+from npu_ce_jit.jit.entry import MANIFEST, PREFIX
+from npu_ce_jit.jit.flags import CPU_LIBRARY
+from npu_ce_jit.jit.store import Store
+
+SIZES = (0, 1, 64, 1000, 4096, 8192, -4096, -64, -1)  # what a library is cut to; where negative, by
+AWAY = "away-"  # names what is on its way in or out
+NOBODY = 65534
+PAUSE_SECONDS = 0.3
+PAGE = bytes(4096)
+
+
+def start(task: Callable[[Scene, Ledger], None], scene: Scene, ledger: Ledger) -> int:
+    """Does it again and again, in a process of its own, until the soak is over."""
+
+    def run() -> None:
+        random.seed()
+        try:
+            while not ledger.is_over:
+                task(scene, ledger)
+                time.sleep(random.random() * PAUSE_SECONDS)
+        except BaseException:
+            ledger.count(f"{AMISS}{task.__name__} ended early")
+            traceback.print_exc(file=ledger.evidence)
+
+    return fork(run)
+
+
+def damage(scene: Scene, ledger: Ledger) -> None:
+    """Breaks one entry, or makes that others can write it; now and then the compiler of one source refuses it."""
+    with contextlib.suppress(FileExistsError):
+        scene.unwilling_file.unlink() if scene.unwilling_file.exists() else scene.unwilling_file.touch()
+    entries = [entry for cache_dir in scene.cache_dirs for entry in cache_dir.glob(f"*/{PREFIX}*")]
+    if not entries:
+        return
+    entry_dir = random.choice(entries)
+    with contextlib.suppress(OSError):  # it is gone, or the small disk is full
+        if random.random() < 0.8:
+            name = random.choice(list(_DAMAGES))
+            _damage_copy(entry_dir, _DAMAGES[name])
+        else:
+            name = random.choice(list(_EXPOSURES))
+            _expose(entry_dir, _EXPOSURES[name])
+        ledger.count(f"damage: {name}")
+
+
+def fill(scene: Scene, ledger: Ledger) -> None:
+    """Leaves the small disk a few pages and names, or none, for a while."""
+    if not scene.is_mounted:
+        with contextlib.suppress(FileExistsError):
+            scene.full_file.unlink() if scene.full_file.exists() else scene.full_file.touch()
+        return
+    ballast_dir = scene.small_dir / "ballast"
+    ballast_dir.mkdir(exist_ok=True)
+    try:
+        for number in range(random.randrange(80)):
+            (ballast_dir / str(number)).write_bytes(PAGE if random.random() < 0.8 else b"")
+    except OSError:
+        ledger.count("disk full: to the last page")
+    time.sleep(random.random() * PAUSE_SECONDS)
+    shutil.rmtree(ballast_dir)
+
+
+def clean(scene: Scene, ledger: Ledger) -> None:
+    """Runs `clean` with some choice of options, as a user in another terminal; with some luck it is killed."""
+    time.sleep(1.0)
+    options = random.choice(list(_CLEANINGS))
+    store = random.choice(scene.places).toys[0].store
+    cleaner = fork(lambda: run_clean(store, ledger, **_CLEANINGS[options]))
+    if random.random() < 0.2:
+        time.sleep(random.random() * 0.02)
+        os.kill(cleaner, 9)
+    status = os.waitpid(cleaner, 0)[1]
+    ledger.count(f"clean: {options}" if status == 0 else "kill -9: of clean")
+
+
+def run_clean(store: Store, ledger: Ledger, **options: object) -> None:
+    defaults = {"everything": False, "older_than_days": None, "dry_run": False}
+    with open(os.devnull, "w", encoding="utf-8") as nobody, contextlib.redirect_stdout(nobody):
+        try:
+            code = cache_commands.clean(store, **(defaults | options))
+        except BaseException:
+            traceback.print_exc(file=ledger.evidence)
+            code = -1
+    if code != 0:
+        ledger.count(f"{AMISS}clean returned {code}")
+
+
+_CLEANINGS: Mapping[str, Mapping[str, object]] = {
+    "what serves nobody": {},
+    "older than a second": {"older_than_days": 1 / 86400},
+    "everything": {"everything": True},
+    "dry run": {"everything": True, "dry_run": True},
+}
+
+
+def _damage_copy(entry_dir: Path, change: Callable[[Path], None]) -> None:
+    """Puts a damaged copy in an entry's place."""
+    copy_dir, old_dir = (entry_dir.with_name(f"{AWAY}{os.urandom(6).hex()}") for _ in range(2))
+    try:
+        shutil.copytree(entry_dir, copy_dir, symlinks=True)
+        change(copy_dir)
+        entry_dir.rename(old_dir)
+        copy_dir.rename(entry_dir.with_name(f"{PREFIX}{os.urandom(6).hex()}"))
+    finally:
+        shutil.rmtree(copy_dir, ignore_errors=True)
+        shutil.rmtree(old_dir, ignore_errors=True)
+
+
+def _cut(entry_dir: Path) -> None:
+    library = entry_dir / CPU_LIBRARY
+    size = random.choice(SIZES)
+    os.truncate(library, size if size >= 0 else library.stat().st_size + size)
+
+
+def _zero_page(entry_dir: Path) -> None:
+    library = entry_dir / CPU_LIBRARY
+    with library.open("r+b") as file:
+        file.seek(random.randrange(library.stat().st_size // len(PAGE)) * len(PAGE))
+        file.write(PAGE)
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    file.write_bytes(content)
+
+
+def _exchange_library(entry_dir: Path) -> None:
+    shutil.copy(random.choice(_others(entry_dir)) / CPU_LIBRARY, entry_dir)
+
+
+def _exchange_entry(entry_dir: Path) -> None:
+    shutil.copytree(random.choice(_others(entry_dir)), entry_dir, dirs_exist_ok=True)
+
+
+def _others(entry_dir: Path) -> list[Path]:
+    """Entries for other keys."""
+    found = [path for path in entry_dir.parent.parent.glob(f"*/{PREFIX}*") if path.parent != entry_dir.parent]
+    if not found:
+        raise FileNotFoundError("no other entry")
+    return found
+
+
+def _link(entry_dir: Path) -> None:
+    library = entry_dir / CPU_LIBRARY
+    library.rename(entry_dir / "elsewhere.so")
+    library.symlink_to("elsewhere.so")
+
+
+def _unlink(name: str) -> Callable[[Path], None]:
+    return lambda entry_dir: (entry_dir / name).unlink()
+
+
+_DAMAGES: Mapping[str, Callable[[Path], None]] = {
+    "library cut": _cut,
+    "page zeroed": _zero_page,
+    "bit of the library flipped": lambda entry_dir: _flip(entry_dir / CPU_LIBRARY),
+    "bit of the manifest flipped": lambda entry_dir: _flip(entry_dir / MANIFEST),
+    "manifest cut": lambda entry_dir: os.truncate(entry_dir / MANIFEST, random.choice((0, 1, 1000))),
+    "library deleted": _unlink(CPU_LIBRARY),
+    "manifest deleted": _unlink(MANIFEST),
+    "entry deleted": shutil.rmtree,
+    "library of another key": _exchange_library,
+    "entry of another key": _exchange_entry,
+    "library a symbolic link": _link,
+}
+
+
+def _expose(entry_dir: Path, change: Callable[[Path], None]) -> None:
+    """Makes an entry one that others could have written, for a while."""
+    change(entry_dir)
+    time.sleep(random.random() * PAUSE_SECONDS)
+    for path in (entry_dir, entry_dir / CPU_LIBRARY):
+        path.chmod(0o700)
+        os.chown(path, os.getuid(), -1)
+
+
+_EXPOSURES: Mapping[str, Callable[[Path], None]] = {
+    "library opened to others": lambda entry_dir: (entry_dir / CPU_LIBRARY).chmod(0o666),
+    "entry opened to others": lambda entry_dir: entry_dir.chmod(0o777),
+    **(
+        {"library of another user": lambda entry_dir: os.chown(entry_dir / CPU_LIBRARY, NOBODY, -1)}
+        if os.getuid() == 0
+        else {}
+    ),
+}
+FAULTS = tuple(f"damage: {name}" for name in (*_DAMAGES, *_EXPOSURES)) + tuple(f"clean: {name}" for name in _CLEANINGS)
