@@ -26,7 +26,7 @@ from soak_crowd import Crowd
 from soak_faults import FAULTS
 from soak_ledger import AMISS, Ledger
 from soak_members import Member
-from soak_scene import Scene, content, set_up
+from soak_scene import LOCK_SECONDS, Scene, content, set_up
 
 from npu_ce_jit.jit import inventory
 from npu_ce_jit.jit.store import Store
@@ -74,7 +74,7 @@ def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
             crowd.add(member, Member(member, random.choice(scene.places), scene, ledger).start(Member.visit))
         if now > next_kill and (crowd.kill(*wanted) or now > next_kill + 1.0):
             wanted, next_kill = random.choice(KILLS), now + random.random() * KILL_SECONDS
-        crowd.stop_a_builder()
+        crowd.stop_builders(random.uniform(1, 3) * LOCK_SECONDS)
         crowd.kill_hung()
         crowd.reap()
         time.sleep(0.005)
@@ -82,7 +82,7 @@ def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
         crowd.kill_hung()
         crowd.reap()
         time.sleep(0.01)
-    crowd.let_it_go_on()
+    crowd.go_on()
     ledger.end()
     crowd.end_others()
     while len(crowd):
@@ -91,6 +91,10 @@ def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
         time.sleep(0.01)
     for _ in range(crowd.orphans_left()):
         ledger.count(f"{AMISS}a compiler is still alive")
+    totals = ledger.totals()
+    killed = sum(count for event, count in totals.items() if event.startswith("kill -9: compiler"))
+    if totals["builds: the compiler died"] > killed:
+        ledger.count(f"{AMISS}compilers failed of which nobody killed one")
 
 
 def judge_what_is_left(scene: Scene, ledger: Ledger) -> None:
@@ -107,7 +111,6 @@ def judge_what_is_left(scene: Scene, ledger: Ledger) -> None:
     for memory in {place.shared_memory for place in scene.places}:
         files = list(memory.glob("npu_ce_jit-*/**/*"))
         left += [path for path in files if path.is_file() and path.suffix not in (".lock", ".owner", ".failure")]
-        left += [path for path in files if path.name.startswith(".")]
     for path in left:
         ledger.count(f"{AMISS}left over after clean --all: {path}")
 

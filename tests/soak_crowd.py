@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import random
 import signal
@@ -35,7 +36,7 @@ class Crowd:
         self._others: dict[int, str] = {}
         self._free = set(range(size))
         self._killed: set[int] = set()
-        self._stopped: int | None = None
+        self._stopped: dict[int, float] = {}  # until when
         # Compilers whose builder was killed become children of this process, so that none is overlooked.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -55,7 +56,7 @@ class Crowd:
     def kill(self, what: str, phase: str) -> bool:
         """Kills the process, its compilers, or both, of some member in this phase. Whether there was one."""
         for pid in random.sample(list(self._running), len(self._running)):
-            if pid not in (self._stopped, *self._killed) and self._phase(pid) == phase:
+            if pid not in (*self._stopped, *self._killed) and self._phase(pid) == phase:
                 children = _descendants(pid)
                 if what == "compiler" and not children:
                     continue
@@ -68,26 +69,28 @@ class Crowd:
                 return True
         return False
 
-    def stop_a_builder(self) -> None:
-        """One builder stands still for the whole soak, with the lock and a directory of its own."""
-        if self._stopped is None:
-            self._stopped = next((pid for pid in self._running if self._phase(pid) in _BUILDING), None)
-            if self._stopped is not None:
-                _signal(self._stopped, signal.SIGSTOP)
-                self._ledger.count(f"stopped: while {self._phase(self._stopped)}")
+    def stop_builders(self, seconds: float) -> None:
+        """One stands still to the end, with a lock and a directory of its own, and always another one for a while."""
+        now = time.monotonic()
+        for pid in [pid for pid, until in self._stopped.items() if until < now]:
+            self._go_on(pid)
+        if len(self._stopped) < 2:
+            building = [pid for pid in self._running if pid not in self._stopped and self._phase(pid) in _BUILDING]
+            for pid in building[:1]:
+                self._stopped[pid] = now + seconds if self._stopped else math.inf
+                _signal(pid, signal.SIGSTOP)
+                self._ledger.count(f"stopped: while {self._phase(pid)}")
 
-    def let_it_go_on(self) -> None:
-        if self._stopped is not None:
-            self._running[self._stopped] = self._running[self._stopped]._replace(since=time.monotonic())
-            _signal(self._stopped, signal.SIGCONT)
-            self._stopped = None
+    def go_on(self) -> None:
+        for pid in list(self._stopped):
+            self._go_on(pid)
 
     def has_only_stopped(self) -> bool:
-        return set(self._running) <= {self._stopped}
+        return set(self._running) <= set(self._stopped)
 
     def kill_hung(self) -> None:
         for pid, one in self._running.items():
-            if pid not in (self._stopped, *self._killed) and time.monotonic() - one.since > HANG_SECONDS:
+            if pid not in (*self._stopped, *self._killed) and time.monotonic() - one.since > HANG_SECONDS:
                 self._ledger.count(f"{AMISS}hung while {self._phase(pid)}")
                 self._end(pid)
 
@@ -130,6 +133,11 @@ class Crowd:
             else:
                 self._ledger.count("orphans: a compiler outlived its builder")
             self._killed.discard(pid)
+
+    def _go_on(self, pid: int) -> None:
+        del self._stopped[pid]
+        self._running[pid] = self._running[pid]._replace(since=time.monotonic())
+        _signal(pid, signal.SIGCONT)
 
     def _phase(self, pid: int) -> str:
         phase = self._ledger.phase(self._running[pid].member)

@@ -2,17 +2,19 @@
 """Who breaks a cache during a soak: one damages entries, one fills the disk, one cleans. Each goes on until its end.
 
 Damaged bytes come in under a new name, as a copy: a file that changes while it is mapped ends a process, and no cache
-can help that. For the same reason an entry that was opened to others is closed again unchanged.
+can help that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import json
 import os
 import random
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -28,7 +30,9 @@ from npu_ce_jit.jit.store import Store
 SIZES = (0, 1, 64, 1000, 4096, 8192, -4096, -64, -1)  # what a library is cut to; where negative, by
 AWAY = "away-"  # names what is on its way in or out
 NOBODY = 65534
+IS_ROOT = os.getuid() == 0  # who alone can give a file away
 PAUSE_SECONDS = 0.3
+ENTRY_DELETED = "entry deleted"
 PAGE = bytes(4096)
 
 
@@ -37,32 +41,32 @@ def start(task: Callable[[Scene, Ledger], None], scene: Scene, ledger: Ledger) -
 
     def run() -> None:
         random.seed()
-        try:
+        with ledger.witness(task.__name__):
             while not ledger.is_over:
                 task(scene, ledger)
                 time.sleep(random.random() * PAUSE_SECONDS)
-        except BaseException:
-            ledger.count(f"{AMISS}{task.__name__} ended early")
-            traceback.print_exc(file=ledger.evidence)
 
     return fork(run)
 
 
 def damage(scene: Scene, ledger: Ledger) -> None:
-    """Breaks one entry, or makes that others can write it; now and then the compiler of one source refuses it."""
+    """Breaks one entry, or plants one as another user would; now and then the compiler of one source refuses it."""
     with contextlib.suppress(FileExistsError):
         scene.unwilling_file.unlink() if scene.unwilling_file.exists() else scene.unwilling_file.touch()
     entries = [entry for cache_dir in scene.cache_dirs for entry in cache_dir.glob(f"*/{PREFIX}*")]
     if not entries:
         return
     entry_dir = random.choice(entries)
-    with contextlib.suppress(OSError):  # it is gone, or the small disk is full
-        if random.random() < 0.8:
+    with contextlib.suppress(OSError, ValueError, LookupError):  # gone, damaged before, or the small disk is full
+        if random.random() < 0.1:
+            name = ENTRY_DELETED
+            shutil.rmtree(entry_dir)
+        elif random.random() < 0.8:
             name = random.choice(list(_DAMAGES))
             _damage_copy(entry_dir, _DAMAGES[name])
         else:
-            name = random.choice(list(_EXPOSURES))
-            _expose(entry_dir, _EXPOSURES[name])
+            name = random.choice(list(_PLANTED))
+            _plant(entry_dir, _PLANTED[name])
         ledger.count(f"damage: {name}")
 
 
@@ -75,7 +79,7 @@ def fill(scene: Scene, ledger: Ledger) -> None:
     ballast_dir = scene.small_dir / "ballast"
     ballast_dir.mkdir(exist_ok=True)
     try:
-        for number in range(random.randrange(80)):
+        for number in range(random.randrange(100)):
             (ballast_dir / str(number)).write_bytes(PAGE if random.random() < 0.8 else b"")
     except OSError:
         ledger.count("disk full: to the last page")
@@ -98,12 +102,8 @@ def clean(scene: Scene, ledger: Ledger) -> None:
 
 def run_clean(store: Store, ledger: Ledger, **options: object) -> None:
     defaults = {"everything": False, "older_than_days": None, "dry_run": False}
-    with open(os.devnull, "w", encoding="utf-8") as nobody, contextlib.redirect_stdout(nobody):
-        try:
-            code = cache_commands.clean(store, **(defaults | options))
-        except BaseException:
-            traceback.print_exc(file=ledger.evidence)
-            code = -1
+    with ledger.witness("clean"), contextlib.redirect_stdout(io.StringIO()):
+        code = cache_commands.clean(store, **(defaults | options))
     if code != 0:
         ledger.count(f"{AMISS}clean returned {code}")
 
@@ -182,29 +182,38 @@ _DAMAGES: Mapping[str, Callable[[Path], None]] = {
     "manifest cut": lambda entry_dir: os.truncate(entry_dir / MANIFEST, random.choice((0, 1, 1000))),
     "library deleted": _unlink(CPU_LIBRARY),
     "manifest deleted": _unlink(MANIFEST),
-    "entry deleted": shutil.rmtree,
     "library of another key": _exchange_library,
     "entry of another key": _exchange_entry,
     "library a symbolic link": _link,
 }
 
 
-def _expose(entry_dir: Path, change: Callable[[Path], None]) -> None:
-    """Makes an entry one that others could have written, for a while."""
-    change(entry_dir)
-    time.sleep(random.random() * PAUSE_SECONDS)
-    for path in (entry_dir, entry_dir / CPU_LIBRARY):
-        path.chmod(0o700)
-        os.chown(path, os.getuid(), -1)
+def _plant(entry_dir: Path, expose: Callable[[Path], None]) -> None:
+    """Puts an entry there for a while that fits its manifest and is for this key, and holds another key's library."""
+    planted_dir = entry_dir.with_name(f"{AWAY}{os.urandom(6).hex()}")
+    visible_dir = entry_dir.with_name(f"{PREFIX}{os.urandom(6).hex()}")
+    try:
+        shutil.copytree(entry_dir, planted_dir)
+        _exchange_library(planted_dir)
+        library = (planted_dir / CPU_LIBRARY).read_bytes()
+        manifest = json.loads((planted_dir / MANIFEST).read_text("utf-8"))
+        sums = {"bytes": len(library), "sha256": hashlib.sha256(library).hexdigest()}
+        manifest["libraries"][CPU_LIBRARY] = sums
+        (planted_dir / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+        expose(planted_dir)
+        planted_dir.rename(visible_dir)
+        time.sleep(random.random() * PAUSE_SECONDS)
+    finally:
+        for path in (planted_dir, visible_dir):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-_EXPOSURES: Mapping[str, Callable[[Path], None]] = {
-    "library opened to others": lambda entry_dir: (entry_dir / CPU_LIBRARY).chmod(0o666),
-    "entry opened to others": lambda entry_dir: entry_dir.chmod(0o777),
-    **(
-        {"library of another user": lambda entry_dir: os.chown(entry_dir / CPU_LIBRARY, NOBODY, -1)}
-        if os.getuid() == 0
-        else {}
-    ),
+_PLANTED: Mapping[str, Callable[[Path], None]] = {
+    "planted where others can write the library": lambda entry_dir: (entry_dir / CPU_LIBRARY).chmod(0o666),
+    "planted where others can write the entry": lambda entry_dir: entry_dir.chmod(0o777),
+    **({"planted by another user": lambda entry_dir: os.chown(entry_dir / CPU_LIBRARY, NOBODY, -1)} if IS_ROOT else {}),
 }
-FAULTS = tuple(f"damage: {name}" for name in (*_DAMAGES, *_EXPOSURES)) + tuple(f"clean: {name}" for name in _CLEANINGS)
+FAULTS = (
+    *(f"damage: {name}" for name in (ENTRY_DELETED, *_DAMAGES, *_PLANTED)),
+    *(f"clean: {name}" for name in _CLEANINGS),
+)

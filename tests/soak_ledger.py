@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 AMISS = "amiss: "  # begins what may never happen
@@ -24,6 +27,16 @@ class Ledger:
 
     def count(self, event: str) -> None:
         os.write(self._events, f"{event}\n".encode())
+
+    @contextmanager
+    def witness(self, who: str) -> Iterator[None]:
+        """Whatever is raised here is a fault."""
+        try:
+            yield
+        except BaseException as error:
+            self.count(f"{AMISS}{type(error).__name__} in {who}")
+            traceback.print_exc(file=self.evidence)
+            raise
 
     def totals(self) -> Counter[str]:
         return Counter(self._events_file.read_text("utf-8").splitlines())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the processes of a soak do with the cache, and how each judges what it got.
 
-Steps of `jit/` are wrapped, so that a killer sees in which one a process is, and a disk that is slow to sync gives it time.
+Steps of `jit/` are wrapped, so that a killer sees in which one a process is; a disk that syncs slowly gives it time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import random
 import signal
 import socket
 import time
-import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 from soak_ledger import AMISS, Ledger
 from soak_scene import UNWILLING, Place, Scene, refusal
-from toy_package import Toy, fork
+from toy_package import Toy, exit_code, fork
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit import build as build_module
@@ -41,6 +40,7 @@ USES = 4  # of one process; it forks and ends as often as a user's does
 SLOW_SECONDS = 0.1
 MOST_GROWTH_KIB = 4096  # of one that stays; its first third warms it up
 
+SILENT = "said nothing"  # what the package says of compilers whose words found no room
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _STEPS: tuple[tuple[Any, str, str], ...] = (
     (Store, "find", "looking"),
@@ -72,10 +72,11 @@ class Member:
         """Runs `task` in a process of its own; returns its id."""
 
         def run() -> None:
-            self._move_in()
-            task(self)
+            with self._ledger.witness("a member"):
+                self._move_in()
+                task(self)
 
-        return self._fork(run)
+        return fork(run)
 
     def visit(self) -> None:
         """Uses a few libraries and ends."""
@@ -89,25 +90,16 @@ class Member:
             one = random.choice(self._place.toys)
             with self._judged(one):
                 obtain(one.target, one.settings, one.toolchain, may_build=True)
-            os.waitpid(self._fork(lambda one=one: self._use(one)), 0)
+            if exit_code(fork(lambda one=one: self._use(one))) != 0:
+                self._ledger.count(f"{AMISS}a child of one that stays ended early")
             sizes.append((len(os.listdir("/proc/self/fd")), _private_kib()))
         files, kib = (now - then for now, then in zip(sizes[-1], sizes[len(sizes) // 3], strict=True))
         self._ledger.count(f"one that stayed: {len(sizes)} uses, {files:+} open files, {kib:+} KiB")
         if files > 0 or kib > MOST_GROWTH_KIB:
             self._ledger.count(f"{AMISS}one that stayed grew")
 
-    def _fork(self, task: Callable[[], None]) -> int:
-        def run() -> None:
-            try:
-                task()
-            except BaseException as error:
-                self._ledger.count(f"{AMISS}{type(error).__name__} in a process")
-                traceback.print_exc(file=self._ledger.evidence)
-
-        return fork(run)
-
     def _use(self, one: Toy) -> None:
-        with self._judged(one):
+        with self._ledger.witness("a use"), self._judged(one):
             artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
             assert artifact is not None
             value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle again, also where the file is gone
@@ -176,7 +168,7 @@ class Member:
                 error = function(*arguments)
             except OSError as full:
                 full.is_counted = True
-                self._ledger.count("disk full: in the compiler")
+                self._ledger.count(f"disk full: in the compiler{', without a word' if SILENT in str(full) else ''}")
                 raise
             self._ledger.count(
                 "builds: the compiler died" if _is_compiler_s_death(error) else "builds: the source was refused"
@@ -217,7 +209,7 @@ class _Listener(logging.Handler):
         text = record.getMessage()
         event = next((event for start, event in _MESSAGES.items() if text.startswith(start)), None)
         if text.startswith("building in "):
-            is_full = any(os.strerror(number) in text for number in _FULL)
+            is_full = any(os.strerror(number) in text for number in _FULL) or SILENT in text
             event = "disk full: went on in the next root" if is_full else f"{AMISS}{text}"
         elif event is None and record.levelno >= logging.WARNING:
             event = f"{AMISS}{text}"
@@ -226,7 +218,7 @@ class _Listener(logging.Handler):
 
 
 def _is_compiler_s_death(error: BuildError) -> bool:
-    return error.fact.endswith("did not compile.") and "does not want to be" not in str(error)
+    return SILENT in error.fact or (error.fact.endswith("did not compile.") and "does not want to be" not in str(error))
 
 
 def _private_kib() -> int:

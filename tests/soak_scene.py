@@ -19,7 +19,7 @@ from npu_ce_jit.jit.store import Store
 NUMBERS = range(6)  # of the libraries; each returns its own
 UNWILLING = 5  # its source does not compile while `Scene.unwilling_file` is there
 PREBUILT, PREBUILT_DAMAGED = 0, 1
-LOCK_SECONDS = 8.0
+LOCK_SECONDS = 4.0
 
 _SMALL_SIZE = "size=320k,nr_inodes=160"  # a build takes some 20 pages of 4 KiB, and as many inodes
 _CLONE_NEWNS = 0x20000

@@ -46,10 +46,11 @@ def _dead_builder(one: Toy) -> Path:
 def full(built) -> tuple[Toy, dict[str, Path]]:
     """One of each kind."""
     one, artifact = built
-    remember(artifact, "checked")
+    entry_dir = artifact.entry_dir.rename(one.key_dir / "e-0")
+    remember(artifact._replace(entry_dir=entry_dir), "checked")
     (note,) = one.key_dir.glob("note-*")
     places = {
-        "entry": artifact.entry_dir.rename(one.key_dir / "e-0"),
+        "entry": entry_dir,
         "copy": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-1"),
         "damaged": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-2"),
         "untrusted": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-3"),
@@ -85,6 +86,18 @@ def test_clean_removes_what_serves_nobody(full, capsys):
         assert path.exists() is not goes, kind
         assert (f"removed {path} " in told) is goes, kind
     assert one.find() is not None
+
+
+def test_a_note_goes_with_its_entry(built):
+    one, artifact = built
+    remember(artifact, "checked")
+    (note,) = one.key_dir.glob("note-*")
+    note.with_name(f".{note.name}").touch()  # its writer was killed
+    assert _clean(one) == 0
+    assert note.exists()
+    inventory.remove(inventory.Item(one.store.roots[0], artifact.entry_dir, "entry"))
+    assert _clean(one) == 0
+    assert list(one.key_dir.iterdir()) == []
 
 
 def test_a_dry_run_tells_the_same_and_removes_nothing(full, capsys):

@@ -28,7 +28,7 @@ class Item(NamedTuple):
     """One thing below a key's directory.
 
     A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is a dead
-    builder's. `problem` says what is wrong, `artifact` is there for an entry and a copy.
+    builder's, or a note of what is gone. `problem` says what is wrong, `artifact` is there for an entry and a copy.
     """
 
     root: Root
@@ -105,6 +105,8 @@ def _item(root: Root, path: Path, *, is_dead: bool) -> Item:
         return Item(root, path, "set aside", "it was damaged")
     if path.name.startswith(entry.REJECTED_PREFIX):
         return Item(root, path, "rejected", "it failed its self-check; its flags are not tried again")
+    if entry.is_note_of_nothing(path):
+        return Item(root, path, "leftover", "its entry is gone")
     if not path.name.startswith(entry.PREFIX):
         return Item(root, path, "note")
     try:
