@@ -64,9 +64,23 @@ YOUNG_SECONDS = 6.0  # what a builder works in is nobody's to remove for 5 s, ev
 def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
     """Ends when all processes have ended."""
     crowd = Crowd(processes, ledger)
-    for task in (soak_faults.damage, soak_faults.fill, soak_faults.clean):
-        crowd.add_other(task.__name__, soak_faults.start(task, scene, ledger))
-    crowd.add_other("who stays", Member(processes, scene.places[0], scene, ledger).start(Member.stay))
+    try:
+        for task in (soak_faults.damage, soak_faults.fill, soak_faults.clean):
+            crowd.add_other(task.__name__, soak_faults.start(task, scene, ledger))
+        crowd.add_other("who stays", Member(processes, scene.places[0], scene, ledger).start(Member.stay))
+        _use_and_kill(crowd, scene, ledger, seconds)
+        crowd.wait_until(crowd.has_only_stopped)
+        crowd.go_on()
+        ledger.end()
+        crowd.wait_for_others()
+        crowd.wait_until(crowd.is_empty)
+        for _ in range(crowd.orphans_left()):
+            ledger.count(f"{AMISS}a compiler is still alive")
+    finally:
+        crowd.kill_all()
+
+
+def _use_and_kill(crowd: Crowd, scene: Scene, ledger: Ledger, seconds: float) -> None:
     began = time.monotonic()
     wanted, next_kill = random.choice(KILLS), began
     while (now := time.monotonic()) < began + seconds:
@@ -75,22 +89,11 @@ def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
         if now > next_kill and (crowd.kill(*wanted) or now > next_kill + 1.0):
             wanted, next_kill = random.choice(KILLS), now + random.random() * KILL_SECONDS
         crowd.stop_builders(random.uniform(1, 3) * LOCK_SECONDS)
-        crowd.kill_hung()
-        crowd.reap()
-        time.sleep(0.005)
-    while not crowd.has_only_stopped():
-        crowd.kill_hung()
-        crowd.reap()
-        time.sleep(0.01)
-    crowd.go_on()
-    ledger.end()
-    crowd.end_others()
-    while len(crowd):
-        crowd.kill_hung()
-        crowd.reap()
-        time.sleep(0.01)
-    for _ in range(crowd.orphans_left()):
-        ledger.count(f"{AMISS}a compiler is still alive")
+        crowd.look_after()
+
+
+def judge_failures(ledger: Ledger) -> None:
+    """A compiler that failed without refusing its source was killed: nobody else may end one."""
     totals = ledger.totals()
     killed = sum(count for event, count in totals.items() if event.startswith("kill -9: compiler"))
     if totals["builds: the compiler died"] > killed:
@@ -141,6 +144,7 @@ def main() -> int:
         before = content(scene.prebuilt_dir)
         try:
             soak(scene, ledger, seconds, processes)
+            judge_failures(ledger)
             judge_what_is_left(scene, ledger)
             if content(scene.prebuilt_dir) != before:
                 ledger.count(f"{AMISS}something was written to what is prebuilt")

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +41,8 @@ class Crowd:
         # Compilers whose builder was killed become children of this process, so that none is overlooked.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-    def __len__(self) -> int:
-        return len(self._running)
+    def is_empty(self) -> bool:
+        return not self._running
 
     def free_member(self) -> int | None:
         return next(iter(self._free), None)
@@ -75,7 +76,8 @@ class Crowd:
         for pid in [pid for pid, until in self._stopped.items() if until < now]:
             self._go_on(pid)
         if len(self._stopped) < 2:
-            building = [pid for pid in self._running if pid not in self._stopped and self._phase(pid) in _BUILDING]
+            free = [pid for pid in self._running if pid not in (*self._stopped, *self._killed)]
+            building = [pid for pid in free if self._phase(pid) in _BUILDING]
             for pid in building[:1]:
                 self._stopped[pid] = now + seconds if self._stopped else math.inf
                 _signal(pid, signal.SIGSTOP)
@@ -88,32 +90,41 @@ class Crowd:
     def has_only_stopped(self) -> bool:
         return set(self._running) <= set(self._stopped)
 
-    def kill_hung(self) -> None:
+    def look_after(self) -> None:
+        """Writes down who hung, and how those ended that did. To be called again and again."""
         for pid, one in self._running.items():
             if pid not in (*self._stopped, *self._killed) and time.monotonic() - one.since > HANG_SECONDS:
                 self._ledger.count(f"{AMISS}hung while {self._phase(pid)}")
                 self._end(pid)
+        self._reap()
+        time.sleep(0.005)
 
-    def end_others(self) -> None:
-        """Waits for those that see by themselves that it is over."""
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self.look_after()
+
+    def wait_for_others(self) -> None:
+        """They see by themselves that it is over."""
         deadline = time.monotonic() + HANG_SECONDS
-        while self._others:
-            self.reap()
-            if time.monotonic() > deadline:
-                for pid, name in self._others.items():
-                    self._ledger.count(f"{AMISS}{name} hung")
-                    self._end(pid)
-            time.sleep(0.01)
+        while self._others and time.monotonic() < deadline:
+            self.look_after()
+        for pid, name in self._others.items():
+            self._ledger.count(f"{AMISS}{name} hung")
+            self._end(pid)
+
+    def kill_all(self) -> None:
+        """Nobody is left, whatever happened."""
+        for pid in _descendants(os.getpid()):
+            _signal(pid, signal.SIGKILL)
 
     def orphans_left(self) -> int:
         """Compilers that outlived their builder get as long as a build takes; how many there are then."""
         deadline = time.monotonic() + HANG_SECONDS / 2
         while (left := _descendants(os.getpid())) and time.monotonic() < deadline:
-            self.reap()
-            time.sleep(0.01)
+            self.look_after()
         return len(left)
 
-    def reap(self) -> None:
+    def _reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -124,6 +135,7 @@ class Crowd:
             code = os.waitstatus_to_exitcode(status)
             if pid in self._running:
                 self._free.add(self._running.pop(pid).member)
+                self._stopped.pop(pid, None)
                 if code != 0 and not (code == -signal.SIGKILL and pid in self._killed):
                     self._ledger.count(f"{AMISS}a member ended with {code}")
             elif pid in self._others:

@@ -50,9 +50,13 @@ def start(task: Callable[[Scene, Ledger], None], scene: Scene, ledger: Ledger) -
 
 
 def damage(scene: Scene, ledger: Ledger) -> None:
-    """Breaks one entry, or plants one as another user would; now and then the compiler of one source refuses it."""
-    with contextlib.suppress(FileExistsError):
-        scene.unwilling_file.unlink() if scene.unwilling_file.exists() else scene.unwilling_file.touch()
+    """Breaks one entry, or plants one as another user would.
+
+    Now and then one source is not compiled, and others could write one node's locks.
+    """
+    _toggle(scene.unwilling_file)
+    with contextlib.suppress(FileNotFoundError):
+        (scene.places[-1].shared_memory / f"npu_ce_jit-{os.getuid()}").chmod(random.choice((0o700, 0o777)))
     entries = [entry for cache_dir in scene.cache_dirs for entry in cache_dir.glob(f"*/{PREFIX}*")]
     if not entries:
         return
@@ -73,8 +77,7 @@ def damage(scene: Scene, ledger: Ledger) -> None:
 def fill(scene: Scene, ledger: Ledger) -> None:
     """Leaves the small disk a few pages and names, or none, for a while."""
     if not scene.is_mounted:
-        with contextlib.suppress(FileExistsError):
-            scene.full_file.unlink() if scene.full_file.exists() else scene.full_file.touch()
+        _toggle(scene.full_file)
         return
     ballast_dir = scene.small_dir / "ballast"
     ballast_dir.mkdir(exist_ok=True)
@@ -85,6 +88,13 @@ def fill(scene: Scene, ledger: Ledger) -> None:
         ledger.count("disk full: to the last page")
     time.sleep(random.random() * PAUSE_SECONDS)
     shutil.rmtree(ballast_dir)
+
+
+def _toggle(file: Path) -> None:
+    if file.exists():
+        file.unlink()
+    else:
+        file.touch()
 
 
 def clean(scene: Scene, ledger: Ledger) -> None:

@@ -177,11 +177,12 @@ class Member:
 
         return failure
 
-    def _slow_sync(self, _: int) -> None:
+    def _slow_sync(self, descriptor: int) -> None:
         # Nobody cuts the power here, so nothing needs to reach a disk.
         time.sleep(random.random() ** 2 * SLOW_SECONDS)
-        if self._scene.full_file.exists() and self._place.toys[0].store.roots[0].path.is_relative_to(
-            self._scene.small_dir
+        if (
+            self._scene.full_file.exists()
+            and self._scene.small_dir in Path(f"/proc/self/fd/{descriptor}").readlink().parents
         ):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
