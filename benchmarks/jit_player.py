@@ -80,7 +80,8 @@ LOCKS = {lock.__name__: lock for lock in (our_lock, torch_lock)}
 def _play(who: str, source: Path, torch_seconds: float) -> None:
     started: list[str] = []
     sys.addaudithook(lambda event, _: started.append(event) if event in _STARTS else None)
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")  # in one piece, since forks share the pipe
+    sys.stdout.flush()
     sys.stdin.read()
     start = time.monotonic()
     PLAYS[who](source)
@@ -93,7 +94,7 @@ def _play(who: str, source: Path, torch_seconds: float) -> None:
         "started": len(started),
         "compilers": used.ru_utime + used.ru_stime,
     }
-    sys.stdout.write(json.dumps(row) + "\n")  # at once, also by forks that share the pipe
+    sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
 
 

@@ -199,9 +199,12 @@ _DAMAGES: Mapping[str, Callable[[Path], None]] = {
 
 
 def _plant(entry_dir: Path, expose: Callable[[Path], None]) -> None:
-    """Puts an entry there for a while that fits its manifest and is for this key, and holds another key's library."""
+    """Puts an entry there for a while that fits its manifest and is for this key, and holds another key's library.
+
+    Its name comes first, so that everybody looks at it.
+    """
     planted_dir = entry_dir.with_name(f"{AWAY}{os.urandom(6).hex()}")
-    visible_dir = entry_dir.with_name(f"{PREFIX}{os.urandom(6).hex()}")
+    visible_dir = entry_dir.with_name(f"{PREFIX}000{os.urandom(4).hex()}")
     try:
         shutil.copytree(entry_dir, planted_dir)
         _exchange_library(planted_dir)
@@ -212,7 +215,7 @@ def _plant(entry_dir: Path, expose: Callable[[Path], None]) -> None:
         (planted_dir / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         expose(planted_dir)
         planted_dir.rename(visible_dir)
-        time.sleep(random.random() * PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
     finally:
         for path in (planted_dir, visible_dir):
             shutil.rmtree(path, ignore_errors=True)
