@@ -76,6 +76,7 @@ def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
         crowd.wait_until(crowd.is_empty)
         for _ in range(crowd.orphans_left()):
             ledger.count(f"{AMISS}a compiler is still alive")
+        ledger.count(f"the longest visit took {crowd.longest:.0f} s")
     finally:
         crowd.kill_all()
 

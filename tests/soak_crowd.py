@@ -38,6 +38,7 @@ class Crowd:
         self._free = set(range(size))
         self._killed: set[int] = set()
         self._stopped: dict[int, float] = {}  # until when
+        self.longest = 0.0  # seconds that a member took, but for those that were stopped
         # Compilers whose builder was killed become children of this process, so that none is overlooked.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -134,7 +135,9 @@ class Crowd:
                 return
             code = os.waitstatus_to_exitcode(status)
             if pid in self._running:
-                self._free.add(self._running.pop(pid).member)
+                one = self._running.pop(pid)
+                self._free.add(one.member)
+                self.longest = max(self.longest, time.monotonic() - one.since)
                 self._stopped.pop(pid, None)
                 if code != 0 and not (code == -signal.SIGKILL and pid in self._killed):
                     self._ledger.count(f"{AMISS}a member ended with {code}")

@@ -126,13 +126,12 @@ def remember(artifact: Artifact, fact: str) -> None:
         _logger.debug("not remembered: %s", error)
 
 
-def is_note_of_nothing(path: Path) -> bool:
-    """Whether this is a note beside an entry that is gone, or half of one."""
+def noted_dir(path: Path) -> Path | None:
+    """The entry that this is a note beside, or half of one whose writer was killed; None for anything else."""
     name = path.name.removeprefix(".")
     if not name.startswith(NOTE_PREFIX):
-        return False
-    entry_name = name.removeprefix(NOTE_PREFIX).rpartition("-")[0]
-    return not path.with_name(entry_name).exists()
+        return None
+    return path.with_name(name.removeprefix(NOTE_PREFIX).rpartition("-")[0])
 
 
 def _manifest(entry_dir: Path) -> dict[str, Any]:

@@ -44,11 +44,13 @@ class Item(NamedTuple):
     @property
     def size(self) -> int:
         """In bytes. What disappears meanwhile counts nothing."""
-        files = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
+        files = [str(self.path)]
+        for directory, dirs, names in os.walk(self.path):
+            files += [os.path.join(directory, name) for name in (*dirs, *names)]
         total = 0
         for file in files:
             with contextlib.suppress(OSError):
-                total += file.lstat().st_size
+                total += os.lstat(file).st_size
         return total
 
     @property
@@ -105,7 +107,8 @@ def _item(root: Root, path: Path, *, is_dead: bool) -> Item:
         return Item(root, path, "set aside", "it was damaged")
     if path.name.startswith(entry.REJECTED_PREFIX):
         return Item(root, path, "rejected", "it failed its self-check; its flags are not tried again")
-    if entry.is_note_of_nothing(path):
+    noted_dir = entry.noted_dir(path)
+    if noted_dir is not None and not noted_dir.exists():
         return Item(root, path, "leftover", "its entry is gone")
     if not path.name.startswith(entry.PREFIX):
         return Item(root, path, "note")
