@@ -1,138 +1,187 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the JIT costs: a cold build against torch's own extension loader, and a warm import over `import torch`.
+"""What the JIT costs, against torch.utils.cpp_extension.load in the same run, and who wins what.
 
-    python benchmarks/jit.py [--json] [--rounds N]
+    python benchmarks/jit.py [--json] [--quick]
 
-A cold build is timed from the call to the loaded library, in a fresh process with torch imported and an empty cache;
-both builders may use the same number of jobs. Cold builds take long, so ours runs once before and once after torch's,
-and the mean counts. The compilers' processor time tells how much of that was waiting on a busy machine.
+"One function" is the same source for both, without torch's headers: what remains is the work of the JIT. "The package"
+is our CPU library against one function with torch/extension.h, which is what an extension has in place of it.
 
-A warm import is the median, over interleaved fresh processes, of the time that `import npu_ce_jit` takes after
-`import torch`; both keep their byte code, as an installed package does.
+Every measurement is of fresh processes, with torch imported before the clock starts, and caches of its own; both sides
+may use the same number of jobs and count builds by the same compiler script. A crowd starts at once, and counts until
+its last process is done. A cold measurement of torch's stands between two of ours, whose mean counts; a warm one is
+the median of interleaved runs. The compilers' processor time tells how much of a cold build was waiting on a busy
+machine. Of a crowd that starts cold, what remains beyond one build and beyond the same crowd's warm start is waiting
+for the lock.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-_ONE_FUNCTION = """
+from jit_processes import Processes, Run
+
+CROWD = 16
+FORKS = 64
+ROUNDS = 9
+
+_ONE_FUNCTION = 'extern "C" __attribute__((visibility("default"))) int twice(int x) { return 2 * x; }\n'
+_TORCH_MODULE = """
 #include <torch/extension.h>
 torch::Tensor twice(torch::Tensor x) { return x + x; }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("twice", &twice); }
 """
 
-_OUR_BUILD = """
-import resource, time, torch
-start = time.perf_counter()
-import npu_ce_jit
-from npu_ce_jit import bootstrap
-assert bootstrap.current().backend == "cpp", bootstrap.current().cpu.problem
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(time.perf_counter() - start, used.ru_utime + used.ru_stime)
-"""
 
-_TORCH_BUILD = """
-import resource, sys, time, torch
-start = time.perf_counter()
-from torch.utils.cpp_extension import load
-assert load("one_function", [sys.argv[1]]).twice(torch.ones(1)).item() == 2
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(time.perf_counter() - start, used.ru_utime + used.ru_stime)
-"""
+class Comparison(NamedTuple):
+    """What both did; None where it did not come to an end."""
 
-_WARM_IMPORT = """
-import sys, time, torch
-started = []
-starts = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system", "os.exec"}
-sys.addaudithook(lambda event, _: started.append(event) if event in starts else None)
-start = time.perf_counter()
-import npu_ce_jit
-seconds = time.perf_counter() - start
-from npu_ce_jit import bootstrap
-assert bootstrap.current().backend == "cpp", bootstrap.current().cpu.problem
-print(seconds, len(started), sum(bootstrap.current().seconds.values()))
-"""
+    what: str
+    unit: str
+    ours: float | None
+    torchs: float | None
 
-_TORCH_IMPORT = """
-import time
-start = time.perf_counter()
-import torch
-print(time.perf_counter() - start)
-"""
+    @property
+    def verdict(self) -> str:
+        if self.ours == self.torchs:
+            return "the same"
+        if self.ours is None or self.torchs is None:
+            return f"{'npu_ce_jit' if self.torchs is None else 'torch'} wins"
+        names, less, more = ("npu_ce_jit", "torch"), *sorted((self.ours, self.torchs))
+        winner = names[self.ours > self.torchs]
+        if self.unit == "":
+            return f"{winner} wins: {less:g} against {more:g}"
+        return f"{winner} {more / less:.1f}x faster"
+
+
+class Bar(NamedTuple):
+    """What may not be lost."""
+
+    what: str
+    unit: str
+    value: float
+    most: float
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= self.most
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--rounds", type=int, default=9, help="fresh processes per warm measurement")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--quick", action="store_true", help="one round of what is warm: shows that it works")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        rows = [*_cold(Path(directory)), *_warm(Path(directory), arguments.rounds)]
+    with tempfile.TemporaryDirectory() as name:
+        comparisons, bars = measure(Path(name), 1 if arguments.quick else ROUNDS)
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        rows = [{**one._asdict(), "verdict": one.verdict} for one in comparisons]
+        print(
+            json.dumps({"comparisons": rows, "bars": [{**bar._asdict(), "met": bar.is_met} for bar in bars]}, indent=2)
+        )
         return
-    for row in rows:
-        bar = f"bar {row['bar']}  {'met' if row['met'] else 'MISSED'}" if "bar" in row else ""
-        print(f"{row['what']:62} {row['value']:>9.3f} {row['unit']:3} {bar}")
+    print(f"{'':58} {'npu_ce_jit':>12} {'torch':>12}")
+    for one in comparisons:
+        print(f"{one.what:58} {_text(one.ours, one.unit):>12} {_text(one.torchs, one.unit):>12}  {one.verdict}")
+    print()
+    for bar in bars:
+        print(
+            f"{bar.what:71} {_text(bar.value, bar.unit):>12}  {'met' if bar.is_met else 'MISSED'}, bar <= {bar.most:g}"
+        )
 
 
-def _cold(directory: Path) -> list[dict[str, object]]:
-    source = directory / "one_function.cpp"
-    source.write_text(_ONE_FUNCTION, "utf-8")
-    before = _run(_OUR_BUILD, directory, "cold1")
-    torchs, torchs_cpu = _run(_TORCH_BUILD, directory, "torch", str(source))
-    after = _run(_OUR_BUILD, directory, "cold2")
-    ours, cpu = (list(column) for column in zip(before, after, strict=True))
-    mean = statistics.mean(ours)
-    return [
-        {"what": "cold build of the CPU library, import included", "value": mean, "unit": "s", "runs": ours},
-        {"what": "torch.utils.cpp_extension.load, one function", "value": torchs, "unit": "s"},
-        _judged("cold build over torch's", mean / torchs, "", 0.2),
-        {"what": "processor time of the compilers, ours", "value": statistics.mean(cpu), "unit": "s", "runs": cpu},
-        {"what": "processor time of the compilers, torch's", "value": torchs_cpu, "unit": "s"},
+def measure(directory: Path, rounds: int) -> tuple[list[Comparison], list[Bar]]:
+    function = directory / "one" / "csrc" / "cpu" / "one_function.cpp"
+    function.parent.mkdir(parents=True)
+    function.write_text(_ONE_FUNCTION, "utf-8")
+    module = directory / "one_module.cpp"
+    module.write_text(_TORCH_MODULE, "utf-8")
+    processes = Processes(directory)
+    for player in ("our_jit", "torch_load"):  # writes the byte code
+        processes.run(player, function, "first")
+    toy = Duel(processes, Side("our_jit", function), Side("torch_load", function), rounds)
+    package = Duel(processes, Side("our_package", function), Side("torch_module", module), rounds)
+    locks = [processes.regain(lock) for lock in ("our_lock", "torch_lock")]
+    forks = {cache: processes.run("our_jit", function, "forks", forks=FORKS) for cache in ("cold", "warm")}
+    assert locks[0] is not None, "our lock is never regained"
+    comparisons = [
+        *toy.comparisons("one function"),
+        *package.comparisons("the package"),
+        Comparison("lock regained after kill -9 of its owner", "s", *locks),
     ]
+    bars = [
+        Bar("the package: cold build over torch's of one function", "", package.cold[0] / package.cold[1], 0.2),
+        Bar("the package: warm import over import torch, median", "ms", package.warm[0] * 1e3, 20.0),
+        Bar("the package: processes started by a warm import", "", package.warm_started[0], 0),
+        Bar(f"the package: builds by {CROWD} cold processes", "", package.crowd_cold[0].builds, 1),
+        Bar(f"the package: {CROWD} cold, less {CROWD} warm and one build", "s", package.waited, 3.0),
+        Bar(f"one function: builds by {FORKS} cold forks", "", forks["cold"].builds, 1),
+        Bar(f"one function: processes started by {FORKS} warm forks", "", forks["warm"].started, 0),
+        Bar(
+            f"one function: {FORKS} cold forks, less {FORKS} warm and one build", "s",
+            forks["cold"].seconds - forks["warm"].seconds - toy.build, 3.0,
+        ),
+        Bar("lock regained after kill -9 of its owner", "s", locks[0], 1.0),
+    ]  # fmt: skip
+    return comparisons, bars
 
 
-def _warm(directory: Path, rounds: int) -> list[dict[str, object]]:
-    _run(_WARM_IMPORT, directory, "cold1")  # writes the byte code
-    torchs, ours = [], []
-    for _ in range(rounds):
-        torchs.append(_run(_TORCH_IMPORT, directory, "cold1")[0])
-        ours.append(_run(_WARM_IMPORT, directory, "cold1"))
-    seconds, started, jit = (list(column) for column in zip(*ours, strict=True))
-    return [
-        {"what": "import torch", "value": statistics.median(torchs), "unit": "s", "runs": torchs},
-        {"what": "of a warm import: discovery, cache, loading", "value": statistics.median(jit) * 1e3, "unit": "ms"},
-        _judged("warm import npu_ce_jit over import torch", statistics.median(seconds) * 1e3, "ms", 20.0)
-        | {"runs": [one * 1e3 for one in seconds]},
-        _judged("processes started by a warm import", max(started), "", 0.0),
-    ]
+class Side(NamedTuple):
+    """Who builds what."""
+
+    player: str
+    source: Path
 
 
-def _judged(what: str, value: float, unit: str, bar: float) -> dict[str, object]:
-    return {"what": what, "value": value, "unit": unit, "bar": f"<= {bar:g}", "met": value <= bar}
+class Duel:
+    """Two sides measured in turns. Of each pair, the first is ours."""
+
+    def __init__(self, processes: Processes, ours: Side, torchs: Side, rounds: int) -> None:
+        def run(side: Side, cache: str, crowd: int = 1) -> Run:
+            return processes.run(side.player, side.source, cache, crowd=crowd)
+
+        cold = [run(ours, "alone"), run(torchs, "alone"), run(ours, "alone again")]
+        warm = [(run(ours, "alone"), run(torchs, "alone")) for _ in range(rounds)]
+        self.cold = statistics.mean((cold[0].seconds, cold[2].seconds)), cold[1].seconds
+        self.compilers = statistics.mean((cold[0].compilers, cold[2].compilers)), cold[1].compilers
+        self.warm = tuple(statistics.median(run.seconds for run in side) for side in zip(*warm, strict=True))
+        self.crowd_cold = run(ours, "crowd", CROWD), run(torchs, "crowd", CROWD)
+        self.crowd_warm = run(ours, "crowd", CROWD), run(torchs, "crowd", CROWD)
+        runs = zip(*warm, self.crowd_warm, strict=True)
+        self.warm_started = tuple(max(run.started for run in side) for side in runs)
+
+    @property
+    def build(self) -> float:
+        """Seconds of one build of ours, alone."""
+        return self.cold[0] - self.warm[0]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that a cold crowd of ours takes beyond one build and beyond a warm crowd."""
+        return self.crowd_cold[0].seconds - self.crowd_warm[0].seconds - self.build
+
+    def comparisons(self, title: str) -> list[Comparison]:
+        """A line each."""
+        crowds = {"cold": self.crowd_cold, "warm": self.crowd_warm}
+        return [
+            Comparison(f"{title}: cold build", "s", *self.cold),
+            Comparison(f"{title}: cold build, processor time of the compilers", "s", *self.compilers),
+            Comparison(f"{title}: warm", "ms", *(seconds * 1e3 for seconds in self.warm)),
+            *(
+                Comparison(f"{title}: {CROWD} processes, {which}, to the last", "s", *(run.seconds for run in runs))
+                for which, runs in crowds.items()
+            ),
+            Comparison(f"{title}: builds by {CROWD} cold processes", "", *(run.builds for run in self.crowd_cold)),
+            Comparison(f"{title}: processes started by a warm one", "", *self.warm_started),
+        ]
 
 
-def _run(code: str, directory: Path, cache: str, *arguments: str) -> list[float]:
-    """The numbers that `code` prints, run in a fresh process whose caches are below `directory`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    environment |= {
-        "NPU_CE_JIT_CACHE_DIR": str(directory / cache),
-        "TORCH_EXTENSIONS_DIR": str(directory / cache),
-        "PYTHONPYCACHEPREFIX": str(directory / "bytecode"),  # torch's is written there by the first run as well
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return [float(word) for word in done.stdout.splitlines()[-1].split()]
+def _text(value: float | None, unit: str) -> str:
+    return "never" if value is None else f"{value:g}" if unit == "" and value == int(value) else f"{value:.3f} {unit}"
 
 
 if __name__ == "__main__":

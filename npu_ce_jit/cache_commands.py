@@ -15,6 +15,7 @@ from npu_ce_jit.jit.archive import pack, unpack
 from npu_ce_jit.jit.build import BUILD_LOG
 from npu_ce_jit.jit.build import build as build_target
 from npu_ce_jit.jit.cache_key import cache_key
+from npu_ce_jit.jit.entry import noted_dir
 from npu_ce_jit.jit.inventory import BROKEN, Item
 from npu_ce_jit.jit.roots import Root
 from npu_ce_jit.jit.store import Store
@@ -60,8 +61,10 @@ def clean(store: Store, *, everything: bool, older_than_days: float | None, dry_
     """
     failed = False
     freed = count = 0
-    for item in list(inventory.items(store)):
-        if item.root.read_only or not _goes(item, everything, older_than_days):
+    items = [item for item in inventory.items(store) if not item.root.read_only]
+    going = {item.path for item in items if _goes(item, everything, older_than_days)}
+    for item in items:
+        if item.path not in going and noted_dir(item.path) not in going:  # a note goes with its entry
             continue
         size = item.size
         if not dry_run:

@@ -1,212 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many processes use one cache while somebody breaks it: python tests/soak_cache.py [seconds] [processes].
+"""Many processes use one cache while it is broken under them: python tests/soak_cache.py [seconds] [processes].
 
-Each process finds or builds a toy library, loads it and calls it. Meanwhile processes are killed (kill -9), entries are
-truncated, deleted, opened to others, their bits are flipped, the cache is cleaned, and the compiler meets a full disk.
-At the end: no process may hang, die by a signal that nobody sent, or get a wrong result, and nothing may be left over
-after `clean`. Damage is done to an entry that was moved away for a second, as a disk would have it: a file that
-changes while it is mapped ends a process, and no cache can help that.
+Each process finds or builds small libraries, loads them and calls them; a library returns a number that only its key
+has. Meanwhile processes and compilers are killed (kill -9) in every step, entries damaged in every way, the cache
+cleaned, a small disk filled, and one builder stands still with the lock. At the end nothing may have hung, died by a
+signal that nobody sent, got a wrong library, grown, or be left over; and every fault must have hit something.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import random
-import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-from toy_package import Toy, compiler_script, toy
+import filelock  # noqa: F401  imported once here, and not by each process that is forked
+import ninja.ninja_syntax  # noqa: F401
+import soak_faults
+import torch.utils.cpp_extension  # noqa: F401
+from soak_crowd import Crowd
+from soak_faults import FAULTS
+from soak_ledger import AMISS, Ledger
+from soak_members import Member
+from soak_scene import LOCK_SECONDS, Scene, content, set_up
 
-from npu_ce_jit import cache_commands
-from npu_ce_jit.errors import BuildError, LoadError
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.loader import obtain_loaded
-from npu_ce_jit.jit.targets import cpu_target
+from npu_ce_jit.jit import inventory
+from npu_ce_jit.jit.store import Store
 
-HANG_SECONDS = 60.0
-KEYS = 4
-FINE, TOLD, WRONG = 0, 4, 5
-EXPECTED = ("fine", "told why not", "killed by us")
-AWAY = "away-"
-# One compile in eight meets a full disk.
-FULL_DISK = 'case "$*" in *-shared*) if [ $(($(date +%N | sed s/^0*//) % 8)) = 0 ]; then'
-FULL_DISK += ' echo "fatal error: No space left on device"; exit 1; fi;; esac'
+KILL_SECONDS = 0.3
+KILLS = [
+    *((what, phase) for phase in ("compiling", "linking") for what in ("python", "compiler", "all")),
+    *(("python", phase) for phase in ("looking", "waiting", "preparing", "publishing", "telling", "loading")),
+]
+# Beginnings of events, each of which a soak of a minute must have seen.
+MUST_HIT = (
+    *FAULTS,
+    *(f"kill -9: {what}, while {phase}" for what, phase in KILLS if phase not in ("looking", "preparing", "telling")),
+    "kill -9: of clean",
+    "stopped",
+    "orphans",
+    "disk full: in the compiler",
+    "disk full: while publishing",
+    "disk full: went on in the next root",
+    "went on without the lock: its owner does not end",
+    "went on without the lock: it cannot be used",
+    "went on without a library",
+    "healed: set aside",
+    "healed: passed over",
+    "healed: removed what a dead builder left",
+    "told: it does not compile",
+    "told: the compiler died",
+    "one that stayed",
+    "used: right",
+)
+SHORT_SECONDS = 60  # a shorter soak may miss some
+YOUNG_SECONDS = 6.0  # what a builder works in is nobody's to remove for 5 s, even where no lock is on it
 
 
-def users(directory: Path) -> list[Toy]:
-    """Several keys, each a library of its own."""
-    one = toy(directory, CXX=compiler_script(directory, FULL_DISK), NPU_CE_JIT_LOG="error")
-    made = []
-    for number in range(KEYS):
-        target = cpu_target(one.settings, one.toolchain, one.target.sources)
-        target = target._replace(facts=(*target.facts, ("number", str(number))))
-        made.append(one._replace(target=target, key=cache_key(target)))
-    return made
-
-
-def use(one: Toy) -> int:
+def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
+    """Ends when all processes have ended."""
+    crowd = Crowd(processes, ledger)
     try:
-        artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
-    except (BuildError, LoadError):
-        return TOLD
-    assert artifact is not None
-    try:
-        return FINE if ctypes.CDLL(str(artifact.library)).toy() == 42 else WRONG
-    except OSError:  # removed since: its process has it, and only we ask for the file again
-        return FINE
+        for task in (soak_faults.damage, soak_faults.fill, soak_faults.clean):
+            crowd.add_other(task.__name__, soak_faults.start(task, scene, ledger))
+        crowd.add_other("who stays", Member(processes, scene.places[0], scene, ledger).start(Member.stay))
+        _use_and_kill(crowd, scene, ledger, seconds)
+        crowd.wait_until(crowd.has_only_stopped)
+        crowd.go_on()
+        ledger.end()
+        crowd.wait_for_others()
+        crowd.wait_until(crowd.is_empty)
+        for _ in range(crowd.orphans_left()):
+            ledger.count(f"{AMISS}a compiler is still alive")
+        ledger.count(f"the longest visit took {crowd.longest:.0f} s")
+    finally:
+        crowd.kill_all()
 
 
-def start(one: Toy) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = WRONG
-        try:
-            code = use(one)
-        finally:
-            os._exit(code)
-    return pid
+def _use_and_kill(crowd: Crowd, scene: Scene, ledger: Ledger, seconds: float) -> None:
+    began = time.monotonic()
+    wanted, next_kill = random.choice(KILLS), began
+    while (now := time.monotonic()) < began + seconds:
+        while (member := crowd.free_member()) is not None:
+            crowd.add(member, Member(member, random.choice(scene.places), scene, ledger).start(Member.visit))
+        if now > next_kill and (crowd.kill(*wanted) or now > next_kill + 1.0):
+            wanted, next_kill = random.choice(KILLS), now + random.random() * KILL_SECONDS
+        crowd.stop_builders(random.uniform(1, 3) * LOCK_SECONDS)
+        crowd.look_after()
 
 
-def truncate(library: Path) -> None:
-    os.truncate(library, random.choice((0, 64, 1024, 4096, library.stat().st_size // 2, library.stat().st_size - 1)))
+def judge_failures(ledger: Ledger) -> None:
+    """A compiler that failed without refusing its source was killed: nobody else may end one."""
+    totals = ledger.totals()
+    killed = sum(count for event, count in totals.items() if event.startswith("kill -9: compiler"))
+    if totals["builds: the compiler died"] > killed:
+        ledger.count(f"{AMISS}compilers failed of which nobody killed one")
 
 
-def flip(library: Path) -> None:
-    content = bytearray(library.read_bytes())
-    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    library.write_bytes(content)
+def judge_what_is_left(scene: Scene, ledger: Ledger) -> None:
+    """`clean` leaves one entry for a key, and what was noted beside it; `clean --all` leaves nothing."""
+    time.sleep(YOUNG_SECONDS)
+    for place in scene.places:
+        soak_faults.run_clean(place.toys[0].store, ledger)
+        for path in _left(place.toys[0].store):
+            ledger.count(f"{AMISS}left over after clean: {path}")
+    for place in scene.places:
+        soak_faults.run_clean(place.toys[0].store, ledger, everything=True)
+    left = [path for cache_dir in scene.cache_dirs for path in cache_dir.glob("*/*")]
+    left += [path for path in scene.tmp_dir.iterdir() if not path.name.startswith("npu_ce_jit-")]
+    for memory in {place.shared_memory for place in scene.places}:
+        files = list(memory.glob("npu_ce_jit-*/**/*"))
+        left += [path for path in files if path.is_file() and path.suffix not in (".lock", ".owner", ".failure")]
+    for path in left:
+        ledger.count(f"{AMISS}left over after clean --all: {path}")
 
 
-def open_to_others(library: Path) -> None:
-    library.chmod(0o777)
+def _left(store: Store) -> list[Path]:
+    useful = ("entry", "note", "rejected")
+    return [item.path for item in inventory.items(store) if item.kind not in useful and not item.root.read_only]
 
 
-DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, flip, open_to_others, Path.unlink)
-
-
-def damage(root: Path) -> None:
-    entries = list(root.glob("v1/*/e-*"))
-    if not entries:
-        return
-    entry_dir = random.choice(entries)
-    away = entry_dir.with_name(f"{AWAY}{os.urandom(4).hex()}")
-    try:
-        entry_dir.rename(away)
-        time.sleep(1.0)
-        random.choice(DAMAGES)(away / "libnpu_ce_jit_cpu.so")
-        away.rename(entry_dir)
-    except OSError:
-        shutil.rmtree(away, ignore_errors=True)
-
-
-def damage_for_ever(root: Path) -> int:
-    pid = os.fork()
-    if pid == 0:
-        random.seed()
-        while True:
-            damage(root)
-            time.sleep(random.random() / 2)
-    return pid
-
-
-class Crowd:
-    """The processes that use the cache, and what became of each."""
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self._running: dict[int, float] = {}  # since when
-        self._killed: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def add(self, pid: int) -> None:
-        self._running[pid] = time.monotonic()
-
-    def kill_one(self) -> None:
-        if self._running:
-            self._kill(random.choice(list(self._running)))
-
-    def kill_hung(self) -> None:
-        for pid, since in self._running.items():
-            if time.monotonic() - since > HANG_SECONDS and pid not in self._killed:
-                self.outcomes["hung"] += 1
-                self._kill(pid)
-
-    def reap(self) -> None:
-        for pid in list(self._running):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if not done:
-                continue
-            del self._running[pid]
-            code = os.waitstatus_to_exitcode(status)
-            if code == -signal.SIGKILL and pid in self._killed:
-                self.outcomes["killed by us"] += 1
-            elif code < 0:
-                self.outcomes[f"died by signal {-code}"] += 1
-            else:
-                self.outcomes[{FINE: "fine", TOLD: "told why not"}.get(code, "wrong")] += 1
-
-    def _kill(self, pid: int) -> None:
-        self._killed.add(pid)
-        os.kill(pid, signal.SIGKILL)
-
-
-def clean(one: Toy, *, everything: bool = False) -> None:
-    with open(os.devnull, "w") as nobody, contextlib.redirect_stdout(nobody):
-        cache_commands.clean(one.store, everything=everything, older_than_days=None, dry_run=False)
-
-
-def left_over(one: Toy) -> int:
-    """What `clean` leaves of what is of no use. Another user's is not ours to judge: it is closed to others first."""
-    root = one.store.roots[0].path
-    for path in root.glob("v1/*/*"):
-        for part in (path, *path.rglob("*")):
-            part.chmod(0o700)
-        if path.name.startswith(AWAY):
-            shutil.rmtree(path)
-    time.sleep(6)  # a builder's directory is young for five seconds
-    clean(one)
-    kept = ("e-", "note-", "failed-")
-    return sum(not path.name.startswith(kept) for each in one.store.build_roots for path in each.path.glob("v1/*/*"))
-
-
-def soak(directory: Path, seconds: float, processes: int) -> Counter[str]:
-    made = users(directory)
-    crowd = Crowd()
-    vandal = damage_for_ever(made[0].store.roots[0].path)
-    end = time.monotonic() + seconds
-    while (is_on := time.monotonic() < end) or len(crowd):
-        while is_on and len(crowd) < processes:
-            crowd.add(start(random.choice(made)))
-        if is_on and random.random() < 0.1:
-            crowd.kill_one()
-        if is_on and random.random() < 0.01:
-            clean(made[0], everything=random.random() < 0.3)
-        crowd.kill_hung()
-        crowd.reap()
-        time.sleep(0.02)
-    os.kill(vandal, signal.SIGKILL)
-    os.waitpid(vandal, 0)
-    crowd.outcomes["left over"] = left_over(made[0])
-    return crowd.outcomes
+def report(totals: Counter[str], seconds: float, is_mounted: bool) -> int:
+    """Prints the counts and the verdict; returns the exit code."""
+    lines = [f"{count:8}  {event}" for event, count in sorted(totals.items())]
+    lines.append(f"the full disk was {'a small tmpfs' if is_mounted else 'a mock, for want of the right to mount one'}")
+    amiss = [event for event in totals if event.startswith(AMISS)]
+    missed = [event for event in MUST_HIT if not any(key.startswith(event) for key in totals)]
+    lines += [f"never seen: {event}" for event in missed]
+    failed = bool(amiss) or (bool(missed) and seconds >= SHORT_SECONDS)
+    lines.append(f"{'FAILED' if failed else 'nothing amiss'}: {len(amiss)} kinds of fault, {len(missed)} never seen")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if failed else 0
 
 
 def main() -> int:
-    seconds, processes = (int(word) for word in [*sys.argv[1:], "600", "32"][:2])
+    seconds, processes = (int(word) for word in [*sys.argv[1:], *["600", "32"][len(sys.argv) - 1 :]][:2])
     with tempfile.TemporaryDirectory() as name:
-        outcomes = soak(Path(name), seconds, processes)
-    amiss = {what: count for what, count in outcomes.items() if count and what not in EXPECTED}
-    sys.stdout.write(f"{dict(outcomes)}\n{f'amiss: {amiss}' if amiss else 'nothing amiss'}\n")
-    return 1 if amiss else 0
+        directory = Path(name)
+        scene, ledger = set_up(directory), Ledger(directory, processes + 1)
+        before = content(scene.prebuilt_dir)
+        try:
+            soak(scene, ledger, seconds, processes)
+            judge_failures(ledger)
+            judge_what_is_left(scene, ledger)
+            if content(scene.prebuilt_dir) != before:
+                ledger.count(f"{AMISS}something was written to what is prebuilt")
+            code = report(ledger.totals(), seconds, scene.is_mounted)
+            if code:
+                sys.stdout.write(ledger.evidence_file.read_text("utf-8", "replace")[:20000])
+        finally:
+            if scene.is_mounted:
+                with contextlib.suppress(OSError):
+                    subprocess.run(["umount", "--lazy", scene.small_dir], check=False)
+    return code
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
 from npu_ce_jit.jit import build as build_module
 from npu_ce_jit.jit import lock as lock_module
 from npu_ce_jit.jit.build_log import compiler_failure
+from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.jit.loader import load
 from npu_ce_jit.jit.lock import build_lock
 
@@ -211,6 +212,20 @@ def test_truncated_and_changed_libraries_are_built_again(tmp_path):
         # A copy: to cut the library short next time while this process has it mapped would end the process.
         copy = shutil.copy(one.build().library, tmp_path / f"{length}.so")
         assert ctypes.CDLL(copy).toy() == 42
+
+
+def test_a_build_that_ends_without_a_word_goes_on_in_the_next_root(tmp_path):
+    one = toy(tmp_path)
+    ninja = (
+        tmp_path / "ninja"
+    )  # one that only works below TMPDIR; of a full disk it cannot tell, since its log is there
+    ninja.write_text(
+        f'#!/bin/sh\ncase "$PWD" in {tmp_path}/cache/*) exit 1;; esac\nexec {one.toolchain.ninja.value} "$@"\n'
+    )
+    ninja.chmod(0o755)
+    artifact = one._replace(toolchain=one.toolchain._replace(ninja=Evidence("ninja", str(ninja), "here"))).build()
+    assert artifact.entry_dir.is_relative_to(one.store.roots[-1].path)
+    assert list(one.key_dir.iterdir()) == []
 
 
 def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_path):

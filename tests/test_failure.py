@@ -12,7 +12,7 @@ import pytest
 from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import failure
+from npu_ce_jit.jit import failure, node
 from npu_ce_jit.jit.node import node_file
 
 pytestmark = needs_compiler
@@ -131,3 +131,18 @@ def test_where_nothing_can_be_left_nothing_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(failure, "node_file", no_directory)
     failure.tell(ERROR, _name(one), one.settings, one.toolchain)
     assert failure.told(_name(one), one.settings, one.toolchain) is None
+
+
+def test_what_killed_processes_left_of_telling_is_used_up_by_the_next(tmp_path, monkeypatch):
+    one = toy(tmp_path)
+    monkeypatch.setattr(node, "_SHARED_MEMORY", tmp_path)
+    for _ in range(2):
+        with monkeypatch.context() as killed:
+            killed.setattr(failure, "write_private", lambda path, content: path.write_text(content[:9], "utf-8"))
+            killed.setattr(type(tmp_path), "rename", lambda *_: None)
+            failure.tell(ERROR, "build", one.settings, one.toolchain)
+    file = node_file(one.settings, "build", ".failure")
+    assert [path.name for path in file.parent.iterdir()] == [f".{file.name}"]
+    failure.tell(ERROR, "build", one.settings, one.toolchain)
+    assert list(file.parent.iterdir()) == [file]
+    assert json.loads(file.read_text("utf-8"))["pid"] == os.getpid()

@@ -46,10 +46,11 @@ def _dead_builder(one: Toy) -> Path:
 def full(built) -> tuple[Toy, dict[str, Path]]:
     """One of each kind."""
     one, artifact = built
-    remember(artifact, "checked")
+    entry_dir = artifact.entry_dir.rename(one.key_dir / "e-0")
+    remember(artifact._replace(entry_dir=entry_dir), "checked")
     (note,) = one.key_dir.glob("note-*")
     places = {
-        "entry": artifact.entry_dir.rename(one.key_dir / "e-0"),
+        "entry": entry_dir,
         "copy": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-1"),
         "damaged": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-2"),
         "untrusted": _copy(artifact._replace(entry_dir=one.key_dir / "e-0"), "e-3"),
@@ -85,6 +86,29 @@ def test_clean_removes_what_serves_nobody(full, capsys):
         assert path.exists() is not goes, kind
         assert (f"removed {path} " in told) is goes, kind
     assert one.find() is not None
+
+
+def test_a_note_goes_with_its_entry(built):
+    one, artifact = built
+    copy = artifact._replace(entry_dir=_copy(artifact, "e-zzz"))
+    for each in (artifact, copy):
+        remember(each, "checked")
+    (note,) = one.key_dir.glob(f"note-{artifact.entry_dir.name}-*")
+    half = note.with_name(f".{note.name}")
+    half.touch()  # its writer was killed
+    assert _clean(one) == 0
+    assert set(one.key_dir.iterdir()) == {artifact.entry_dir, note, half}
+    shutil.rmtree(artifact.entry_dir)
+    assert _clean(one) == 0
+    assert list(one.key_dir.iterdir()) == []
+
+
+def test_what_disappears_while_it_is_measured_counts_nothing(built, monkeypatch):
+    one, artifact = built
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # as it was a moment ago
+    gone = inventory.Item(one.store.roots[0], artifact.entry_dir.with_name("e-gone"), "entry")
+    assert gone.size == 0
+    assert gone._replace(path=artifact.entry_dir).size > artifact.library.stat().st_size
 
 
 def test_a_dry_run_tells_the_same_and_removes_nothing(full, capsys):

@@ -191,6 +191,8 @@ def _failure(target: Target, log_file: Path) -> BuildError:
     command, first_lines = compiler_failure(log)
     if is_full_disk(log):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_file.parent))
+    if not log:  # the log is on the same disk: there was no room for a word
+        raise OSError(errno.EIO, "the compilers said nothing, as on a full disk", str(log_file.parent))
     return BuildError(
         f"The {target.title} did not compile.",
         "Mend the first error and import again; `python -m npu_ce_jit doctor` shows what was found on this machine.",

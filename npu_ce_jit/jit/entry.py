@@ -117,12 +117,21 @@ def knows(artifact: Artifact, fact: str) -> bool:
 def remember(artifact: Artifact, fact: str) -> None:
     """Keeps a line of text beside an entry, which itself never changes. Where that fails, it is not remembered."""
     note_file = _note_file(artifact, fact)
-    private_file = note_file.with_name(f".{note_file.name}-{os.urandom(6).hex()}")
+    private_file = note_file.with_name(f".{note_file.name}")  # always this one, so that killed processes leave one
     try:
+        private_file.unlink(missing_ok=True)
         write_private(private_file, fact)
         private_file.rename(note_file)
     except OSError as error:
         _logger.debug("not remembered: %s", error)
+
+
+def noted_dir(path: Path) -> Path | None:
+    """The entry that this is a note beside, or half of one whose writer was killed; None for anything else."""
+    name = path.name.removeprefix(".")
+    if not name.startswith(NOTE_PREFIX):
+        return None
+    return path.with_name(name.removeprefix(NOTE_PREFIX).rpartition("-")[0])
 
 
 def _manifest(entry_dir: Path) -> dict[str, Any]:

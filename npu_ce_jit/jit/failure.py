@@ -33,7 +33,8 @@ def tell(error: BuildError, name: str, settings: Settings, toolchain: Toolchain)
     }
     with contextlib.suppress(OSError, UntrustedError):
         file = node_file(settings, name, ".failure")
-        private_file = file.with_name(f".{file.name}-{os.urandom(6).hex()}")
+        private_file = file.with_name(f".{file.name}")  # always this one, so that killed processes leave one at most
+        private_file.unlink(missing_ok=True)
         write_private(private_file, json.dumps(record))
         private_file.rename(file)
 

@@ -28,7 +28,7 @@ class Item(NamedTuple):
     """One thing below a key's directory.
 
     A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is a dead
-    builder's. `problem` says what is wrong, `artifact` is there for an entry and a copy.
+    builder's, or a note of what is gone. `problem` says what is wrong, `artifact` is there for an entry and a copy.
     """
 
     root: Root
@@ -44,11 +44,13 @@ class Item(NamedTuple):
     @property
     def size(self) -> int:
         """In bytes. What disappears meanwhile counts nothing."""
-        files = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
+        files = [str(self.path)]
+        for directory, dirs, names in os.walk(self.path):
+            files += [os.path.join(directory, name) for name in (*dirs, *names)]
         total = 0
         for file in files:
             with contextlib.suppress(OSError):
-                total += file.lstat().st_size
+                total += os.lstat(file).st_size
         return total
 
     @property
@@ -105,6 +107,9 @@ def _item(root: Root, path: Path, *, is_dead: bool) -> Item:
         return Item(root, path, "set aside", "it was damaged")
     if path.name.startswith(entry.REJECTED_PREFIX):
         return Item(root, path, "rejected", "it failed its self-check; its flags are not tried again")
+    noted_dir = entry.noted_dir(path)
+    if noted_dir is not None and not noted_dir.exists():
+        return Item(root, path, "leftover", "its entry is gone")
     if not path.name.startswith(entry.PREFIX):
         return Item(root, path, "note")
     try:

@@ -3,6 +3,7 @@
 
 import ctypes
 import logging
+import socket
 from collections.abc import Mapping
 
 import torch
@@ -35,18 +36,26 @@ def obtain_loaded(
     """`obtain`, and the library loaded. Raises LoadError as well, where the linker refuses a library just built.
 
     One that it refuses from the cache may come from a machine with newer system libraries, which can go on using it.
+    One that is gone was removed since it was found or built: a cache may be cleaned at any time.
     """
     while (found := obtain(target, settings, toolchain, may_build=False)) is not None:
         try:
             load(found, switches)
         except LoadError as error:
-            _logger.warning("%s", error)
-            refuse_here(found)
+            if found.library.exists():
+                _logger.warning("%s", error)
+                refuse_here(found)
         else:
             return found
     built = obtain(target, settings, toolchain, may_build=may_build)
-    if built is not None:
+    if built is None:
+        return None
+    try:
         load(built, switches)
+    except LoadError:
+        if built.library.exists() and built.manifest["host"] == socket.gethostname():
+            raise
+        return obtain_loaded(target, settings, toolchain, switches, may_build=may_build)
     return built
 
 

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of a soak do with the cache, and how each judges what it got.
+
+Steps of `jit/` are wrapped, so that a killer sees in which one a process is; a disk that syncs slowly gives it time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from soak_ledger import AMISS, Ledger
+from soak_scene import UNWILLING, Place, Scene, refusal
+from toy_package import Toy, exit_code, fork
+
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit import build as build_module
+from npu_ce_jit.jit import loader as loader_module
+from npu_ce_jit.jit import lock as lock_module
+from npu_ce_jit.jit import node as node_module
+from npu_ce_jit.jit.entry import MANIFEST
+from npu_ce_jit.jit.loader import obtain, obtain_loaded
+from npu_ce_jit.jit.store import Store
+
+USES = 4  # of one process; it forks and ends as often as a user's does
+SLOW_SECONDS = 0.1
+MOST_GROWTH_KIB = 4096  # of one that stays; its first third warms it up
+
+SILENT = "said nothing"  # what the package says of compilers whose words found no room
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_STEPS: tuple[tuple[Any, str, str], ...] = (
+    (Store, "find", "looking"),
+    (lock_module, "_acquire", "waiting"),
+    (build_module._Build, "in_some_root", "preparing"),
+    (build_module, "_run_ninja", "compiling"),
+    (build_module, "publish", "publishing"),
+    (build_module, "tell", "telling"),
+    (loader_module, "load", "loading"),
+)
+# Beginnings of what the package logs, and what a soak calls that.
+_MESSAGES = {
+    "set aside": "healed: set aside",
+    "not used": "healed: passed over",
+    "removing what a builder left": "healed: removed what a dead builder left",
+    "waited": "went on without the lock: its owner does not end",
+    "building without a lock": "went on without the lock: it cannot be used",
+    "The dynamic linker refused": "went on without a library: this node's linker refuses it",
+}
+
+
+class Member:
+    """One process of a soak: who it is and where it is."""
+
+    def __init__(self, number: int, place: Place, scene: Scene, ledger: Ledger) -> None:
+        self._number, self._place, self._scene, self._ledger = number, place, scene, ledger
+
+    def start(self, task: Callable[[Member], None]) -> int:
+        """Runs `task` in a process of its own; returns its id."""
+
+        def run() -> None:
+            with self._ledger.witness("a member"):
+                self._move_in()
+                task(self)
+
+        return fork(run)
+
+    def visit(self) -> None:
+        """Uses a few libraries and ends."""
+        for _ in range(USES):
+            self._use(random.choice(self._place.toys))
+
+    def stay(self) -> None:
+        """Looks for or builds libraries to the end, and lets children use them. It may not grow."""
+        sizes: list[tuple[int, int]] = []
+        while not self._ledger.is_over:
+            one = random.choice(self._place.toys)
+            with self._judged(one):
+                obtain(one.target, one.settings, one.toolchain, may_build=True)
+            if exit_code(fork(lambda one=one: self._use(one))) != 0:
+                self._ledger.count(f"{AMISS}a child of one that stays ended early")
+            sizes.append((len(os.listdir("/proc/self/fd")), _private_kib()))
+        files, kib = (now - then for now, then in zip(sizes[-1], sizes[len(sizes) // 3], strict=True))
+        self._ledger.count(f"one that stayed: {len(sizes)} uses, {files:+} open files, {kib:+} KiB")
+        if files > 0 or kib > MOST_GROWTH_KIB:
+            self._ledger.count(f"{AMISS}one that stayed grew")
+
+    def _use(self, one: Toy) -> None:
+        with self._ledger.witness("a use"), self._judged(one):
+            artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+            assert artifact is not None
+            value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle again, also where the file is gone
+            is_right = value == self._place.toys.index(one) and artifact.manifest["key"] == one.key.text
+            self._ledger.count("used: right" if is_right else f"{AMISS}a wrong library")
+
+    @contextmanager
+    def _judged(self, one: Toy) -> Iterator[None]:
+        """A build may fail: when its source does not compile, or somebody killed the compiler."""
+        number = self._place.toys.index(one)
+        try:
+            yield
+        except BuildError as error:
+            if refusal(number) in str(error) and number == UNWILLING:
+                self._ledger.count("told: it does not compile")
+            elif _is_compiler_s_death(error):
+                self._ledger.count("told: the compiler died")
+            else:
+                raise
+
+    def _move_in(self) -> None:
+        """Makes this process one of its place, and lets it be seen. Nothing of it reaches the process it came from."""
+        random.seed()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for who started the soak
+        faulthandler.enable(self._ledger.evidence)
+        faulthandler.register(signal.SIGUSR1, self._ledger.evidence)
+        node_module._SHARED_MEMORY = self._place.shared_memory
+        socket.gethostname = lambda: self._place.node
+        os.fsync = self._slow_sync
+        torch.ops.load_library = self._linker(torch.ops.load_library)
+        for owner, name, phase in _STEPS:
+            setattr(owner, name, self._seen(getattr(owner, name), phase))
+        build_module._failure = self._counted(build_module._failure)
+        logger = logging.getLogger("npu_ce_jit")
+        logger.handlers, logger.propagate = [_Listener(self._ledger)], False
+        logger.setLevel(logging.INFO)
+
+    def _seen(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        """The same step, in sight."""
+        ledger, number = self._ledger, self._number
+
+        def step(*arguments: Any, **options: Any) -> Any:
+            before = ledger.enter(number, phase)
+            if phase in ("telling", "loading"):
+                time.sleep(random.random() * SLOW_SECONDS / 2)
+            try:
+                result = function(*arguments, **options)
+            except OSError as error:
+                if error.errno in _FULL and not hasattr(error, "is_counted"):
+                    error.is_counted = True
+                    ledger.count(f"disk full: while {phase}")
+                raise
+            finally:
+                ledger.enter(number, before)
+            if phase == "compiling":
+                ledger.count("builds: compiled" if result else "builds: not compiled")
+            elif phase == "publishing":
+                ledger.count("builds: published")
+            return result
+
+        return step
+
+    def _counted(self, function: Callable[..., BuildError]) -> Callable[..., BuildError]:
+        def failure(*arguments: Any) -> BuildError:
+            try:
+                error = function(*arguments)
+            except OSError as full:
+                full.is_counted = True
+                self._ledger.count(f"disk full: in the compiler{', without a word' if SILENT in str(full) else ''}")
+                raise
+            self._ledger.count(
+                "builds: the compiler died" if _is_compiler_s_death(error) else "builds: the source was refused"
+            )
+            return error
+
+        return failure
+
+    def _slow_sync(self, descriptor: int) -> None:
+        # Nobody cuts the power here, so nothing needs to reach a disk.
+        time.sleep(random.random() ** 2 * SLOW_SECONDS)
+        if (
+            self._scene.full_file.exists()
+            and self._scene.small_dir in Path(f"/proc/self/fd/{descriptor}").readlink().parents
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _linker(self, load_library: Callable[[str], None]) -> Callable[[str], None]:
+        """One that refuses some libraries of another node, as where system libraries are older."""
+
+        def load(path: str) -> None:
+            if self._place.node != "one" and zlib.crc32(os.path.dirname(path).encode()) % 4 == 0:
+                manifest = json.loads(Path(path).with_name(MANIFEST).read_text("utf-8"))
+                if manifest["host"] != self._place.node:
+                    raise OSError("version `GLIBCXX_9.9' not found")
+            load_library(path)
+
+        return load
+
+
+class _Listener(logging.Handler):
+    """Counts what the package says. A build goes on in another root only because a disk was full."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        event = next((event for start, event in _MESSAGES.items() if text.startswith(start)), None)
+        if text.startswith("building in "):
+            is_full = any(os.strerror(number) in text for number in _FULL) or SILENT in text
+            event = "disk full: went on in the next root" if is_full else f"{AMISS}{text}"
+        elif event is None and record.levelno >= logging.WARNING:
+            event = f"{AMISS}{text}"
+        if event is not None:
+            self._ledger.count(event)
+
+
+def _is_compiler_s_death(error: BuildError) -> bool:
+    return SILENT in error.fact or (error.fact.endswith("did not compile.") and "does not want to be" not in str(error))
+
+
+def _private_kib() -> int:
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("RssAnon:")))
