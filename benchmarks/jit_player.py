@@ -34,11 +34,11 @@ def our_jit(source: Path) -> None:
     from npu_ce_jit.jit.loader import obtain_loaded
     from npu_ce_jit.jit.sources import Sources
     from npu_ce_jit.jit.targets import cpu_target
-    from npu_ce_jit.jit.toolchain import discover
+    from npu_ce_jit.jit.toolchain import Toolchain
     from npu_ce_jit.settings import Settings
 
     settings = Settings.from_env(os.environ)
-    toolchain = discover(settings)
+    toolchain = Toolchain(settings)
     target = cpu_target(settings, toolchain, Sources.of(source.parents[2]))
     assert obtain_loaded(target, settings, toolchain, {}, may_build=True) is not None
 

@@ -121,7 +121,7 @@ def test_the_json_of_info_and_doctor(known):
 
 def _machine(has_torch_npu: bool, has_cann: bool, cpu: Kernels, npu: Kernels) -> bootstrap.Session:
     session = bootstrap.run()
-    toolchain = session.toolchain._replace(
+    toolchain = session.toolchain.replace(
         torch_npu_version=session.toolchain.torch_npu_version._replace(value="2.13.0" if has_torch_npu else None),
         cann_home=session.toolchain.cann_home._replace(value="/cann" if has_cann else None),
     )
