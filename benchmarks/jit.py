@@ -23,6 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from jit_player import WAIT_SECONDS
 from jit_processes import Processes, Run
 
 CROWD = 16
@@ -146,9 +147,9 @@ class Duel:
 
         cold = [run(ours, "alone"), run(torchs, "alone"), run(ours, "alone again")]
         warm = [(run(ours, "alone"), run(torchs, "alone")) for _ in range(rounds)]
-        self.cold = statistics.mean((cold[0].seconds, cold[2].seconds)), cold[1].seconds
+        self.cold = statistics.mean((cold[0].own, cold[2].own)), cold[1].own
         self.compilers = statistics.mean((cold[0].compilers, cold[2].compilers)), cold[1].compilers
-        self.warm = tuple(statistics.median(run.seconds for run in side) for side in zip(*warm, strict=True))
+        self.warm = tuple(statistics.median(run.own for run in side) for side in zip(*warm, strict=True))
         self.crowd_cold = run(ours, "crowd", CROWD), run(torchs, "crowd", CROWD)
         self.crowd_warm = run(ours, "crowd", CROWD), run(torchs, "crowd", CROWD)
         runs = zip(*warm, self.crowd_warm, strict=True)
@@ -181,7 +182,9 @@ class Duel:
 
 
 def _text(value: float | None, unit: str) -> str:
-    return "never" if value is None else f"{value:g}" if unit == "" and value == int(value) else f"{value:.3f} {unit}"
+    if value is None:
+        return f"> {WAIT_SECONDS:g} s"
+    return f"{value:g}" if unit == "" and value == int(value) else f"{value:.3f} {unit}"
 
 
 if __name__ == "__main__":

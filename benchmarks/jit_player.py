@@ -77,7 +77,7 @@ PLAYS = {play.__name__: play for play in (our_package, our_jit, torch_load, torc
 LOCKS = {lock.__name__: lock for lock in (our_lock, torch_lock)}
 
 
-def _play(who: str, source: Path, torch_seconds: float) -> None:
+def _play(who: str, source: Path) -> None:
     started: list[str] = []
     sys.addaudithook(lambda event, _: started.append(event) if event in _STARTS else None)
     sys.stdout.write("ready\n")  # in one piece, since forks share the pipe
@@ -85,12 +85,11 @@ def _play(who: str, source: Path, torch_seconds: float) -> None:
     sys.stdin.read()
     start = time.monotonic()
     PLAYS[who](source)
-    done = time.monotonic()
+    done = time.monotonic()  # of a clock that all processes share
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     row = {
-        "torch": torch_seconds,
         "seconds": done - start,
-        "done": done,  # of a clock that all processes share
+        "done": done,
         "started": len(started),
         "compilers": used.ru_utime + used.ru_stime,
     }
@@ -136,20 +135,18 @@ def _regain(who: str) -> None:
 
 def main() -> None:
     who, forks, source = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    start = time.monotonic()
     import torch  # noqa: F401
 
-    seconds = time.monotonic() - start
     if who == our_jit.__name__:
         import npu_ce_jit  # noqa: F401  without a build, see NPU_CE_JIT_BUILD in jit.py
     if who in LOCKS:
         _regain(who)
     elif forks == 1:
-        _play(who, source, seconds)
+        _play(who, source)
     else:
         for _ in range(forks):
             if os.fork() == 0:
-                _play(who, source, seconds)
+                _play(who, source)
                 os._exit(0)
         for _ in range(forks):
             assert os.wait()[1] == 0, "a fork failed"

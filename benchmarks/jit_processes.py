@@ -19,10 +19,10 @@ class Run(NamedTuple):
     """Of one process or of a crowd."""
 
     seconds: float  # from the start of all until the last is done
+    own: float  # seconds of the slowest, by its own clock
     builds: int
     started: int  # processes, by the one that started most
     compilers: float  # seconds of processor time, in all
-    torch: float  # seconds of `import torch`, the mean
 
 
 class Processes:
@@ -53,10 +53,10 @@ class Processes:
         assert len(rows) == crowd * forks and not any(player.returncode for player in players), "a player failed"
         return Run(
             seconds=max(row["done"] for row in rows) - start,
+            own=max(row["seconds"] for row in rows),
             builds=len(builds_file.read_text("utf-8").splitlines()),
             started=max(row["started"] for row in rows),
             compilers=sum(row["compilers"] for row in rows),
-            torch=sum(row["torch"] for row in rows) / len(rows),
         )
 
     def regain(self, lock: str) -> float | None:
