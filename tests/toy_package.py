@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -154,6 +155,8 @@ def fork(task: Callable[[], object]) -> int:
         try:
             task()
             code = 0
+        except BaseException:  # noqa: BLE001  all that the parent gets is an exit code
+            traceback.print_exc()
         finally:
             os._exit(code)
     return pid

@@ -40,6 +40,7 @@ _VERSION_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 BUILD_LOG = "build.log"
 _FAILED_LOG = "failed-build.log"
+_LEAST_BYTES = 1 << 16  # less than any build writes
 
 
 def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKey, store: Store) -> Artifact:
@@ -100,7 +101,10 @@ class _Build(NamedTuple):
             artifact = self._compile(directory, progress)
             built = True
         except BuildError as error:
-            raise _with_kept_log(error, directory) from error.__cause__
+            if error.log_path:
+                _require_room(Path(error.log_path))
+                error = _with_kept_log(error, directory)
+            raise error from error.__cause__
         finally:
             progress.end(built=built)
         return artifact
@@ -190,11 +194,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(target: Target, log_file: Path) -> BuildError:
-    """Raises OSError instead where the disk was full."""
-    log = log_file.read_text("utf-8", errors="replace")
-    command, first_lines = compiler_failure(log)
-    if is_full_disk(log):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_file.parent))
+    command, first_lines = compiler_failure(log_file.read_text("utf-8", errors="replace"))
     return BuildError(
         f"The {target.title} did not compile.",
         "Mend the first error and import again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
@@ -204,10 +204,15 @@ def _failure(target: Target, log_file: Path) -> BuildError:
     )
 
 
+def _require_room(log_file: Path) -> None:
+    """Raises OSError where a tool failed because the disk was full. Such a disk may have no room to log that either."""
+    if is_full_disk(log_file.read_text("utf-8", errors="replace")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_file.parent))
+    write_private(log_file.with_name("room"), bytes(_LEAST_BYTES))
+
+
 def _with_kept_log(error: BuildError, directory: Path) -> BuildError:
     """The same, with its log moved out of the directory that goes."""
-    if not error.log_path:
-        return error
     kept_file = directory.parent / _FAILED_LOG
     Path(error.log_path).replace(kept_file)
     return BuildError(error.fact, error.hint, error.command, error.first_lines, str(kept_file))
