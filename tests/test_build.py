@@ -64,73 +64,6 @@ def test_a_built_entry_is_not_built_again(tmp_path):
     assert one.build() == one.build()
 
 
-@pytest.mark.parametrize("crowd", [2, 8])
-def test_processes_that_start_at_once_build_once(tmp_path, crowd):
-    log = tmp_path / "compiles"
-    one = toy(tmp_path, CXX=compiler_script(tmp_path, f'case "$*" in *-shared*) echo . >> {log};; esac; sleep 0.2'))
-
-    def task():
-        artifact = one.find() or one.build()
-        assert ctypes.CDLL(str(artifact.library)).toy() == 42
-
-    assert [exit_code(pid) for pid in [fork(task) for _ in range(crowd)]] == [0] * crowd
-    assert log.read_text("utf-8").count(".") == 1
-    assert len(list(one.key_dir.iterdir())) == 1
-
-
-def test_a_killed_builder_leaves_the_next_one_working(tmp_path):
-    pids = tmp_path / "pids"
-    stop = tmp_path / "stop"
-    one = toy(tmp_path, CXX=compiler_script(tmp_path, f"[ -e {stop} ] || {{ echo $$ >> {pids}; exec sleep 60; }}"))
-    builder = fork(one.build)
-    _wait_for(lambda: pids.exists() and pids.read_text("utf-8").endswith("\n"))
-    os.kill(builder, signal.SIGKILL)
-    assert exit_code(builder) == -signal.SIGKILL
-    stop.touch()
-    start = time.monotonic()
-    try:
-        artifact = one.build()  # the orphaned compiler still runs, in a directory that is nobody else's
-    finally:
-        for pid in pids.read_text("utf-8").split():
-            os.kill(int(pid), signal.SIGKILL)
-    assert ctypes.CDLL(str(artifact.library)).toy() == 42
-    assert time.monotonic() - start < 10
-
-
-def test_a_wait_is_bounded_and_says_for_whom(tmp_path, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, "npu_ce_jit")
-    monkeypatch.setattr(lock_module, "_FIRST_MESSAGE_SECONDS", 0.1)
-    one = toy(tmp_path, NPU_CE_JIT_LOCK_TIMEOUT="0.5")
-    name = f"{one.store.roots[0].layout_dir}/{one.key.name}"
-    with build_lock(name, one.settings, one.find):
-        artifact = one.build()
-    assert artifact.library.is_file()
-    assert f"waiting for process {os.getpid()} on " in caplog.text
-    assert "waited 0 s" in caplog.text
-
-
-def test_one_who_waits_takes_what_the_other_has_built(tmp_path):
-    one = toy(tmp_path)
-    name = f"{one.store.roots[0].layout_dir}/{one.key.name}"
-    with build_lock(name, one.settings, one.find):
-        waiter = fork(lambda: one.build().manifest["host"] == "never built" or None)
-        time.sleep(0.3)
-        quick = toy(tmp_path, NPU_CE_JIT_LOCK_TIMEOUT="0")
-        quick.build()
-        assert exit_code(waiter) == 0, "the waiter returns while the lock is still held"
-    assert len(list(one.key_dir.glob("e-*"))) == 1
-
-
-@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EACCES, errno.EROFS, errno.ENOSYS, errno.EISDIR])
-def test_any_trouble_with_the_lock_means_building_without_it(tmp_path, monkeypatch, caplog, error):
-    def no_lock(*_):
-        raise OSError(error, os.strerror(error))
-
-    monkeypatch.setattr(lock_module, "node_file", no_lock)
-    assert toy(tmp_path).build().library.is_file()
-    assert "building without a lock" in caplog.text
-
-
 def test_a_source_that_does_not_compile_gives_the_compilers_words_the_command_and_the_log(tmp_path):
     one = toy(tmp_path, body="int toy() { return\n undeclared_name; }\n")
     with pytest.raises(BuildError) as caught:
@@ -185,34 +118,6 @@ def test_a_full_disk_is_an_error_that_names_the_place(tmp_path, monkeypatch):
     assert list(one.key_dir.iterdir()) == []
 
 
-def test_an_interrupt_stops_the_compilers_and_leaves_nothing(tmp_path, monkeypatch):
-    pids = tmp_path / "pids"
-    one = toy(tmp_path, CXX=compiler_script(tmp_path, f"echo $$ >> {pids}; exec sleep 60"))
-
-    def interrupted(progress, log):
-        if pids.exists() and pids.read_text("utf-8").endswith("\n"):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(build_module.BuildProgress, "show", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        one.build()
-    assert list(one.key_dir.iterdir()) == []
-    _wait_for(lambda: not _is_running(pids.read_text("utf-8").split()[0]))
-
-
-def test_truncated_and_changed_libraries_are_built_again(tmp_path):
-    one = toy(tmp_path)
-    size = one.build().library.stat().st_size
-    for length in (0, 64, size // 2, size - 1):
-        found = one.find()
-        assert found is not None
-        os.truncate(found.library, length)
-        assert one.find() is None
-        # A copy: to cut the library short next time while this process has it mapped would end the process.
-        copy = shutil.copy(one.build().library, tmp_path / f"{length}.so")
-        assert ctypes.CDLL(copy).toy() == 42
-
-
 def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_path):
     one = toy(tmp_path)
     artifact = one.build()
@@ -238,25 +143,6 @@ def test_the_failing_command_is_told_from_ninjas_output():
     assert command == "g++ -c b.cpp"
     assert lines == ("b.cpp:1: error: x",) * 20
     assert compiler_failure("ninja: fatal: no\n") == ("", ("ninja: fatal: no",))
-
-
-def test_a_fork_while_another_thread_loads_leaves_the_child_able_to():
-    holds, may_go = threading.Event(), threading.Event()
-
-    def load():
-        with bootstrap._lock:
-            holds.set()
-            may_go.wait(60)
-
-    thread = threading.Thread(target=load)
-    thread.start()
-    holds.wait(60)
-    try:
-        child = fork(lambda: os._exit(0 if bootstrap._lock.acquire(blocking=False) else 9))
-        assert exit_code(child) == 0
-    finally:
-        may_go.set()
-        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache on a disk that is full, over quota, read-only or noexec: real file systems, mounted where only a child sees."""
+"""A cache on a disk that is full, over quota, read-only or noexec; real ones, mounted where only a child sees them."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,3 +166,11 @@ def fork(task: Callable[[], object]) -> int:
 def exit_code(pid: int) -> int:
     """Waits for a forked child."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
+    """Fails the test where it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)

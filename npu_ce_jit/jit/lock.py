@@ -53,7 +53,8 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
 
     lock_file = node_file(settings, name, ".lock")
     owner_file = lock_file.with_suffix(".owner")
-    lock = FileLock(lock_file, mode=0o600, thread_local=False)
+    # The fallback for a kernel without flock is a file that stays where its owner was killed.
+    lock = FileLock(lock_file, mode=0o600, thread_local=False, fallback_to_soft=False)
     deadline = time.monotonic() + settings.lock_timeout
     heartbeat = Heartbeat(_FIRST_MESSAGE_SECONDS)
     while True:
