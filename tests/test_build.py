@@ -4,23 +4,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
-import os
-import shutil
-import signal
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from toy_package import compiler_script, exit_code, fork, needs_compiler, toy
+from toy_package import compiler_script, needs_compiler, toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
 from npu_ce_jit.jit import build as build_module
-from npu_ce_jit.jit import lock as lock_module
 from npu_ce_jit.jit.build_log import compiler_failure
 from npu_ce_jit.jit.loader import load
-from npu_ce_jit.jit.lock import build_lock
 
 pytestmark = needs_compiler
 

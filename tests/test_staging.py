@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_package import compiler_script, exit_code, fork, needs_compiler, toy
+from toy_package import exit_code, fork
 
-from npu_ce_jit.jit import staging
 from npu_ce_jit.jit.staging import dead_staging_dirs, staging_dir
 
 
@@ -75,18 +74,3 @@ def test_without_locks_only_age_tells(key_dir, monkeypatch):
         assert not list(dead_staging_dirs(key_dir.parent))
         _age(directory, 100_000)
         assert list(dead_staging_dirs(key_dir.parent)) == [directory]
-
-
-@needs_compiler
-def test_the_next_build_removes_what_a_killed_one_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_YOUNG_SECONDS", 0.0)
-    started = tmp_path / "started"
-    slow = toy(tmp_path, CXX=compiler_script(tmp_path, f"touch {started}; sleep 0.7"))
-    builder = fork(slow.build)
-    while not started.exists():
-        time.sleep(0.02)
-    os.kill(builder, signal.SIGKILL)
-    assert exit_code(builder) == -signal.SIGKILL
-    assert len(list(slow.key_dir.glob(".b-*"))) == 1
-    slow.build()
-    assert [path.name[:2] for path in slow.key_dir.iterdir()] == ["e-"]
