@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Children and neighbours of a process: forked during a build and after loading, spawned, or cleaning under its feet."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+
+import pytest
+from toy_package import Toy, compiler_script, copy_package, exit_code, fork, needs_compiler, run_python, toy, wait_until
+
+from npu_ce_jit import bootstrap, cache_commands
+
+pytestmark = needs_compiler
+
+SPAWN = """
+import multiprocessing, os, sys
+import npu_ce_jit
+pool = multiprocessing.get_context("spawn").Pool(2)
+ours = npu_ce_jit.info()
+theirs = pool.apply(npu_ce_jit.info)
+assert ours["cpu"]["state"] == "loaded"
+assert theirs["cpu"] == ours["cpu"], (theirs, ours)
+pool.close()
+pool.join()
+"""
+AGAIN = """
+import importlib, os, sys, torch
+import npu_ce_jit
+from npu_ce_jit import bootstrap
+x, target = torch.randn(4, 8), torch.tensor([0, 1, 2, 3])
+before, loss = bootstrap.current(), npu_ce_jit.cross_entropy(x, target)
+os.environ |= {"NPU_CE_JIT_BUILD": "eager", "NPU_CE_JIT_CACHE_DIR": "/proc/self/nothing", "CXX": "nothing"}
+import npu_ce_jit
+assert importlib.reload(npu_ce_jit) is npu_ce_jit
+assert bootstrap.current() is before, "what the environment says later changes nothing"
+assert torch.equal(npu_ce_jit.cross_entropy(x, target), loss)
+print(before.backend)
+"""
+
+
+@pytest.fixture
+def slow(tmp_path) -> Toy:
+    """It says when its compiler has started, and how often it links."""
+    lines = f'touch {tmp_path}/started; case "$*" in *-shared*) printf . >> {tmp_path}/links;; esac; sleep 0.7'
+    return toy(tmp_path, CXX=compiler_script(tmp_path, lines))
+
+
+def test_a_fork_while_another_thread_loads_leaves_the_child_able_to():
+    holds, may_go = threading.Event(), threading.Event()
+
+    def load():
+        with bootstrap._lock:
+            holds.set()
+            may_go.wait(60)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    holds.wait(60)
+    try:
+        child = fork(lambda: os._exit(0 if bootstrap._lock.acquire(blocking=False) else 9))
+        assert exit_code(child) == 0
+    finally:
+        may_go.set()
+        thread.join()
+
+
+def test_children_forked_during_a_build_end_without_harm_or_wait_for_it(tmp_path, slow):
+    """A data loader's workers, say: what they inherit is no lock of theirs to release, and no directory to remove."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(slow.build()))
+    thread.start()
+    wait_until((tmp_path / "started").exists)
+    idle = fork(lambda: None)
+    user = fork(slow.build)
+    assert exit_code(idle) == 0
+    thread.join()
+    assert exit_code(user) == 0
+    assert (tmp_path / "links").read_text("ascii") == "."
+    assert [path.name for path in slow.key_dir.iterdir()] == [results[0].entry_dir.name]
+
+
+def test_a_child_that_was_forked_during_a_build_and_lives_on_holds_up_nobody_after_it(tmp_path, slow):
+    thread = threading.Thread(target=slow.build)
+    thread.start()
+    wait_until((tmp_path / "started").exists)
+    may_go = tmp_path / "may-go"
+    child = fork(lambda: wait_until(may_go.exists))
+    thread.join()
+    try:
+        cache_commands.clean(slow.store, everything=True, older_than_days=None, dry_run=False)
+        start = time.monotonic()
+        slow.build()
+        assert time.monotonic() - start < 60, "it waited for the child"
+    finally:
+        may_go.touch()
+        assert exit_code(child) == 0
+
+
+def test_a_child_forked_after_loading_goes_on_with_the_library(tmp_path):
+    library = ctypes.CDLL(str(toy(tmp_path).build().library))
+
+    def task():
+        assert library.toy() == 42
+        assert toy(tmp_path).find() is not None
+
+    assert exit_code(fork(task)) == 0
+
+
+def test_a_process_goes_on_computing_after_another_has_cleaned_everything(tmp_path):
+    """Its pages of the library are read from the disk when they are first touched, so also after the files are gone."""
+    pages = 64
+    body = f"""
+        struct alignas(4096) Page {{ volatile int number; }};
+        static const Page table[] = {{{", ".join(f"{{{page}}}" for page in range(pages))}}};
+        extern "C" __attribute__((visibility("default"))) int toy(int page) {{ return table[page].number; }}
+    """
+    one = toy(tmp_path, body)
+    loaded, cleaned = tmp_path / "loaded", tmp_path / "cleaned"
+    one.build()
+
+    def compute():
+        artifact = one.find()
+        assert artifact is not None
+        library = ctypes.CDLL(str(artifact.library))
+        assert library.toy(0) == 0
+        loaded.touch()
+        wait_until(cleaned.exists)
+        assert [library.toy(page) for page in range(pages)] == list(range(pages))
+
+    child = fork(compute)
+    wait_until(loaded.exists)
+    cache_commands.clean(one.store, everything=True, older_than_days=None, dry_run=False)
+    assert one.find() is None
+    cleaned.touch()
+    assert exit_code(child) == 0
+
+
+def test_a_spawned_child_finds_what_its_parent_has_built(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    lines = f'case "$*" in *-shared*) printf . >> {tmp_path}/links;; esac'
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "CXX": compiler_script(tmp_path, lines)}
+    run_python(site_dir, SPAWN, **variables)
+    assert (tmp_path / "links").read_text("ascii") == "."
+
+
+def test_a_second_import_and_a_reload_under_another_environment_register_nothing_twice(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    done = run_python(site_dir, AGAIN, NPU_CE_JIT_BUILD="never", NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.stdout == "reference\n"
+    assert "Warning" not in done.stderr
