@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
 from npu_ce_jit.jit import build as build_module
 from npu_ce_jit.jit.build_log import compiler_failure
+from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.loader import load
 
 pytestmark = needs_compiler
@@ -153,3 +156,27 @@ def test_the_failing_command_is_told_from_ninjas_output():
 )
 def test_a_command_line_is_told_from_a_program(words, is_one):
     assert bootstrap.is_command_line(words) is is_one
+
+
+def test_a_clock_that_is_set_back_during_a_build_harms_nothing(tmp_path, monkeypatch):
+    times = itertools.count(2e9, -86400.0)
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    one = toy(tmp_path, MAX_JOBS="1")
+    artifact = one.build()
+    assert 0 < artifact.manifest["seconds"] < 600
+    assert artifact.manifest["jobs"] == 1
+    assert one.find() == artifact
+
+
+def test_sources_with_a_new_time_are_found_and_new_bytes_with_the_old_time_are_not(tmp_path):
+    one = toy(tmp_path)
+    artifact = one.build()
+    header = tmp_path / "toy/csrc/cpu/toy.h"
+    os.utime(header, (1e9, 1e9))
+    assert one._replace(key=cache_key(one.target)).find() == artifact
+    status = header.stat()
+    header.write_text("#define TOY 43\n", "utf-8")
+    os.utime(header, ns=(status.st_atime_ns, status.st_mtime_ns))
+    changed = one._replace(key=cache_key(one.target))
+    assert changed.find() is None
+    assert ctypes.CDLL(str(changed.build().library)).toy() == 43

@@ -9,7 +9,7 @@ import shutil
 import time
 
 import pytest
-from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy
+from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit import failure
@@ -52,6 +52,31 @@ def test_a_process_that_starts_after_the_failure_builds_again(tmp_path):
         assert exit_code(fork(task)) == 0
         time.sleep(0.05)  # a process's start is known to 10 ms
     assert compiles.read_text("utf-8").count(".") == 2
+
+
+def test_sources_that_were_mended_meanwhile_are_built_at_once(tmp_path):
+    """By a process that began before the failure, and would be told of one with the same key."""
+    broken, told = toy(tmp_path, "int broken(\n"), tmp_path / "told"
+
+    def task():
+        wait_until(told.exists)
+        with pytest.raises(BuildError):
+            broken.build()
+        assert toy(tmp_path).build().library.is_file()
+
+    child = fork(task)
+    with pytest.raises(BuildError):
+        broken.build()
+    told.touch()
+    assert exit_code(child) == 0
+
+
+def test_a_clock_that_is_set_makes_no_failure_old_or_new(tmp_path, monkeypatch):
+    one = toy(tmp_path)
+    for moved in (-1e6, 1e6):
+        now = time.time() + moved
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert _told_by_another(one) is not None
 
 
 def test_who_failed_may_try_again_at_once(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children and neighbours of a process: forked during a build and after loading, spawned, or cleaning under its feet."""
+"""Children and neighbours of a process: forked in a build and after loading, spawned, or cleaning under its feet."""
 
 from __future__ import annotations
 

@@ -139,3 +139,15 @@ def test_a_root_on_a_read_only_disk_is_read_and_where_it_does_not_serve_the_next
             assert _load(one).is_relative_to(expected)
 
     in_own_mounts(task)
+
+
+@needs_mounts
+def test_a_temporary_directory_on_another_disk_is_never_renamed_from(tmp_path):
+    one = toy(tmp_path, TMPDIR=str(tmp_path / "other"))
+
+    def task():
+        mount_tmpfs(tmp_path / "other")
+        assert _load(one).is_relative_to(tmp_path / "cache")
+        assert list((tmp_path / "other").iterdir()) == []
+
+    in_own_mounts(task)

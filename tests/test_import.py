@@ -77,6 +77,57 @@ def test_without_ninja_the_warning_says_how_to_get_it(tmp_path):
 
 
 @needs_compiler
+def test_awkward_names_of_the_installation_the_cache_and_the_temporary_directory_do_no_harm(tmp_path):
+    name = 'it\'s $HOME `id` "ü-名" ;&'
+    site_dir = copy_package(tmp_path / name / "site")
+    report = _report(site_dir, NPU_CE_JIT_CACHE_DIR=str(tmp_path / name / "cache"), TMPDIR=str(tmp_path / name))
+    assert report["backend"] == "cpp"
+    assert report["warnings"] == []
+    assert report["artifact"].startswith(str(tmp_path / name / "cache"))
+
+
+def test_a_newline_in_the_name_of_the_installation_or_of_the_cache_is_told_and_the_reference_computes(tmp_path):
+    site_dir = copy_package(tmp_path / "a\nb" / "site")
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "c\nd"), "TMPDIR": str(tmp_path)}
+    report = _report(site_dir, REPORT.replace("print(", COMPUTE + "print("), HOME=str(tmp_path), **variables)
+    assert report["backend"] == "reference"
+    bad_variable, bad_place = report["warnings"]
+    assert "NPU_CE_JIT_CACHE_DIR: expected an absolute path" in bad_variable
+    assert "newline" in bad_place or "No C++ compiler" in bad_place
+
+
+@needs_compiler
+def test_an_installation_that_was_moved_finds_what_it_has_built(tmp_path):
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache")}
+    built = _report(copy_package(tmp_path / "old" / "site"), **variables)
+    assert built["backend"] == "cpp"
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert _report(tmp_path / "new" / "site", NPU_CE_JIT_BUILD="never", **variables) == built
+
+
+def test_with_no_place_for_the_cache_the_import_warns_of_each_and_the_reference_computes(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    (tmp_path / "file").touch()
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "file"), "HOME": str(tmp_path / "file"), "TMPDIR": "/proc/self"}
+    report = _report(site_dir, REPORT.replace("print(", COMPUTE + "print("), **variables)
+    assert report["backend"] == "reference"
+    (warning,) = report["warnings"]
+    if "No C++ compiler" not in warning:
+        assert f"NPU_CE_JIT_CACHE_DIR: {tmp_path}/file is not a directory" in warning
+        assert "HOME: [Errno 20] Not a directory" in warning
+        assert "TMPDIR: [Errno " in warning
+        assert "set NPU_CE_JIT_CACHE_DIR" in warning
+
+
+@needs_compiler
+def test_a_working_directory_that_cannot_be_written_is_not_written(tmp_path):
+    site_dir = copy_package(tmp_path / "site")
+    report = _report(site_dir, f"import os; os.chdir('/proc/self')\n{REPORT}", NPU_CE_JIT_CACHE_DIR=str(tmp_path / "c"))
+    assert report["backend"] == "cpp"
+    assert report["warnings"] == []
+
+
+@needs_compiler
 @pytest.mark.parametrize("home", ["/proc/self/nothing", None])
 def test_without_a_writable_home_the_library_is_built_in_the_temporary_directory(tmp_path, home):
     site_dir = copy_package(tmp_path / "site")

@@ -51,10 +51,22 @@ def test_a_dead_builder_s_is_found(key_dir):
     assert list(dead_staging_dirs(key_dir.parent)) == [directory]
 
 
-def test_a_living_builder_s_is_not(key_dir):
+@pytest.mark.parametrize("age", [1e6, 0, -1e6])
+def test_a_living_builder_s_is_not(key_dir, age):
     with staging_dir(key_dir) as directory:
-        _age(directory, 1e6)
+        _age(directory, age)
         assert not list(dead_staging_dirs(key_dir.parent))
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_a_dead_builder_s_is_found_after_the_clock_was_set_back(key_dir, has_file):
+    directory = _killed_builder_s(key_dir)
+    if not has_file:
+        (directory / ".alive").unlink()
+    _age(directory, -3)
+    assert not list(dead_staging_dirs(key_dir.parent)), "it is young by another machine's clock"
+    _age(directory, -1e6)
+    assert list(dead_staging_dirs(key_dir.parent)) == [directory]
 
 
 def test_one_without_its_file_is_of_a_builder_that_died_at_once(key_dir):

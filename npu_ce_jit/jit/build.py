@@ -111,7 +111,7 @@ class _Build(NamedTuple):
 
     def _compile(self, directory: Path, progress: BuildProgress) -> Artifact:
         target, toolchain = self.target, self.toolchain
-        started = time.time()
+        started, start = time.time(), time.monotonic()
         recipe = self._recipe(directory)
         write_private(directory / "build.ninja", ninja_file(recipe, target.sources.root_dir, target.libraries))
         environment = self.settings.child_environment(
@@ -136,7 +136,7 @@ class _Build(NamedTuple):
             "toolchain": {name: fact._asdict() for name, fact in toolchain.facts().items()},
             "host": socket.gethostname(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": round(time.time() - started, 3),
+            "seconds": round(time.monotonic() - start, 3),
             "jobs": jobs,
         }
         return publish(directory, target.libraries, ("build.ninja", BUILD_LOG), facts)

@@ -45,7 +45,7 @@ def dead_staging_dirs(layout_dir: Path) -> Iterator[Path]:
 
 
 def _is_dead(directory: Path) -> bool:
-    age = time.time() - directory.stat().st_mtime
+    age = abs(time.time() - directory.stat().st_mtime)  # or how far ahead it is: clocks are set back
     if age < _YOUNG_SECONDS:
         return False
     try:
