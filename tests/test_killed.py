@@ -118,7 +118,7 @@ def test_the_next_build_removes_what_a_killed_one_left(tmp_path, monkeypatch):
 
 def test_an_interrupt_stops_the_compilers_and_leaves_nothing_and_the_next_call_builds(tmp_path, monkeypatch):
     pids, stop = tmp_path / "pids", tmp_path / "stop"
-    one = toy(tmp_path, CXX=compiler_script(tmp_path, f"[ -e {stop} ] || {{ echo $$ >> {pids}; exec sleep 60; }}"))
+    one = toy(tmp_path, CXX=compiler_script(tmp_path, f"[ -e {stop} ] || {{ echo $$ >> {pids}; exec sleep 300; }}"))
 
     def interrupted(progress, log):
         if pids.exists() and pids.read_text("utf-8").endswith("\n"):
@@ -137,7 +137,7 @@ def test_an_interrupt_stops_the_compilers_and_leaves_nothing_and_the_next_call_b
 def test_control_c_at_a_terminal_reaches_the_builder_which_stops_its_compilers(tmp_path):
     """It goes to the whole group of processes, as from a keyboard; the group is the child's own here."""
     pids = tmp_path / "pids"
-    one = toy(tmp_path, CXX=compiler_script(tmp_path, f"echo $$ >> {pids}; exec sleep 60"))
+    one = toy(tmp_path, CXX=compiler_script(tmp_path, f"echo $$ >> {pids}; exec sleep 300"))
 
     def task():
         os.setpgid(0, 0)
