@@ -161,11 +161,21 @@ def test_a_command_line_is_told_from_a_program(words, is_one):
 def test_a_clock_that_is_set_back_during_a_build_harms_nothing(tmp_path, monkeypatch):
     times = itertools.count(2e9, -86400.0)
     monkeypatch.setattr(time, "time", lambda: next(times))
-    one = toy(tmp_path, MAX_JOBS="1")
+    one = toy(tmp_path)
     artifact = one.build()
     assert 0 < artifact.manifest["seconds"] < 600
-    assert artifact.manifest["jobs"] == 1
     assert one.find() == artifact
+
+
+def test_ninja_is_told_how_many_compilers_may_run(tmp_path):
+    one = toy(tmp_path, MAX_JOBS="1")
+    ninja = tmp_path / "ninja"
+    ninja.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\nexec {one.toolchain.ninja.value} "$@"\n', "utf-8")
+    ninja.chmod(0o755)
+    found = one.toolchain.ninja._replace(value=str(ninja))
+    artifact = one._replace(toolchain=one.toolchain._replace(ninja=found)).build()
+    assert (tmp_path / "told").read_text("utf-8").splitlines()[0] == "-j1"
+    assert artifact.manifest["jobs"] == 1
 
 
 def test_sources_with_a_new_time_are_found_and_new_bytes_with_the_old_time_are_not(tmp_path):

@@ -152,7 +152,9 @@ def _unloadable(tmp_path: Path, fault: str) -> tuple[Toy, str]:
 @pytest.mark.parametrize("fault", UNLOADABLE)
 def test_a_library_that_this_machine_cannot_load_is_built_once_more_and_then_used(tmp_path, caplog, monkeypatch, fault):
     one, said = _unloadable(tmp_path, fault)
-    foreign = one.build()
+    one.build().entry_dir.rename(one.key_dir / "e-0")  # so that it comes before any other
+    foreign = one.find()
+    assert foreign is not None
     with pytest.raises(LoadError, match=said):
         load(foreign, {})
     (tmp_path / "here").touch()
