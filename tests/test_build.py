@@ -173,7 +173,7 @@ def test_ninja_is_told_how_many_compilers_may_run(tmp_path):
     ninja.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\nexec {one.toolchain.ninja.value} "$@"\n', "utf-8")
     ninja.chmod(0o755)
     found = one.toolchain.ninja._replace(value=str(ninja))
-    artifact = one._replace(toolchain=one.toolchain._replace(ninja=found)).build()
+    artifact = one._replace(toolchain=one.toolchain.replace(ninja=found)).build()
     assert (tmp_path / "told").read_text("utf-8").splitlines()[0] == "-j1"
     assert artifact.manifest["jobs"] == 1
 

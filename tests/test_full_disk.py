@@ -71,7 +71,7 @@ def test_a_disk_that_is_full_for_bisheng_sends_the_npu_s_build_to_the_next_root_
     values = {"bisheng": str(bisheng), "torch_npu_version": "2.13.0", "torch_npu_dir": "/t", "cann_home": str(tmp_path)}
     values["npu_architecture"] = "dav-2201"
     facts = {name: getattr(one.toolchain, name)._replace(value=value) for name, value in values.items()}
-    toolchain = one.toolchain._replace(**facts)
+    toolchain = one.toolchain.replace(**facts)
     target = npu_target(one.settings, toolchain, Sources.of(tmp_path / "toy"))
     with pytest.raises(BuildError) as caught:
         one._replace(target=target, toolchain=toolchain, key=cache_key(target)).build()
