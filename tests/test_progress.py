@@ -161,7 +161,8 @@ def test_the_reason_is_what_changed_or_what_lies_there_instead(tmp_path):
     assert reason(changed.key, one.store) == "since the last build CXX changed from default to g++"
     other = _key(one.key.text.replace("torch: ", "torch: 9"))
     assert reason(other, one.store).startswith("since the last build torch changed from 2")
-    assert reason(_key("target: npu\n"), one.store) == "nothing of it was built here before", "another target's entries say nothing"
+    of_another_target = _key("target: npu\n")
+    assert reason(of_another_target, one.store) == "nothing of it was built here before"
     artifact.entry_dir.joinpath("manifest.json").write_text("{}", "utf-8")
     assert reason(one.key, one.store) == "what the cache holds cannot be used here"
     assert one.find() is None
