@@ -53,9 +53,8 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
 
     lock_file = node_file(settings, name, ".lock")
     owner_file = lock_file.with_suffix(".owner")
-    lock, speaker = (
-        FileLock(lock_file.with_suffix(suffix), mode=0o600, thread_local=False) for suffix in (".lock", ".speaker")
-    )
+    speaker_file = node_file(settings, f"{name}: who speaks for those that wait", ".lock")
+    lock, speaker = (FileLock(file, mode=0o600, thread_local=False) for file in (lock_file, speaker_file))
     deadline = time.monotonic() + settings.lock_timeout
     heartbeat = Heartbeat(_FIRST_MESSAGE_SECONDS)
     try:
