@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import types
 
 import pytest
 from terminal import terminal
@@ -146,6 +147,11 @@ def test_where_nobody_listens_the_build_goes_on(stderr, stream):
     _build()
 
 
+def _key(text: str) -> types.SimpleNamespace:
+    """Another key than that of what was built."""
+    return types.SimpleNamespace(text=text, name="other")
+
+
 @needs_compiler
 def test_the_reason_is_what_changed_or_what_lies_there_instead(tmp_path):
     one = toy(tmp_path)
@@ -153,10 +159,10 @@ def test_the_reason_is_what_changed_or_what_lies_there_instead(tmp_path):
     artifact = one.build()
     changed = toy(tmp_path, CXX="g++")
     assert reason(changed.key, one.store) == "since the last build CXX changed from default to g++"
-    other = one.key._replace(text=one.key.text.replace("torch: ", "torch: 9"), name="other")
+    other = _key(one.key.text.replace("torch: ", "torch: 9"))
     assert reason(other, one.store).startswith("since the last build torch changed from 2")
-    key = one.key._replace(text="target: npu\n", name="other")
-    assert reason(key, one.store) == "nothing of it was built here before", "another target's entries say nothing"
+    of_another_target = _key("target: npu\n")
+    assert reason(of_another_target, one.store) == "nothing of it was built here before"
     artifact.entry_dir.joinpath("manifest.json").write_text("{}", "utf-8")
     assert reason(one.key, one.store) == "what the cache holds cannot be used here"
     assert one.find() is None
@@ -168,10 +174,10 @@ def test_sources_that_changed_are_named_up_to_three(tmp_path):
     one = toy(tmp_path)
     one.build()
     source = "source csrc/cpu/toy.cpp: "
-    other = one.key._replace(text=one.key.text.replace(source, f"{source}0"), name="other")
+    other = _key(one.key.text.replace(source, f"{source}0"))
     changes = "since the last build csrc/cpu/toy.cpp changed"
     assert reason(other, one.store) == changes
-    other = other._replace(text=other.text + "".join(f"source {n}.h: 0\n" for n in range(4)))
+    other = _key(other.text + "".join(f"source {n}.h: 0\n" for n in range(4)))
     assert reason(other, one.store) == f"{changes}; 0.h changed; 1.h changed; 2 more sources changed"
 
 
@@ -210,7 +216,7 @@ try:
 except KeyboardInterrupt:
     pass
 compiler = int(open(pids).read().split()[0])
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 30
 while os.path.exists(f"/proc/{compiler}/cmdline") and open(f"/proc/{compiler}/cmdline").read():
     assert time.monotonic() < deadline, "the compiler goes on"
     time.sleep(0.05)
@@ -229,7 +235,7 @@ CALL = "import torch, npu_ce_jit; npu_ce_jit.cross_entropy(torch.ones(1, 2), tor
 @pytest.mark.parametrize(("begin", "policy"), [("import npu_ce_jit", "eager"), (CALL, "lazy")])
 def test_an_interrupt_stops_the_compilers_and_the_next_import_or_call_builds(tmp_path, begin, policy):
     pids, stop = tmp_path / "pids", tmp_path / "stop"
-    cxx = compiler_script(tmp_path, f"[ -e {stop} ] || {{ echo $$ >> {pids}; exec sleep 60; }}")
+    cxx = compiler_script(tmp_path, f"[ -e {stop} ] || {{ echo $$ >> {pids}; exec sleep 120; }}")
     done = run_python(
         copy_package(tmp_path / "site"), INTERRUPTED.replace("BEGIN", begin), CXX=cxx,
         PIDS=str(pids), STOP=str(stop), NPU_CE_JIT_BUILD=policy,

@@ -17,6 +17,7 @@ import npu_ce_jit
 from npu_ce_jit import bootstrap, console, doctor
 from npu_ce_jit.bootstrap import Kernels
 from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.evidence import Evidence
 
 TEXT = """\
 warn  settings: MAX_JOBS: expected a whole number, 1 or more, got 'many'; the default (nothing) is used.
@@ -100,10 +101,10 @@ def _output(known, *words: str) -> str:
 def test_the_text_of_doctor_on_a_known_machine(known):
     home, version = known[0], npu_ce_jit.__version__
     text = _output(known, "doctor").replace(str(home), "HOME")
-    facts = {fact.name: fact for fact in bootstrap.run().toolchain}
-    expected = TEXT.replace("MACHINE", facts["machine"].value).replace("TORCH", facts["torch"].value)
+    facts = {fact["name"]: fact for fact in npu_ce_jit.info()["found"]}
+    expected = TEXT.replace("MACHINE", facts["machine"]["value"]).replace("TORCH", facts["torch"]["value"])
     expected = expected.replace("VERSION", version)
-    expected = expected.replace("NINJA", f"{facts['ninja'].value}  ({facts['ninja'].where})")
+    expected = expected.replace("NINJA", f"{facts['ninja']['value']}  ({facts['ninja']['where']})")
     assert re.sub(r"-[0-9a-f]{12}/e-[0-9a-f]{12}/", "-KEY/e-ENTRY/", text) == expected
 
 
@@ -122,8 +123,8 @@ def test_the_json_of_info_and_doctor(known):
 def _machine(has_torch_npu: bool, has_cann: bool, cpu: Kernels, npu: Kernels) -> bootstrap.Session:
     session = bootstrap.run()
     toolchain = session.toolchain.replace(
-        torch_npu_version=session.toolchain.torch_npu_version._replace(value="2.13.0" if has_torch_npu else None),
-        cann_home=session.toolchain.cann_home._replace(value="/cann" if has_cann else None),
+        torch_npu_version=Evidence("torch_npu", "2.13.0" if has_torch_npu else None, ""),
+        cann_home=Evidence("CANN", "/cann" if has_cann else None, ""),
     )
     return session._replace(toolchain=toolchain, cpu=cpu, npu=npu)
 

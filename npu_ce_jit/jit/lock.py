@@ -53,10 +53,10 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
 
     lock_file = node_file(settings, name, ".lock")
     owner_file = lock_file.with_suffix(".owner")
+    speaker_file = node_file(settings, f"{name}: who speaks for those that wait", ".lock")
     # The fallback for a kernel without flock is a file that stays where its owner was killed.
     lock, speaker = (
-        FileLock(lock_file.with_suffix(suffix), mode=0o600, thread_local=False, fallback_to_soft=False)
-        for suffix in (".lock", ".speaker")
+        FileLock(file, mode=0o600, thread_local=False, fallback_to_soft=False) for file in (lock_file, speaker_file)
     )
     deadline = time.monotonic() + settings.lock_timeout
     heartbeat = Heartbeat(_FIRST_MESSAGE_SECONDS)
