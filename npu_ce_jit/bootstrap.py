@@ -32,11 +32,13 @@ class Kernels(NamedTuple):
     """One target in this process.
 
     "built" is in the cache and opened at the first call, "lazy" is built then as well, "none" has no library.
+    `problem` is why there is none, or none of what was asked for last.
     """
 
     state: Literal["loaded", "built", "lazy", "none"] = "none"
     artifact: Artifact | None = None
     problem: NpuCeJitError | None = None
+    sources: Sources | None = None  # where a rebuild chose others than those of the session
 
     @property
     def key_name(self) -> str | None:
@@ -120,6 +122,14 @@ def load_all(*, may_build: bool) -> Session:
     return session
 
 
+def change(step: Callable[[Session], Session]) -> Session:
+    """Puts what `step` makes of the session in its place; a call that needs a library waits. Raises what it raises."""
+    global _session
+    with _lock:
+        _session = session = step(run())
+    return session
+
+
 def is_command_line(words: Sequence[str]) -> bool:
     """Whether a process was started, with these words, as one of this package's commands.
 
@@ -159,10 +169,12 @@ def _load_for(device: "torch.device") -> bool:
                     f"expected a device of torch_npu, got {device} of another backend: torch_npu is not imported"
                 )
             _session = session = session._replace(npu=_load_npu(session, device))
+        if session.npu.state == "loaded":
+            return True
         problem = session.npu.problem
         if problem is not None:
             raise NotImplementedError(f"npu_ce_jit has no kernels for {device}. {problem}") from problem
-        return session.npu.state == "loaded"
+        return False
 
 
 def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
@@ -174,7 +186,7 @@ def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
         assert session is not None
         if session.npu.artifact is None:
             return session, session.npu.problem or problem
-        kernels, problem = _checked(session.npu.artifact, device)
+        kernels, problem = _checked(session.npu, device)
         _session = session = session._replace(npu=kernels)
         return session, problem
 
@@ -182,11 +194,8 @@ def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
 def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     assert sources is not None
-    switches = {} if settings.huge_pages else {"npu_ce_jit_set_huge_pages": False}
     artifact, problem = _attempt(
-        lambda: obtain_loaded(
-            cpu_target(settings, toolchain, sources), settings, toolchain, switches, may_build=may_build
-        )
+        lambda: obtain_loaded(cpu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
     )
     if artifact is not None:
         return Kernels("loaded", artifact)
@@ -214,41 +223,44 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
 def _load_npu(session: Session, device: "torch.device") -> Kernels:
     """Loads the NPU libraries and, where this chip never ran them, has them compute something that is known."""
     global _session
-    from npu_ce_jit.op import self_check
+    from npu_ce_jit.op import registration, self_check
 
-    settings, toolchain, sources = session.settings, session.toolchain, session.sources
+    settings, toolchain, sources = session.settings, session.toolchain, session.npu.sources or session.sources
     assert sources is not None
-    switches = {"npu_ce_jit_set_check_targets": True} if settings.check_targets else {}
     may_build = settings.build != "never"
 
     def load() -> Artifact | None:
         self_check.require_supported_chip(device)
         target = npu_target(settings, toolchain, sources)
-        return obtain_loaded(target, settings, toolchain, switches, may_build=may_build)
+        return obtain_loaded(target, settings, toolchain, may_build=may_build)
 
     artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
+    registration.uncover(device)
+    kernels = session.npu._replace(state="loaded", artifact=artifact)
     if not knows(artifact, _passed_on(device)):
-        _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
-        return _checked(artifact, device)[0]
-    return Kernels("loaded", artifact)
+        _session = session._replace(npu=kernels)  # the check's operators may come back to _load_for
+        return _checked(kernels, device)[0]
+    return kernels
 
 
-def _checked(artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
+def _checked(kernels: Kernels, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
     """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
     from npu_ce_jit.op import registration, self_check
 
+    artifact = kernels.artifact
+    assert artifact is not None
     _, problem = _attempt(lambda: self_check.run(device))
     if isinstance(problem, SelfCheckError):
         reject(artifact, problem.fact)
-        registration.refuse(device, problem)
+        registration.cover(device)
         return Kernels(problem=problem), problem
     if problem is None:
         remember(artifact, _passed_on(device))
     else:
         _logger.warning("the NPU kernels could not be checked, and the next process will try again: %s", problem)
-    return Kernels("loaded", artifact), problem
+    return kernels, problem
 
 
 def _passed_on(device: "torch.device") -> str:

@@ -16,8 +16,9 @@ from npu_ce_jit.jit.store import Store
 class Info(dict[str, Any]):
     """Plain data, ready for JSON, that shows itself well.
 
-    Keys: npu_ce_jit (version), backend (of CPU calls), cpu and npu (state, key, library, rung, problem), seconds (of
-    import, by step), roots (of the cache), entries (in it), found (on this machine, with the evidence).
+    Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
+    rung, rebuilt from, problem), seconds (of import, by step), roots (of the cache), entries (in it), found (on this
+    machine, with the evidence).
     """
 
     def __repr__(self) -> str:
@@ -36,8 +37,7 @@ class Info(dict[str, Any]):
         for name, title in (("cpu", "CPU kernels"), ("npu", "NPU kernels")):
             kernels = self[name]
             lines.append((title, kernels["state"] + (f", {kernels['library']}" if kernels["library"] else "")))
-            if kernels["problem"]:
-                lines.append((f"{title}, problem", kernels["problem"]))
+            lines += [(f"{title}, {what}", kernels[what]) for what in ("rebuilt from", "problem") if kernels[what]]
         lines += [("cache", f"{root['path']} ({root['origin']})") for root in self["roots"]]
         lines += [(f"cache, {one['kind']}", one["path"]) for one in self["entries"] if one["kind"] != "note"]
         lines += [(one["name"], f"{one['value'] or 'none'} ({one['where']})") for one in self["found"]]
@@ -53,6 +53,7 @@ def info_of(session: Session) -> Info:
     return Info(
         {
             "npu_ce_jit": __version__,
+            "sources": str(session.sources.root_dir) if session.sources else None,
             "backend": session.backend,
             "cpu": state_of(session.cpu),
             "npu": state_of(session.npu),
@@ -68,13 +69,14 @@ def info_of(session: Session) -> Info:
 
 def state_of(kernels: Kernels) -> dict[str, Any]:
     """One target, as `info` and `doctor` tell it to programs."""
-    artifact = kernels.artifact
+    artifact, sources = kernels.artifact, kernels.sources
     return {
         "state": kernels.state,
         "key": kernels.key_name,
         "library": str(artifact.library) if artifact else None,
         "rung": artifact.manifest.get("rung") if artifact else None,
         "rungs": artifact.manifest.get("rungs") if artifact else None,
+        "rebuilt from": " ".join((str(sources.root_dir), *sources.define_flags)) if sources else None,
         "problem": str(kernels.problem) if kernels.problem else None,
     }
 

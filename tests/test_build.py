@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_package import compiler_script, exit_code, fork, needs_compiler, toy
+from toy_package import EXPORT, REGISTER, compiler_script, exit_code, fork, needs_compiler, toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
@@ -222,10 +222,11 @@ def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_pa
 
 
 def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
-    body = """
+    body = f"""
         static int pages = -1;
-        extern "C" __attribute__((visibility("default"))) void npu_ce_jit_set_huge_pages(int use) { pages = use; }
-        extern "C" __attribute__((visibility("default"))) int toy() { return pages; }
+        {REGISTER}
+        {EXPORT} void npu_ce_jit_set_huge_pages(int use) {{ pages = use; }}
+        {EXPORT} int toy() {{ return pages; }}
     """
     artifact = toy(tmp_path, body=body).build()
     load(artifact, {"npu_ce_jit_set_huge_pages": False})

@@ -40,7 +40,7 @@ class Stage:
         monkeypatch.setattr(bootstrap, "obtain_loaded", self._obtain_loaded)
         monkeypatch.setattr(self_check, "run", self._check)
         monkeypatch.setattr(self_check, "chip", lambda device: self.chip)
-        monkeypatch.setattr(registration, "refuse", lambda device, problem: self.calls.append("refuse"))
+        monkeypatch.setattr(registration, "cover", lambda device: self.calls.append("cover"))
 
     def begin(self, state: Any = "built", **settings: Any) -> None:
         session = bootstrap.Session(
@@ -161,7 +161,7 @@ def test_a_library_that_fails_its_check_is_rejected_with_the_verdict(stage):
     for _ in range(2):
         with pytest.raises(NotImplementedError, match="expected 1, got 2"):
             stage.call()
-    assert stage.calls == ["load", "check", "refuse"]
+    assert stage.calls == ["load", "check", "cover"]
     assert not stage.artifact.entry_dir.exists()
     (rejected,) = stage.artifact.entry_dir.parent.iterdir()
     assert rejected.name.startswith("rejected-")

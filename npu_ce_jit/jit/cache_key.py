@@ -22,6 +22,7 @@ class CacheKey(NamedTuple):
 def cache_key(target: Target) -> CacheKey:
     """Of the sources as they are now. Raises BuildError where one cannot be read."""
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
+    lines += [f"define: {define}" for define in target.sources.defines]
     lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]
     text = "\n".join(lines) + "\n"
     digest = _digest(text)

@@ -16,6 +16,7 @@ from npu_ce_jit.op.transforms import register_fake, register_vmap
 
 # A registration lives as long as its Library object.
 _definitions: Library | None = None
+_covers: dict[str, Library] = {}  # by dispatch key
 
 _INTERNAL: dict[str, Callable[..., Any]] = {
     "_forward": meta.forward,
@@ -67,15 +68,17 @@ def use_loader(load: Callable[[torch.device], bool]) -> None:
     _load = load
 
 
-def refuse(device: torch.device, problem: Exception) -> None:
-    """Takes a library's kernels out of use: what it has registered stays, below kernels that raise."""
-    assert _definitions is not None
-
-    def kernel(*arguments: Any) -> Any:
-        raise NotImplementedError(f"npu_ce_jit has no kernels for {device.type}. {problem}") from problem
-
+def cover(device: torch.device) -> None:
+    """Takes a library's kernels out of use: what it has registered stays, below the kernels of last resort."""
+    key = _dispatch_key(device)
+    _covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
     for name in _INTERNAL:
-        _definitions.impl(name, kernel, _dispatch_key(device), allow_override=True)
+        library.impl(name, _kernel_of_last_resort(name), allow_override=True)
+
+
+def uncover(device: torch.device) -> None:
+    """Puts what is registered for this device to use again, where it is covered."""
+    _covers.pop(_dispatch_key(device), None)
 
 
 def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
