@@ -54,7 +54,7 @@ class Stage:
 
     def _obtain_loaded(self, *arguments: Any, may_build: bool) -> Artifact | None:
         self.calls.append("load")
-        self.may_build, self.switches = may_build, arguments[3]
+        self.may_build = may_build
         if self.error:
             raise self.error
         return self.artifact
@@ -208,15 +208,6 @@ def test_another_backend_than_torch_npu_is_not_ours(stage, monkeypatch):
         stage.call()
     assert stage.calls == []
     assert bootstrap.current().npu.state == "built", "torch_npu may still be imported"
-
-
-def test_targets_are_checked_on_the_device_where_that_is_asked(stage):
-    stage.begin(check_targets=True)
-    stage.call()
-    assert stage.switches == {"npu_ce_jit_set_check_targets": True}
-    stage.begin()
-    stage.call()
-    assert stage.switches == {}
 
 
 def test_the_self_check_passes_what_computes_right():

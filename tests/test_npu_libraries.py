@@ -145,6 +145,19 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert not list((site.parent / "cache").glob("v1/*cann*/note-*"))
 
 
+def test_kernels_of_the_running_process_are_exchanged_before_its_first_call_and_after(site: Path) -> None:
+    def rebuilt(defines: str) -> str:
+        return f"result = npu_ce_jit.rebuild({defines}, device='npu')\nsession = bootstrap.current()\n"
+
+    keep = "report.setdefault('all', []).append([result['npu']['state'], *report['filled']])\n"
+    report = report_of(
+        site, rebuilt("{'TOY_FILL': '7.0f'}"), CALL, LAUNCH, keep, rebuilt("{'TOY_FILL': '8.0f'}"), LAUNCH, keep,
+        rebuilt("None"), LAUNCH, keep,
+    )  # fmt: skip
+    assert report["errors"] == []
+    assert report["all"] == [["built", 7.0], ["loaded", 8.0], ["loaded", 42.0]]
+
+
 def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(site: Path, tmp_path: Path) -> None:
     def start(**variables: str) -> dict[str, Any]:
         return report_of(site, CALL, RUNG, NPU_CE_JIT_CACHE_DIR=str(tmp_path), **variables)

@@ -30,10 +30,13 @@ needs_compiler = pytest.mark.skipif(
 )
 
 EXPORT = 'extern "C" __attribute__((visibility("default")))'
-REGISTER = f"{EXPORT} void npu_ce_jit_register() {{}}\n"  # what every library has
-_BODY = f'#include "toy.h"\n{REGISTER}{EXPORT} int toy() {{ return TOY; }}\n'
+# What every library has; this one's kernels are none.
+NO_KERNELS = (
+    f"{EXPORT} void npu_ce_jit_register() {{}}\n{EXPORT} const void* npu_ce_jit_kernels() {{ return nullptr; }}\n"
+)
+_BODY = f'#include "toy.h"\n{NO_KERNELS}{EXPORT} int toy() {{ return TOY; }}\n'
 _NPU_SOURCES = {
-    "ascendc/toy.h": "#define TOY_FILL 42.0f\n",
+    "ascendc/toy.h": "#ifndef TOY_FILL\n#define TOY_FILL 42.0f\n#endif\n",
     "ascendc/toy.asc": '#include "toy.h"\n' + KERNEL.replace(LAUNCHER, "toy_launch").replace("1.0f", "TOY_FILL"),
     # What the real glue registers is in C++; here it stands in a module of Python.
     "csrc/npu/toy.cpp": """
@@ -47,6 +50,9 @@ extern "C" __attribute__((visibility("default"))) void npu_ce_jit_register() {
   python<int (*)(const char*)>("PyRun_SimpleString")("import toy_kernels");
   python<void (*)(int)>("PyGILState_Release")(state);
 }
+extern "C" __attribute__((visibility("default"))) const void* npu_ce_jit_kernels() { return nullptr; }
+extern "C" __attribute__((visibility("default"))) void npu_ce_jit_use(const void*) {}
+extern "C" __attribute__((visibility("default"))) void npu_ce_jit_try(const void*) {}
 """,
 }
 _OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "TMPDIR")

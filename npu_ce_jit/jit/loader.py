@@ -74,7 +74,7 @@ def open_library(artifact: Artifact, switches: Mapping[str, bool]) -> None:
         ) from error
     library = _opened(artifact)
     try:
-        for function in ("npu_ce_jit_register", *switches):
+        for function in ("npu_ce_jit_register", "npu_ce_jit_kernels", *switches):
             library[function]
     except AttributeError as error:
         raise LoadError(
