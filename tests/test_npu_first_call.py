@@ -52,7 +52,7 @@ class Stage:
     def call(self) -> bool:
         return bootstrap._load_for(DEVICE)
 
-    def _obtain_loaded(self, *arguments: Any, may_build: bool) -> Artifact | None:
+    def _obtain_loaded(self, *_: Any, may_build: bool) -> Artifact | None:
         self.calls.append("load")
         self.may_build = may_build
         if self.error:

@@ -264,7 +264,7 @@ def test_what_there_is_nothing_to_rebuild_for_is_refused(tmp_path):
         npu_ce_jit.rebuild(device="gpu")
     with pytest.raises(ValueError, match=r"a directory with csrc/ and ascendc/, got .* without csrc/"):
         npu_ce_jit.rebuild(sources=tmp_path)
-    with pytest.raises(BuildError, match=r"expected ascendc/ and csrc/npu/\. Copy both"):
+    with pytest.raises(BuildError, match=r"expected ascendc/ and csrc/npu/\.\nCopy both"):
         npu_ce_jit.rebuild(sources=write_sources(tmp_path), device="npu")
     with pytest.raises(ToolchainError, match="No torch_npu"):
         npu_ce_jit.rebuild(device="npu")

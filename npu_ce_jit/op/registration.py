@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -72,8 +73,10 @@ def cover(device: torch.device) -> None:
     """Takes a library's kernels out of use: what it has registered stays, below the kernels of last resort."""
     key = _dispatch_key(device)
     _covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
-    for name in _INTERNAL:
-        library.impl(name, _kernel_of_last_resort(name), allow_override=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
+        for name in _INTERNAL:
+            library.impl(name, _kernel_of_last_resort(name), allow_override=True)
 
 
 def uncover(device: torch.device) -> None:

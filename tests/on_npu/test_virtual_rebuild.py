@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,7 +59,9 @@ def test_the_next_call_runs_the_new_kernels_and_what_is_queued_runs_the_old_ones
     torch.testing.assert_close(leaf.grad.cpu(), true.grad)
     assert (result["npu"]["state"], result["npu"]["built"]) == ("loaded", False)
     assert npu_ce_jit.info()["npu"]["library"] == result["npu"]["library"]
-    mapped = {line.split()[-1] for line in open("/proc/self/maps") if "libnpu_ce_kernels" in line}
+    mapped = {
+        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libnpu_ce_kernels" in line
+    }
     assert len(mapped) == 2, "each glue has its own kernels"
 
 
