@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from npu_ce_jit.op import registration, self_check
 pytestmark = needs_the_library
 
 CPU = torch.device("cpu")
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples/experiment.py"
 X, TARGET = torch.randn(5, 70, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 69, 3, -100, 7])
 RIGHT = F.cross_entropy(X, TARGET)
 
@@ -99,6 +101,22 @@ def test_a_macro_of_the_installed_sources():
     after = cross_entropy(x, target, label_smoothing=0.1)
     assert torch.allclose(before, after)
     assert "-DNPU_CE_BLOCK_ELEMS=64" in npu_ce_jit.info()["cpu"]["rebuilt from"]
+
+
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="the package under test is installed, not a checkout")
+def test_the_example_computes_what_it_says(capsys):
+    torch.manual_seed(3)
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    installed, *_, edited, installed_again = capsys.readouterr().out.splitlines()
+    torch.manual_seed(3)
+    x, target = torch.randn(4, 8), torch.tensor([1, 2, 3, 4])
+    log_prob = x.log_softmax(1)
+    of_target = log_prob.gather(1, target[:, None]).squeeze(1)
+    right = (-0.9 * of_target - 0.1 / 7 * (log_prob.sum(1) - of_target)).mean()
+    assert float(edited.removeprefix("edited ")) == pytest.approx(right.item(), abs=1e-6)
+    right = F.cross_entropy(x, target, label_smoothing=0.1)
+    assert float(installed.removeprefix("installed ")) == pytest.approx(right.item(), abs=1e-6)
+    assert installed_again == installed
 
 
 def test_calls_in_other_threads_run_on_one_set_of_kernels_or_the_other(doubled, capfd, recwarn):
