@@ -17,7 +17,7 @@ class Info(dict[str, Any]):
     """Plain data, ready for JSON, that shows itself well.
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
-    rung, rebuilt from, problem), seconds (of import, by step), roots (of the cache), entries (in it), found (on this
+    rung, rebuilt_from, problem), seconds (of import, by step), roots (of the cache), entries (in it), found (on this
     machine, with the evidence).
     """
 
@@ -37,7 +37,8 @@ class Info(dict[str, Any]):
         for name, title in (("cpu", "CPU kernels"), ("npu", "NPU kernels")):
             kernels = self[name]
             lines.append((title, kernels["state"] + (f", {kernels['library']}" if kernels["library"] else "")))
-            lines += [(f"{title}, {what}", kernels[what]) for what in ("rebuilt from", "problem") if kernels[what]]
+            more = {"rebuilt from": kernels["rebuilt_from"], "problem": kernels["problem"]}
+            lines += [(f"{title}, {what}", text) for what, text in more.items() if text]
         lines += [("cache", f"{root['path']} ({root['origin']})") for root in self["roots"]]
         lines += [(f"cache, {one['kind']}", one["path"]) for one in self["entries"] if one["kind"] != "note"]
         lines += [(one["name"], f"{one['value'] or 'none'} ({one['where']})") for one in self["found"]]
@@ -76,7 +77,7 @@ def state_of(kernels: Kernels) -> dict[str, Any]:
         "library": str(artifact.library) if artifact else None,
         "rung": artifact.manifest.get("rung") if artifact else None,
         "rungs": artifact.manifest.get("rungs") if artifact else None,
-        "rebuilt from": " ".join((str(sources.root_dir), *sources.define_flags)) if sources else None,
+        "rebuilt_from": " ".join((str(sources.root_dir), *sources.define_flags)) if sources else None,
         "problem": str(kernels.problem) if kernels.problem else None,
     }
 

@@ -54,7 +54,7 @@ def users(directory: Path) -> list[Toy]:
 
 def use(one: Toy) -> int:
     try:
-        artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+        artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
     except (BuildError, LoadError):
         return TOLD
     assert artifact is not None

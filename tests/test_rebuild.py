@@ -78,7 +78,7 @@ def test_the_next_call_runs_the_new_kernels_and_everything_made_before_goes_on(d
     info = npu_ce_jit.info()["cpu"]
     assert {name: result["cpu"][name] for name in info} == info
     assert info["library"] != str(first.library)
-    assert info["rebuilt from"].endswith(" -DSCALE=2")
+    assert info["rebuilt_from"].endswith(" -DSCALE=2")
     assert result["defines"] == ["SCALE=2"]
     assert "-DSCALE=2" in (Path(info["library"]).parent / "build.ninja").read_text("utf-8")
     assert "define: SCALE=2" in (bootstrap.current().cpu.artifact.manifest["key"])
@@ -100,7 +100,7 @@ def test_a_macro_of_the_installed_sources():
     npu_ce_jit.rebuild({"NPU_CE_BLOCK_ELEMS": 64}, device="cpu")
     after = cross_entropy(x, target, label_smoothing=0.1)
     assert torch.allclose(before, after)
-    assert "-DNPU_CE_BLOCK_ELEMS=64" in npu_ce_jit.info()["cpu"]["rebuilt from"]
+    assert "-DNPU_CE_BLOCK_ELEMS=64" in npu_ce_jit.info()["cpu"]["rebuilt_from"]
 
 
 @pytest.mark.skipif(not EXAMPLE.is_file(), reason="the package under test is installed, not a checkout")
