@@ -9,7 +9,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
 from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
@@ -19,9 +21,6 @@ from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain, discover
 from npu_ce_jit.log import set_up_log
 from npu_ce_jit.settings import Settings
-
-if TYPE_CHECKING:
-    import torch
 
 _logger = logging.getLogger("npu_ce_jit")
 
@@ -148,7 +147,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)  # another thread may have held it, and is not in the child
 
 
-def _load_for(device: "torch.device") -> bool:
+def _load_for(device: torch.device) -> bool:
     """Whether the kernels for this device are loaded now. The first of many threads decides for all of them.
 
     Raises NotImplementedError with the reason and the cure where a device has no kernels and no reference.
@@ -177,7 +176,7 @@ def _load_for(device: "torch.device") -> bool:
         return False
 
 
-def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
+def try_npu(device: torch.device) -> tuple[Session, NpuCeJitError | None]:
     """Loads the kernels for an NPU and checks them, also where they were known to be right; and what was wrong."""
     global _session
     with _lock:
@@ -192,12 +191,15 @@ def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
 
 
 def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
+    from npu_ce_jit.op import registration
+
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     assert sources is not None
     artifact, problem = _attempt(
         lambda: obtain_loaded(cpu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
     )
     if artifact is not None:
+        registration.uncover(torch.device("cpu"))
         return Kernels("loaded", artifact)
     if may_build:
         return Kernels(problem=problem)
@@ -220,7 +222,7 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
     return Kernels(problem=problem or _not_built())
 
 
-def _load_npu(session: Session, device: "torch.device") -> Kernels:
+def _load_npu(session: Session, device: torch.device) -> Kernels:
     """Loads the NPU libraries and, where this chip never ran them, has them compute something that is known."""
     global _session
     from npu_ce_jit.op import registration, self_check
@@ -245,7 +247,7 @@ def _load_npu(session: Session, device: "torch.device") -> Kernels:
     return kernels
 
 
-def _checked(kernels: Kernels, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
+def _checked(kernels: Kernels, device: torch.device) -> tuple[Kernels, NpuCeJitError | None]:
     """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
     from npu_ce_jit.op import registration, self_check
 
@@ -263,7 +265,7 @@ def _checked(kernels: Kernels, device: "torch.device") -> tuple[Kernels, NpuCeJi
     return kernels, problem
 
 
-def _passed_on(device: "torch.device") -> str:
+def _passed_on(device: torch.device) -> str:
     from npu_ce_jit.op import self_check
 
     return f"passed the self-check on {self_check.chip(device)}"

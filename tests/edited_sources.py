@@ -4,9 +4,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+import torch.nn.functional as F
+
+import npu_ce_jit
 from npu_ce_jit.jit.sources import Sources
+
+X, TARGET = torch.randn(5, 70, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 69, 3, -100, 7])
+RIGHT = F.cross_entropy(X, TARGET)
 
 _EDITS = {
     "csrc/cpu/forward.h": ("ce = (1 - problem_.label_smoothing)", "ce = SCALE * (1 - problem_.label_smoothing)"),
@@ -14,8 +23,18 @@ _EDITS = {
 }
 
 
-def copy_with_scale(to: Path) -> Path:
-    """The macro is SCALE; without one it is 1."""
+def scale(device: Literal["cpu", "npu"]) -> float:
+    """By which the kernels in use multiply the loss."""
+    return round((npu_ce_jit.cross_entropy(X.to(device), TARGET.to(device)).cpu() / RIGHT).item(), 3)
+
+
+def doubling(to: Path, device: Literal["cpu", "npu"]) -> Callable[..., Any]:
+    """What rebuilds the kernels such that the loss is twice what it should be."""
+    sources = _copy(to)
+    return lambda **options: npu_ce_jit.rebuild({"SCALE": 2}, sources, device=device, **options)
+
+
+def _copy(to: Path) -> Path:
     root_dir = Sources.installed().root_dir
     for folder in ("csrc", "ascendc"):
         shutil.copytree(root_dir / folder, to / folder)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from edited_sources import copy_with_scale
+from edited_sources import RIGHT, TARGET, X, doubling, scale
 from probes import needs_the_library
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_package import EXPORT, toy, write_sources
@@ -31,27 +31,18 @@ pytestmark = needs_the_library
 
 CPU = torch.device("cpu")
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/experiment.py"
-X, TARGET = torch.randn(5, 70, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 69, 3, -100, 7])
-RIGHT = F.cross_entropy(X, TARGET)
 
 
 @pytest.fixture(scope="module")
 def doubled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Rebuilds the CPU kernels such that the loss is twice what it should be."""
-    sources = copy_with_scale(tmp_path_factory.mktemp("edited"))
-    return lambda **options: npu_ce_jit.rebuild({"SCALE": 2}, sources, device="cpu", **options)
+    return doubling(tmp_path_factory.mktemp("edited"), "cpu")
 
 
 @pytest.fixture(autouse=True)
 def _installed_kernels() -> Iterator[None]:
     yield
     npu_ce_jit.rebuild(device="cpu")
-    assert scale() == 1
-
-
-def scale() -> float:
-    """By which the kernels multiply the loss."""
-    return round((cross_entropy(X, TARGET) / RIGHT).item(), 4)
+    assert scale("cpu") == 1
 
 
 def gradient() -> torch.Tensor:
@@ -69,7 +60,7 @@ def test_the_next_call_runs_the_new_kernels_and_everything_made_before_goes_on(d
     first = bootstrap.current().cpu.artifact
 
     result = doubled(check=False)
-    assert scale() == 2
+    assert scale("cpu") == 2
     assert torch.allclose(compiled(X, TARGET), 2 * RIGHT)
     assert torch.allclose(mapped(X[None], TARGET[None]), 2 * RIGHT)
     assert torch.equal(gradient(), before), "the backward pass was not edited"
@@ -85,12 +76,12 @@ def test_the_next_call_runs_the_new_kernels_and_everything_made_before_goes_on(d
     assert result["cpu"]["library"] in repr(result)
 
     back = npu_ce_jit.rebuild(device="cpu")
-    assert scale() == 1
+    assert scale("cpu") == 1
     assert torch.allclose(compiled(X, TARGET), RIGHT)
     assert (back["cpu"]["built"], back["cpu"]["library"]) == (False, str(first.library))
     again = doubled(check=False)
     assert (again["cpu"]["built"], again["cpu"]["library"]) == (False, result["cpu"]["library"])
-    assert scale() == 2
+    assert scale("cpu") == 2
 
 
 def test_a_macro_of_the_installed_sources():
@@ -142,9 +133,9 @@ def test_calls_in_other_threads_run_on_one_set_of_kernels_or_the_other(doubled, 
         thread.start()
     for _ in range(20):
         npu_ce_jit.rebuild(device="cpu")
-        assert scale() == 1
+        assert scale("cpu") == 1
         doubled(check=False)
-        assert scale() == 2
+        assert scale("cpu") == 2
     stop.set()
     for thread in threads:
         thread.join()
@@ -158,10 +149,10 @@ def test_wrong_kernels_are_refused_and_no_other_thread_ever_runs_them(doubled, m
     scales: dict[str, float] = {}
 
     def check_and_look(device: torch.device) -> None:
-        other = threading.Thread(target=lambda: scales.update(other=scale()))
+        other = threading.Thread(target=lambda: scales.update(other=scale("cpu")))
         other.start()
         other.join()
-        scales["this"] = scale()
+        scales["this"] = scale("cpu")
         run(device)
 
     run = self_check.run
@@ -169,12 +160,23 @@ def test_wrong_kernels_are_refused_and_no_other_thread_ever_runs_them(doubled, m
     with pytest.raises(SelfCheckError, match=r"The CPU kernels fail .* expected loss = .*check=False"):
         doubled()
     assert scales == {"this": 2, "other": 1}
-    assert scale() == 1
+    assert scale("cpu") == 1
     assert "fail their self-check" in npu_ce_jit.info()["cpu"]["problem"]
     assert npu_ce_jit.info()["cpu"]["state"] == "loaded"
     monkeypatch.undo()
     npu_ce_jit.rebuild(device="cpu")
     assert npu_ce_jit.info()["cpu"]["problem"] is None
+
+
+def test_wrong_kernels_before_the_first_call_do_not_keep_the_installed_ones_from_it(doubled):
+    bootstrap.change(lambda session: session._replace(cpu=bootstrap.Kernels("lazy")))
+    registration.cover(CPU)
+    with pytest.raises(SelfCheckError, match="expected loss"):
+        doubled()
+    assert bootstrap.current().backend == "lazy"
+    assert scale("cpu") == 1
+    assert bootstrap.current().backend == "cpp"
+    assert bootstrap.current().cpu.problem is None
 
 
 def test_where_the_reference_computes_good_kernels_take_over_and_wrong_ones_do_not(doubled):
@@ -183,12 +185,12 @@ def test_where_the_reference_computes_good_kernels_take_over_and_wrong_ones_do_n
     for _ in range(2):
         with pytest.raises(SelfCheckError, match="expected loss"):
             doubled()
-        assert scale() == 1
+        assert scale("cpu") == 1
         assert bootstrap.current().backend == "reference"
     npu_ce_jit.rebuild(device="cpu")
     assert bootstrap.current().backend == "cpp"
     doubled(check=False)
-    assert scale() == 2, "the library's kernels are covered by nothing"
+    assert scale("cpu") == 2, "the library's kernels are covered by nothing"
 
 
 def staging_dirs() -> list[Path]:
@@ -202,7 +204,7 @@ def test_a_source_that_does_not_compile_leaves_everything_as_it_was_but_the_log(
         npu_ce_jit.rebuild(sources=write_sources(tmp_path, "int fine;\nint broken(\n"), device="cpu")
     assert "build again" in str(caught.value)
     assert bootstrap.current().cpu._replace(problem=None) == before._replace(problem=None)
-    assert scale() == 1
+    assert scale("cpu") == 1
     assert "toy.cpp:2" in npu_ce_jit.build_log()
     assert "toy.cpp:2" in npu_ce_jit.info()["cpu"]["problem"]
     assert staging_dirs() == []
@@ -214,7 +216,7 @@ def test_a_library_that_is_none_of_ours_is_refused(tmp_path):
     sources = write_sources(tmp_path, f"{EXPORT} int toy() {{ return 1; }}\n")
     with pytest.raises(LoadError, match="undefined symbol: npu_ce_jit_register"):
         npu_ce_jit.rebuild(sources=sources, device="cpu")
-    assert scale() == 1
+    assert scale("cpu") == 1
 
 
 def test_a_build_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
@@ -226,19 +228,19 @@ def test_a_build_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         npu_ce_jit.rebuild(sources=write_sources(tmp_path, "#include <regex>\n"), device="cpu")
     assert staging_dirs() == []
-    assert scale() == 1
+    assert scale("cpu") == 1
 
 
 def test_a_check_that_is_interrupted_leaves_the_old_kernels(doubled, monkeypatch):
     def interrupt(device: torch.device) -> None:
-        assert scale() == 2
+        assert scale("cpu") == 2
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(self_check, "run", interrupt)
         with pytest.raises(KeyboardInterrupt):
             doubled()
-    assert scale() == 1
+    assert scale("cpu") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,34 +13,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch_npu  # noqa: F401
-from edited_sources import copy_with_scale
+from edited_sources import RIGHT, TARGET, X, doubling, scale
 
 import npu_ce_jit
 from npu_ce_jit import bootstrap, cross_entropy
 from npu_ce_jit.errors import SelfCheckError
 
-X, TARGET = torch.randn(5, 70, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 69, 3, -100, 7])
-RIGHT = F.cross_entropy(X, TARGET)
-
 
 @pytest.fixture(scope="module")
 def doubled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Rebuilds the NPU kernels such that the loss is twice what it should be."""
-    sources = copy_with_scale(tmp_path_factory.mktemp("edited"))
-    return lambda **options: npu_ce_jit.rebuild({"SCALE": 2}, sources, device="npu", **options)
+    return doubling(tmp_path_factory.mktemp("edited"), "npu")
 
 
 @pytest.fixture(autouse=True)
 def _installed_kernels() -> Iterator[None]:
-    assert scale() == 1
+    assert scale("npu") == 1
     yield
     npu_ce_jit.rebuild(device="npu")
-    assert scale() == 1
-
-
-def scale() -> float:
-    """By which the kernels multiply the loss."""
-    return round((cross_entropy(X.npu(), TARGET.npu()).cpu() / RIGHT).item(), 3)
+    assert scale("npu") == 1
 
 
 def test_the_next_call_runs_the_new_kernels_and_what_is_queued_runs_the_old_ones(doubled: Callable[..., Any]) -> None:
@@ -68,10 +58,10 @@ def test_wrong_kernels_are_refused_and_the_entry_is_not_rejected(doubled: Callab
     before = bootstrap.current()
     with pytest.raises(SelfCheckError, match=r"The NPU kernels fail .* expected loss = "):
         doubled()
-    assert scale() == 1
+    assert scale("npu") == 1
     assert bootstrap.current().npu.artifact == before.npu.artifact
     assert doubled(check=False)["npu"]["built"] is False
-    assert scale() == 2
+    assert scale("npu") == 2
 
 
 def test_calls_in_another_thread_run_on_one_set_of_kernels_or_the_other(doubled: Callable[..., Any]) -> None:
@@ -81,7 +71,7 @@ def test_calls_in_another_thread_run_on_one_set_of_kernels_or_the_other(doubled:
 
     def calls() -> None:
         while not stop.is_set():
-            seen.append(scale())
+            seen.append(scale("npu"))
         seen.append(0)
 
     thread = threading.Thread(target=calls)
