@@ -112,6 +112,7 @@ def test_the_example_computes_what_it_says(capsys):
 
 def test_calls_in_other_threads_run_on_one_set_of_kernels_or_the_other(doubled, capfd, recwarn):
     doubled(check=False)
+    capfd.readouterr()  # what is said of a build
     right_gradient, stop = gradient(), threading.Event()
     seen: list[float] = []
     faults: list[object] = []
@@ -142,7 +143,7 @@ def test_calls_in_other_threads_run_on_one_set_of_kernels_or_the_other(doubled, 
     assert faults == []
     assert set(seen) == {1.0, 2.0}
     assert list(recwarn) == []
-    assert "overrid" not in capfd.readouterr().err.lower()
+    assert capfd.readouterr().err == "", "torch has nothing to say of kernels that are exchanged"
 
 
 def test_wrong_kernels_are_refused_and_no_other_thread_ever_runs_them(doubled, monkeypatch):
