@@ -40,7 +40,7 @@ def our_jit(source: Path) -> None:
     settings = Settings.from_env(os.environ)
     toolchain = Toolchain(settings)
     target = cpu_target(settings, toolchain, Sources.of(source.parents[2]))
-    assert obtain_loaded(target, settings, toolchain, {}, may_build=True) is not None
+    assert obtain_loaded(target, settings, toolchain, may_build=True) is not None
 
 
 def torch_load(source: Path) -> None:

@@ -2,7 +2,7 @@
 // The CPU kernels of the internal operators. Their schemas are defined in Python.
 #include "ce_problem.h"
 #include "cpu/huge_pages.h"
-#include "torch_abi.h"
+#include "kernels_in_use.h"
 
 namespace npu_ce {
 namespace {
@@ -49,9 +49,8 @@ void backward_in_place_cpu(StableIValue* stack, uint64_t, uint64_t) {
   backward(problem.plain, gradients.plain, torch_threads());
 }
 
-const Registration registration("CPU", {{"_forward", forward_cpu},
-                                        {"_backward", backward_cpu},
-                                        {"_backward_", backward_in_place_cpu}});
-
 }  // namespace
+
+const Kernels kKernels = {"CPU", forward_cpu, backward_cpu, backward_in_place_cpu};
+
 }  // namespace npu_ce

@@ -19,6 +19,7 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
 from npu_ce_jit.op.modules import CrossEntropyLoss  # noqa: E402
 
 if _TYPE_CHECKING:
+    from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.notebook import build_log, info
 
 __all__ = [
@@ -30,15 +31,17 @@ __all__ = [
     "info",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
+    "rebuild",
 ]
+_LAZY = {"build_log": "notebook", "info": "notebook", "rebuild": "experiment"}
 
 
 def __getattr__(name: str) -> _Any:  # what a training script never asks for costs its import nothing
-    if name not in ("build_log", "info"):
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from npu_ce_jit import notebook
+    import importlib
 
-    return getattr(notebook, name)
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
 from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
@@ -20,9 +22,6 @@ from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.log import set_up_log
 from npu_ce_jit.settings import Settings
 
-if TYPE_CHECKING:
-    import torch
-
 _logger = logging.getLogger("npu_ce_jit")
 
 T = TypeVar("T")
@@ -32,11 +31,13 @@ class Kernels(NamedTuple):
     """One target in this process.
 
     "built" is in the cache and opened at the first call, "lazy" is built then as well, "none" has no library.
+    `problem` is why there is none, or none of what was asked for last.
     """
 
     state: Literal["loaded", "built", "lazy", "none"] = "none"
     artifact: Artifact | None = None
     problem: NpuCeJitError | None = None
+    sources: Sources | None = None  # where a rebuild chose others than those of the session
 
     @property
     def key_name(self) -> str | None:
@@ -119,6 +120,14 @@ def load_all(*, may_build: bool) -> Session:
     return session
 
 
+def change(step: Callable[[Session], Session]) -> Session:
+    """Puts what `step` makes of the session in its place; a call that needs a library waits. Raises what it raises."""
+    global _session
+    with _lock:
+        _session = session = step(run())
+    return session
+
+
 def is_command_line(words: Sequence[str]) -> bool:
     """Whether a process was started, with these words, as one of this package's commands.
 
@@ -137,7 +146,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)  # another thread may have held it, and is not in the child
 
 
-def _load_for(device: "torch.device") -> bool:
+def _load_for(device: torch.device) -> bool:
     """Whether the kernels for this device are loaded now. The first of many threads decides for all of them.
 
     Raises NotImplementedError with the reason and the cure where a device has no kernels and no reference.
@@ -158,13 +167,15 @@ def _load_for(device: "torch.device") -> bool:
                     f"expected a device of torch_npu, got {device} of another backend: torch_npu is not imported"
                 )
             _session = session = session._replace(npu=_load_npu(session, device))
+        if session.npu.state == "loaded":
+            return True
         problem = session.npu.problem
         if problem is not None:
             raise NotImplementedError(f"npu_ce_jit has no kernels for {device}. {problem}") from problem
-        return session.npu.state == "loaded"
+        return False
 
 
-def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
+def try_npu(device: torch.device) -> tuple[Session, NpuCeJitError | None]:
     """Loads the kernels for an NPU and checks them, also where they were known to be right; and what was wrong."""
     global _session
     with _lock:
@@ -173,21 +184,21 @@ def try_npu(device: "torch.device") -> tuple[Session, NpuCeJitError | None]:
         assert session is not None
         if session.npu.artifact is None:
             return session, session.npu.problem or problem
-        kernels, problem = _checked(session.npu.artifact, device)
+        kernels, problem = _checked(session.npu, device)
         _session = session = session._replace(npu=kernels)
         return session, problem
 
 
 def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
+    from npu_ce_jit.op import registration
+
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     assert sources is not None
-    switches = {} if settings.huge_pages else {"npu_ce_jit_set_huge_pages": False}
     artifact, problem = _attempt(
-        lambda: obtain_loaded(
-            cpu_target(settings, toolchain, sources), settings, toolchain, switches, may_build=may_build
-        )
+        lambda: obtain_loaded(cpu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
     )
     if artifact is not None:
+        registration.uncover(torch.device("cpu"))
         return Kernels("loaded", artifact)
     if may_build:
         return Kernels(problem=problem)
@@ -210,47 +221,50 @@ def _prepare_npu(session: Session, sources: Sources, *, may_build: bool) -> Kern
     return Kernels(problem=problem or _not_built())
 
 
-def _load_npu(session: Session, device: "torch.device") -> Kernels:
+def _load_npu(session: Session, device: torch.device) -> Kernels:
     """Loads the NPU libraries and, where this chip never ran them, has them compute something that is known."""
     global _session
-    from npu_ce_jit.op import self_check
+    from npu_ce_jit.op import registration, self_check
 
-    settings, toolchain, sources = session.settings, session.toolchain, session.sources
+    settings, toolchain, sources = session.settings, session.toolchain, session.npu.sources or session.sources
     assert sources is not None
-    switches = {"npu_ce_jit_set_check_targets": True} if settings.check_targets else {}
     may_build = settings.build != "never"
 
     def load() -> Artifact | None:
         self_check.require_supported_chip(device)
         target = npu_target(settings, toolchain, sources)
-        return obtain_loaded(target, settings, toolchain, switches, may_build=may_build)
+        return obtain_loaded(target, settings, toolchain, may_build=may_build)
 
     artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
+    registration.uncover(device)
+    kernels = session.npu._replace(state="loaded", artifact=artifact)
     if not knows(artifact, _passed_on(device)):
-        _session = session._replace(npu=Kernels("loaded", artifact))  # the check's operators may come back to _load_for
-        return _checked(artifact, device)[0]
-    return Kernels("loaded", artifact)
+        _session = session._replace(npu=kernels)  # the check's operators may come back to _load_for
+        return _checked(kernels, device)[0]
+    return kernels
 
 
-def _checked(artifact: Artifact, device: "torch.device") -> tuple[Kernels, NpuCeJitError | None]:
+def _checked(kernels: Kernels, device: torch.device) -> tuple[Kernels, NpuCeJitError | None]:
     """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
     from npu_ce_jit.op import registration, self_check
 
+    artifact = kernels.artifact
+    assert artifact is not None
     _, problem = _attempt(lambda: self_check.run(device))
     if isinstance(problem, SelfCheckError):
         reject(artifact, problem.fact)
-        registration.refuse(device, problem)
+        registration.cover(device)
         return Kernels(problem=problem), problem
     if problem is None:
         remember(artifact, _passed_on(device))
     else:
         _logger.warning("the NPU kernels could not be checked, and the next process will try again: %s", problem)
-    return Kernels("loaded", artifact), problem
+    return kernels, problem
 
 
-def _passed_on(device: "torch.device") -> str:
+def _passed_on(device: torch.device) -> str:
     from npu_ce_jit.op import self_check
 
     return f"passed the self-check on {self_check.chip(device)}"

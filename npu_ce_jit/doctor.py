@@ -180,12 +180,12 @@ def _cpu_kernels(session: Session) -> Check:
 
 
 def _npu_kernels(session: Session) -> Iterator[Check]:
-    name, (state, artifact, problem) = "NPU kernels", session.npu
+    name, artifact, problem = "NPU kernels", session.npu.artifact, session.npu.problem
     if artifact is not None:
-        found = "loaded" if state == "loaded" else "built, and loaded at the first call"
+        found = "loaded" if session.npu.state == "loaded" else "built, and loaded at the first call"
         rung = artifact.manifest.get("rung")
         yield Check(name, "ok", f"{found}; bisheng's flags: {rung}", str(artifact.library))
-    elif state == "lazy":
+    elif session.npu.state == "lazy":
         yield Check(name, "ok", "built at the first call", f"NPU_CE_JIT_BUILD={session.settings.build}")
     elif problem is not None:
         verdict: Verdict = "fail" if session.toolchain.has_npu_software else "ok"

@@ -20,7 +20,7 @@ def info() -> Info:
 
 
 def build_log(device: Literal["cpu", "npu"] = "cpu") -> str:
-    """What ninja and the compilers said when the kernels that this process uses were built, or failed to.
+    """What ninja and the compilers said in the last build: of the kernels in use, or of others that failed since.
 
     Args:
         device: Whose kernels.
@@ -30,10 +30,10 @@ def build_log(device: Literal["cpu", "npu"] = "cpu") -> str:
     """
     session = bootstrap.run()
     kernels = {"cpu": session.cpu, "npu": session.npu}[device]
-    if kernels.artifact is not None:
-        log_file = kernels.artifact.entry_dir / "build.log"
-    elif isinstance(kernels.problem, BuildError) and kernels.problem.log_path:
+    if isinstance(kernels.problem, BuildError) and kernels.problem.log_path:
         log_file = Path(kernels.problem.log_path)
+    elif kernels.artifact is not None:
+        log_file = kernels.artifact.entry_dir / "build.log"
     else:
         raise NpuCeJitError(f"No kernels for {device} were built here.", "Run: python -m npu_ce_jit doctor")
     try:

@@ -18,8 +18,9 @@ from npu_ce_jit.jit.store import Store
 class Info(dict[str, Any]):
     """Plain data, ready for JSON, that shows itself well.
 
-    Keys: npu_ce_jit (version), backend (of CPU calls), cpu and npu (state, key, library, rung, problem), seconds (of
-    import, by step), roots (of the cache), entries (in it), found (on this machine, with the evidence).
+    Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
+    rung, rebuilt_from, problem), seconds (of import, by step), roots (of the cache), entries (in it), found (on this
+    machine, with the evidence).
     """
 
     def __repr__(self) -> str:
@@ -44,7 +45,8 @@ class Info(dict[str, Any]):
     def _groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         kernels = ((title, self[name]) for name, title in (("cpu", "CPU"), ("npu", "NPU")))
         yield "kernels", [(title, "\n".join(filter(None, (
-            one["state"] + (f"  {one['library']}" if one["library"] else ""), one["problem"]
+            one["state"] + (f"  {one['library']}" if one["library"] else ""),
+            one["rebuilt_from"] and f"rebuilt from {one['rebuilt_from']}", one["problem"],
         )))) for title, one in kernels]  # fmt: skip
         yield (
             "cache roots",
@@ -64,6 +66,7 @@ def info_of(session: Session) -> Info:
     return Info(
         {
             "npu_ce_jit": __version__,
+            "sources": str(session.sources.root_dir) if session.sources else None,
             "backend": session.backend,
             "cpu": state_of(session.cpu),
             "npu": state_of(session.npu),
@@ -79,13 +82,14 @@ def info_of(session: Session) -> Info:
 
 def state_of(kernels: Kernels) -> dict[str, Any]:
     """One target, as `info` and `doctor` tell it to programs."""
-    artifact = kernels.artifact
+    artifact, sources = kernels.artifact, kernels.sources
     return {
         "state": kernels.state,
         "key": kernels.key_name,
         "library": str(artifact.library) if artifact else None,
         "rung": artifact.manifest.get("rung") if artifact else None,
         "rungs": artifact.manifest.get("rungs") if artifact else None,
+        "rebuilt_from": " ".join((str(sources.root_dir), *sources.define_flags)) if sources else None,
         "problem": str(kernels.problem) if kernels.problem else None,
     }
 

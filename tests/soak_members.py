@@ -100,7 +100,7 @@ class Member:
 
     def _use(self, one: Toy) -> None:
         with self._ledger.witness("a use"), self._judged(one):
-            artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+            artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
             assert artifact is not None
             value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle again, also where the file is gone
             is_right = value == self._place.toys.index(one) and artifact.manifest["key"] == one.key.text

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_package import compiler_script, needs_compiler, toy
+from toy_package import EXPORT, NO_KERNELS, compiler_script, needs_compiler, toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
@@ -18,7 +18,7 @@ from npu_ce_jit.jit import build as build_module
 from npu_ce_jit.jit.build_log import compiler_failure
 from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.evidence import Evidence
-from npu_ce_jit.jit.loader import load
+from npu_ce_jit.jit.loader import open_library
 
 pytestmark = needs_compiler
 
@@ -133,17 +133,18 @@ def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_pa
     artifact = one.build()
     artifact.library.write_bytes(b"no library")
     with pytest.raises(LoadError, match=r"invalid ELF header|file too short"):
-        load(artifact, {})
+        open_library(artifact, {})
 
 
 def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
-    body = """
+    body = f"""
         static int pages = -1;
-        extern "C" __attribute__((visibility("default"))) void npu_ce_jit_set_huge_pages(int use) { pages = use; }
-        extern "C" __attribute__((visibility("default"))) int toy() { return pages; }
+        {NO_KERNELS}
+        {EXPORT} void npu_ce_jit_set_huge_pages(int use) {{ pages = use; }}
+        {EXPORT} int toy() {{ return pages; }}
     """
     artifact = toy(tmp_path, body=body).build()
-    load(artifact, {"npu_ce_jit_set_huge_pages": False})
+    open_library(artifact, {"npu_ce_jit_set_huge_pages": False})
     assert ctypes.CDLL(str(artifact.library)).toy() == 0
 
 

@@ -202,6 +202,29 @@ def test_paths_and_settings_that_change_no_byte_change_nothing(tmp_path, name):
     assert _key(name, other, moved, _written(tmp_path)) == _key(name)
 
 
+def test_what_a_library_is_told_once_it_is_open_is_no_part_of_its_key():
+    for settings, cpu, npu in (
+        (SETTINGS, {}, {}),
+        (SETTINGS._replace(huge_pages=False), {"npu_ce_jit_set_huge_pages": False}, {}),
+        (SETTINGS._replace(check_targets=True), {}, {"npu_ce_jit_set_check_targets": True}),
+    ):
+        assert cpu_target(settings, TOOLCHAIN, SOURCES).switches == cpu
+        assert npu_target(settings, TOOLCHAIN, SOURCES).switches == npu
+        assert [_key(name, settings) for name in TARGETS] == [_key(name) for name in TARGETS]
+
+
+@both
+def test_macros_change_the_key_whatever_their_order_and_none_of_them_adds_nothing_to_it(name):
+    assert "define" not in _key(name)
+    assert _key(name, sources=SOURCES.with_defines({})) == _key(name)
+    keys = [
+        _key(name, sources=SOURCES.with_defines(defines))
+        for defines in ({"A": 1, "B": None}, {"B": None, "A": "1"}, {"A": 1}, {"A": 2, "B": None}, {"A": 1, "B": 1})
+    ]
+    assert keys[0] == keys[1]
+    assert len({*keys, _key(name)}) == 5
+
+
 def test_same_bytes_with_a_new_time_are_the_same_sources_and_new_bytes_with_an_old_time_are_not(tmp_path):
     write_sources(tmp_path)
     before = Sources.of(tmp_path).digests()

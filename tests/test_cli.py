@@ -127,7 +127,7 @@ def test_npu_kernels_that_are_built_are_shown_with_their_flags(session, tmp_path
         report = doctor.as_json(made, [])["npu"]
         assert report == {
             "state": state, "key": "key", "library": str(artifact.library), "rung": "cce-vec",
-            "rungs": ["asc: no", "cce-vec: works"], "problem": None,
+            "rungs": ["asc: no", "cce-vec: works"], "rebuilt_from": None, "problem": None,
         }  # fmt: skip
 
 

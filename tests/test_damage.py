@@ -40,7 +40,7 @@ def built(tmp_path, whole_cache) -> tuple[Toy, Artifact]:
 
 
 def _load(one: Toy) -> Artifact:
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
     return artifact

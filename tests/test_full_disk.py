@@ -23,7 +23,7 @@ pytestmark = needs_compiler
 
 def _load(one: Toy) -> Path:
     """The directory that it was loaded from."""
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
     return artifact.entry_dir

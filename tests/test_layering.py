@@ -37,7 +37,8 @@ ALLOWED = {
     "cli": {"bootstrap", "console", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
     "__main__": {"cli"},
     "notebook": {"bootstrap", "report", "errors"},
-    "__init__": {"bootstrap", "notebook", "op", "errors", "_version"},
+    "experiment": {"bootstrap", "report", "jit", "op", "errors"},
+    "__init__": {"bootstrap", "notebook", "experiment", "op", "errors", "_version"},
 }
 TORCH_HEADERS = re.compile(r"<(?:torch|ATen|c10|caffe2)/|torch_npu")
 

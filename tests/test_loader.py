@@ -22,7 +22,7 @@ pytestmark = needs_compiler
 
 
 def _loaded(one: Toy) -> Artifact:
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     return artifact
 

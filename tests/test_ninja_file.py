@@ -10,7 +10,6 @@ import torch
 from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.ladder import LADDER, Command
 from npu_ce_jit.jit.ninja_file import ninja_file
 from npu_ce_jit.jit.npu_recipe import npu_recipe
@@ -31,7 +30,7 @@ def _text(sources: Sources = SOURCES, cpu_isa: str = "avx2") -> str:
     toolchain = known.replace(
         cpu_isa=known.cpu_isa._replace(value=cpu_isa), cxx=known.cxx._replace(value="/usr/bin/g++")
     )
-    return ninja_file(cpu_recipe(toolchain, sources), sources.root_dir, [flags.CPU_LIBRARY])
+    return ninja_file(cpu_recipe(toolchain, sources), sources.root_dir)
 
 
 def test_each_unit_of_the_cpu_library_becomes_one_object():
@@ -57,13 +56,15 @@ def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path
     known = Toolchain(Settings())
     values = {"bisheng": "/cann 9/bin/bisheng", "cann_home": "/cann 9", "torch_npu_dir": "/torch_npu", "cxx": "g++"}
     toolchain = known.replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
-    recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path)
-    lines = ninja_file(recipe, Path("/src"), [flags.NPU_LIBRARY]).splitlines()
+    recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path, "0123456789abcdef")
+    lines = ninja_file(recipe, Path("/src")).splitlines()
+    kernels = "libnpu_ce_kernels-asc-0123456789ab.so"
     assert [line for line in lines if line.startswith("build ")] == [
-        "build libnpu_ce_kernels.so: bisheng $root/ascendc/a.asc $root/ascendc/b.asc",
+        f"build {kernels}: bisheng $root/ascendc/a.asc $root/ascendc/b.asc",
         "build csrc/npu/n.o: compile $root/csrc/npu/n.cpp",
-        "build libnpu_ce_jit_npu.so: link csrc/npu/n.o | libnpu_ce_kernels.so",
+        f"build libnpu_ce_jit_npu.so: link csrc/npu/n.o | {kernels}",
     ]
+    assert recipe.libraries == ("libnpu_ce_jit_npu.so", kernels)
     variables = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith(" "))
     assert variables["bisheng"] == "'/cann 9/bin/bisheng'"
     assert variables["before"] == "-x asc -I/src/ascendc"

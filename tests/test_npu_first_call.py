@@ -40,7 +40,7 @@ class Stage:
         monkeypatch.setattr(bootstrap, "obtain_loaded", self._obtain_loaded)
         monkeypatch.setattr(self_check, "run", self._check)
         monkeypatch.setattr(self_check, "chip", lambda device: self.chip)
-        monkeypatch.setattr(registration, "refuse", lambda device, problem: self.calls.append("refuse"))
+        monkeypatch.setattr(registration, "cover", lambda device: self.calls.append("cover"))
 
     def begin(self, state: Any = "built", **settings: Any) -> None:
         session = bootstrap.Session(
@@ -52,9 +52,9 @@ class Stage:
     def call(self) -> bool:
         return bootstrap._load_for(DEVICE)
 
-    def _obtain_loaded(self, *arguments: Any, may_build: bool) -> Artifact | None:
+    def _obtain_loaded(self, *_: Any, may_build: bool) -> Artifact | None:
         self.calls.append("load")
-        self.may_build, self.switches = may_build, arguments[3]
+        self.may_build = may_build
         if self.error:
             raise self.error
         return self.artifact
@@ -161,7 +161,7 @@ def test_a_library_that_fails_its_check_is_rejected_with_the_verdict(stage):
     for _ in range(2):
         with pytest.raises(NotImplementedError, match="expected 1, got 2"):
             stage.call()
-    assert stage.calls == ["load", "check", "refuse"]
+    assert stage.calls == ["load", "check", "cover"]
     assert not stage.artifact.entry_dir.exists()
     (rejected,) = stage.artifact.entry_dir.parent.iterdir()
     assert rejected.name.startswith("rejected-")
@@ -208,15 +208,6 @@ def test_another_backend_than_torch_npu_is_not_ours(stage, monkeypatch):
         stage.call()
     assert stage.calls == []
     assert bootstrap.current().npu.state == "built", "torch_npu may still be imported"
-
-
-def test_targets_are_checked_on_the_device_where_that_is_asked(stage):
-    stage.begin(check_targets=True)
-    stage.call()
-    assert stage.switches == {"npu_ce_jit_set_check_targets": True}
-    stage.begin()
-    stage.call()
-    assert stage.switches == {}
 
 
 def test_the_self_check_passes_what_computes_right():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,9 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert len(list((site.parent / "cache").glob("v1/*/e-*"))) == 2, "the CPU library is that of a machine without CANN"
     assert cold["filled"] == [42.0], "the glue reaches the kernels, which bisheng linked"
     assert cold["manifest"]["rung"] == "asc"
-    assert set(cold["manifest"]["libraries"]) == {"libnpu_ce_jit_npu.so", "libnpu_ce_kernels.so"}
+    glue, kernels = cold["manifest"]["libraries"]
+    assert glue == "libnpu_ce_jit_npu.so"
+    assert re.fullmatch(r"libnpu_ce_kernels-asc-[0-9a-f]{12}\.so", kernels)
     assert "bisheng" in cold["manifest"]["bisheng"]["version"]
 
     warm = report_of(site, CALL, NPU_CE_JIT_BUILD="never")
@@ -142,6 +145,19 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert not list((site.parent / "cache").glob("v1/*cann*/note-*"))
 
 
+def test_kernels_of_the_running_process_are_exchanged_before_its_first_call_and_after(site: Path) -> None:
+    def rebuilt(defines: str) -> str:
+        return f"result = npu_ce_jit.rebuild({defines}, device='npu')\nsession = bootstrap.current()\n"
+
+    keep = "report.setdefault('all', []).append([result['npu']['state'], *report['filled']])\n"
+    report = report_of(
+        site, rebuilt("{'TOY_FILL': '7.0f'}"), CALL, LAUNCH, keep, rebuilt("{'TOY_FILL': '8.0f'}"), LAUNCH, keep,
+        rebuilt("None"), LAUNCH, keep,
+    )  # fmt: skip
+    assert report["errors"] == []
+    assert report["all"] == [["built", 7.0], ["loaded", 8.0], ["loaded", 42.0]]
+
+
 def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(site: Path, tmp_path: Path) -> None:
     def start(**variables: str) -> dict[str, Any]:
         return report_of(site, CALL, RUNG, NPU_CE_JIT_CACHE_DIR=str(tmp_path), **variables)
@@ -157,13 +173,13 @@ def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(
     (note,) = tmp_path.glob("v1/*/note-*")
     note.unlink()
     assert [start(TOY_ERROR="0.5")["rung"] for _ in range(2)] == ["cce-soc", "cce-vec"]
-    libraries = sorted(tmp_path.rglob("libnpu_ce_kernels.so"))
+    libraries = sorted(tmp_path.rglob("libnpu_ce_kernels-*.so"))
     assert [path.parent.name.split("-")[0] for path in libraries] == ["rejected"] * 3
     none = start()
     assert none["at import"] == "none"
     assert none["problem"].count("fail their self-check in float32: expected loss = ") == 3
     assert all(f"{name}: error: " in none["errors"][0] for name in ("asc", "cce-soc", "cce-vec"))
-    assert sorted(tmp_path.rglob("libnpu_ce_kernels.so")) == libraries, "nothing more was built"
+    assert sorted(tmp_path.rglob("libnpu_ce_kernels-*.so")) == libraries, "nothing more was built"
 
 
 def test_the_old_generation_takes_the_first_rung_that_it_knows(site: Path) -> None:

@@ -105,7 +105,7 @@ def _unloadable(tmp_path, **variables: str) -> Toy:
 
 
 def _obtain(one: Toy) -> Path:
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     return artifact.entry_dir
 

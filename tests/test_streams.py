@@ -63,7 +63,7 @@ def test_a_build_needs_no_stream(tmp_path, monkeypatch, make):
     stream = make()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", stream)
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, {}, may_build=True)
+    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
     monkeypatch.undo()
     assert artifact is not None
     if isinstance(stream, NotebookStream):

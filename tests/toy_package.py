@@ -31,23 +31,30 @@ needs_compiler = pytest.mark.skipif(
     reason="needs a C++ compiler of a Linux machine on PATH",
 )
 
-_BODY = '#include "toy.h"\nextern "C" __attribute__((visibility("default"))) int toy() { return TOY; }\n'
+EXPORT = 'extern "C" __attribute__((visibility("default")))'
+# What every library has; this one's kernels are none.
+NO_KERNELS = (
+    f"{EXPORT} void npu_ce_jit_register() {{}}\n{EXPORT} const void* npu_ce_jit_kernels() {{ return nullptr; }}\n"
+)
+_BODY = f'#include "toy.h"\n{NO_KERNELS}{EXPORT} int toy() {{ return TOY; }}\n'
 _NPU_SOURCES = {
-    "ascendc/toy.h": "#define TOY_FILL 42.0f\n",
+    "ascendc/toy.h": "#ifndef TOY_FILL\n#define TOY_FILL 42.0f\n#endif\n",
     "ascendc/toy.asc": '#include "toy.h"\n' + KERNEL.replace(LAUNCHER, "toy_launch").replace("1.0f", "TOY_FILL"),
-    # Its static initialiser registers kernels, as the real glue's does; here they stand in a module of Python.
+    # What the real glue registers is in C++; here it stands in a module of Python.
     "csrc/npu/toy.cpp": """
 #include <dlfcn.h>
 #include "toy.h"
 extern "C" void toy_launch(void* stream, void* out);
 extern "C" __attribute__((visibility("default"))) void toy_glue(void* stream, void* out) { toy_launch(stream, out); }
 template <class F> F python(const char* name) { return reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name)); }
-static const int registered = [] {
+extern "C" __attribute__((visibility("default"))) void npu_ce_jit_register() {
   const int state = python<int (*)()>("PyGILState_Ensure")();
-  const int failed = python<int (*)(const char*)>("PyRun_SimpleString")("import toy_kernels");
+  python<int (*)(const char*)>("PyRun_SimpleString")("import toy_kernels");
   python<void (*)(int)>("PyGILState_Release")(state);
-  return failed;
-}();
+}
+extern "C" __attribute__((visibility("default"))) const void* npu_ce_jit_kernels() { return nullptr; }
+extern "C" __attribute__((visibility("default"))) void npu_ce_jit_use(const void*) {}
+extern "C" __attribute__((visibility("default"))) void npu_ce_jit_try(const void*) {}
 """,
 }
 _OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "TMPDIR")

@@ -11,7 +11,11 @@
 namespace npu_ce {
 
 // A block is what is worked on in L1: float sums are carried in double from one block to the next.
-constexpr int64_t kBlockElems = 2048;
+#ifndef NPU_CE_BLOCK_ELEMS
+#define NPU_CE_BLOCK_ELEMS 2048
+#endif
+constexpr int64_t kBlockElems = NPU_CE_BLOCK_ELEMS;
+static_assert(kBlockElems % 64 == 0, "only the last block of a row may end within a vector, or within four of them");
 // A chunk is what one thread takes when the rows are too few for all threads.
 constexpr int64_t kChunkElems = 8 * kBlockElems;
 // Below this many logits a parallel call costs more than it saves.

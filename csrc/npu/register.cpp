@@ -10,6 +10,7 @@
 #include "../../ascendc/ce_launch.h"
 #include "../ce_backward_plan.h"
 #include "../ce_plan.h"
+#include "../kernels_in_use.h"
 #include "device.h"
 #include "npu_problem.h"
 
@@ -119,11 +120,11 @@ void with_out_of_memory_error(StableIValue* stack, uint64_t arguments, uint64_t 
   }
 }
 
-const Registration registration("PrivateUse1", {{"_forward", with_out_of_memory_error<forward_npu>},
-                                                {"_backward", with_out_of_memory_error<backward_npu>},
-                                                {"_backward_", with_out_of_memory_error<backward_in_place_npu>}});
-
 }  // namespace
+
+const Kernels kKernels = {"PrivateUse1", with_out_of_memory_error<forward_npu>, with_out_of_memory_error<backward_npu>,
+                          with_out_of_memory_error<backward_in_place_npu>};
+
 }  // namespace npu_ce
 
 // The switch of NPU_CE_JIT_CHECK_TARGETS, which the loader calls by name.

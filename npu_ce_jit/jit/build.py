@@ -109,7 +109,7 @@ class _Build(NamedTuple):
         target, toolchain = self.target, self.toolchain
         started, start = time.time(), time.monotonic()
         recipe = self._recipe(directory)
-        write_private(directory / "build.ninja", ninja_file(recipe, target.sources.root_dir, target.libraries))
+        write_private(directory / "build.ninja", ninja_file(recipe, target.sources.root_dir))
         environment = self.settings.child_environment(
             LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(directory), **recipe.environment
         )
@@ -118,9 +118,7 @@ class _Build(NamedTuple):
         if not _run_ninja([ninja, f"-j{jobs}"], directory, environment, log_file, progress):
             raise _failure(target, log_file)
         if cache_key(target).text != self.key.text:
-            raise BuildError(
-                f"A source below {target.sources.root_dir} changed while it was compiled.", "Import again."
-            )
+            raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Build again.")
         tools = {"ninja": [ninja], **recipe.tools}
         facts = {
             "key": self.key.text,
@@ -135,7 +133,7 @@ class _Build(NamedTuple):
             "seconds": round(time.monotonic() - start, 3),
             "jobs": jobs,
         }
-        return publish(directory, target.libraries, ("build.ninja", BUILD_LOG), facts)
+        return publish(directory, recipe.libraries, ("build.ninja", BUILD_LOG), facts)
 
     def _recipe(self, directory: Path) -> Recipe:
         if self.target.name == "cpu":
@@ -143,7 +141,7 @@ class _Build(NamedTuple):
         from npu_ce_jit.jit.npu_recipe import npu_recipe  # most machines have no NPU
 
         rejected = self.store.rejected(self.key)
-        return npu_recipe(self.settings, self.toolchain, self.target.sources, directory, rejected)
+        return npu_recipe(self.settings, self.toolchain, self.target.sources, directory, self.key.digest, rejected)
 
 
 def _remove_leftovers(root: Root) -> None:
@@ -193,7 +191,7 @@ def _failure(target: Target, log_file: Path) -> BuildError:
     command, first_lines = compiler_failure(log_file.read_text("utf-8", errors="replace"))
     return BuildError(
         f"The {target.title} did not compile.",
-        "Mend the first error and import again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
+        "Mend the first error and build again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
         command,
         first_lines,
         str(log_file),

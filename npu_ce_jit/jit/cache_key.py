@@ -14,17 +14,22 @@ _NAME_CHARS = frozenset(string.ascii_letters + string.digits + ".+_")
 
 
 class CacheKey:
-    """`text` is everything that changes the bytes of the libraries, a fact a line; `name` is their directory."""
+    """`text` is everything that changes the bytes of the libraries, a fact a line; `name` is their directory's.
+
+    `digest` is the text's, as short as one user's cache allows.
+    """
 
     def __init__(self, text: str, name_parts: Sequence[str]) -> None:
         self.text: Final = text
-        parts = (*name_parts, _digest(text))
+        self.digest: Final = _digest(text)
+        parts = (*name_parts, self.digest)
         self.name: Final = "-".join("".join(char if char in _NAME_CHARS else "_" for char in part) for part in parts)
 
 
 def cache_key(target: Target) -> CacheKey:
     """Of the sources as they are now. Raises BuildError where one cannot be read."""
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
+    lines += [f"define: {define}" for define in target.sources.defines]
     lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]
     return CacheKey("\n".join(lines) + "\n", (__version__, *target.name_parts))
 

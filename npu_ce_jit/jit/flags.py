@@ -3,7 +3,6 @@
 
 CPU_LIBRARY = "libnpu_ce_jit_cpu.so"
 NPU_LIBRARY = "libnpu_ce_jit_npu.so"
-NPU_KERNELS = "libnpu_ce_kernels.so"  # NPU_LIBRARY is linked with it and finds it beside itself
 
 # The kernels call fma where they want it: the same expression gives the same bits wherever it is inlined.
 _SAME_BITS = ("-ffp-contract=off",)
@@ -25,7 +24,7 @@ LIBRARIES = ("-ltorch_cpu",)
 NPU_COMPILE = (*COMPILE, "-D_GLIBCXX_USE_CXX11_ABI=1")
 # RPATH and not RUNPATH, which would let LD_LIBRARY_PATH lead to another library of the same name.
 NPU_LINK = (*LINK, "-Wl,-rpath,$ORIGIN", "-Wl,--disable-new-dtags")
-NPU_LIBRARIES = ("-lnpu_ce_kernels", "-ltorch_npu", "-ltorch_cpu", "-lc10", "-lascendcl")
+NPU_LIBRARIES = ("-ltorch_npu", "-ltorch_cpu", "-lc10", "-lascendcl")
 
 
 def is_kernel(unit: str) -> bool:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A target's libraries, from the cache or from the compiler, and into this process. The same steps for every target."""
 
+import contextlib
 import ctypes
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -19,6 +20,7 @@ from npu_ce_jit.settings import Settings
 _logger = logging.getLogger("npu_ce_jit")
 
 
+
 def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
     """None where nothing was built and nothing may be. Raises ToolchainError or BuildError."""
     key, store = cache_key(target), Store.of(settings)
@@ -30,9 +32,7 @@ def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_buil
     return build(target, settings, toolchain, key, store)
 
 
-def obtain_loaded(
-    target: Target, settings: Settings, toolchain: Toolchain, switches: Mapping[str, bool], *, may_build: bool
-) -> Artifact | None:
+def obtain_loaded(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
     """`obtain`, and the library loaded. Raises LoadError as well, where the linker refuses a library just built.
 
     One that it refuses from the cache may come from a machine with newer system libraries, which can go on using it.
@@ -40,7 +40,7 @@ def obtain_loaded(
     """
     while (found := obtain(target, settings, toolchain, may_build=False)) is not None:
         try:
-            load(found, switches)
+            load(found, target.switches)
         except LoadError as error:
             if found.library.exists():
                 _logger.warning("%s", error)
@@ -51,16 +51,22 @@ def obtain_loaded(
     if built is None:
         return None
     try:
-        load(built, switches)
+        load(built, target.switches)
     except LoadError:
         if built.library.exists() and built.manifest["host"] == socket.gethostname():
             raise
-        return obtain_loaded(target, settings, toolchain, switches, may_build=may_build)
+        return obtain_loaded(target, settings, toolchain, may_build=may_build)
     return built
 
 
 def load(artifact: Artifact, switches: Mapping[str, bool]) -> None:
-    """Loads the library, whose static initialisers register its kernels with torch's dispatcher.
+    """Opens the library and uses its kernels. Raises LoadError."""
+    open_library(artifact, switches)
+    use(artifact)
+
+
+def open_library(artifact: Artifact, switches: Mapping[str, bool]) -> None:
+    """Opens the library for good: a call in another thread may be in it at any time.
 
     Each switch is a function of the library that takes an int; only those that differ from its default are given.
     Raises LoadError with dlerror's text, which torch hides in `__cause__`.
@@ -73,7 +79,57 @@ def load(artifact: Artifact, switches: Mapping[str, bool]) -> None:
             f"The dynamic linker refused {path}: {error.__cause__ or error}.",
             "It is not used again on this machine; set CXX to a compiler whose libraries this machine has.",
         ) from error
-    if switches:
-        library = ctypes.CDLL(path)  # the same handle again
-        for name, on in switches.items():
-            library[name](ctypes.c_int(on))
+    library = _opened(artifact)
+    try:
+        for function in ("npu_ce_jit_register", "npu_ce_jit_kernels", *switches):
+            library[function]
+    except AttributeError as error:
+        raise LoadError(
+            f"A function is missing from it that libraries of this version have: {error}.",
+            "Compare the sources that it was built from with those that are installed.",
+        ) from error
+    for name, on in switches.items():
+        library[name](ctypes.c_int(on))
+
+
+def use(artifact: Artifact) -> None:
+    """Has torch call the kernels of a library that is open, in every thread from its next call on."""
+    registered = _registered().get(artifact.library.name)
+    if registered is None:
+        _registered()[artifact.library.name] = library = _opened(artifact)
+        library.npu_ce_jit_register()
+    else:
+        registered.npu_ce_jit_use(_kernels(artifact))
+
+
+@contextlib.contextmanager
+def on_trial(artifact: Artifact) -> Iterator[None]:
+    """Has torch call the kernels of a library that is open, in this thread alone and only in this block.
+
+    Others of the same device must be in use.
+    """
+    registered = _registered()[artifact.library.name]
+    try:
+        registered.npu_ce_jit_try(_kernels(artifact))
+        yield
+    finally:
+        registered.npu_ce_jit_try(None)
+
+
+def _registered() -> dict[str, ctypes.CDLL]:
+    """By file name, which is one for each device: the library that torch's dispatcher calls. Others stand behind it.
+
+    Torch's namespace of the operators holds this: a registration outlasts the modules that a notebook imports again.
+    """
+    libraries: dict[str, ctypes.CDLL] = vars(torch.ops.npu_ce_jit).setdefault("_registered_libraries", {})
+    return libraries
+
+
+def _opened(artifact: Artifact) -> ctypes.CDLL:
+    return ctypes.CDLL(str(artifact.library))  # the same handle again
+
+
+def _kernels(artifact: Artifact) -> ctypes.c_void_p:
+    library = _opened(artifact)
+    library.npu_ce_jit_kernels.restype = ctypes.c_void_p
+    return ctypes.c_void_p(library.npu_ce_jit_kernels())

@@ -14,7 +14,7 @@ from npu_ce_jit.jit.recipe import Recipe
 _NO_WRAP = 1 << 30  # Writer wraps at spaces, also at those inside quotes
 
 
-def ninja_file(recipe: Recipe, root_dir: Path, libraries: Sequence[str]) -> str:
+def ninja_file(recipe: Recipe, root_dir: Path) -> str:
     """Objects and libraries are relative to the directory that ninja runs in, sources absolute.
 
     A path goes through two readers, ninja (`$`) and the shell, so it is quoted for the shell and then escaped for
@@ -53,5 +53,5 @@ def ninja_file(recipe: Recipe, root_dir: Path, libraries: Sequence[str]) -> str:
             implicit=list(step.after) or None,
             variables={name: shell(words) for name, words in step.words.items() if words} or None,
         )
-    writer.default(list(libraries))
+    writer.default(list(recipe.libraries))
     return text.getvalue()

@@ -24,9 +24,13 @@ def npu_recipe(
     toolchain: Toolchain,
     sources: Sources,
     directory: Path,
+    key_digest: str,
     rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
 ) -> Recipe:
     """Without the flags of manifests that were `rejected`, each with its verdict.
+
+    The glue needs the kernels by name, and the linker serves that with what the process has open under the same name.
+    So each set of kernels has a name of its own.
 
     Raises ToolchainError for what is missing, BuildError where bisheng compiles nothing that works.
     """
@@ -42,21 +46,23 @@ def npu_recipe(
     torch_npu = toolchain.torch_npu_dir.require()
     includes = (f"{torch_npu}/include", f"{torch_npu}/include/third_party/acl/inc", *torch_includes)
     libraries = (".", f"{torch_npu}/lib", *torch_libraries, f"{home}/lib64")
-    root = sources.root_dir
+    root, compile_flags = sources.root_dir, (*flags.NPU_COMPILE, *sources.define_flags)
 
-    kernels = Step("bisheng", flags.NPU_KERNELS, sources.units(".asc"))
+    name = f"npu_ce_kernels-{attempts[-1].rung.name}-{key_digest}"
+    kernels = Step("bisheng", f"lib{name}.so", sources.units(".asc"))
     compiles = [Step("compile", object_of(unit), (unit,)) for unit in sources.units(".cpp")]
     objects = tuple(step.output for step in compiles)
-    link = Step("link", flags.NPU_LIBRARY, objects=objects, after=(flags.NPU_KERNELS,))
+    link = Step("link", flags.NPU_LIBRARY, objects=objects, after=(kernels.output,))
     return Recipe(
+        libraries=(link.output, kernels.output),
         words={
             "bisheng": [bisheng],
-            "before": (*command.before, f"-I{root}/ascendc"),
+            "before": (*command.before, *sources.define_flags, f"-I{root}/ascendc"),
             "after": command.after,
             "cxx": toolchain.cxx_command,
-            "cflags": (*flags.NPU_COMPILE, f"-I{root}/csrc", f"-I{root}/ascendc", *system_includes(includes)),
+            "cflags": (*compile_flags, f"-I{root}/csrc", f"-I{root}/ascendc", *system_includes(includes)),
             "ldflags": (*flags.NPU_LINK, *(f"-L{path}" for path in libraries)),
-            "libs": flags.NPU_LIBRARIES,
+            "libs": (f"-l{name}", *flags.NPU_LIBRARIES),
         },
         rules={"bisheng": _BISHENG_RULE, **CXX_RULES},
         steps=(kernels, *compiles, link),
@@ -64,7 +70,7 @@ def npu_recipe(
         facts={
             "rung": attempts[-1].rung.name,
             "rungs": list(map(str, attempts)),
-            "flags": [*command.before, *flags.NPU_COMPILE, *flags.NPU_LINK, *flags.NPU_LIBRARIES],
+            "flags": [*command.before, *compile_flags, *flags.NPU_LINK, *flags.NPU_LIBRARIES],
         },
         tools={"bisheng": [bisheng], "compiler": toolchain.cxx_command},
     )

@@ -28,6 +28,7 @@ class Recipe(NamedTuple):
     The first of `steps` take longest: the last would run alone.
     """
 
+    libraries: tuple[str, ...]  # the first is the one to load; it finds the others beside itself
     words: Mapping[str, Sequence[str]]
     rules: Mapping[str, str]
     steps: tuple[Step, ...]
@@ -48,6 +49,7 @@ def cpu_recipe(toolchain: Toolchain, sources: Sources) -> Recipe:
     """Raises ToolchainError for what is missing."""
     cpu_isa = toolchain.cpu_isa.require()
     include_dirs, library_dirs = torch_dirs(toolchain)
+    compile_flags = (*flags.COMPILE, *sources.define_flags)
     kernels_first = sorted(sources.units(".cpp"), key=flags.is_kernel, reverse=True)
     compiles = [
         Step("compile", object_of(unit), (unit,), words={"isa": flags.OF_ISA[cpu_isa]} if flags.is_kernel(unit) else {})
@@ -55,15 +57,16 @@ def cpu_recipe(toolchain: Toolchain, sources: Sources) -> Recipe:
     ]
     link = Step("link", flags.CPU_LIBRARY, objects=tuple(step.output for step in compiles))
     return Recipe(
+        libraries=(flags.CPU_LIBRARY,),
         words={
             "cxx": toolchain.cxx_command,
-            "cflags": (*flags.COMPILE, f"-I{sources.root_dir}/csrc", *system_includes(include_dirs)),
+            "cflags": (*compile_flags, f"-I{sources.root_dir}/csrc", *system_includes(include_dirs)),
             "ldflags": (*flags.LINK, *(f"-L{path}" for path in library_dirs)),
             "libs": flags.LIBRARIES,
         },
         rules=CXX_RULES,
         steps=(*compiles, link),
-        facts={"flags": [*flags.COMPILE, *flags.OF_ISA[cpu_isa], *flags.LINK, *flags.LIBRARIES]},
+        facts={"flags": [*compile_flags, *flags.OF_ISA[cpu_isa], *flags.LINK, *flags.LIBRARIES]},
         tools={"compiler": toolchain.cxx_command},
     )
 

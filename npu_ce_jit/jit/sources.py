@@ -3,7 +3,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,9 @@ _NPU_FOLDERS = ("ascendc/", "csrc/npu/")
 _NPU_STEMS = ("_plan.cpp", "_plan.h")
 _CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
+_MACRO = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VALUE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")  # nothing that a shell or ninja reads otherwise than it stands there
+
 
 class Sources:
     """`names` are posix, relative to `root_dir`, and sorted.
@@ -24,9 +28,10 @@ class Sources:
     What is in the files is read when a key needs it: a machine without an NPU never needs the NPU's.
     """
 
-    def __init__(self, root_dir: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, root_dir: Path, names: tuple[str, ...], defines: tuple[str, ...] = ()) -> None:
         self.root_dir: Final = root_dir
         self.names: Final = names
+        self.defines: Final = defines  # macros that they are compiled with: NAME or NAME=VALUE
 
     @classmethod
     def installed(cls) -> "Sources":
@@ -47,6 +52,16 @@ class Sources:
         if not sources.cpu.units(".cpp"):
             raise BuildError(f"Nothing to compile below {root_dir / 'csrc'}.", "Install npu_ce_jit again.")
         return sources
+
+    def with_defines(self, defines: Mapping[str, str | int | None]) -> "Sources":
+        """The same, compiled with these macros; None is a macro without a value. Raises ValueError or TypeError."""
+        made = sorted(_define(name, value) for name, value in defines.items())
+        return Sources(self.root_dir, self.names, tuple(made))
+
+    @property
+    def define_flags(self) -> tuple[str, ...]:
+        """For every compiler."""
+        return tuple(f"-D{define}" for define in self.defines)
 
     @property
     def cpu(self) -> "Sources":
@@ -73,7 +88,23 @@ class Sources:
             raise BuildError(f"A source cannot be read: {error}.", "Install npu_ce_jit again.") from error
 
     def _only(self, is_wanted: Callable[[str], bool]) -> "Sources":
-        return Sources(self.root_dir, tuple(filter(is_wanted, self.names)))
+        return Sources(self.root_dir, tuple(filter(is_wanted, self.names)), self.defines)
+
+
+def _define(name: str, value: str | int | None) -> str:
+    if not isinstance(name, str) or not _MACRO.fullmatch(name):
+        raise ValueError(f"defines: expected the name of a macro, letters, digits and _, got {name!r}")
+    if value is None:
+        return name
+    if not isinstance(value, str | int):
+        raise TypeError(f"defines: expected {name} to be a str, an int or None, got {value!r}")
+    text = str(int(value)) if isinstance(value, int) else value  # True is 1
+    if not _VALUE.fullmatch(text):
+        raise ValueError(
+            f"defines: expected {name} to be one word of letters, digits and _@%+=:,./-, got {text!r}; "
+            "write anything else into a header of the sources"
+        )
+    return f"{name}={text}"
 
 
 def _names(directory: Path, name: str) -> Iterator[str]:

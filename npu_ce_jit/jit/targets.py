@@ -5,6 +5,7 @@ An environment with CANN and one without share the CPU library, and a broken CAN
 the CPU library cannot use harms the NPU's.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from npu_ce_jit._version import __version__
@@ -21,11 +22,11 @@ class Target(NamedTuple):
     title: str
     detail: str  # what a person wants to know of a build, beside its compiler
     compiler: Literal["cxx", "bisheng"]  # the fact of Toolchain that names it
-    libraries: tuple[str, ...]  # the first is the one to load; it finds the others beside itself
     needs: tuple[str, ...]  # the facts of Toolchain without which it cannot be built
     facts: tuple[tuple[str, str], ...]  # all but the sources that changes the libraries' bytes
     name_parts: tuple[str, ...]  # the facts that an entry's name shows
     sources: Sources
+    switches: Mapping[str, bool]  # functions of the library that are called once it is open, where not by default
 
 
 def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
@@ -44,11 +45,11 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         title="CPU kernels",
         detail=f"{cpu_isa}, torch {torch}",
         compiler="cxx",
-        libraries=(flags.CPU_LIBRARY,),
         needs=("cpu_isa", "cxx", "ninja"),
         facts=facts,
         name_parts=(f"torch{torch}", toolchain.machine.require(), cpu_isa),
         sources=sources.cpu,
+        switches={} if settings.huge_pages else {"npu_ce_jit_set_huge_pages": False},
     )
 
 
@@ -80,7 +81,6 @@ def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         title="NPU kernels",
         detail=f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}",
         compiler="bisheng",
-        libraries=(flags.NPU_LIBRARY, flags.NPU_KERNELS),
         needs=("bisheng", "cxx", "ninja", "torch_npu_dir"),
         facts=facts,
         name_parts=(
@@ -90,6 +90,7 @@ def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
             architecture,
         ),
         sources=sources.npu,
+        switches={"npu_ce_jit_set_check_targets": True} if settings.check_targets else {},
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,6 +37,7 @@ class _Registered:
         self.definitions = Library(schema.NAMESPACE, "DEF")  # never withdrawn: compiled graphs hold the operators
         schema.define(self.definitions)
         self.kernels: Library | None = None  # those that are written in Python
+        self.covers: dict[str, Library] = {}  # of what a library has registered, by dispatch key
         # Loads a library at the first call that needs one; whether there is one for this device now.
         self.load: Callable[[torch.device], bool] | None = None
 
@@ -94,15 +96,19 @@ def use_loader(load: Callable[[torch.device], bool]) -> None:
     _registered().load = load
 
 
-def refuse(device: torch.device, problem: Exception) -> None:
-    """Takes a library's kernels out of use: what it has registered stays, below kernels that raise."""
-    definitions = _registered().definitions
+def cover(device: torch.device) -> None:
+    """Takes a library's kernels out of use: what it has registered stays, below the kernels of last resort."""
+    key = _dispatch_key(device)
+    _registered().covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
+        for name in _INTERNAL:
+            library.impl(name, _kernel_of_last_resort(name), allow_override=True)
 
-    def kernel(*arguments: Any) -> Any:
-        raise NotImplementedError(f"npu_ce_jit has no kernels for {device.type}. {problem}") from problem
 
-    for name in _INTERNAL:
-        definitions.impl(name, kernel, _dispatch_key(device), allow_override=True)
+def uncover(device: torch.device) -> None:
+    """Puts what is registered for this device to use again, where it is covered."""
+    _registered().covers.pop(_dispatch_key(device), None)
 
 
 def _kernel_of_last_resort(name: str) -> Callable[..., Any]:

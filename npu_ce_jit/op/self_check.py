@@ -49,7 +49,7 @@ def _check(device: torch.device, dtype: torch.dtype) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as raised:
-        raise _failed(dtype, f"raised {type(raised).__name__}: {raised}") from raised
+        raise _failed(device, dtype, f"raised {type(raised).__name__}: {raised}") from raised
     for name, right in expected.items():
         came = got[name]
         error = (came.double() - right.double()).abs()
@@ -58,7 +58,7 @@ def _check(device: torch.device, dtype: torch.dtype) -> None:
         if wrong.any():
             at = tuple(wrong.nonzero()[0].tolist())
             where = f"{name}{list(at)}" if at else name
-            raise _failed(dtype, f"expected {where} = {right[at].item():.6g}, got {came[at].item():.6g}")
+            raise _failed(device, dtype, f"expected {where} = {right[at].item():.6g}, got {came[at].item():.6g}")
 
 
 def _results(forward: object, backward: object, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -70,9 +70,10 @@ def _results(forward: object, backward: object, logits: Tensor, target: Tensor, 
     return {"loss": loss, "lse": lse, "gradient": gradient}
 
 
-def _failed(dtype: torch.dtype, what: str) -> SelfCheckError:
+def _failed(device: torch.device, dtype: torch.dtype, what: str) -> SelfCheckError:
+    name = "CPU" if device.type == "cpu" else "NPU"
     return SelfCheckError(
-        f"The NPU kernels fail their self-check in {str(dtype).removeprefix('torch.')}: {what}.",
+        f"The {name} kernels fail their self-check in {str(dtype).removeprefix('torch.')}: {what}.",
         "They are not used, nor built with the same flags again. Start the program again to have others tried, or call "
         ".cpu(); and report this with the output of `python -m npu_ce_jit doctor`.",
     )

@@ -50,6 +50,17 @@ def test_several_sources_make_one_library(bisheng, trees, tmp_path):
     assert library.launch_b
 
 
+def test_each_library_has_its_own_of_what_is_one_in_a_library(bisheng, trees, tmp_path):
+    inline = "template <class T> struct Table { static inline int value = NUMBER; };\n"
+    for number in (1, 2):
+        code = f'#define NUMBER {number}\n{inline}{KERNEL}extern "C" int number() {{ return Table<int>::value; }}\n'
+        (tmp_path / "k.asc").write_text(code)
+        done = bisheng(*ASC, "-shared", "-fPIC", "k.asc", "-o", f"lib{number}.so")
+        assert done.returncode == 0, done.stderr
+        library, _ = load(trees, tmp_path / f"lib{number}.so")
+        assert library.number() == number
+
+
 @pytest.mark.parametrize("every_header", [True, False])
 def test_depfile_names_the_target_and_the_users_headers(bisheng, tmp_path, every_header):
     (tmp_path / "own.h").write_text("#pragma once\n")

@@ -90,8 +90,9 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
         text = preprocessed.read_text("utf-8", errors="surrogateescape")
         preprocessed.write_text(translate(text, tree) + _REQUIRE_LINK, "utf-8", errors="surrogateescape")
     command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.host_compiler]
-    # Without contraction, so that an expression has the same bits wherever it is inlined.
-    _run([*command, "-ffp-contract=off", "-fPIC", "-pthread", "-o", output, str(preprocessed)])
+    # Without contraction, so that an expression has the same bits wherever it is inlined. Without symbols that a whole
+    # process has once: clang, which bisheng is, makes none, and a library's next version would use the first one's.
+    _run([*command, "-ffp-contract=off", "-fno-gnu-unique", "-fPIC", "-pthread", "-o", output, str(preprocessed)])
 
 
 def translate(text: str, tree: Tree) -> str:

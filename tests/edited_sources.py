@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of the sources in which the loss is multiplied by a macro, on the CPU and on an NPU, to tell kernels apart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+import npu_ce_jit
+from npu_ce_jit.jit.sources import Sources
+
+X, TARGET = torch.randn(5, 70, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 69, 3, -100, 7])
+RIGHT = F.cross_entropy(X, TARGET)
+
+_EDITS = {
+    "csrc/cpu/forward.h": ("ce = (1 - problem_.label_smoothing)", "ce = SCALE * (1 - problem_.label_smoothing)"),
+    "ascendc/ce_row_finish.h": ("Muls(ce, ce, smoothing - 1, count_)", "Muls(ce, ce, SCALE * (smoothing - 1), count_)"),
+}
+
+
+def scale(device: Literal["cpu", "npu"]) -> float:
+    """By which the kernels in use multiply the loss."""
+    return round((npu_ce_jit.cross_entropy(X.to(device), TARGET.to(device)).cpu() / RIGHT).item(), 3)
+
+
+def doubling(to: Path, device: Literal["cpu", "npu"]) -> Callable[..., Any]:
+    """What rebuilds the kernels such that the loss is twice what it should be."""
+    sources = _copy(to)
+    return lambda **options: npu_ce_jit.rebuild({"SCALE": 2}, sources, device=device, **options)
+
+
+def _copy(to: Path) -> Path:
+    root_dir = Sources.installed().root_dir
+    for folder in ("csrc", "ascendc"):
+        shutil.copytree(root_dir / folder, to / folder)
+    for name, (old, new) in _EDITS.items():
+        text = (to / name).read_text("utf-8")
+        assert text.count(old) == 1, name
+        (to / name).write_text("#ifndef SCALE\n#define SCALE 1\n#endif\n" + text.replace(old, new), "utf-8")
+    return to
