@@ -20,7 +20,6 @@ from npu_ce_jit.settings import Settings
 _logger = logging.getLogger("npu_ce_jit")
 
 
-
 def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
     """None where nothing was built and nothing may be. Raises ToolchainError or BuildError."""
     key, store = cache_key(target), Store.of(settings)
