@@ -32,15 +32,15 @@ class Rebuilt(Info):
     with built (False where it was in the cache) and seconds (that building or finding it took).
     """
 
-    def _lines(self) -> list[tuple[str, str]]:
-        lines = [("sources", self["sources"]), ("defines", ", ".join(self["defines"]) or "none")]
+    def _groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        rows = [("sources", self["sources"]), ("defines", ", ".join(self["defines"]) or "none")]
         for name, title in (("cpu", "CPU kernels"), ("npu", "NPU kernels")):
             if name in self:
                 one = self[name]
                 how = f"built in {one['seconds']:.1f} s" if one["built"] else "found in the cache"
                 when = "" if one["state"] == "loaded" else ", opened at the first call"
-                lines.append((title, f"{how}{when}, {one['library']}"))
-        return lines
+                rows.append((title, f"{how}{when}, {one['library']}"))
+        yield "rebuilt", rows
 
 
 def rebuild(

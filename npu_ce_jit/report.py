@@ -37,12 +37,13 @@ class Info(dict[str, Any]):
 
     def lines(self) -> Iterator[Line]:
         """As a person reads it, for a terminal or plain."""
-        yield [(f"npu_ce_jit {self['npu_ce_jit']}", "bold")]
-        for title, rows in self._groups():
-            yield []
+        for number, (title, rows) in enumerate(self._groups()):
+            if number:
+                yield []
             yield from group(title, rows)
 
     def _groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        yield f"npu_ce_jit {self['npu_ce_jit']}", []
         kernels = ((title, self[name]) for name, title in (("cpu", "CPU"), ("npu", "NPU")))
         yield "kernels", [(title, "\n".join(filter(None, (
             one["state"] + (f"  {one['library']}" if one["library"] else ""),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from toy_package import Toy, compiler_script, toy
+from toy_package import EXPORT, NO_KERNELS, Toy, compiler_script, toy
 
 from npu_ce_jit.jit.build import build
 from npu_ce_jit.jit.roots import Root
@@ -103,7 +103,7 @@ def content(directory: Path) -> Mapping[Path, tuple[int, int, bytes]]:
 
 
 def _toy(directory: Path, number: int, variables: Mapping[str, str]) -> Toy:
-    body = f'extern "C" __attribute__((visibility("default"))) int toy() {{ return {number}; }}\n'
+    body = f"{NO_KERNELS}{EXPORT} int toy() {{ return {number}; }}\n"
     return toy(directory, body, **variables)
 
 

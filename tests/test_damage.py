@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from places import obey_permissions
-from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
+from toy_package import EXPORT, NO_KERNELS, Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
 
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit import entry
@@ -141,7 +141,7 @@ UNLOADABLE = {
 def _unloadable(tmp_path: Path, fault: str) -> tuple[Toy, str]:
     said, words_of = UNLOADABLE[fault]
     words = " ".join(words_of(tmp_path / "elsewhere"))
-    body = '#include "toy.h"\nextern "C" __attribute__((visibility("default"))) int toy() { return TOY; }\n'
+    body = f'#include "toy.h"\n{NO_KERNELS}{EXPORT} int toy() {{ return TOY; }}\n'
     name = {"undefined symbol": "npu_ce_nowhere", "newer libstdc++": "npu_ce_future"}[fault]
     body += f'#ifdef ELSEWHERE\nextern "C" int {name}(); int use = {name}();\n#endif\n'
     link = f'case "$*" in *-shared*) set -- "$@" {words};; esac'

@@ -56,7 +56,7 @@ def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path
     known = Toolchain(Settings())
     values = {"bisheng": "/cann 9/bin/bisheng", "cann_home": "/cann 9", "torch_npu_dir": "/torch_npu", "cxx": "g++"}
     toolchain = known.replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
-    recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path, "0123456789abcdef")
+    recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path, "0123456789ab")
     lines = ninja_file(recipe, Path("/src")).splitlines()
     kernels = "libnpu_ce_kernels-asc-0123456789ab.so"
     assert [line for line in lines if line.startswith("build ")] == [

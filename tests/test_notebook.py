@@ -48,7 +48,7 @@ def test_info_is_plain_data_that_shows_itself():
     assert [line for line in lines[1:] if line and not line.startswith(" ")] == groups
     shown = info._repr_html_()
     assert shown.startswith("<table>")
-    assert shown.count("<th ") == len(groups)
+    assert shown.count("<th ") == 1 + len(groups)
     for fact in info["found"]:
         assert f"<td style='text-align:left'>{fact['name']}</td>" in shown
 
