@@ -16,11 +16,11 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
     npu_cross_entropy_loss,
     npu_cross_entropy_loss_backward,
 )
-from npu_ce_jit.op.modules import CrossEntropyLoss  # noqa: E402
 
 if _TYPE_CHECKING:
     from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.notebook import build_log, info
+    from npu_ce_jit.op.modules import CrossEntropyLoss
 
 __all__ = [
     "CrossEntropyLoss",
@@ -33,10 +33,10 @@ __all__ = [
     "npu_cross_entropy_loss_backward",
     "rebuild",
 ]
-_LAZY = {"build_log": "notebook", "info": "notebook", "rebuild": "experiment"}
+_LAZY = {"CrossEntropyLoss": "op.modules", "build_log": "notebook", "info": "notebook", "rebuild": "experiment"}
 
 
-def __getattr__(name: str) -> _Any:  # what a training script never asks for costs its import nothing
+def __getattr__(name: str) -> _Any:  # what a program never asks for costs its import nothing
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

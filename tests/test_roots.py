@@ -11,6 +11,7 @@ import pytest
 from toy_package import Toy, compiler_script, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, LoadError
+from npu_ce_jit.jit.entry import _refused, knows, reject, remember
 from npu_ce_jit.jit.loader import obtain_loaded
 from npu_ce_jit.jit.store import Store
 
@@ -38,6 +39,21 @@ def test_what_others_have_built_is_used_and_left_alone(tmp_path):
     assert one.build().entry_dir == entry_dir
     assert _contents(tmp_path / "prebuilt") == before
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_noted_on_a_prebuilt_entry_stands_in_one_s_own_cache(tmp_path):
+    one, entry_dir = _prebuilt(tmp_path)
+    before = _contents(tmp_path / "prebuilt")
+    artifact = one.find()
+    assert artifact is not None
+    remember(artifact, "passed")
+    assert knows(artifact, "passed")
+    reject(artifact, "it computes wrongly")
+    assert one.find() is None
+    _refused.clear()  # the next process has only what was written
+    assert one.find() is None
+    assert entry_dir.is_dir()
+    assert _contents(tmp_path / "prebuilt") == before
 
 
 def test_a_damaged_prebuilt_entry_is_told_left_alone_and_built_elsewhere(tmp_path, caplog):
@@ -117,7 +133,9 @@ def test_a_library_that_does_not_load_here_is_built_anew_and_stays_for_others(tm
     shutil.rmtree(tmp_path / "needed")
     (tmp_path / "cxx").write_text('#!/bin/sh\nexec g++ "$@"\n', "utf-8")
     one = toy(tmp_path, CXX=str(tmp_path / "cxx"), **{variable: str(tmp_path / "theirs")})
+    before = _contents(tmp_path / "theirs")
     entry_dir = _obtain(one)
+    assert not read_only or _contents(tmp_path / "theirs") == before
     assert entry_dir != foreign.entry_dir
     assert foreign.library.is_file()
     assert "libneeded.so: cannot open shared object file" in caplog.text

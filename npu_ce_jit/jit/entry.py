@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npu_ce_jit.jit.trust import UntrustedError, read_trusted, require_trusted_dir, write_private
+from npu_ce_jit.jit.trust import UntrustedError, make_private_dir, read_trusted, require_trusted_dir, write_private
 
 _logger = logging.getLogger("npu_ce_jit")
 
@@ -35,9 +35,10 @@ class Artifact(NamedTuple):
     entry_dir: Path
     library: Path
     manifest: Mapping[str, Any]
+    notes_dir: Path | None = None  # for one in a root that is never written; else notes stand beside the entry
 
 
-def verified(entry_dir: Path) -> Artifact:
+def verified(entry_dir: Path, notes_dir: Path | None = None) -> Artifact:
     """Raises UntrustedError, OSError, or ValueError that says what differs.
 
     The bytes are checked before anything maps them: a truncated library ends the process by a signal.
@@ -50,7 +51,7 @@ def verified(entry_dir: Path) -> Artifact:
         got = _sum(read_trusted(entry_dir / Path(name).name))
         if got != expected:
             raise ValueError(f"{name} has {got}, its manifest says {expected}")
-    return Artifact(entry_dir, entry_dir / Path(next(iter(sums))).name, manifest)
+    return Artifact(entry_dir, entry_dir / Path(next(iter(sums))).name, manifest, notes_dir)
 
 
 def publish(staging_dir: Path, libraries: Sequence[str], others: Sequence[str], facts: Mapping[str, Any]) -> Artifact:
@@ -83,11 +84,14 @@ def set_aside(entry_dir: Path) -> None:
 
 def reject(artifact: Artifact, verdict: str) -> None:
     """Hides an entry that is whole and of no use, so that the next build does not make the same again. Never raises."""
+    if artifact.notes_dir is not None:  # not ours to move
+        refuse_here(artifact)
+        return
     with contextlib.suppress(OSError):  # another process may have written its own
         write_private(artifact.entry_dir / _VERDICT, verdict)
     try:
         artifact.entry_dir.rename(artifact.entry_dir.with_name(f"{REJECTED_PREFIX}{os.urandom(6).hex()}"))
-    except OSError:  # of a read-only root
+    except OSError:
         refuse_here(artifact)
 
 
@@ -115,14 +119,15 @@ def knows(artifact: Artifact, fact: str) -> bool:
 
 
 def remember(artifact: Artifact, fact: str) -> None:
-    """Keeps a line of text beside an entry, which itself never changes. Where that fails, it is not remembered."""
+    """Keeps a line of text on an entry, which itself never changes. Where that fails, it is not remembered."""
     note_file = _note_file(artifact, fact)
     private_file = note_file.with_name(f".{note_file.name}")  # always this one, so that killed processes leave one
     try:
+        make_private_dir(note_file.parent)
         private_file.unlink(missing_ok=True)
         write_private(private_file, fact)
         private_file.rename(note_file)
-    except OSError as error:
+    except (OSError, UntrustedError) as error:
         _logger.debug("not remembered: %s", error)
 
 
@@ -148,7 +153,7 @@ def _refusal() -> str:
 
 def _note_file(artifact: Artifact, fact: str) -> Path:
     name = hashlib.sha256(fact.encode()).hexdigest()[:12]
-    return artifact.entry_dir.with_name(f"{NOTE_PREFIX}{artifact.entry_dir.name}-{name}")
+    return (artifact.notes_dir or artifact.entry_dir.parent) / f"{NOTE_PREFIX}{artifact.entry_dir.name}-{name}"
 
 
 def _sum(content: bytes) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Store:
         for root in self.roots:
             for entry_dir in _dirs(root, key, entry.PREFIX):
                 try:
-                    artifact = entry.verified(entry_dir)
+                    artifact = entry.verified(entry_dir, self._notes_dir(root, key))
                     if artifact.manifest["key"] != key.text:
                         raise ValueError("its manifest is for another key")
                 except (ValueError, FileNotFoundError, NotADirectoryError) as error:
@@ -59,6 +59,9 @@ class Store:
                     if not entry.is_refused_here(artifact):
                         return artifact
         return None
+
+    def _notes_dir(self, root: Root, key: CacheKey) -> Path | None:
+        return self.build_roots[0].layout_dir / key.name if root.read_only else None
 
     def rejected(self, key: CacheKey) -> Iterator[tuple[Mapping[str, Any], str]]:
         """The manifests of this key's entries that were rejected, each with the verdict on it. Raises nothing."""
