@@ -31,7 +31,7 @@ def our_package(_: Path) -> None:
 
 
 def our_jit(source: Path) -> None:
-    from npu_ce_jit.jit.loader import obtain_loaded
+    from npu_ce_jit.jit.loader import obtain_open
     from npu_ce_jit.jit.sources import Sources
     from npu_ce_jit.jit.targets import cpu_target
     from npu_ce_jit.jit.toolchain import Toolchain
@@ -40,7 +40,7 @@ def our_jit(source: Path) -> None:
     settings = Settings.from_env(os.environ)
     toolchain = Toolchain(settings)
     target = cpu_target(settings, toolchain, Sources.of(source.parents[2]))
-    assert obtain_loaded(target, settings, toolchain, may_build=True) is not None
+    assert obtain_open(target, settings, toolchain, may_build=True) is not None
 
 
 def torch_load(source: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
 from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
-from npu_ce_jit.jit.loader import obtain, obtain_loaded
+from npu_ce_jit.jit.loader import obtain, obtain_open, use
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain
@@ -195,9 +195,10 @@ def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     assert sources is not None
     artifact, problem = _attempt(
-        lambda: obtain_loaded(cpu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
+        lambda: obtain_open(cpu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
     )
     if artifact is not None:
+        use(artifact)
         registration.uncover(torch.device("cpu"))
         return Kernels("loaded", artifact)
     if may_build:
@@ -233,11 +234,12 @@ def _load_npu(session: Session, device: torch.device) -> Kernels:
     def load() -> Artifact | None:
         self_check.require_supported_chip(device)
         target = npu_target(settings, toolchain, sources)
-        return obtain_loaded(target, settings, toolchain, may_build=may_build)
+        return obtain_open(target, settings, toolchain, may_build=may_build)
 
     artifact, problem = _attempt(load)
     if artifact is None:
         return Kernels(problem=problem or _not_built())
+    use(artifact)
     registration.uncover(device)
     kernels = session.npu._replace(state="loaded", artifact=artifact)
     if not knows(artifact, _passed_on(device)):

@@ -33,7 +33,7 @@ from npu_ce_jit.jit import loader as loader_module
 from npu_ce_jit.jit import lock as lock_module
 from npu_ce_jit.jit import node as node_module
 from npu_ce_jit.jit.entry import MANIFEST
-from npu_ce_jit.jit.loader import obtain, obtain_loaded
+from npu_ce_jit.jit.loader import obtain, obtain_open
 from npu_ce_jit.jit.store import Store
 
 USES = 4  # of one process; it forks and ends as often as a user's does
@@ -100,7 +100,7 @@ class Member:
 
     def _use(self, one: Toy) -> None:
         with self._ledger.witness("a use"), self._judged(one):
-            artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
+            artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
             assert artifact is not None
             value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle again, also where the file is gone
             is_right = value == self._place.toys.index(one) and artifact.manifest["key"] == one.key.text

@@ -18,7 +18,7 @@ from toy_package import EXPORT, NO_KERNELS, Toy, compiler_script, exit_code, for
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit import entry
 from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.loader import load, obtain_loaded
+from npu_ce_jit.jit.loader import obtain_open, open_library
 
 pytestmark = needs_compiler
 
@@ -40,7 +40,7 @@ def built(tmp_path, whole_cache) -> tuple[Toy, Artifact]:
 
 
 def _load(one: Toy) -> Artifact:
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
     return artifact
@@ -156,7 +156,7 @@ def test_a_library_that_this_machine_cannot_load_is_built_once_more_and_then_use
     foreign = one.find()
     assert foreign is not None
     with pytest.raises(LoadError, match=said):
-        load(foreign, {})
+        open_library(foreign, {})
     (tmp_path / "here").touch()
     own = _load(one)
     assert own.entry_dir != foreign.entry_dir

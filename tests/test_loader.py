@@ -16,13 +16,13 @@ from toy_package import Toy, needs_compiler, toy
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit import loader
 from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.loader import obtain, obtain_loaded
+from npu_ce_jit.jit.loader import obtain, obtain_open
 
 pytestmark = needs_compiler
 
 
 def _loaded(one: Toy) -> Artifact:
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     return artifact
 

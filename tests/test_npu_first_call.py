@@ -37,7 +37,8 @@ class Stage:
         self._monkeypatch = monkeypatch
         monkeypatch.setitem(sys.modules, "torch_npu", types.ModuleType("torch_npu"))
         monkeypatch.setattr(bootstrap, "npu_target", lambda *facts: None)
-        monkeypatch.setattr(bootstrap, "obtain_loaded", self._obtain_loaded)
+        monkeypatch.setattr(bootstrap, "obtain_open", self._obtain_open)
+        monkeypatch.setattr(bootstrap, "use", lambda artifact: None)
         monkeypatch.setattr(self_check, "run", self._check)
         monkeypatch.setattr(self_check, "chip", lambda device: self.chip)
         monkeypatch.setattr(registration, "cover", lambda device: self.calls.append("cover"))
@@ -52,7 +53,7 @@ class Stage:
     def call(self) -> bool:
         return bootstrap._load_for(DEVICE)
 
-    def _obtain_loaded(self, *_: Any, may_build: bool) -> Artifact | None:
+    def _obtain_open(self, *_: Any, may_build: bool) -> Artifact | None:
         self.calls.append("load")
         self.may_build = may_build
         if self.error:
@@ -124,7 +125,7 @@ def test_an_interrupted_build_is_tried_again(stage, monkeypatch):
 
     stage.begin("lazy")
     with monkeypatch.context() as patched:
-        patched.setattr(bootstrap, "obtain_loaded", interrupted)
+        patched.setattr(bootstrap, "obtain_open", interrupted)
         with pytest.raises(KeyboardInterrupt):
             stage.call()
     assert bootstrap.current().npu.state == "lazy"

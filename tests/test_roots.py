@@ -12,7 +12,7 @@ from toy_package import Toy, compiler_script, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, LoadError
 from npu_ce_jit.jit.entry import _refused, knows, reject, remember
-from npu_ce_jit.jit.loader import obtain_loaded
+from npu_ce_jit.jit.loader import obtain_open
 from npu_ce_jit.jit.store import Store
 
 pytestmark = needs_compiler
@@ -121,7 +121,7 @@ def _unloadable(tmp_path, **variables: str) -> Toy:
 
 
 def _obtain(one: Toy) -> Path:
-    artifact = obtain_loaded(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     return artifact.entry_dir
 

@@ -31,15 +31,15 @@ def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_buil
     return build(target, settings, toolchain, key, store)
 
 
-def obtain_loaded(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
-    """`obtain`, and the library loaded. Raises LoadError as well, where the linker refuses a library just built.
+def obtain_open(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
+    """`obtain`, and the library open. Raises LoadError as well, where the linker refuses a library just built.
 
     One that it refuses from the cache may come from a machine with newer system libraries, which can go on using it.
     One that is gone was removed since it was found or built: a cache may be cleaned at any time.
     """
     while (found := obtain(target, settings, toolchain, may_build=False)) is not None:
         try:
-            load(found, target.switches)
+            open_library(found, target.switches)
         except LoadError as error:
             if found.library.exists():
                 _logger.warning("%s", error)
@@ -50,18 +50,12 @@ def obtain_loaded(target: Target, settings: Settings, toolchain: Toolchain, *, m
     if built is None:
         return None
     try:
-        load(built, target.switches)
+        open_library(built, target.switches)
     except LoadError:
         if built.library.exists() and built.manifest["host"] == socket.gethostname():
             raise
-        return obtain_loaded(target, settings, toolchain, may_build=may_build)
+        return obtain_open(target, settings, toolchain, may_build=may_build)
     return built
-
-
-def load(artifact: Artifact, switches: Mapping[str, bool]) -> None:
-    """Opens the library and uses its kernels. Raises LoadError."""
-    open_library(artifact, switches)
-    use(artifact)
 
 
 def open_library(artifact: Artifact, switches: Mapping[str, bool]) -> None:
