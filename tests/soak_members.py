@@ -49,7 +49,7 @@ _STEPS: tuple[tuple[Any, str, str], ...] = (
     (build_module, "_run_ninja", "compiling"),
     (build_module, "publish", "publishing"),
     (build_module, "tell", "telling"),
-    (loader_module, "load", "loading"),
+    (loader_module, "open_library", "loading"),
 )
 # Beginnings of what the package logs, and what a soak calls that.
 _MESSAGES = {
@@ -132,7 +132,8 @@ class Member:
         torch.ops.load_library = self._linker(torch.ops.load_library)
         for owner, name, phase in _STEPS:
             setattr(owner, name, self._seen(getattr(owner, name), phase))
-        build_module._failure = self._counted(build_module._failure)
+        build_module._require_room = self._counting_full_disks(build_module._require_room)
+        build_module._with_kept_log = self._counting_failures(build_module._with_kept_log)
         logger = logging.getLogger("npu_ce_jit")
         logger.handlers, logger.propagate = [_Listener(self._ledger)], False
         logger.setLevel(logging.INFO)
@@ -162,20 +163,24 @@ class Member:
 
         return step
 
-    def _counted(self, function: Callable[..., BuildError]) -> Callable[..., BuildError]:
-        def failure(*arguments: Any) -> BuildError:
+    def _counting_full_disks(self, function: Callable[..., None]) -> Callable[..., None]:
+        def require_room(*arguments: Any) -> None:
             try:
-                error = function(*arguments)
+                function(*arguments)
             except OSError as full:
                 full.is_counted = True
                 self._ledger.count(f"disk full: in the compiler{', without a word' if SILENT in str(full) else ''}")
                 raise
-            self._ledger.count(
-                "builds: the compiler died" if _is_compiler_s_death(error) else "builds: the source was refused"
-            )
-            return error
 
-        return failure
+        return require_room
+
+    def _counting_failures(self, function: Callable[..., BuildError]) -> Callable[..., BuildError]:
+        def with_kept_log(error: BuildError, directory: Path) -> BuildError:
+            died = _is_compiler_s_death(error)
+            self._ledger.count("builds: the compiler died" if died else "builds: the source was refused")
+            return function(error, directory)
+
+        return with_kept_log
 
     def _slow_sync(self, descriptor: int) -> None:
         # Nobody cuts the power here, so nothing needs to reach a disk.
