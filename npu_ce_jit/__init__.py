@@ -2,6 +2,7 @@
 """Cross-entropy loss for PyTorch on CPU and Ascend NPU; the kernels are compiled when this is first imported."""
 
 import sys as _sys
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -16,29 +17,33 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
     npu_cross_entropy_loss,
     npu_cross_entropy_loss_backward,
 )
-from npu_ce_jit.op.modules import CrossEntropyLoss  # noqa: E402
+from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss  # noqa: E402
 
 if _TYPE_CHECKING:
     from npu_ce_jit.notebook import build_log, info
+    from npu_ce_jit.op.linear import linear_cross_entropy
 
 __all__ = [
     "CrossEntropyLoss",
     "CrossEntropyOutput",
+    "LinearCrossEntropyLoss",
     "__version__",
     "build_log",
     "cross_entropy",
     "info",
+    "linear_cross_entropy",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
 ]
 
 
-def __getattr__(name: str) -> _Any:  # what a training script never asks for costs its import nothing
-    if name not in ("build_log", "info"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from npu_ce_jit import notebook
+_LATER = {"build_log": "notebook", "info": "notebook", "linear_cross_entropy": "op.linear"}
 
-    return getattr(notebook, name)
+
+def __getattr__(name: str) -> _Any:  # what many programs never ask for costs their import nothing
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:
