@@ -7,8 +7,8 @@ linear_weight's gradient exist whole.
 
 What accumulates in what: the losses, their sum and linear_bias's gradient in float32 (float64 for float64 input); a
 product of matrices in float32 too, where a CPU runs it in float32 or the device's own unit does so. linear_weight's
-gradient is added up over the chunks in its own dtype and rounded once a chunk, so that chunks are few: a float32 copy of
-it may be larger than what chunks save.
+gradient is added up over the chunks in its own dtype and rounded once a chunk, so that chunks are few: a float32
+copy of it may be larger than what chunks save.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> t
     denominators = denominators_of_targets(target, weight, terms.ignore_index, dtype)
     # The cross entropy alone: its mean has another denominator than the z-loss's.
     ce_terms = terms._replace(reduction=NONE, z_loss=0.0)
-    grad_loss = input.new_ones((), dtype=dtype) if grad_loss is None else grad_loss
+    if grad_loss is None:
+        grad_loss = input.new_ones((rows,) if terms.reduction == NONE else (), dtype=dtype)
 
     product_dtype = _product_dtype(input)
     buffer = input.new_empty((chunk_rows, classes), dtype=product_dtype)
