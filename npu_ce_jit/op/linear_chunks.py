@@ -28,7 +28,7 @@ from npu_ce_jit.op.schema import LSE, MEAN, NONE, LossTerms, accumulation_dtype
 # once a chunk, and two-byte gradients are rounded more often.
 _SHARE = 1 / 4
 # Elements of a chunk's logits: a smaller chunk saves no memory worth having, a larger one gains no speed.
-_FEWEST, _MOST = 1 << 22, 1 << 27
+_FEWEST, _MOST = 1 << 21, 1 << 27
 # Elements of the widened copy of some classes' weights.
 _WIDENED = 1 << 20
 

@@ -136,7 +136,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nothing = (None,) * 7
         if grad_loss is None:
             return nothing
-        operands, gradients = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        saved = ctx.saved_tensors  # read once: a checkpoint computes them anew each time
+        operands, gradients = saved[:5], saved[5:]
         wanted = list(ctx.needs_input_grad[:3])
         if is_differentiating(grad_loss, *operands[:3]):
             gradients = _differentiable_gradients(operands, ctx.options, grad_loss, wanted)
