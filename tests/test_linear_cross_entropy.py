@@ -58,12 +58,18 @@ def ours(on: Layer, target: Tensor, weight: Tensor | None = None, **options: Any
     )
 
 
+def root_mean_square(values: Tensor) -> float:
+    return values.square().mean().sqrt().item() if values.numel() else 0.0
+
+
 def require_no_worse(result: Tensor, peer: Tensor, true: Tensor) -> None:
-    """The largest error: at most twice the peer's, or the result's rounding and a relative 1e-6 (float64: 1e-12)."""
-    error, peer_error = ((value.double() - true).abs().max() if true.numel() else 0.0 for value in (result, peer))
-    scale = true.abs().max() if true.numel() else 0.0
-    rounding = (true.to(result.dtype).double() - true).abs().max() if true.numel() else 0.0
-    floor = (1e-12 if result.dtype is torch.float64 else 1e-6) * scale + rounding
+    """The error is at most twice the peer's, or the result's rounding and a relative 1e-6 (float64: 1e-12).
+
+    By the root of the mean square: the largest of a few errors that are all within rounding is a matter of luck.
+    """
+    error, peer_error = (root_mean_square(value.double() - true) for value in (result, peer))
+    relative = 1e-12 if result.dtype is torch.float64 else 1e-6
+    floor = relative * root_mean_square(true) + root_mean_square(true.to(result.dtype).double() - true)
     assert error <= max(2 * peer_error, floor), (error, peer_error, floor)
 
 
@@ -226,7 +232,6 @@ def test_scaling_the_loss_saves_what_would_vanish(dtype: torch.dtype, device: to
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.skipif(ON_NPU, reason="torch's profiler records what the CPU allocates")
 def test_memory(dtype: torch.dtype, reduction: str) -> None:
     """Above the inputs and the gradients that are returned: 0.35 of the logits."""
     rows, features, classes = 4096, 64, 8192
