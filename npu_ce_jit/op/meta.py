@@ -56,20 +56,11 @@ def backward_(*_: object) -> None:
     """Writes over its input; nothing to shape."""
 
 
-def linear(
-    input: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    grad_loss: Tensor | None,
-    reduction: int,
-    *terms_dtype_chunks_mask: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *_, loss_dtype, _, _, mask = terms_dtype_chunks_mask
+def linear(input: Tensor, linear_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    reduction, loss_dtype, output_mask = others[4], others[10], others[13]
     shapes = (input.shape, linear_weight.shape, linear_weight.shape[:1])
     grad_input, grad_linear_weight, grad_linear_bias = (
-        input.new_empty(shape if asked else (0,)) for shape, asked in zip(shapes, mask, strict=True)
+        input.new_empty(shape if asked else (0,)) for shape, asked in zip(shapes, output_mask, strict=True)
     )
     loss = input.new_empty(input.shape[:1] if reduction == NONE else (), dtype=loss_dtype)
     return loss, grad_input, grad_linear_weight, grad_linear_bias
