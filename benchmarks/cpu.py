@@ -178,24 +178,32 @@ def measure(rounds: int, with_compile: bool) -> list[Row]:
     return [*rows, *accuracy(), overhead(rounds)]
 
 
+def with_kernels() -> bootstrap.Session:
+    session = bootstrap.current()
+    assert session is not None
+    if session.backend != "cpp":
+        raise SystemExit(f"there are no compiled kernels to measure: {session.cpu.problem}")
+    return session
+
+
+def show(rows: list[Row], session: bootstrap.Session, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"threads": torch.get_num_threads(), "isa": session.cpu.key_name, "rows": rows}, indent=2))
+        return
+    for entry in rows:
+        bar = f"bar {entry['bar']:>7}  {'met' if entry['met'] else 'MISSED'}" if "bar" in entry else ""
+        note = next((f"({entry[unit]:.1f} {unit})" for unit in ("ms", "us", "MiB") if unit in entry), "")
+        print(f"{entry['what']:68} {entry['value']:>8.3f} {entry['unit']:2} {bar:22} {note}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of each comparison")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it compiles for minutes")
     arguments = parser.parse_args()
-    session = bootstrap.current()
-    assert session is not None
-    if session.backend != "cpp":
-        raise SystemExit(f"there are no compiled kernels to measure: {session.cpu.problem}")
-    rows = measure(arguments.rounds, not arguments.no_compile)
-    if arguments.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "isa": session.cpu.key_name, "rows": rows}, indent=2))
-        return
-    for entry in rows:
-        bar = f"bar {entry['bar']:>7}  {'met' if entry['met'] else 'MISSED'}" if "bar" in entry else ""
-        note = next((f"({entry[unit]:.1f} {unit})" for unit in ("ms", "us") if unit in entry), "")
-        print(f"{entry['what']:68} {entry['value']:>8.3f} {entry['unit']:2} {bar:22} {note}")
+    session = with_kernels()
+    show(measure(arguments.rounds, not arguments.no_compile), session, arguments.json)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """Cross-entropy loss for PyTorch on CPU and Ascend NPU; the kernels are compiled when this is first imported."""
 
 import sys as _sys
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -20,28 +21,36 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
 if _TYPE_CHECKING:
     from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.notebook import build_log, info
-    from npu_ce_jit.op.modules import CrossEntropyLoss
+    from npu_ce_jit.op.linear import linear_cross_entropy
+    from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
 
 __all__ = [
     "CrossEntropyLoss",
     "CrossEntropyOutput",
+    "LinearCrossEntropyLoss",
     "__version__",
     "build_log",
     "cross_entropy",
     "info",
+    "linear_cross_entropy",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
 ]
-_LAZY = {"CrossEntropyLoss": "op.modules", "build_log": "notebook", "info": "notebook", "rebuild": "experiment"}
+_LAZY = {
+    "CrossEntropyLoss": "op.modules",
+    "LinearCrossEntropyLoss": "op.modules",
+    "build_log": "notebook",
+    "info": "notebook",
+    "linear_cross_entropy": "op.linear",
+    "rebuild": "experiment",
+}
 
 
 def __getattr__(name: str) -> _Any:  # what a program never asks for costs its import nothing
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return getattr(_import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

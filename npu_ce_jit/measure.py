@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import statistics
 import time
@@ -63,6 +64,17 @@ def peak_memory(call: Call, device: torch.device | None = None) -> int | None:
     peak = _status_bytes("VmHWM") - before
     del kept
     return peak
+
+
+def peak_allocated(call: Call) -> int:
+    """Bytes that torch allocates on the CPU for the call and its result, at their peak; exact, the same in each run."""
+    call()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        kept = call()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    del kept
+    return max(itertools.accumulate(size for _, size in changes), default=0)
 
 
 def _peak_on_device(call: Call, backend: Any) -> int:

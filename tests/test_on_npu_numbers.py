@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from npu_runs import HERE, require_all_pass_on_npu
 
-NAMES = ("cross_entropy", "derivatives", "edges", "errors", "function", "npu_cross_entropy_loss", "tracing")
+NAMES = (
+    *("cross_entropy", "derivatives", "edges", "errors", "function", "npu_cross_entropy_loss", "tracing"),
+    *("linear_cross_entropy", "linear_errors", "linear_function"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,18 +32,67 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
     _check_shapes(input, target, weight, input_name)
 
 
-def check_kinds(input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input") -> None:
-    """Presence, devices and dtypes, for logits of any rank."""
+def check_linear(
+    input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor, weight: Tensor | None
+) -> None:
+    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer."""
+    require_tensor("linear_weight", linear_weight)
+    check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
+    for name, tensor, shape in (
+        ("input", input, "[N, in_features]"),
+        ("linear_weight", linear_weight, "[C, in_features]"),
+    ):
+        if tensor.dim() != 2:
+            raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}")
+    _check_row_ranks(target, weight)
+    check_layer(input, linear_weight, linear_bias)
+    _check_row_sizes(input.shape[0], linear_weight.shape[0], "linear_weight", linear_weight, target, weight)
+
+
+def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
+    """The sizes of a linear layer; `linear_weight` is `[C, in_features]` or `[C, d1, ..., in_features]`."""
+    if input.dim() < 1 or linear_weight.dim() < 2:
+        raise RuntimeError(
+            "expected input of shape [N, in_features] and linear_weight of shape [C, in_features] or "
+            f"[C, d1, ..., in_features], got {_shape(input)} and {_shape(linear_weight)}"
+        )
+    features = input.shape[-1]
+    _require(
+        linear_weight.shape[-1] == features,
+        RuntimeError,
+        lambda: (
+            f"expected linear_weight whose last dimension is input's in_features ({features}), "
+            f"got {_shape(linear_weight)}"
+        ),
+    )
+    if linear_bias is not None:
+        expected = linear_weight.shape[:-1]
+        _require(
+            linear_bias.shape == expected,
+            RuntimeError,
+            lambda: f"expected linear_bias of shape {list(expected)}, got {_shape(linear_bias)}",
+        )
+
+
+def check_kinds(
+    input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input", **layer: Tensor | None
+) -> None:
+    """Presence, devices and dtypes, for inputs of any rank; `layer` are tensors that share the input's dtype."""
     require_tensor(input_name, input)
-    require_tensor("target", target)
-    if weight is not None:
-        require_tensor("weight", weight)
-    _check_device(input_name, input, target=target, weight=weight)
+    for name, tensor in {**layer, "target": target, "weight": weight}.items():
+        if tensor is not None or name == "target":
+            require_tensor(name, tensor)
+    _check_device(input_name, input, **layer, target=target, weight=weight)
     if input.dtype not in _INPUT_DTYPES or (input.dtype is torch.float64 and input.device.type == "npu"):
         raise NotImplementedError(
             f"expected {input_name} of dtype float32, bfloat16, float16, or float64 except on npu, "
             f"got {_name(input.dtype)} on {input.device.type}"
         )
+    for name, tensor in layer.items():
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise RuntimeError(
+                f"expected {name} of {input_name}'s dtype {_name(input.dtype)}, got {_name(tensor.dtype)}"
+            )
     if target.dtype not in _TARGET_DTYPES:
         raise RuntimeError(f"expected target of dtype int64 or int32, got {_name(target.dtype)}")
     if weight is not None and weight.dtype not in (input.dtype, torch.float32):
@@ -55,13 +104,25 @@ def check_kinds(input: Tensor, target: Tensor, weight: Tensor | None, *, input_n
 def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:
     if input.dim() != 2:
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
+    _check_row_ranks(target, weight)
+    rows, classes = input.shape
+    _check_row_sizes(rows, classes, input_name, input, target, weight)
+
+
+def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
     if target.dim() != 1:
         raise RuntimeError(f"expected target of shape [N], got {_shape(target)}")
     if weight is not None and weight.dim() != 1:
         raise RuntimeError(f"expected weight of shape [C], got {_shape(weight)}")
-    rows, classes = input.shape
+
+
+def _check_row_sizes(
+    rows: int, classes: int, classes_name: str, with_classes: Tensor, target: Tensor, weight: Tensor | None
+) -> None:
     _require(
-        classes >= 1, RuntimeError, lambda: f"expected {input_name} with at least one class, got shape {_shape(input)}"
+        classes >= 1,
+        RuntimeError,
+        lambda: f"expected {classes_name} with at least one class, got shape {_shape(with_classes)}",
     )
     _require(
         rows == target.shape[0],

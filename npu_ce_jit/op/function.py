@@ -11,7 +11,7 @@ from torch.utils import _pytree
 from npu_ce_jit.op import checks
 
 OPS = torch.ops.npu_ce_jit
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class CrossEntropyOutput(NamedTuple):
@@ -180,7 +180,7 @@ def cross_entropy(
     """
     checks.require_tensor("input", input)
     checks.require_tensor("target", target)
-    _require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
     returns = return_z_loss or return_lse or return_argmax or return_entropy
     if target.dtype.is_floating_point and target.shape == input.shape:
         if returns or z_loss or softcap is not None or logit_scale != 1.0 or loss_dtype or inplace_backward:
@@ -189,11 +189,11 @@ def cross_entropy(
                 f"probabilities of shape {list(target.shape)}; pass target.argmax(1), or leave those options out"
             )
         return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
-    if _is_autocast(input.device.type):
+    if is_autocast(input.device.type):
         # As torch, which then computes F.cross_entropy in float32. The kernels do anyhow: no logits are copied.
-        if loss_dtype is None and input.dtype in _HALVES:
+        if loss_dtype is None and input.dtype in HALVES:
             loss_dtype = torch.float32
-        if weight is not None and weight.dtype in _HALVES:
+        if weight is not None and weight.dtype in HALVES:
             weight = weight.float()
     logits, classes = _flattened(input, target, weight, inplace_backward)
     loss, z, lse, argmax, entropy = OPS.cross_entropy.default(
@@ -231,7 +231,7 @@ def cross_entropy(
     )
 
 
-def _require_numbers(**options: object) -> None:
+def require_numbers(**options: object) -> None:
     """A tensor would be read as a number, and its gradient lost without a word."""
     for name, value in options.items():
         if isinstance(value, Tensor):
@@ -241,7 +241,7 @@ def _require_numbers(**options: object) -> None:
             )
 
 
-def _is_autocast(device: str) -> bool:
+def is_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,13 @@ def backward(
 
 def backward_(*_: object) -> None:
     """Writes over its input; nothing to shape."""
+
+
+def linear(input: Tensor, linear_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    reduction, loss_dtype, output_mask = others[4], others[10], others[13]
+    shapes = (input.shape, linear_weight.shape, linear_weight.shape[:1])
+    grad_input, grad_linear_weight, grad_linear_bias = (
+        input.new_empty(shape if asked else (0,)) for shape, asked in zip(shapes, output_mask, strict=True)
+    )
+    loss = input.new_empty(input.shape[:1] if reduction == NONE else (), dtype=loss_dtype)
+    return loss, grad_input, grad_linear_weight, grad_linear_bias

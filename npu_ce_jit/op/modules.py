@@ -33,3 +33,46 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
 
 _OPTIONS = tuple(cross_entropy.__kwdefaults__ or ())
+
+
+class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+    """`torch.nn.LinearCrossEntropyLoss` over `npu_ce_jit.linear_cross_entropy`.
+
+    Takes the constructor's arguments of torch's, and every keyword of `npu_ce_jit.linear_cross_entropy`; shapes, dtypes
+    and errors are that function's. The layer is `linear`, as in torch's.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        loss_dtype: torch.dtype | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self.loss_options: dict[str, Any] = {
+            "z_loss": z_loss, "softcap": softcap, "logit_scale": logit_scale, "loss_dtype": loss_dtype,
+        }  # fmt: skip
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        from npu_ce_jit.op.linear import linear_cross_entropy  # most programs never need it
+
+        layer, bias = self.linear, self.linear.bias
+        shape = (self.num_classes, *self.out_features)
+        return linear_cross_entropy(
+            input,
+            layer.weight.reshape(*shape, layer.in_features),
+            target,
+            linear_bias=None if bias is None else bias.reshape(shape),
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+            **self.loss_options,
+        )
+
+    def extra_repr(self) -> str:
+        return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.loss_options.items())])

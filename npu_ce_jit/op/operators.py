@@ -15,6 +15,7 @@ from torch import Tensor
 
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.autograd import OPS, call_forward
+from npu_ce_jit.op.rows import denominators_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -48,7 +49,7 @@ def npu_cross_entropy_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The drop-in: (loss, log_prob, zloss, lse_for_zloss)."""
     checks.check_loss(input, target, weight)
-    terms = _checked_terms(
+    terms = checked_terms(
         reduction, ignore_index, label_smoothing, "lse_square_scale_for_zloss", lse_square_scale_for_zloss, None, 1.0
     )
     checks.check_weight_has_no_gradient(weight)
@@ -80,7 +81,7 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The lean loss: (loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked."""
     checks.check_loss(input, target, weight)
-    terms = _checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+    terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
     if inplace_backward:
@@ -123,22 +124,16 @@ def npu_cross_entropy_loss_backward(
     terms = LossTerms(REDUCTIONS[reduction], ignore_index, label_smoothing, 0.0, 0.0, 1.0)
     dtype = accumulation_dtype(log_prob.dtype)
     weight = accumulated(weight, log_prob)
-    valid = target != ignore_index
-    counts = valid.sum().to(dtype)
-    if weight is None:
-        weights = counts
-    else:
-        # The kernels judge a target out of range. On an npu, that a lookup outside is noticed is no one's promise.
-        known = valid & (target >= 0) & (target < len(weight))
-        weights = weight[torch.where(known, target, 0).long()].mul(known).sum()
+    denominators = denominators_of_targets(target, weight, ignore_index, dtype)
     grad_lse = None
     if lse_square_scale_for_zloss and lse_for_zloss is not None:
         grad_z = grad_loss.to(dtype) if grad_zloss is None else grad_loss.to(dtype) + grad_zloss.to(dtype)
         if terms.reduction == MEAN:
-            grad_z = grad_z / counts
-        grad_lse = torch.where(valid, grad_z * (2 * lse_square_scale_for_zloss) * lse_for_zloss.to(dtype), 0)
+            grad_z = grad_z / denominators[1]
+        grad_lse = torch.where(
+            target != ignore_index, grad_z * (2 * lse_square_scale_for_zloss) * lse_for_zloss.to(dtype), 0
+        )
     row_stats = log_prob.new_zeros((2, log_prob.shape[0]), dtype=dtype)
-    denominators = torch.stack((weights, counts))
     return OPS._backward.default(  # type: ignore[no-any-return]
         grad_loss, None, None, grad_lse, None, log_prob, target, weight, row_stats, None, denominators, *terms
     )
@@ -177,7 +172,7 @@ def _no_derivative() -> NotImplementedError:
 
 
 @lru_cache(maxsize=256)
-def _checked_terms(
+def checked_terms(
     reduction: str,
     ignore_index: int,
     label_smoothing: float,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,6 +22,14 @@ _INTERNAL: dict[str, Callable[..., Any]] = {
     "_backward": meta.backward,
     "_backward_": meta.backward_,
 }
+# (operator, dispatch key, module, function). Most programs call none of them, so none of them is imported before.
+_LINEAR = (
+    ("linear_cross_entropy", "CompositeExplicitAutograd", "linear_operator", "linear_cross_entropy"),
+    ("linear_cross_entropy", "Autograd", "linear_operator", "record_linear_cross_entropy"),
+    ("linear_cross_entropy", "FuncTorchBatched", "linear_operator", "batch_linear_cross_entropy"),
+    ("_linear", "CompositeExplicitAutograd", "linear_chunks", "linear"),
+    ("_linear", "Autograd", "linear_operator", "refuse_derivative_of_linear"),
+)
 
 
 class _Registered:
@@ -70,6 +79,11 @@ def define() -> None:
     library.impl("_forward", autograd.forward_kernel, "Autograd")
     library.impl("_backward", autograd.backward_kernel, "Autograd")
 
+    for name, key, module, function in _LINEAR:
+        library.impl(name, _imported_when_called(module, function), key)
+    register_fake(library, f"{schema.NAMESPACE}::_linear", meta.linear)
+    register_fake(library, f"{schema.NAMESPACE}::{_LINEAR[0][0]}", _imported_when_called(*_LINEAR[0][2:]))
+
     for public, recorded in (
         (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=autograd.record_forward)),
         (operators.cross_entropy, partial(operators.cross_entropy, run=autograd.record_forward)),
@@ -81,7 +95,8 @@ def define() -> None:
         register_fake(library, f"{schema.NAMESPACE}::{name}", public)
 
     for name in schema.SCHEMAS:
-        if name != "_backward_":  # nothing under a transform is written in place
+        # Nothing under a transform is written in place, and the linear loss is composed of others there.
+        if name not in ("_backward_", "_linear", "linear_cross_entropy"):
             register_vmap(library, f"{schema.NAMESPACE}::{name}", partial(_vmap_rule, name))
 
 
@@ -89,6 +104,13 @@ def _vmap_rule(name: str) -> Callable[..., Any]:
     from npu_ce_jit.op import vmap  # an eager training step never needs it
 
     return vmap.RULES[name]
+
+
+def _imported_when_called(module: str, function: str) -> Callable[..., Any]:
+    def kernel(*arguments: Any) -> Any:
+        return getattr(import_module(f"npu_ce_jit.op.{module}"), function)(*arguments)
+
+    return kernel
 
 
 def use_loader(load: Callable[[torch.device], bool]) -> None:

@@ -78,6 +78,18 @@ def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTer
     return Rows(x, slope, curvature, valid, safe_target, class_weight, target_weight)
 
 
+def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    """`denominators_of` from the targets `[..., N]` alone: `[..., 2]`."""
+    valid = target != ignore_index
+    counts = valid.sum(-1).to(dtype)
+    if weight is None:
+        return torch.stack((counts, counts), -1)
+    # The kernels judge a target out of range. On an npu, that a lookup outside is noticed is no one's promise.
+    known = valid & (target >= 0) & (target < len(weight))
+    weights = weight[torch.where(known, target, 0).long()].mul(known).sum(-1)
+    return torch.stack((weights, counts), -1)
+
+
 def denominators_of(rows: Rows) -> Tensor:
     """`[2]`: the weight of the rows that are not ignored, and their count."""
     return torch.stack((rows.target_weight.sum(), rows.valid.sum().to(rows.target_weight.dtype)))

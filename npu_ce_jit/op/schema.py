@@ -34,6 +34,12 @@ SCHEMAS = {
         "ScalarType? loss_dtype=None, bool inplace_backward=False) "
         "-> (Tensor loss, Tensor z_loss, Tensor lse, Tensor argmax, Tensor entropy)"
     ),
+    "linear_cross_entropy": (
+        "(Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias=None, Tensor? weight=None, "
+        'str reduction="mean", int ignore_index=-100, float label_smoothing=0.0, float z_loss=0.0, '
+        "float? softcap=None, float logit_scale=1.0, ScalarType? loss_dtype=None, int chunk_rows=0, "
+        "int aspect_ratio=0) -> Tensor"
+    ),
     "_forward": (
         f"(Tensor input, Tensor target, Tensor? weight, {_LOSS_TERMS}, int outputs, ScalarType loss_dtype) "
         "-> (Tensor loss, Tensor z_loss, Tensor log_prob, Tensor lse, Tensor argmax, Tensor entropy, "
@@ -41,6 +47,11 @@ SCHEMAS = {
     ),
     "_backward": f"({_GRADIENTS}, Tensor input, {_SAVED}, {_LOSS_TERMS}) -> Tensor",
     "_backward_": f"({_GRADIENTS}, Tensor(a!) input, {_SAVED}, {_LOSS_TERMS}) -> ()",
+    "_linear": (
+        "(Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, Tensor? grad_loss, "
+        f"{_LOSS_TERMS}, ScalarType loss_dtype, int chunk_rows, int aspect_ratio, bool[3] output_mask) "
+        "-> (Tensor loss, Tensor grad_input, Tensor grad_linear_weight, Tensor grad_linear_bias)"
+    ),
 }
 
 # Bits of `outputs`: what `_forward` writes beside the loss.

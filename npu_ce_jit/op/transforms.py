@@ -21,9 +21,14 @@ def functorch_is_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def is_in_forward_mode() -> bool:
+    """Inside torch.autograd.forward_ad.dual_level."""
+    return forward_ad._current_level >= 0
+
+
 def is_differentiating(*tensors: Tensor | None) -> bool:
     """Whether a call on `tensors` must be recorded: by reverse mode, forward mode or a transform."""
-    if forward_ad._current_level >= 0 or functorch_is_active():
+    if is_in_forward_mode() or functorch_is_active():
         return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
@@ -78,7 +83,7 @@ def is_plain_eager(tensor: Tensor) -> bool:
     """A real tensor in a plain step: no tracing, no transform, no checkpoint that recomputes or stands in for it."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
-        and forward_ad._current_level < 0
+        and not is_in_forward_mode()
         and not functorch_is_active()
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
@@ -89,6 +94,11 @@ def is_plain_eager(tensor: Tensor) -> bool:
 def is_inside_backward() -> bool:
     """Autograd's engine is running: a forward here is a recomputation."""
     return torch._C._current_graph_task_id() != -1
+
+
+def keeps_graph() -> bool:
+    """Whether the backward that is running leaves its graph for another one (`retain_graph`)."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def register_fake(library: torch.library.Library, qualified_name: str, fake: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from npu_ce_jit.op import operators
 from npu_ce_jit.op.autograd import OPS, in_requested_shape
+from npu_ce_jit.op.rows import denominators_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -47,7 +48,7 @@ def forward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[ForwardOu
         asked,
         accumulation_dtype(input.dtype),
     )
-    denominators = _denominators(target, weight, terms, input)
+    denominators = denominators_of_targets(target, weight, terms.ignore_index, accumulation_dtype(input.dtype))
     loss = loss.reshape(batch, rows)
     z = z.reshape(batch, rows) if asked & Z_LOSS else torch.zeros_like(loss)
     if terms.reduction != NONE:
@@ -148,14 +149,6 @@ def _one_by_one(operator: Any, batch: int, in_dims: InDims, arguments: tuple[Any
     if isinstance(results[0], Tensor):
         return torch.stack(results)
     return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-
-
-def _denominators(target: Tensor, weight: Tensor | None, terms: LossTerms, input: Tensor) -> Tensor:
-    """`[batch, 2]`."""
-    dtype = accumulation_dtype(input.dtype)
-    valid = target != terms.ignore_index
-    weights = valid.to(dtype) if weight is None else weight[torch.where(valid, target, 0).long()] * valid
-    return torch.stack((weights.sum(1), valid.sum(1).to(dtype)), 1)
 
 
 def _row_gradients(

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public function `linear_cross_entropy`: arguments as a caller has them, turned into one call of its operator."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import LinearCrossEntropyOptions
+
+from npu_ce_jit.op import checks
+from npu_ce_jit.op.function import HALVES, OPS, cross_entropy, is_autocast, require_numbers
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    loss_dtype: torch.dtype | None = None,
+    options: LinearCrossEntropyOptions | None = None,
+) -> Tensor:
+    """`cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...)` without the `[N, C]` logits.
+
+    The logits are made a chunk of rows at a time: a quarter of their bytes at most, where they are large. Rows that are
+    ignored take part in no matrix product; on an NPU, finding them waits for the device once. For "mean" and "sum",
+    forward makes the gradients that are needed and backward scales them; for "none", and in float16, backward makes the
+    logits again. Gradients of gradients, forward AD and torch.func transforms are exact too, but make the whole logits.
+
+    Every sum is accumulated in float32 (float64 for float64 inputs) but one: the gradient of linear_weight is added up
+    over the chunks, few, in its own dtype.
+
+    Args:
+        input: `[in_features]` or `[N, in_features]`; float16, bfloat16, float32 (and float64 on CPU).
+        linear_weight: `[C, in_features]`, or `[C, d1, ..., in_features]` for a loss of each position, which makes the
+            whole logits; of the input's dtype, unless autocast casts both.
+        target: class indices `[]`, `[N]` or `[N, d1, ...]`, int64 or int32; class probabilities in the logits' shape
+            fall back to `torch.nn.functional.cross_entropy`.
+        linear_bias: linear_weight's shape without its last dimension.
+        weight: `[C]`, the classes' weights in the loss; float32 or the input's dtype.
+        reduction, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for `npu_ce_jit.cross_entropy`.
+        ignore_index: as there; None means -100.
+        options: `torch.nn.LinearCrossEntropyOptions`. Its batch_chunk_size and chunking_method say how many rows there
+            are in a chunk ("auto" is "aspect_ratio:2"; with neither, as without options). acc_policy, acc_dtype and
+            allow_retain_graph change nothing: sums are as said above, and a graph can always be retained.
+
+    Returns:
+        The loss: 0-d for mean and sum, in the target's shape for none.
+
+    Raises:
+        TypeError: input, linear_weight or target is no Tensor.
+        NotImplementedError: input is not of a supported floating dtype.
+        ValueError: batch sizes differ, or an unknown reduction.
+        IndexError: on CPU, a target out of range. On NPU that row's loss and gradients are NaN.
+        RuntimeError: everything else: ranks, C = 0, devices, dtypes, sizes, options out of range, weight.requires_grad.
+
+    Source: torch.nn.functional.linear_cross_entropy of torch 2.13; z-loss and softcap as in `npu_ce_jit.cross_entropy`.
+    """
+    for name, value in (("input", input), ("linear_weight", linear_weight), ("target", target)):
+        checks.require_tensor(name, value)
+    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    ignore_index = -100 if ignore_index is None else ignore_index
+    chunk_rows, aspect_ratio = _chunking(options)
+    probabilities = target.is_floating_point() and target.shape == (*input.shape[:-1], *linear_weight.shape[:-1])
+    if probabilities or linear_weight.dim() > 2:
+        return cross_entropy(  # type: ignore[return-value]
+            _logits(input, linear_weight, linear_bias),
+            target,
+            weight,
+            reduction,
+            ignore_index,
+            label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            loss_dtype=loss_dtype,
+        )
+    if is_autocast(input.device.type):
+        # As torch: F.linear in autocast's dtype, the loss in float32.
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, linear_weight = _autocast(input, dtype), _autocast(linear_weight, dtype)
+        linear_bias = None if linear_bias is None else _autocast(linear_bias, dtype)
+        if loss_dtype is None and input.dtype in HALVES:
+            loss_dtype = torch.float32
+        weight = None if weight is None else _autocast(weight, torch.float32)
+    is_one_row = input.dim() == 1
+    if is_one_row:
+        if target.dim() != 0:
+            raise RuntimeError(
+                f"expected target of shape [] for input of shape [in_features], got {list(target.shape)}"
+            )
+        input, target = input[None], target[None]
+    loss: Tensor = OPS.linear_cross_entropy.default(
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        reduction,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+        logit_scale,
+        loss_dtype,
+        chunk_rows,
+        aspect_ratio,
+    )
+    return loss.reshape(()) if is_one_row else loss
+
+
+def _logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
+    """`[C]`, `[N, C]` or `[N, C, d1, ...]`, whole."""
+    checks.check_layer(input, linear_weight, linear_bias)
+    if input.dim() > 2 or (input.dim() == 1 and linear_weight.dim() > 2):
+        raise RuntimeError(
+            f"expected input of shape [N, in_features] for linear_weight {list(linear_weight.shape)}, "
+            f"got {list(input.shape)}"
+        )
+    bias = None if linear_bias is None else linear_bias.flatten()
+    logits = F.linear(input, linear_weight.flatten(0, -2), bias)
+    return logits.reshape(*input.shape[:-1], *linear_weight.shape[:-1])
+
+
+def _chunking(options: LinearCrossEntropyOptions | None) -> tuple[int, int]:
+    """The operator's chunk_rows and aspect_ratio, 0 where the other one or the operator decides."""
+    if options is None:
+        return 0, 0
+    if not isinstance(options, LinearCrossEntropyOptions):
+        raise TypeError(
+            f"expected options to be a torch.nn.LinearCrossEntropyOptions or None, got {type(options).__name__}"
+        )
+    if options.batch_chunk_size is not None:
+        return options.batch_chunk_size, 0
+    if options.chunking_method is None:
+        return 0, 0
+    method = "aspect_ratio:2" if options.chunking_method == "auto" else options.chunking_method
+    return 0, int(method.partition(":")[2] or 1)
+
+
+def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As torch's autocast casts: all floating dtypes but float64."""
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor

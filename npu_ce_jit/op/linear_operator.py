@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator `linear_cross_entropy` over `_linear`, and how it is differentiated.
+
+In reverse mode, to first order, the gradients come from `_linear`. All else (transforms, forward mode, gradients that
+are differentiated again) goes through F.linear and `_forward`, which are differentiable to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from npu_ce_jit.op import checks
+from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.operators import checked_terms
+from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
+from npu_ce_jit.op.transforms import (
+    apply_at_this_level,
+    below_autograd,
+    functorch_is_active,
+    is_differentiating,
+    is_in_forward_mode,
+    keeps_graph,
+)
+
+
+class _Options(NamedTuple):
+    """One call's options, in the order in which `_linear` takes them."""
+
+    terms: LossTerms
+    loss_dtype: torch.dtype
+    chunk_rows: int
+    aspect_ratio: int
+
+
+_Operands = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
+
+
+def _call(operands: _Operands, options: _Options) -> Tensor:
+    return _linear(operands, None, options, [False] * 3)[0]
+
+
+def _linear(
+    operands: _Operands, grad_loss: Tensor | None, options: _Options, output_mask: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    terms, *others = options
+    return OPS._linear.default(*operands, grad_loss, *terms, *others, output_mask)  # type: ignore[no-any-return]
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    loss_dtype: torch.dtype | None = None,
+    chunk_rows: int = 0,
+    aspect_ratio: int = 0,
+    *,
+    run: Callable[[_Operands, _Options], Tensor] = _call,
+) -> Tensor:
+    """The loss of `input @ linear_weight.T + linear_bias`."""
+    checks.check_linear(input, linear_weight, linear_bias, target, weight)
+    terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+    checks.check_loss_dtype(input, loss_dtype)
+    checks.check_weight_has_no_gradient(weight)
+    options = _Options(terms, loss_dtype or input.dtype, chunk_rows, aspect_ratio)
+    return run((input, linear_weight, linear_bias, target, accumulated(weight, input)), options)
+
+
+def record_linear_cross_entropy(*arguments: Any) -> Tensor:
+    """The Autograd kernel of `linear_cross_entropy`."""
+    return linear_cross_entropy(*arguments, run=_record)
+
+
+def batch_linear_cross_entropy(*arguments: Any) -> Tensor:
+    """Its kernel under vmap, where the tensors are batches that look like one sample."""
+    return linear_cross_entropy(*arguments, run=_compose)
+
+
+def _record(operands: _Operands, options: _Options) -> Tensor:
+    if functorch_is_active() or is_in_forward_mode():
+        return _compose(operands, options)
+    if is_differentiating(*operands[:3]):
+        mask = _output_mask(operands, options)
+        return apply_at_this_level(_LinearCrossEntropy, *operands, options, mask)[0]  # type: ignore[no-any-return]
+    return below_autograd(_call, operands, options)  # type: ignore[no-any-return]
+
+
+def _compose(operands: _Operands, options: _Options) -> Tensor:
+    input, linear_weight, linear_bias, target, weight = operands
+    logits = F.linear(input, linear_weight, linear_bias)
+    return OPS._forward.default(logits, target, weight, *options.terms, 0, options.loss_dtype)[0]  # type: ignore[no-any-return]
+
+
+def refuse_derivative_of_linear(*arguments: Any) -> tuple[Tensor, ...]:
+    """The Autograd kernel of `_linear`: a derivative of it is refused, never dropped."""
+    if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
+        raise NotImplementedError(
+            "expected no derivative of npu_ce_jit::_linear, got a request for one; "
+            "call npu_ce_jit.linear_cross_entropy, which is differentiable to any order"
+        )
+    return below_autograd(OPS._linear.default, *arguments)  # type: ignore[no-any-return]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Names what a profile and a `grad_fn` show."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *operands, options, output_mask = arguments
+        return below_autograd(_linear, operands, None, options, output_mask)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *operands, ctx.options, output_mask = inputs
+        _, *gradients = output
+        ctx.has_gradients = any(output_mask)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*gradients)
+        ctx.save_for_backward(*operands, *gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        grad_loss = grad_outputs[0]
+        nothing = (None,) * 7
+        if grad_loss is None:
+            return nothing
+        saved = ctx.saved_tensors  # read once: a checkpoint computes them anew each time
+        operands, gradients = saved[:5], saved[5:]
+        wanted = list(ctx.needs_input_grad[:3])
+        if is_differentiating(grad_loss, *operands[:3]):
+            gradients = _differentiable_gradients(operands, ctx.options, grad_loss, wanted)
+        elif not ctx.has_gradients:
+            _, *gradients = below_autograd(_linear, operands, grad_loss, ctx.options, wanted)
+        elif torch.compiler.is_compiling() or keeps_graph():
+            gradients = [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]
+        else:
+            # Nobody reads them again, and a second copy would be as large as linear_weight.
+            gradients = [g.mul_(grad_loss) if asked else None for g, asked in zip(gradients, wanted, strict=True)]
+        return (*(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), *nothing[3:])
+
+
+def _output_mask(operands: _Operands, options: _Options) -> list[bool]:
+    """The gradients that forward makes, to be multiplied by the loss's gradient: all that are needed, or none.
+
+    Not for reduction "none", where each row has its own factor. Not in float16, where a loss is scaled because its
+    gradients would vanish unscaled: backward makes those from the logits again.
+    """
+    if options.terms.reduction == NONE or operands[0].dtype is torch.float16:
+        return [False] * 3
+    return [tensor is not None and tensor.requires_grad for tensor in operands[:3]]
+
+
+def _differentiable_gradients(
+    operands: _Operands, options: _Options, grad_loss: Tensor, wanted: list[bool]
+) -> list[Tensor | None]:
+    is_recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        loss = _compose(operands, options)
+        inputs = [tensor for tensor, asked in zip(operands, wanted, strict=False) if asked and tensor is not None]
+        gradients = iter(torch.autograd.grad(loss, inputs, grad_loss, create_graph=is_recorded))
+    return [next(gradients) if asked else None for asked in wanted]
