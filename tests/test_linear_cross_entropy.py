@@ -217,8 +217,8 @@ def test_a_weight_that_was_changed_since_is_noticed(device: torch.device) -> Non
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_scaling_the_loss_saves_what_would_vanish(dtype: torch.dtype, device: torch.device) -> None:
     """Unscaled, most gradients of a mean over these rows are below float16's smallest number."""
-    case, target, scale = layer((64, 5, 300), dtype), targets(64, 300), 2.0**16
-    case = Layer(case.input * 2**-7, case.linear_weight, None)
+    case, target, scale = layer((1024, 5, 300), dtype), targets(1024, 300), 2.0**16
+    case = Layer(case.input * 2**-12, case.linear_weight, None)
     leaves, exact = case.to(device), case.to(dtype=torch.float64)
     loss = ours(leaves, target, loss_dtype=torch.float32)
     true = F.cross_entropy(exact.logits(), target)
