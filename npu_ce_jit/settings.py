@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from npu_ce_jit.errors import SettingsError
 
@@ -14,17 +14,18 @@ BuildPolicy = Literal["eager", "lazy", "never"]
 _PREFIX = "NPU_CE_JIT_"
 
 
-class Variable(NamedTuple):
+class Variable:
     """One environment variable, and the field of `Settings` that holds it.
 
     `parse` raises ValueError or KeyError where the text is not what `expected` says.
     """
 
-    name: str
-    field: str
-    meaning: str
-    expected: str
-    parse: Callable[[str], Any]
+    def __init__(self, name: str, field: str, meaning: str, expected: str, parse: Callable[[str], Any]) -> None:
+        self.name: Final = name
+        self.field: Final = field
+        self.meaning: Final = meaning
+        self.expected: Final = expected
+        self.parse: Final = parse
 
     @property
     def default(self) -> Any:
@@ -135,7 +136,7 @@ _NAMES = frozenset(variable.name for variable in VARIABLES)
 
 
 # The values of this package are named tuples: frozen like a frozen dataclass, but a class statement costs a fifth
-# (0.25 against 1.2 ms here), and a warm import makes ten of them. Their modules go without
+# (0.25 against 1.2 ms here), and a warm import makes ten of them; what is never copied or compared is a plain class. Their modules go without
 # `from __future__ import annotations`, which would compile each field's type again from text.
 class Settings(NamedTuple):
     """What the environment asks for. Field by field as in `VARIABLES`, None where nothing was set."""

@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final
 
 from npu_ce_jit.jit.trust import make_private_dir
 from npu_ce_jit.settings import Settings
@@ -13,12 +13,13 @@ from npu_ce_jit.settings import Settings
 _LAYOUT = "v1"
 
 
-class Root(NamedTuple):
+class Root:
     """A directory that may hold the cache, and what asked for it. Nothing is ever written to one that is read-only."""
 
-    path: Path
-    origin: str
-    read_only: bool = False
+    def __init__(self, path: Path, origin: str, *, read_only: bool = False) -> None:
+        self.path: Final = path
+        self.origin: Final = origin
+        self.read_only: Final = read_only
 
     @property
     def layout_dir(self) -> Path:

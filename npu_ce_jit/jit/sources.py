@@ -18,8 +18,8 @@ _NPU_FOLDERS = ("ascendc/", "csrc/npu/")
 _NPU_STEMS = ("_plan.cpp", "_plan.h")
 _CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
-_MACRO = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_VALUE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")  # nothing that a shell or ninja reads otherwise than it stands there
+_MACRO = r"[A-Za-z_][A-Za-z0-9_]*"
+_VALUE = r"[A-Za-z0-9_@%+=:,./-]+"  # nothing that a shell or ninja reads otherwise than it stands there
 
 
 class Sources:
@@ -92,14 +92,14 @@ class Sources:
 
 
 def _define(name: str, value: str | int | None) -> str:
-    if not isinstance(name, str) or not _MACRO.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(_MACRO, name):
         raise ValueError(f"defines: expected the name of a macro, letters, digits and _, got {name!r}")
     if value is None:
         return name
     if not isinstance(value, str | int):
         raise TypeError(f"defines: expected {name} to be a str, an int or None, got {value!r}")
     text = str(int(value)) if isinstance(value, int) else value  # True is 1
-    if not _VALUE.fullmatch(text):
+    if not re.fullmatch(_VALUE, text):
         raise ValueError(
             f"defines: expected {name} to be one word of letters, digits and _@%+=:,./-, got {text!r}; "
             "write anything else into a header of the sources"
