@@ -136,8 +136,8 @@ _NAMES = frozenset(variable.name for variable in VARIABLES)
 
 
 # The values of this package are named tuples: frozen like a frozen dataclass, but a class statement costs a fifth
-# (0.25 against 1.2 ms here), and a warm import makes ten of them; what is never copied or compared is a plain class. Their modules go without
-# `from __future__ import annotations`, which would compile each field's type again from text.
+# (0.25 against 1.2 ms here), and a warm import makes ten of them; what nobody copies or compares is a plain class.
+# Their modules go without `from __future__ import annotations`, which would compile each field's type from text again.
 class Settings(NamedTuple):
     """What the environment asks for. Field by field as in `VARIABLES`, None where nothing was set."""
 
