@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -20,6 +21,11 @@ IS_VIRTUAL = HAS_NPU and observe.is_virtual()
 ON_NPU_DIR = Path(__file__).parent / "tests/on_npu"
 collect_ignore_glob = ["tests/test_on_npu*"] if HAS_NPU else []
 collect_ignore = [] if IS_VIRTUAL else ["tests/on_npu"]
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with interrupts ignored, and every child would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
