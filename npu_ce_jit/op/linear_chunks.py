@@ -102,8 +102,9 @@ def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> t
     dtype = accumulation_dtype(input.dtype)
     rows, classes = len(input), len(linear_weight)
     losses, z_losses = input.new_empty((2, rows), dtype=dtype)
+    # The first chunk writes over what is in them.
     grad_input, grad_linear_weight = (
-        tensor.new_zeros(tensor.shape if asked else (0,))
+        (tensor.new_empty if rows else tensor.new_zeros)(tensor.shape if asked else (0,))
         for tensor, asked in zip((input, linear_weight), output_mask, strict=False)
     )
     grad_linear_bias = input.new_zeros((classes if output_mask[2] else 0,), dtype=dtype)
@@ -133,7 +134,7 @@ def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> t
         if output_mask[0]:
             head.grad_input(logits, out=grad_input[chunk])
         if output_mask[1]:
-            head.add_grad_weight(logits, x, to=grad_linear_weight)
+            head.add_grad_weight(logits, x, to=grad_linear_weight, is_first=start == 0)
         if output_mask[2]:
             grad_linear_bias += logits.sum(0, dtype=dtype)
 
@@ -176,10 +177,10 @@ class _Head:
             total.addmm_(grad_logits[:, classes], weight)
         out.copy_(total)
 
-    def add_grad_weight(self, grad_logits: Tensor, x: Tensor, to: Tensor) -> None:
-        """`to += grad_logits.T @ x`, the sum rounded once."""
+    def add_grad_weight(self, grad_logits: Tensor, x: Tensor, to: Tensor, *, is_first: bool) -> None:
+        """`to += grad_logits.T @ x`, the sum rounded once; where `is_first`, `to` is written without being read."""
         for classes, block in self._blocks(to):
-            block.addmm_(grad_logits[:, classes].t(), x)
+            block.addmm_(grad_logits[:, classes].t(), x, beta=0 if is_first else 1)
             if self._widened is not None:
                 to[classes] = block
 
