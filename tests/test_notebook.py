@@ -17,7 +17,7 @@ WARM = """
     npu_ce_jit _version bootstrap chips errors log settings
     jit jit.cache_key jit.entry jit.evidence jit.flags jit.loader jit.roots jit.sources jit.store
     jit.targets jit.toolchain jit.trust
-    op op.arguments op.autograd op.checks op.function op.meta op.operators op.registration op.schema
+    op op.arguments op.autograd op.checks op.function op.operators op.registration op.schema
     op.transforms
 """
 MODULES = """

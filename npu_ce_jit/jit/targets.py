@@ -6,7 +6,7 @@ the CPU library cannot use harms the NPU's.
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.jit import flags
@@ -15,18 +15,34 @@ from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
 
-class Target(NamedTuple):
-    """One set of libraries: what it is called, what decides its bytes, and what it is made of."""
+class Target:
+    """One set of libraries: what it is called, what decides its bytes, and what it is made of.
 
-    name: Literal["cpu", "npu"]
-    title: str
-    detail: str  # what a person wants to know of a build, beside its compiler
-    compiler: Literal["cxx", "bisheng"]  # the fact of Toolchain that names it
-    needs: tuple[str, ...]  # the facts of Toolchain without which it cannot be built
-    facts: tuple[tuple[str, str], ...]  # all but the sources that changes the libraries' bytes
-    name_parts: tuple[str, ...]  # the facts that an entry's name shows
-    sources: Sources
-    switches: Mapping[str, bool]  # functions of the library that are called once it is open, where not by default
+    `compiler` and `needs` name facts of Toolchain: its compiler, and those without which it cannot be built.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: Literal["cpu", "npu"],
+        title: str,
+        detail: str,
+        compiler: Literal["cxx", "bisheng"],
+        needs: tuple[str, ...],
+        facts: tuple[tuple[str, str], ...],
+        name_parts: tuple[str, ...],
+        sources: Sources,
+        switches: Mapping[str, bool],
+    ) -> None:
+        self.name: Final = name
+        self.title: Final = title
+        self.detail: Final = detail  # what a person wants to know of a build, beside its compiler
+        self.compiler: Final = compiler
+        self.needs: Final = needs
+        self.facts: Final = facts  # all but the sources that changes the libraries' bytes
+        self.name_parts: Final = name_parts  # the facts that an entry's name shows
+        self.sources: Final = sources
+        self.switches: Final = switches  # functions of the library to call once it is open, where not by default
 
 
 def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:

@@ -14,15 +14,20 @@ from torch import Tensor
 from torch.library import Library
 
 from npu_ce_jit.errors import NpuCeJitError
-from npu_ce_jit.op import autograd, meta, operators, schema
+from npu_ce_jit.op import autograd, operators, schema
 from npu_ce_jit.op.transforms import register_fake, register_vmap
 
-_INTERNAL: dict[str, Callable[..., Any]] = {
-    "_forward": meta.forward,
-    "_backward": meta.backward,
-    "_backward_": meta.backward_,
-}
-# (operator, dispatch key, module, function). Most programs call none of them, so none of them is imported before.
+_OF_LIBRARIES = ("_forward", "_backward", "_backward_")
+# Most programs call none of the functions in these two tables, so none of them is imported before it is called.
+# (operator, module, function): shapes and dtypes, for Meta and FakeTensor.
+_FAKE = (
+    ("_forward", "meta", "forward"),
+    ("_backward", "meta", "backward"),
+    ("_backward_", "meta", "backward_"),
+    ("_linear", "meta", "linear"),
+    ("linear_cross_entropy", "linear_operator", "linear_cross_entropy"),
+)
+# (operator, dispatch key, module, function).
 _LINEAR = (
     ("linear_cross_entropy", "CompositeExplicitAutograd", "linear_operator", "linear_cross_entropy"),
     ("linear_cross_entropy", "Autograd", "linear_operator", "record_linear_cross_entropy"),
@@ -73,16 +78,15 @@ def define() -> None:
     registered.kernels = None  # withdraws them: none overrides another
     registered.kernels = library = Library(schema.NAMESPACE, "IMPL")
 
-    for name, fake in _INTERNAL.items():
+    for name in _OF_LIBRARIES:
         library.impl(name, _kernel_of_last_resort(name), "CompositeExplicitAutograd")
-        register_fake(library, f"{schema.NAMESPACE}::{name}", fake)
     library.impl("_forward", autograd.forward_kernel, "Autograd")
     library.impl("_backward", autograd.backward_kernel, "Autograd")
 
     for name, key, module, function in _LINEAR:
         library.impl(name, _imported_when_called(module, function), key)
-    register_fake(library, f"{schema.NAMESPACE}::_linear", meta.linear)
-    register_fake(library, f"{schema.NAMESPACE}::{_LINEAR[0][0]}", _imported_when_called(*_LINEAR[0][2:]))
+    for name, module, function in _FAKE:
+        register_fake(library, f"{schema.NAMESPACE}::{name}", _imported_when_called(module, function))
 
     for public, recorded in (
         (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=autograd.record_forward)),
@@ -124,7 +128,7 @@ def cover(device: torch.device) -> None:
     _registered().covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
-        for name in _INTERNAL:
+        for name in _OF_LIBRARIES:
             library.impl(name, _kernel_of_last_resort(name), allow_override=True)
 
 
