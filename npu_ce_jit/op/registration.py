@@ -17,23 +17,19 @@ from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.op import autograd, operators, schema
 from npu_ce_jit.op.transforms import register_fake, register_vmap
 
+_LINEAR = "linear_cross_entropy"
 _OF_LIBRARIES = ("_forward", "_backward", "_backward_")
-# Most programs call none of the functions in these two tables, so none of them is imported before it is called.
-# (operator, module, function): shapes and dtypes, for Meta and FakeTensor.
-_FAKE = (
-    ("_forward", "meta", "forward"),
-    ("_backward", "meta", "backward"),
-    ("_backward_", "meta", "backward_"),
-    ("_linear", "meta", "linear"),
-    ("linear_cross_entropy", "linear_operator", "linear_cross_entropy"),
-)
-# (operator, dispatch key, module, function).
-_LINEAR = (
-    ("linear_cross_entropy", "CompositeExplicitAutograd", "linear_operator", "linear_cross_entropy"),
-    ("linear_cross_entropy", "Autograd", "linear_operator", "record_linear_cross_entropy"),
-    ("linear_cross_entropy", "FuncTorchBatched", "linear_operator", "batch_linear_cross_entropy"),
+# (operator, dispatch key, module, function). Most programs call none of them, so none of them is imported before.
+_SELDOM = (
+    ("_forward", "Meta", "meta", "forward"),
+    ("_backward", "Meta", "meta", "backward"),
+    ("_backward_", "Meta", "meta", "backward_"),
+    ("_linear", "Meta", "meta", "linear"),
     ("_linear", "CompositeExplicitAutograd", "linear_chunks", "linear"),
     ("_linear", "Autograd", "linear_operator", "refuse_derivative_of_linear"),
+    (_LINEAR, "CompositeExplicitAutograd", "linear_operator", "linear_cross_entropy"),
+    (_LINEAR, "Autograd", "linear_operator", "record_linear_cross_entropy"),
+    (_LINEAR, "FuncTorchBatched", "linear_operator", "batch_linear_cross_entropy"),
 )
 
 
@@ -83,10 +79,9 @@ def define() -> None:
     library.impl("_forward", autograd.forward_kernel, "Autograd")
     library.impl("_backward", autograd.backward_kernel, "Autograd")
 
-    for name, key, module, function in _LINEAR:
+    for name, key, module, function in _SELDOM:
         library.impl(name, _imported_when_called(module, function), key)
-    for name, module, function in _FAKE:
-        register_fake(library, f"{schema.NAMESPACE}::{name}", _imported_when_called(module, function))
+    register_fake(library, f"{schema.NAMESPACE}::{_LINEAR}", _imported_when_called("linear_operator", _LINEAR))
 
     for public, recorded in (
         (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=autograd.record_forward)),
@@ -100,7 +95,7 @@ def define() -> None:
 
     for name in schema.SCHEMAS:
         # Nothing under a transform is written in place, and the linear loss is composed of others there.
-        if name not in ("_backward_", "_linear", "linear_cross_entropy"):
+        if name not in ("_backward_", "_linear", _LINEAR):
             register_vmap(library, f"{schema.NAMESPACE}::{name}", partial(_vmap_rule, name))
 
 
