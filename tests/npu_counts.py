@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the NPU kernels move and execute, by the virtual NPU's counters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from backward_cases import backward_in
+from backward_npu import Inputs
+from npu_kernels import Arguments, forward
+from oracle import Options
+
+WHERE = "virtual NPU"
+# Whole rows in UB; rows of which a tile holds several; narrow rows; fewer rows than cores, cut into spans.
+SHAPES = [(96, 8080), (961, 1000), (4099, 10), (8, 40_009)]
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def of_call(name: str, reports: list[dict[str, Any]], logits: torch.Tensor) -> dict[str, float]:
+    def total(*counters: str) -> int:
+        return sum(report["total"][counter] for report in reports for counter in counters)
+
+    elements = logits.numel()
+    counts = {
+        "bytes read over logits": total("gm_bytes_read") / logits.nbytes,
+        "bytes written over logits": total("gm_bytes_written") / logits.nbytes,
+        "DMA instructions": total("dma_reads", "dma_writes"),
+        "vector instructions": total("vector_instructions"),
+        "vector repeats per element": total("vector_repeats") / elements,
+        "scalar accesses": total("scalar_ub_accesses", "scalar_gm_accesses"),
+        "launches": len(reports),
+    }
+    return {f"{name}, {counter}": value for counter, value in counts.items()}
+
+
+def count(build_dir: Path) -> dict[str, float]:
+    backward = backward_in(build_dir)
+    generator = torch.Generator().manual_seed(0)
+    counts = {}
+    for rows, classes in SHAPES:
+        target = torch.randint(classes, (rows,), generator=generator)
+        for dtype in DTYPES:
+            logits = torch.randn(rows, classes, generator=generator).to(dtype)
+            name = f"{rows}x{classes} {str(dtype).removeprefix('torch.')}"
+            for output in ("lse", "log_prob"):
+                result = forward(logits, target, Arguments(outputs=(output,)))
+                counts |= of_call(f"{name} forward with {output}", result.reports, logits)
+            result = backward(Inputs(logits, target, options=Options(reduction="mean"), loss=torch.ones(())))
+            counts |= of_call(f"{name} backward", result.reports, logits)
+    return counts
