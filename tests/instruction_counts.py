@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from kernel_builds import AVX2, compile_driver, compiler_name
 from kernel_problems import ARGMAX, ENTROPY, LOG_PROB, LSE, OF_LOG_PROB, OF_LOSS, SUM, Z_LOSS, Problem, rounded
+from recorded_counts import Counts
 
 
 class Shape(NamedTuple):
@@ -61,7 +62,7 @@ def problems() -> dict[str, Problem]:
     return found
 
 
-def count(build_dir: Path) -> dict[str, float]:
+def count(build_dir: Path) -> Counts:
     driver = compile_driver(AVX2, build_dir)
     cases = problems()
     # The first call also finds its symbols.

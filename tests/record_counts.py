@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import instruction_counts
 import npu_counts
-from recorded_counts import FILE, differences, record, recorded
+from backward_cases import backward_in
+from recorded_counts import FILE, Counts, differences, record, recorded
+
+COUNTED: dict[str, Callable[[Path], Counts]] = {
+    instruction_counts.where(): instruction_counts.count,
+    npu_counts.FORWARD: lambda _: npu_counts.count_forward(),
+    npu_counts.BACKWARD: lambda folder: npu_counts.count_backward(backward_in(folder)),
+}
 
 
 def main() -> None:
-    for where, count in [(npu_counts.WHERE, npu_counts.count), (instruction_counts.where(), instruction_counts.count)]:
+    for where, count in COUNTED.items():
         with tempfile.TemporaryDirectory() as folder:
             counts = count(Path(folder))
         changed = list(differences(counts, recorded(where) or {}, more=0.001, less=0.001))
