@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from kernel_accuracy import assert_true
-from kernel_builds import ISAS, Isa, compile_driver
+from kernel_builds import AVX2, BASELINE, ISAS, compile_driver, compiler_of, why_it_cannot_run
 from kernel_problems import (
     DTYPES,
     ENTROPY,
@@ -35,16 +35,31 @@ from kernel_problems import (
 )
 
 BATCH = 25  # problems that one process solves
+FASTEST = next(isa for isa in (AVX2, BASELINE) if not why_it_cannot_run(isa))
 
 
 @dataclass(frozen=True)
 class Sanitizer:
     name: str
     flags: tuple[str, ...]
-    environment: dict[str, str]
+    options: dict[str, str]  # of its runtime, by environment variable
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.options}
+
+    def why_it_cannot_run(self, folder: Path) -> str | None:
+        """A compiler may come without the runtimes, and an address space be laid out in a way that they refuse."""
+        program = folder / "nothing"
+        compile_it = [compiler_of(FASTEST), *self.flags, "-x", "c++", "-", "-o", str(program)]
+        for command, text in [(compile_it, "int main() {}"), ([str(program)], "")]:
+            done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment)
+            if done.returncode:
+                return f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()}"
+        return None
 
 
 _READABLE = ("-O1", "-g1", "-fno-omit-frame-pointer")
@@ -147,7 +162,7 @@ Answer = tuple[dict[str, np.ndarray], bytes]
 def run(command: list[str], sanitizer: Sanitizer, problems: list[Problem]) -> Iterator[Answer]:
     """Answers, and their bytes. Ends with an AssertionError at the problem at which a sanitizer stops."""
     sent = b"".join(problem.encoded() for problem in problems)
-    done = subprocess.run(command, input=sent, capture_output=True, env={**os.environ, **sanitizer.environment})
+    done = subprocess.run(command, input=sent, capture_output=True, env=sanitizer.environment)
     answer = BytesIO(done.stdout)
     for problem in problems:
         begin = answer.tell()
@@ -183,9 +198,9 @@ def main() -> None:
     parser.add_argument("cases", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
-    parser.add_argument("--isa", choices=[isa.name for isa in ISAS], default="avx2")
+    parser.add_argument("--isa", choices=[isa.name for isa in ISAS], default=FASTEST.name)
     arguments = parser.parse_args()
-    isa: Isa = next(isa for isa in ISAS if isa.name == arguments.isa)
+    isa = next(isa for isa in ISAS if isa.name == arguments.isa)
     numbers = range(arguments.first, arguments.first + arguments.cases)
 
     def fuzz_under(sanitizer: Sanitizer) -> None:

@@ -34,9 +34,10 @@ class Isa:
 
 
 NATIVE = ("c++", "g++", "clang++")
+BASELINE = Isa("baseline", NATIVE)
 AVX2 = Isa("avx2", NATIVE, flags.OF_ISA["avx2"])
 ISAS = [
-    Isa("baseline", NATIVE),
+    BASELINE,
     AVX2,
     Isa("avx512", NATIVE, flags.OF_ISA["avx512"]),
     # Linked statically, so that the emulator needs no libraries of the other machine.
@@ -74,19 +75,24 @@ def why_it_cannot_run(isa: Isa) -> str | None:
     return f"this CPU lacks {', '.join(sorted(missing))}" if missing else None
 
 
+def compiler_of(isa: Isa) -> str:
+    compiler = _first_found(isa.compilers)
+    assert compiler is not None
+    return compiler
+
+
 @cache
 def compiler_name(isa: Isa) -> str:
     """As people call it, with the major version: "g++ 12"."""
     macros = "__clang_major__ __GNUC__"
-    command = [_first_found(isa.compilers), "-E", "-P", "-x", "c++", "-"]
+    command = [compiler_of(isa), "-E", "-P", "-x", "c++", "-"]
     clang, gnu = subprocess.run(command, input=macros, capture_output=True, text=True, check=True).stdout.split()
     return f"clang++ {clang}" if clang.isdigit() else f"g++ {gnu}"
 
 
 def compile_driver(isa: Isa, build_dir: Path, more_flags: tuple[str, ...] = ()) -> list[str]:
     """Builds the driver with the kernels and returns the command that runs it."""
-    compiler = _first_found(isa.compilers)
-    assert compiler is not None
+    compiler = compiler_of(isa)
     isa_flags = [*isa.flags, *more_flags]
 
     def compile_one(source: Path) -> Path:
