@@ -187,10 +187,10 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     terms = np.abs(of_hard) + np.abs(upstream) + p * (np.abs(upstream.sum(axis=1)) + np.abs(of_lse))[:, None]
     if problem.dtype == "float64":  # the kernels sum in double, which is no wider than it
         terms = terms + p * np.abs(hard)[:, None]
-    if OF_ENTROPY in problem.gradients:  # log_prob and entropy are both rounded before they cancel
-        log_p, of_entropy = np.where(p == 0, 0, log_prob), p * of(OF_ENTROPY)[:, None]
-        gradient = gradient - of_entropy * (log_p + entropy[:, None])
-        terms = terms + np.abs(of_entropy) * (np.abs(log_p) + np.abs(entropy)[:, None])
+    log_p, of_entropy = np.where(p == 0, 0, log_prob), p * of(OF_ENTROPY)[:, None]
+    if OF_ENTROPY in problem.gradients:
+        part = of_entropy * (log_p + entropy[:, None])
+        gradient, terms = gradient - part, terms + np.abs(part)
     # Where nothing flows into a row, its logits do not matter.
     flows = valid & bool({OF_LOSS, OF_Z_LOSS} & problem.gradients.keys())
     flows |= bool({OF_LSE, OF_ENTROPY, OF_LOG_PROB} & problem.gradients.keys())
@@ -206,4 +206,7 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
         "denominators": np.array([weight_sum, count]),
         "gradient": np.where(flows[:, None], gradient * slope, 0),
         "gradient_terms": np.where(flows[:, None], terms * np.abs(slope), 0),
+        "target": y,
+        "cancelled": np.abs(of_entropy * slope) * (1 + np.abs(log_p) + np.abs(entropy)[:, None]),
+        "hard": np.abs(hard * slope[every_row, y]),
     }
