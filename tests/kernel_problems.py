@@ -186,7 +186,7 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     gradient = of_hard + upstream - p * upstream.sum(axis=1)[:, None] + p * of_lse[:, None]
     terms = np.abs(of_hard) + np.abs(upstream) + p * (np.abs(upstream.sum(axis=1)) + np.abs(of_lse))[:, None]
     if problem.dtype == "float64":  # the kernels sum in double, which is no wider than it
-        terms = terms + p * np.abs(hard)[:, None]
+        terms = terms + p * (np.abs(hard) + np.abs(upstream).sum(axis=1))[:, None]
     log_p, of_entropy = np.where(p == 0, 0, log_prob), p * of(OF_ENTROPY)[:, None]
     if OF_ENTROPY in problem.gradients:
         part = of_entropy * (log_p + entropy[:, None])
