@@ -186,7 +186,7 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     gradient = of_hard + upstream - p * upstream.sum(axis=1)[:, None] + p * of_lse[:, None]
     terms = np.abs(of_hard) + np.abs(upstream) + p * (np.abs(upstream.sum(axis=1)) + np.abs(of_lse))[:, None]
     if problem.dtype == "float64":  # the kernels sum in double, which is no wider than it
-        terms = terms + p * (np.abs(hard) + np.abs(upstream).sum(axis=1))[:, None]
+        terms = terms + p * np.abs(hard)[:, None]
     log_p, of_entropy = np.where(p == 0, 0, log_prob), p * of(OF_ENTROPY)[:, None]
     if OF_ENTROPY in problem.gradients:
         part = of_entropy * (log_p + entropy[:, None])
@@ -208,5 +208,6 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
         "gradient_terms": np.where(flows[:, None], terms * np.abs(slope), 0),
         "target": y,
         "cancelled": np.abs(of_entropy * slope) * (1 + np.abs(log_p) + np.abs(entropy)[:, None]),
+        "summed": np.abs(p * slope) * np.abs(upstream).sum(axis=1)[:, None],
         "hard": np.abs(hard * slope[every_row, y]),
     }
