@@ -160,16 +160,19 @@ Answer = tuple[dict[str, np.ndarray], bytes]
 
 
 def run(command: list[str], sanitizer: Sanitizer, problems: list[Problem]) -> Iterator[Answer]:
-    """Answers, and their bytes. Ends with an AssertionError at the problem at which a sanitizer stops."""
+    """Answers, and their bytes; an AssertionError where a sanitizer stops. It ends by looking how the process did."""
     sent = b"".join(problem.encoded() for problem in problems)
     done = subprocess.run(command, input=sent, capture_output=True, env=sanitizer.environment)
+    how_it_ended = f"exit code {done.returncode}\n{done.stderr.decode()[-6000:]}"
     answer = BytesIO(done.stdout)
     for problem in problems:
         begin = answer.tell()
-        found = problem.decoded(answer) if begin < len(done.stdout) or not problem.logits.size else None
-        assert found is not None, f"exit code {done.returncode}\n{done.stderr.decode()[-6000:]}"
+        try:
+            found = problem.decoded(answer)
+        except EOFError:
+            raise AssertionError(how_it_ended) from None
         yield found, done.stdout[begin : answer.tell()]
-    assert done.returncode == 0, done.stderr.decode()[-6000:]
+    assert done.returncode == 0, how_it_ended
     assert answer.read() == b""
 
 
@@ -191,6 +194,7 @@ def fuzz(command: list[str], sanitizer: Sanitizer, seed: int, numbers: range) ->
                 facts = replace(problem, logits=problem.logits.shape, target=None, weight=None, gradients={})
                 again = f"python tests/fuzz_kernels.py 1 --seed {seed} --first {number}"
                 raise AssertionError(f"{again}\n{sanitizer}, {many} threads: {facts}\n{error}") from error
+        assert next(answers, None) is None  # and the process ended well
 
 
 def main() -> None:

@@ -112,7 +112,10 @@ class Problem:
 
         def take(dtype: str, *shape: int) -> np.ndarray:
             torch_dtype = getattr(torch, dtype)
-            data = bytearray(answer.read(int(np.prod(shape)) * torch_dtype.itemsize))
+            size = int(np.prod(shape)) * torch_dtype.itemsize
+            data = bytearray(answer.read(size))
+            if len(data) < size:
+                raise EOFError
             if not data:
                 return np.zeros(shape)
             values = torch.frombuffer(data, dtype=torch_dtype).reshape(shape)
