@@ -21,18 +21,7 @@ from pathlib import Path
 import numpy as np
 from kernel_accuracy import assert_true
 from kernel_builds import AVX2, BASELINE, ISAS, compile_driver, compiler_of, why_it_cannot_run
-from kernel_problems import (
-    DTYPES,
-    ENTROPY,
-    NONE,
-    OF_ENTROPY,
-    OF_LOG_PROB,
-    OF_LOSS,
-    OF_LSE,
-    OF_Z_LOSS,
-    Problem,
-    rounded,
-)
+from kernel_problems import DTYPES, ENTROPY, NONE, OF_ENTROPY, OF_LOG_PROB, OF_LOSS, OF_LSE, OF_Z_LOSS, Problem, rounded
 
 BATCH = 25  # problems that one process solves
 FASTEST = next(isa for isa in (AVX2, BASELINE) if not why_it_cannot_run(isa))
