@@ -34,9 +34,11 @@ class Isa:
 
 
 NATIVE = ("c++", "g++", "clang++")
+BASELINE = Isa("baseline", NATIVE)
+AVX2 = Isa("avx2", NATIVE, flags.OF_ISA["avx2"])
 ISAS = [
-    Isa("baseline", NATIVE),
-    Isa("avx2", NATIVE, flags.OF_ISA["avx2"]),
+    BASELINE,
+    AVX2,
     Isa("avx512", NATIVE, flags.OF_ISA["avx512"]),
     # Linked statically, so that the emulator needs no libraries of the other machine.
     Isa("aarch64", ("aarch64-linux-gnu-g++",), ("-static",), ("qemu-aarch64", "qemu-aarch64-static")),
@@ -73,14 +75,29 @@ def why_it_cannot_run(isa: Isa) -> str | None:
     return f"this CPU lacks {', '.join(sorted(missing))}" if missing else None
 
 
-def compile_driver(isa: Isa, build_dir: Path) -> list[str]:
-    """Builds the driver with the kernels and returns the command that runs it."""
+def compiler_of(isa: Isa) -> str:
     compiler = _first_found(isa.compilers)
     assert compiler is not None
+    return compiler
+
+
+@cache
+def compiler_name(isa: Isa) -> str:
+    """As people call it, with the major version: "g++ 12"."""
+    macros = "__clang_major__ __GNUC__"
+    command = [compiler_of(isa), "-E", "-P", "-x", "c++", "-"]
+    clang, gnu = subprocess.run(command, input=macros, capture_output=True, text=True, check=True).stdout.split()
+    return f"clang++ {clang}" if clang.isdigit() else f"g++ {gnu}"
+
+
+def compile_driver(isa: Isa, build_dir: Path, more_flags: tuple[str, ...] = ()) -> list[str]:
+    """Builds the driver with the kernels and returns the command that runs it."""
+    compiler = compiler_of(isa)
+    isa_flags = [*isa.flags, *more_flags]
 
     def compile_one(source: Path) -> Path:
         target = build_dir / f"{source.stem}.o"
-        command = [compiler, *FLAGS, *isa.flags, f"-I{CSRC_DIR}", "-c", str(source), "-o", str(target)]
+        command = [compiler, *FLAGS, *isa_flags, f"-I{CSRC_DIR}", "-c", str(source), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
         return target
@@ -89,6 +106,6 @@ def compile_driver(isa: Isa, build_dir: Path) -> list[str]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     program = build_dir / "driver"
-    subprocess.run([compiler, "-pthread", *isa.flags, "-o", program, *objects], check=True)
+    subprocess.run([compiler, "-pthread", *isa_flags, "-o", program, *objects], check=True)
     emulator = _first_found(isa.emulators)
     return [emulator, str(program)] if emulator else [str(program)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -29,6 +30,15 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     return torch.from_numpy(values).to(getattr(torch, dtype)).double().numpy()
 
 
+def spread(rows: np.ndarray, stride: int, between: float) -> np.ndarray:
+    """The rows in one vector, `stride` elements from one to the next."""
+    count, columns = rows.shape
+    vector = np.full((count - 1) * stride + columns if count else 0, between, rows.dtype)
+    step = vector.itemsize
+    np.lib.stride_tricks.as_strided(vector, rows.shape, (stride * step, step))[...] = rows
+    return vector
+
+
 @dataclass
 class Problem:
     dtype: str
@@ -42,8 +52,13 @@ class Problem:
     logit_scale: float = 1.0
     outputs: int = Z_LOSS | LOG_PROB | LSE | ARGMAX | ENTROPY
     gradients: dict[int, np.ndarray] = field(default_factory=dict)
-    row_padding: int = 0  # columns between the end of a row and the next
+    ignore_index: int = IGNORE
+    half_loss: bool = False  # loss, z_loss and their gradients have the input's dtype
+    row_padding: int = 0  # columns between the end of a row and the next; -classes has all rows at one place
     target_stride: int = 1
+    gradient_stride: int = 1  # of gradients with an element a row
+    log_prob_padding: int = 0  # row_padding of log_prob's gradient
+    input_offset: int = 0  # in elements, from what malloc aligns
     int32_target: bool = False
     in_place: bool = False
     threads: int = 1
@@ -53,55 +68,63 @@ class Problem:
     def acc(self) -> str:
         return "float64" if self.dtype == "float64" else "float32"
 
+    @property
+    def loss_dtype(self) -> str:
+        return self.dtype if self.half_loss else self.acc
+
     def encoded(self) -> bytes:
         rows, classes = self.logits.shape
-        stride = classes + self.row_padding
-        per_row = [g for bit, g in self.gradients.items() if bit != OF_LOG_PROB]
-        gradient_stride = 0 if self.reduction != NONE and all(len(g) == 1 for g in per_row) else 1
+        of_loss = (OF_LOSS, OF_Z_LOSS, self.loss_dtype)
+        of_row = (OF_LSE, OF_ENTROPY, self.acc)
+        stride, log_prob_stride = classes + self.row_padding, classes + self.log_prob_padding
         out = BytesIO()
         out.write(
             struct.pack(
-                "=15q4d",
-                *(DTYPES.index(self.dtype), DTYPES.index(self.acc), rows, classes, stride),
+                "=18q4d",
+                *(DTYPES.index(self.dtype), DTYPES.index(self.loss_dtype), rows, classes, stride),
                 *(not self.int32_target, self.target_stride, self.weight is not None),
-                *(self.reduction, IGNORE, self.outputs, sum(self.gradients), gradient_stride),
-                *(self.in_place, self.threads),
+                *(self.reduction, self.ignore_index, self.outputs, sum(self.gradients)),
+                *(self.stride_of(of_loss[:2]), self.stride_of(of_row[:2]), log_prob_stride),
+                *(self.in_place, self.input_offset, self.threads),
                 *(self.label_smoothing, self.z_loss, self.softcap, self.logit_scale),
             )
         )
-        padded = np.full((rows, stride), np.nan)
-        padded[:, :classes] = self.logits
-        out.write(stored(padded.reshape(-1)[: max(0, rows * stride - self.row_padding)], self.dtype))
-        spread = np.full(max(0, (rows - 1) * self.target_stride + 1) if rows else 0, 1 << 30, np.int64)
-        spread[:: self.target_stride] = self.target
-        out.write(spread.astype(np.int32 if self.int32_target else np.int64).tobytes())
+        out.write(stored(spread(self.logits, stride, np.nan), self.dtype))
+        targets = spread(self.target[:, None], self.target_stride, 1 << 30)
+        out.write(targets.astype(np.int32 if self.int32_target else np.int64).tobytes())
         if self.weight is not None:
             out.write(stored(self.weight, self.acc))
-        for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY):
-            if bit in self.gradients:
-                values = self.gradients[bit]
-                out.write(
-                    stored(values[:1] if gradient_stride == 0 else np.broadcast_to(values, rows).copy(), self.acc)
-                )
+        for *bits, dtype in (of_loss, of_row):
+            for values in (self.gradients[bit] for bit in bits if bit in self.gradients):
+                column = np.broadcast_to(values, rows)[:, None]
+                out.write(stored(spread(column, self.stride_of(bits), np.nan), dtype))
         if OF_LOG_PROB in self.gradients:
-            out.write(stored(self.gradients[OF_LOG_PROB], self.dtype))
+            out.write(stored(spread(self.gradients[OF_LOG_PROB], log_prob_stride, np.nan), self.dtype))
         return out.getvalue()
+
+    def stride_of(self, bits: Sequence[int]) -> int:
+        """One element stands for all rows, as what expand returns."""
+        one = all(len(self.gradients[bit]) == 1 for bit in bits if bit in self.gradients)
+        return 0 if one else self.gradient_stride
 
     def decoded(self, answer: BytesIO) -> dict[str, np.ndarray]:
         rows, classes = self.logits.shape
 
         def take(dtype: str, *shape: int) -> np.ndarray:
             torch_dtype = getattr(torch, dtype)
-            data = bytearray(answer.read(int(np.prod(shape)) * torch_dtype.itemsize))
+            size = int(np.prod(shape)) * torch_dtype.itemsize
+            data = bytearray(answer.read(size))
+            if len(data) < size:
+                raise EOFError
             if not data:
                 return np.zeros(shape)
             values = torch.frombuffer(data, dtype=torch_dtype).reshape(shape)
             return values.numpy() if dtype == "int64" else values.double().numpy()
 
         reduced = (rows,) if self.reduction == NONE else ()
-        result = {"loss": take(self.acc, *reduced)}
+        result = {"loss": take(self.loss_dtype, *reduced)}
         if self.outputs & Z_LOSS:
-            result["z_loss"] = take(self.acc, *reduced)
+            result["z_loss"] = take(self.loss_dtype, *reduced)
         if self.outputs & LOG_PROB:
             result["log_prob"] = take(self.dtype, rows, classes)
         if self.outputs & LSE:
@@ -137,7 +160,7 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     p = np.exp(log_prob)
     entropy = -np.where(p == 0, 0, p * log_prob).sum(axis=1)
 
-    valid = problem.target != IGNORE
+    valid = problem.target != problem.ignore_index
     y = np.where(valid, problem.target, 0)
     w = np.ones(classes) if problem.weight is None else problem.weight
     ls = problem.label_smoothing
@@ -167,8 +190,9 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     terms = np.abs(of_hard) + np.abs(upstream) + p * (np.abs(upstream.sum(axis=1)) + np.abs(of_lse))[:, None]
     if problem.dtype == "float64":  # the kernels sum in double, which is no wider than it
         terms = terms + p * np.abs(hard)[:, None]
+    log_p, of_entropy = np.where(p == 0, 0, log_prob), p * of(OF_ENTROPY)[:, None]
     if OF_ENTROPY in problem.gradients:
-        part = np.where(p == 0, 0, p * (log_prob + entropy[:, None])) * of(OF_ENTROPY)[:, None]
+        part = of_entropy * (log_p + entropy[:, None])
         gradient, terms = gradient - part, terms + np.abs(part)
     # Where nothing flows into a row, its logits do not matter.
     flows = valid & bool({OF_LOSS, OF_Z_LOSS} & problem.gradients.keys())
@@ -185,4 +209,8 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
         "denominators": np.array([weight_sum, count]),
         "gradient": np.where(flows[:, None], gradient * slope, 0),
         "gradient_terms": np.where(flows[:, None], terms * np.abs(slope), 0),
+        "target": y,
+        "cancelled": np.abs(of_entropy * slope) * (1 + np.abs(log_p) + np.abs(entropy)[:, None]),
+        "summed": np.abs(p * slope) * np.abs(upstream).sum(axis=1)[:, None],
+        "hard": np.abs(hard * slope[every_row, y]),
     }

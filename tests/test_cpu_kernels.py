@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kernel_accuracy import SMALLEST, assert_close, assert_true
 from kernel_builds import ISAS, Isa, compile_driver, why_it_cannot_compile, why_it_cannot_run
 from kernel_problems import (
     ARGMAX,
@@ -31,9 +32,6 @@ from kernel_problems import (
 
 Run = Callable[[list[Problem]], list[dict[str, np.ndarray]]]
 INF, NAN = np.inf, np.nan
-# The largest relative error of rounding once to the dtype, and its smallest subnormal.
-UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-SMALLEST = {"float32": 2.0**-149, "float64": 5e-324, "bfloat16": 2.0**-133, "float16": 2.0**-24}
 # One class, rows shorter than a vector, primes, both sides of 64 (rows on their side), of a block (2048), of a chunk.
 SIZES = [(0, 5), (1, 1), (7, 1), (3, 2), (19, 10), (5, 63), (5, 64), (5, 65), (9, 31), (2, 127), (3, 2047), (3, 2048)]
 SIZES += [(2, 2049), (1, 16384), (2, 16385), (3, 40009)]
@@ -94,41 +92,6 @@ def variants(rng: np.random.Generator, problem: Problem) -> Iterator[Problem]:
     yield capped
     yield with_all_gradients(rng, replace(capped, name="everything", z_loss=1e-2, label_smoothing=0.2, in_place=True))
     yield with_all_gradients(rng, replace(problem, name="per row", reduction=NONE, logit_scale=-0.5, row_padding=1))
-
-
-def assert_close(problem: Problem, name: str, got: np.ndarray, expected: np.ndarray, allowed: np.ndarray) -> None:
-    label = f"{problem.name} {problem.dtype} {problem.logits.shape}: {name}"
-    assert (np.isnan(got) == np.isnan(expected)).all(), f"{label}: NaN in different places"
-    same = (got == expected) | np.isnan(expected)
-    with np.errstate(invalid="ignore"):
-        excess = np.where(same, 0, np.abs(got - expected) / allowed)
-    assert excess.size == 0 or excess.max() <= 1, f"{label}: {excess.max():.3g} times the allowed error"
-
-
-@np.errstate(invalid="ignore")
-def assert_true(problem: Problem, got: dict[str, np.ndarray]) -> None:
-    expected = truth(problem)
-    acc_unit, unit = UNIT[problem.acc], UNIT[problem.dtype]
-    # What float arithmetic on a logit may lose; NaN and infinite logits are compared exactly.
-    finite = np.where(np.isfinite(problem.logits), np.abs(problem.logits), 0)
-    logit_error = 8 * acc_unit * (1 + abs(problem.logit_scale) * finite.max(initial=0))
-    for name, value in got.items():
-        true = expected[name]
-        if name == "row_stats":  # beside a NaN, any max will do
-            true[0, np.isnan(true[1])] = value[0, np.isnan(value[1])] = NAN
-        if name == "gradient":
-            # exp turns an absolute error of its argument into a relative one.
-            relative = 1.25 * unit + 8 * logit_error
-            allowed = relative * expected["gradient_terms"] + 2 * SMALLEST[problem.dtype]
-        elif name == "log_prob":
-            allowed = unit * np.abs(true) + 4 * logit_error + SMALLEST[problem.dtype]
-        elif name == "argmax":
-            allowed = np.zeros(1)
-        elif name in ("row_stats", "denominators", "lse"):
-            allowed = 4 * logit_error + 4 * acc_unit * np.abs(true)
-        else:
-            allowed = 8 * acc_unit * np.abs(true) + 16 * logit_error * (1 + problem.z_loss * 100)
-        assert_close(problem, name, value, true, np.maximum(np.abs(allowed), 1e-300))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from backward_cases import DTYPES, OUTPUTS, RELATIVE, SMALLEST, Backward, assert_right, backward_in, fuzz, inputs_of
 from backward_npu import expected
+from npu_counts import BACKWARD, MARGIN, count_backward
+from recorded_counts import require_as_recorded
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 FUZZ = 250
@@ -259,6 +261,10 @@ def test_what_narrow_rows_cost(backward: Backward, dtype: torch.dtype) -> None:
     assert counters["vector_repeats"] / elements <= 0.5
     copies = counters["dma_reads"] + counters["dma_writes"]
     assert (counters["gm_bytes_read"] + counters["gm_bytes_written"]) / copies >= 8 * 1024
+
+
+def test_costs_are_as_recorded(backward: Backward) -> None:
+    require_as_recorded(BACKWARD, count_backward(backward), more=MARGIN, less=MARGIN)
 
 
 def test_fuzz(backward: Backward) -> None:

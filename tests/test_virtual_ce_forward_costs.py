@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from npu_counts import FORWARD, MARGIN, count_forward
 from npu_forward_check import DTYPES, OPTIONS, arguments_of, logits_of, targets_of
 from npu_kernels import Arguments, Forward, forward
+from recorded_counts import require_as_recorded
 from torch import Tensor
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -94,3 +96,7 @@ def test_rows_do_not_leave_their_terms() -> None:
     for rows in (41, 650, 2000):
         result = forward(logits_of(rows, 10, torch.bfloat16), targets_of(rows, 10))
         assert result.total("gm_bytes_written") <= 16 * rows + 100
+
+
+def test_costs_are_as_recorded() -> None:
+    require_as_recorded(FORWARD, count_forward(), more=MARGIN, less=MARGIN)

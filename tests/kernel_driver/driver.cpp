@@ -19,10 +19,13 @@ struct Header {
   int64_t dtype, loss_dtype, rows, classes, input_stride_elems;
   int64_t target_is_int64, target_stride_elems, has_weight;
   int64_t reduction, ignore_index;
-  int64_t outputs;                // 1 z_loss, 2 log_prob, 4 lse, 8 argmax, 16 entropy
-  int64_t gradients;              // of: 1 loss, 2 z_loss, 4 lse, 8 entropy, 16 log_prob
-  int64_t gradient_stride_elems;  // of the one-per-row gradients, which have the accumulation dtype
+  int64_t outputs;               // 1 z_loss, 2 log_prob, 4 lse, 8 argmax, 16 entropy
+  int64_t gradients;             // of: 1 loss, 2 z_loss, 4 lse, 8 entropy, 16 log_prob
+  int64_t of_loss_stride_elems;  // of the gradients of loss and z_loss, which have loss_dtype
+  int64_t of_row_stride_elems;   // of those of lse and entropy, which have the accumulation dtype
+  int64_t of_log_prob_stride_elems;
   int64_t in_place;
+  int64_t input_offset_elems;  // from where an allocation begins, which is aligned
   int64_t threads;
   double label_smoothing, z_loss, softcap, logit_scale;
 };
@@ -31,12 +34,13 @@ int64_t thread_count = 1;
 
 void run_threads(int64_t begin, int64_t end, int64_t grain, npu_ce::Parallel::Body body, void* context) {
   const int64_t pieces = std::min(thread_count, (end - begin + grain - 1) / grain);
+  const auto run_piece = [=](int64_t i) {
+    body(begin + (end - begin) * i / pieces, begin + (end - begin) * (i + 1) / pieces, context);
+  };
   std::vector<std::thread> threads;
-  for (int64_t i = 0; i < pieces; ++i) {
-    const int64_t from = begin + (end - begin) * i / pieces;
-    const int64_t to = begin + (end - begin) * (i + 1) / pieces;
-    threads.emplace_back([=] { body(from, to, context); });
-  }
+  for (int64_t i = 1; i < pieces; ++i) threads.emplace_back(run_piece, i);
+  // On this thread, so that a profiler which follows one thread sees all of a serial run.
+  if (pieces > 0) run_piece(0);
   for (std::thread& thread : threads) thread.join();
 }
 
@@ -54,10 +58,13 @@ int64_t elem_bytes(int64_t dtype) {
 // Exactly as long as it says, so that a sanitizer sees a read or a write behind the end.
 class Buffer {
  public:
-  explicit Buffer(int64_t bytes) : bytes_(static_cast<size_t>(bytes)), data_(std::malloc(bytes_ == 0 ? 1 : bytes_)) {}
+  explicit Buffer(int64_t bytes, int64_t offset_bytes = 0)
+      : bytes_(static_cast<size_t>(bytes)),
+        allocation_(std::malloc(static_cast<size_t>(offset_bytes + std::max<int64_t>(bytes, 1)))),
+        data_(static_cast<char*>(allocation_) + offset_bytes) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { std::free(allocation_); }
 
   void* get() const { return data_; }
   void* get_if(bool wanted) const { return wanted ? data_ : nullptr; }
@@ -70,6 +77,7 @@ class Buffer {
 
  private:
   size_t bytes_;
+  void* allocation_;
   void* data_;
 };
 
@@ -81,19 +89,22 @@ void solve(const Header& header) {
   const int64_t input_bytes = elem_bytes(header.dtype);
   const int64_t logits_bytes = rows * header.classes * input_bytes;
   const auto has = [](int64_t bits, int64_t bit) { return (bits & bit) != 0; };
+  const auto matrix_bytes = [&](int64_t stride) {
+    return (rows == 0 ? 0 : (rows - 1) * stride + header.classes) * input_bytes;
+  };
 
-  Buffer input((rows == 0 ? 0 : (rows - 1) * header.input_stride_elems + header.classes) * input_bytes);
+  Buffer input(matrix_bytes(header.input_stride_elems), header.input_offset_elems * input_bytes);
   Buffer target(strided(header.target_stride_elems) * (header.target_is_int64 ? 8 : 4));
   Buffer weight(header.has_weight ? header.classes * acc_bytes : 0);
-  const auto gradient_bytes = [&](int64_t bit) {
-    if (!has(header.gradients, bit)) return int64_t(0);
-    return (header.gradient_stride_elems == 0 ? 1 : strided(header.gradient_stride_elems)) * acc_bytes;
+  const auto vector_bytes = [&](int64_t bit, int64_t stride, int64_t bytes) {
+    return has(header.gradients, bit) ? strided(stride) * bytes : 0;
   };
-  Buffer grad_loss(gradient_bytes(1));
-  Buffer grad_z_loss(gradient_bytes(2));
-  Buffer grad_lse(gradient_bytes(4));
-  Buffer grad_entropy(gradient_bytes(8));
-  Buffer grad_log_prob(has(header.gradients, 16) ? logits_bytes : 0);
+  const int64_t loss_elem_bytes = elem_bytes(header.loss_dtype);
+  Buffer grad_loss(vector_bytes(1, header.of_loss_stride_elems, loss_elem_bytes));
+  Buffer grad_z_loss(vector_bytes(2, header.of_loss_stride_elems, loss_elem_bytes));
+  Buffer grad_lse(vector_bytes(4, header.of_row_stride_elems, acc_bytes));
+  Buffer grad_entropy(vector_bytes(8, header.of_row_stride_elems, acc_bytes));
+  Buffer grad_log_prob(has(header.gradients, 16) ? matrix_bytes(header.of_log_prob_stride_elems) : 0);
   for (Buffer* buffer :
        {&input, &target, &weight, &grad_loss, &grad_z_loss, &grad_lse, &grad_entropy, &grad_log_prob}) {
     buffer->read();
@@ -117,7 +128,7 @@ void solve(const Header& header) {
   thread_count = header.threads;
 
   const bool per_row = problem.reduction == npu_ce::Reduction::kNone;
-  const int64_t loss_bytes = (per_row ? rows : 1) * elem_bytes(header.loss_dtype);
+  const int64_t loss_bytes = (per_row ? rows : 1) * loss_elem_bytes;
   Buffer loss(loss_bytes);
   Buffer z_loss(has(header.outputs, 1) ? loss_bytes : 0);
   Buffer log_prob(has(header.outputs, 2) ? logits_bytes : 0);
@@ -141,17 +152,20 @@ void solve(const Header& header) {
     buffer->write();
   }
 
-  const auto values = [&](const Buffer& buffer, int64_t bit) -> npu_ce::RowValues {
-    return {buffer.get_if(has(header.gradients, bit)), acc_dtype, header.gradient_stride_elems};
+  const auto of_loss = [&](const Buffer& buffer, int64_t bit) -> npu_ce::RowValues {
+    return {buffer.get_if(has(header.gradients, bit)), out.loss_dtype, header.of_loss_stride_elems};
+  };
+  const auto of_row = [&](const Buffer& buffer, int64_t bit) -> npu_ce::RowValues {
+    return {buffer.get_if(has(header.gradients, bit)), acc_dtype, header.of_row_stride_elems};
   };
   Buffer fresh(header.in_place ? 0 : logits_bytes);
   npu_ce::Gradients gradients{};
-  gradients.loss = values(grad_loss, 1);
-  gradients.z_loss = values(grad_z_loss, 2);
-  gradients.lse = values(grad_lse, 4);
-  gradients.entropy = values(grad_entropy, 8);
+  gradients.loss = of_loss(grad_loss, 1);
+  gradients.z_loss = of_loss(grad_z_loss, 2);
+  gradients.lse = of_row(grad_lse, 4);
+  gradients.entropy = of_row(grad_entropy, 8);
   gradients.log_prob = grad_log_prob.get_if(has(header.gradients, 16));
-  gradients.log_prob_stride_elems = header.classes;
+  gradients.log_prob_stride_elems = header.of_log_prob_stride_elems;
   gradients.entropy_value = {entropy.get_if(has(header.gradients, 8)), acc_dtype, 1};
   gradients.row_stats = row_stats.get();
   gradients.denominators = denominators.get();
@@ -164,6 +178,9 @@ void solve(const Header& header) {
 
 int main() {
   Header header;
-  while (std::fread(&header, sizeof(header), 1, stdin) == 1) solve(header);
+  while (std::fread(&header, sizeof(header), 1, stdin) == 1) {
+    solve(header);
+    std::fflush(stdout);  // whoever reads then knows at which problem a sanitizer stopped this
+  }
   return 0;
 }

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instructions that the CPU kernels take for an element, counted by valgrind's callgrind.
+
+Built for AVX2: valgrind does not know AVX-512. Everything from the entry of a call to its return counts, what the
+kernels call in libc and libm too. Counts are the same each time, but for what starting a thread takes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from kernel_builds import AVX2, compile_driver, compiler_name
+from kernel_problems import ARGMAX, ENTROPY, LOG_PROB, LSE, OF_LOG_PROB, OF_LOSS, SUM, Z_LOSS, Problem, rounded
+from recorded_counts import Counts
+
+
+class Shape(NamedTuple):
+    rows: int
+    classes: int
+    threads: int = 1
+
+
+SHAPES = {
+    "wide": Shape(16, 8080),
+    "small": Shape(8001, 10),
+    "flat": Shape(1, 100_003, threads=2),  # so that columns are shared out
+}
+DTYPES = ("float32", "bfloat16", "float16")
+DIRECTIONS = ("forward", "backward")
+
+
+def where() -> str:
+    return f"{compiler_name(AVX2)}, {AVX2}"
+
+
+def problems() -> dict[str, Problem]:
+    # The only generator of numpy that is promised never to change: how often a row's max grows is in the data.
+    random = np.random.RandomState(0)
+    found = {}
+    for shape, (rows, classes, threads) in SHAPES.items():
+        logits, target = random.normal(0, 3, (rows, classes)), random.randint(classes, size=rows)
+        for dtype in DTYPES:
+            plain = Problem(
+                dtype, rounded(logits, dtype), target, outputs=0, gradients={OF_LOSS: np.ones(1)}, threads=threads
+            )
+            weight = rounded(np.linspace(0.5, 1.5, classes), plain.acc)
+            of_log_prob = {OF_LOG_PROB: np.ones((rows, classes))}
+            variants = {
+                "loss": plain,
+                "log_prob": replace(plain, outputs=LOG_PROB, gradients=plain.gradients | of_log_prob),
+                "weighted smoothing": replace(plain, label_smoothing=0.1, weight=weight),
+                "softcap and rest": replace(
+                    plain, softcap=30.0, z_loss=1e-4, reduction=SUM, outputs=Z_LOSS | LSE | ARGMAX | ENTROPY
+                ),
+            }
+            found |= {f"{shape} {dtype} {variant}": problem for variant, problem in variants.items()}
+    return found
+
+
+def count(build_dir: Path) -> Counts:
+    driver = compile_driver(AVX2, build_dir)
+    cases = problems()
+    # The first call also finds its symbols.
+    sent = [next(iter(cases.values())), *cases.values()]
+    # Two patterns: of the options that name a function by the same one, callgrind heeds the last alone.
+    patterns = {"zero-before": "npu_ce::{}(*", "dump-after": "*::{}(npu_ce::Problem*"}
+    options = [f"--{option}={pattern.format(name)}" for option, pattern in patterns.items() for name in DIRECTIONS]
+    file = build_dir / "callgrind"
+    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={file}", *options, *driver]
+    done = subprocess.run(command, input=b"".join(problem.encoded() for problem in sent), capture_output=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr.decode()}"
+
+    calls = [(name, direction) for name in ["", *cases] for direction in DIRECTIONS]
+    counts = {}
+    for number, (name, direction) in enumerate(calls, 1):
+        text = Path(f"{file}.{number}").read_text()
+        assert f"--dump-after=npu_ce::{direction}(" in text
+        total = re.search(r"^totals: (\d+)", text, re.MULTILINE)
+        assert total is not None
+        if name:
+            counts[f"{name}, {direction}"] = int(total[1]) / cases[name].logits.size
+    return counts
