@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the checkout's package, also where another one is installed
+from npu_ce_jit.cells import Cell, Row
 
-from npu_ce_jit.cells import Cell, Row  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Results(NamedTuple):

@@ -95,7 +95,7 @@ def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device,
     for one in contestants:
         row = rows[one.name] = {**cell._asdict(), "contestant": one.name, "ours": one.ours}
         if one.compiles and not effort.compile:
-            row["not run"] = "--no-compile leaves it out"
+            row["not run"] = "left out, since it compiles for minutes; bench --compile runs it"
             continue
         try:
             step = _Step(one.load(), problem, backward)
