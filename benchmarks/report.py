@@ -67,7 +67,7 @@ def measured(quick: bool, with_compile: bool) -> Results:
     planned = quick_plan() if quick else plan()
     for number, (cell, everybody) in enumerate(planned, 1):
         contestants = [one for one in CONTESTANTS[cell.loss] if everybody or one.ours]
-        found = measure(cell, contestants, _CPU, Effort(9, 5.0, with_compile))
+        found = measure(cell, contestants, _CPU, Effort(9, 4.0, with_compile))
         print(
             f"[{number}/{len(planned)}, {time.perf_counter() - began:.0f} s]{bench.text_of(cell, found)}",
             file=sys.stderr,

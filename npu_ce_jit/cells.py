@@ -100,7 +100,7 @@ def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device,
         try:
             step = _Step(one.load(), problem, backward)
             problem.prepare()
-            row["peak over logits"] = _peak(step, device) / logits_bytes
+            row["peak over logits"] = _peak(step, device, one.compiles) / logits_bytes
             assert step.value is not None  # the step was run
             row["value"] = step.value.sum().item()
         except Exception as error:  # noqa: BLE001  a peer that does not run here is told, and the others go on
@@ -131,9 +131,10 @@ def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device,
     return list(rows.values())
 
 
-def _peak(step: _Step, device: torch.device) -> int:
+def _peak(step: _Step, device: torch.device, warm_up: bool) -> int:
+    """Also the first call of each, after which clocks may start."""
     if device.type == "cpu":
-        return peak_allocated(step)
+        return peak_allocated(step, warm_up)
     step()
     peak = peak_memory(step, device)
     assert peak is not None  # a device's allocator tells

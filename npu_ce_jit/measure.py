@@ -83,9 +83,10 @@ def peak_memory(call: Call, device: torch.device | None = None) -> int | None:
     return peak
 
 
-def peak_allocated(call: Call) -> int:
+def peak_allocated(call: Call, warm_up: bool = True) -> int:
     """Bytes that torch allocates on the CPU for the call and its result, at their peak; exact, the same in each run."""
-    call()
+    if warm_up:
+        call()
     # The one profiler that tells of every allocation in its order and writes nothing to stderr.
     config = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
     _enable_profiler_legacy(config)

@@ -107,7 +107,7 @@ def test_a_call_starts_with_the_logits_that_another_one_overwrote():
     cell = cells.Cell("lean", "forward + backward", "float32", 300, 300)
     effort = cells.Effort(rounds=2, seconds=9, compile=False)
     cells.measure(cell, [Contestant("overwrites", lambda: loss)], torch.device("cpu"), effort)
-    first, _unprepared_for_memory, *timed = seen
+    first, *timed = seen
     assert len(timed) == 2
     assert all(torch.equal(first, one) and one.any() for one in timed)
 
