@@ -13,20 +13,8 @@ from typing import NamedTuple
 
 from results import Results
 
+from npu_ce_jit import contestants as who
 from npu_ce_jit.cells import DTYPES, FORWARD, STEP, Cell
-from npu_ce_jit.contestants import (
-    COMPILED,
-    DROP_IN,
-    EAGER,
-    FOR_MEMORY,
-    IN_PLACE,
-    LEAN,
-    LINEAR,
-    LINEAR_EAGER,
-    LINEAR_TORCH,
-    TWO_STEPS,
-    TWO_STEPS_COMPILED,
-)
 
 # Rows and classes; of hidden states, their features too.
 Shapes = tuple[tuple[int, ...], ...]
@@ -93,30 +81,33 @@ _COPIES = (_over_the_limit, "time over that of 1.5 copy_ of the logits")
 _PEAK = (_peak, "peak memory over the logits'")
 
 BARS = (
-    Bar("lean", STEP, LEAN, *_faster(EAGER), BOTH_GRIDS, median=2.5, worst=1.8),
-    Bar("lean", STEP, LEAN, *_faster(COMPILED), BOTH_GRIDS, median=1.4, worst=1.1),
-    Bar("lean", FORWARD, LEAN, *_faster(EAGER), BOTH_GRIDS, median=3.5),
-    Bar("lean", FORWARD, LEAN, *_faster(COMPILED), BOTH_GRIDS, median=1.4),
-    Bar("lean", STEP, LEAN, *_faster(EAGER), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
-    Bar("lean", STEP, LEAN, *_faster(COMPILED), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
-    Bar("lean", STEP, LEAN, *_faster(EAGER), {"4 x 8": TINY}, worst=0.25, dtypes=("float32",)),
-    Bar("lean", STEP, IN_PLACE, *_COPIES, BOTH_GRIDS, worst=1.3, dtypes=("float32",), at_most=True),
-    Bar("lean", STEP, IN_PLACE, *_COPIES, BOTH_GRIDS, worst=2.0, dtypes=HALVES, at_most=True),
-    Bar("drop-in", STEP, DROP_IN, *_faster(TWO_STEPS_COMPILED), {"grid": GRID[:1], "unlisted": UNLISTED}, worst=2.5),
-    Bar("drop-in", STEP, DROP_IN, *_faster(TWO_STEPS), BOTH_GRIDS, worst=1.4),
-    Bar("linear", STEP, LINEAR, *_faster(LINEAR_EAGER), BOTH_LINEAR, worst=1.1, dtypes=("float32",)),
-    Bar("linear", STEP, LINEAR, *_faster(LINEAR_EAGER), BOTH_LINEAR, worst=1.0, dtypes=("bfloat16",)),
-    Bar("linear", STEP, LINEAR, *_faster(LINEAR_TORCH), BOTH_LINEAR, worst=1.0, dtypes=LINEAR_DTYPES),
-    Bar("linear", STEP, LINEAR, *_less_memory(LINEAR_EAGER), BOTH_LINEAR, worst=3.5, dtypes=("float32",)),
-    Bar("linear", STEP, LINEAR, *_less_memory(LINEAR_EAGER), BOTH_LINEAR, worst=2.0, dtypes=("bfloat16",)),
+    Bar("lean", STEP, who.LEAN, *_faster(who.EAGER), BOTH_GRIDS, median=2.5, worst=1.8),
+    Bar("lean", STEP, who.LEAN, *_faster(who.COMPILED), BOTH_GRIDS, median=1.4, worst=1.1),
+    Bar("lean", FORWARD, who.LEAN, *_faster(who.EAGER), BOTH_GRIDS, median=3.5),
+    Bar("lean", FORWARD, who.LEAN, *_faster(who.COMPILED), BOTH_GRIDS, median=1.4),
+    Bar("lean", STEP, who.LEAN, *_faster(who.EAGER), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
+    Bar("lean", STEP, who.LEAN, *_faster(who.COMPILED), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
+    Bar("lean", STEP, who.LEAN, *_faster(who.EAGER), {"4 x 8": TINY}, worst=0.25, dtypes=("float32",)),
+    Bar("lean", STEP, who.IN_PLACE, *_COPIES, BOTH_GRIDS, worst=1.3, dtypes=("float32",), at_most=True),
+    Bar("lean", STEP, who.IN_PLACE, *_COPIES, BOTH_GRIDS, worst=2.0, dtypes=HALVES, at_most=True),
     Bar(
-        "linear", STEP, LINEAR + FOR_MEMORY, *_less_memory(LINEAR_TORCH + FOR_MEMORY), BOTH_LINEAR, worst=1.0,
-        dtypes=LINEAR_DTYPES,
+        "drop-in", STEP, who.DROP_IN, *_faster(who.TWO_STEPS_COMPILED), {"grid": GRID[:1], "unlisted": UNLISTED},
+        worst=2.5,
     ),
-    Bar("lean", FORWARD, LEAN, *_PEAK, BOTH_GRIDS, worst=0.01, at_most=True),
-    Bar("lean", STEP, LEAN, *_PEAK, BOTH_GRIDS, worst=1.05, at_most=True),
-    Bar("lean", STEP, IN_PLACE, *_PEAK, BOTH_GRIDS, worst=0.1, at_most=True),
-    Bar("drop-in", STEP, DROP_IN, *_PEAK, BOTH_GRIDS, worst=2.05, at_most=True),
+    Bar("drop-in", STEP, who.DROP_IN, *_faster(who.TWO_STEPS), BOTH_GRIDS, worst=1.4),
+    Bar("linear", STEP, who.LINEAR, *_faster(who.LINEAR_EAGER), BOTH_LINEAR, worst=1.1, dtypes=("float32",)),
+    Bar("linear", STEP, who.LINEAR, *_faster(who.LINEAR_EAGER), BOTH_LINEAR, worst=1.0, dtypes=("bfloat16",)),
+    Bar("linear", STEP, who.LINEAR, *_faster(who.LINEAR_TORCH), BOTH_LINEAR, worst=1.0, dtypes=LINEAR_DTYPES),
+    Bar("linear", STEP, who.LINEAR, *_less_memory(who.LINEAR_EAGER), BOTH_LINEAR, worst=3.5, dtypes=("float32",)),
+    Bar("linear", STEP, who.LINEAR, *_less_memory(who.LINEAR_EAGER), BOTH_LINEAR, worst=2.0, dtypes=("bfloat16",)),
+    Bar(
+        "linear", STEP, who.LINEAR + who.FOR_MEMORY, *_less_memory(who.LINEAR_TORCH + who.FOR_MEMORY), BOTH_LINEAR,
+        worst=1.0, dtypes=LINEAR_DTYPES,
+    ),
+    Bar("lean", FORWARD, who.LEAN, *_PEAK, BOTH_GRIDS, worst=0.01, at_most=True),
+    Bar("lean", STEP, who.LEAN, *_PEAK, BOTH_GRIDS, worst=1.05, at_most=True),
+    Bar("lean", STEP, who.IN_PLACE, *_PEAK, BOTH_GRIDS, worst=0.1, at_most=True),
+    Bar("drop-in", STEP, who.DROP_IN, *_PEAK, BOTH_GRIDS, worst=2.05, at_most=True),
 )  # fmt: skip
 
 

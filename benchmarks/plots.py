@@ -14,39 +14,28 @@ from typing import Any
 import growth
 from results import Results
 
+from npu_ce_jit import contestants as who
 from npu_ce_jit.cells import LIMIT, STEP
-from npu_ce_jit.contestants import (
-    COMPILED,
-    DROP_IN,
-    EAGER,
-    FOR_MEMORY,
-    IN_PLACE,
-    LEAN,
-    LINEAR,
-    LINEAR_EAGER,
-    LINEAR_TORCH,
-)
 
-_APPLE = "Apple CCE, torch_compile"
 Lines = dict[str, list[tuple[int, float]]]
 # A loss has one look in every picture: ours are blue and solid, peers warm, the limit grey. The colours differ in
 # lightness too, for readers who do not tell them apart by hue.
 _LOOKS: dict[str, dict[str, Any]] = {
-    LEAN: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
-    IN_PLACE: {"color": "#2b8cbe", "marker": "v", "linewidth": 2.4},
-    DROP_IN: {"color": "#41b6c4", "marker": "s", "linewidth": 1.8},
-    LINEAR: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
-    LINEAR + FOR_MEMORY: {"color": "#2b8cbe", "marker": "v", "linewidth": 1.8},
-    EAGER: {"color": "#d7301f", "marker": "x", "linewidth": 1.5},
-    COMPILED: {"color": "#fc8d59", "marker": "+", "linewidth": 1.5},
-    LINEAR_EAGER: {"color": "#d7301f", "marker": "x", "linewidth": 1.5},
-    LINEAR_TORCH: {"color": "#9e3d9b", "marker": "d", "linewidth": 1.5},
-    LINEAR_TORCH + FOR_MEMORY: {"color": "#c994c7", "marker": "d", "linewidth": 1.5},
-    _APPLE: {"color": "#fc8d59", "marker": "+", "linewidth": 1.5},
+    who.LEAN: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
+    who.IN_PLACE: {"color": "#2b8cbe", "marker": "v", "linewidth": 2.4},
+    who.DROP_IN: {"color": "#41b6c4", "marker": "s", "linewidth": 1.8},
+    who.LINEAR: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
+    who.LINEAR + who.FOR_MEMORY: {"color": "#2b8cbe", "marker": "v", "linewidth": 1.8},
+    who.EAGER: {"color": "#d7301f", "marker": "x", "linewidth": 1.5},
+    who.COMPILED: {"color": "#fc8d59", "marker": "+", "linewidth": 1.5},
+    who.LINEAR_EAGER: {"color": "#d7301f", "marker": "x", "linewidth": 1.5},
+    who.LINEAR_TORCH: {"color": "#9e3d9b", "marker": "d", "linewidth": 1.5},
+    who.LINEAR_TORCH + who.FOR_MEMORY: {"color": "#c994c7", "marker": "d", "linewidth": 1.5},
+    who.APPLE: {"color": "#fc8d59", "marker": "+", "linewidth": 1.5},
     LIMIT: {"color": "#737373", "linestyle": "--", "linewidth": 1.2},
 }
-_FROM_LOGITS = (LEAN, IN_PLACE, DROP_IN, EAGER, COMPILED)
-_FROM_HIDDEN = (LINEAR, LINEAR_EAGER, LINEAR_TORCH, _APPLE)
+_FROM_LOGITS = (who.LEAN, who.IN_PLACE, who.DROP_IN, who.EAGER, who.COMPILED)
+_FROM_HIDDEN = (who.LINEAR, who.LINEAR_EAGER, who.LINEAR_TORCH, who.APPLE)
 _INCHES = (10.5, 4.2)
 _DOTS = 130  # an inch
 
@@ -79,7 +68,7 @@ def _time(plt: Any, results: Results) -> Any:
 
 
 def _memory(plt: Any, results: Results) -> Any:
-    more = (LINEAR + FOR_MEMORY, LINEAR_TORCH + FOR_MEMORY)
+    more = (who.LINEAR + who.FOR_MEMORY, who.LINEAR_TORCH + who.FOR_MEMORY)
     return _over_classes(plt, results, "peak bytes", "peak memory above the inputs [MiB]", more)
 
 
@@ -89,7 +78,7 @@ def _over_classes(plt: Any, results: Results, figure: str, unit: str, more: tupl
         cells = growth.cells(loss, STEP, "classes")
         drawn = {}
         for name in (*names, *more):
-            of = growth.cells("drop-in", STEP, "classes") if name == DROP_IN else cells
+            of = growth.cells("drop-in", STEP, "classes") if name == who.DROP_IN else cells
             drawn[name] = growth.points(results, of, name, figure, "classes")
         _draw_lines(panel, drawn, 2**-20 if figure == "peak bytes" else 1.0)
         of = cells[0]
@@ -104,7 +93,9 @@ def _growth(plt: Any, results: Results) -> Any:
     picture, panels = plt.subplots(1, 2, figsize=_INCHES, layout="constrained")
     for panel, over in zip(panels, ("classes", "rows"), strict=True):
         cells = growth.cells("lean", STEP, over)
-        drawn = {name: growth.points(results, cells, name, "milliseconds", over) for name in (LEAN, IN_PLACE, LIMIT)}
+        drawn = {
+            name: growth.points(results, cells, name, "milliseconds", over) for name in (who.LEAN, who.IN_PLACE, LIMIT)
+        }
         slopes = {name: growth.slope(line) for name, line in drawn.items()}
         _draw_lines(panel, drawn, 1.0, {name: f"slope {slope:.2f}" for name, slope in slopes.items() if slope})
         fixed = f"{cells[0].rows} rows" if over == "classes" else f"{cells[0].classes} classes"

@@ -11,23 +11,10 @@ from bars import Verdict, cells_of
 from results import Results
 
 from npu_ce_jit import bench
+from npu_ce_jit import contestants as who
 from npu_ce_jit.cells import DTYPES, FORWARD, STEP, Cell
-from npu_ce_jit.contestants import (
-    COMPILED,
-    DROP_IN,
-    EAGER,
-    FOR_MEMORY,
-    IN_PLACE,
-    LEAN,
-    LINEAR,
-    LINEAR_EAGER,
-    LINEAR_TORCH,
-    TWO_STEPS,
-    TWO_STEPS_COMPILED,
-)
 
 _LARGE = bars.GRID + bars.UNLISTED
-_APPLE = "Apple CCE, torch_compile"
 _QUICK = "Of a few cells, on a machine that had other work (`--quick`): to see that it works, and for nothing else."
 _BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -109,46 +96,60 @@ def _summary_of_logits(results: Results) -> str:
     rows = []
     for cell in cells_of("lean", (STEP,), ("float32", "bfloat16"), (*bars.GRID, *bars.SMALL_OR_FLAT)):
         forward, drop_in = cell._replace(form=FORWARD), cell._replace(loss="drop-in")
-        if results.row(cell, LEAN):
+        if results.row(cell, who.LEAN):
             times = (
-                results.times_as_fast(cell, LEAN, EAGER),
-                results.times_as_fast(cell, LEAN, COMPILED),
-                results.times_as_fast(forward, LEAN, EAGER),
-                results.times_as_fast(drop_in, DROP_IN, TWO_STEPS),
+                results.times_as_fast(cell, who.LEAN, who.EAGER),
+                results.times_as_fast(cell, who.LEAN, who.COMPILED),
+                results.times_as_fast(forward, who.LEAN, who.EAGER),
+                results.times_as_fast(drop_in, who.DROP_IN, who.TWO_STEPS),
             )
-            rows.append((cell.shape, cell.dtype, *map(_times, times), *_peaks(results, cell, (LEAN, IN_PLACE, EAGER))))
-    titles = ("logits", "dtype", f"`{LEAN}` vs {EAGER}", f"vs {COMPILED}", f"forward only, vs {EAGER}")
-    return _table((*titles, f"drop-in vs {TWO_STEPS}", "memory, x logits", "in place", EAGER), rows)
+            rows.append(
+                (
+                    cell.shape,
+                    cell.dtype,
+                    *map(_times, times),
+                    *_peaks(results, cell, (who.LEAN, who.IN_PLACE, who.EAGER)),
+                )
+            )
+    titles = ("logits", "dtype", f"`{who.LEAN}` vs {who.EAGER}", f"vs {who.COMPILED}", f"forward only, vs {who.EAGER}")
+    return _table((*titles, f"drop-in vs {who.TWO_STEPS}", "memory, x logits", "in place", who.EAGER), rows)
 
 
 def _summary_of_hidden_states(results: Results) -> str:
-    names = (LINEAR, LINEAR_EAGER, LINEAR_TORCH)
+    names = (who.LINEAR, who.LINEAR_EAGER, who.LINEAR_TORCH)
     rows = [
         (
             cell.shape,
             cell.dtype,
-            *(_times(results.times_as_fast(cell, LINEAR, peer)) for peer in names[1:]),
+            *(_times(results.times_as_fast(cell, who.LINEAR, peer)) for peer in names[1:]),
             *_peaks(results, cell, names),
         )
         for cell in cells_of("linear", (STEP,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED[:1])
-        if results.row(cell, LINEAR)
+        if results.row(cell, who.LINEAR)
     ]
-    titles = ("N x H x V", "dtype", f"`{LINEAR}` vs {LINEAR_EAGER}", f"vs {LINEAR_TORCH}")
+    titles = ("N x H x V", "dtype", f"`{who.LINEAR}` vs {who.LINEAR_EAGER}", f"vs {who.LINEAR_TORCH}")
     return _table((*titles, "memory, x logits", *names[1:]), rows)
 
 
 def _lean(results: Results, form: str, shapes: bars.Shapes) -> str:
-    names = (LEAN, *([IN_PLACE] if form == STEP else []), EAGER, COMPILED)
+    names = (who.LEAN, *([who.IN_PLACE] if form == STEP else []), who.EAGER, who.COMPILED)
     return _cells(results, cells_of("lean", (form,), DTYPES, shapes), names)
 
 
 def _drop_in(results: Results) -> str:
     cells = cells_of("drop-in", (STEP,), DTYPES, _LARGE + bars.SMALL_OR_FLAT)
-    return _cells(results, cells, (DROP_IN, TWO_STEPS, TWO_STEPS_COMPILED))
+    return _cells(results, cells, (who.DROP_IN, who.TWO_STEPS, who.TWO_STEPS_COMPILED))
 
 
 def _linear(results: Results, form: str) -> str:
-    names = (LINEAR, LINEAR + FOR_MEMORY, LINEAR_EAGER, LINEAR_TORCH, LINEAR_TORCH + FOR_MEMORY, _APPLE)
+    names = (
+        who.LINEAR,
+        who.LINEAR + who.FOR_MEMORY,
+        who.LINEAR_EAGER,
+        who.LINEAR_TORCH,
+        who.LINEAR_TORCH + who.FOR_MEMORY,
+        who.APPLE,
+    )
     cells = cells_of("linear", (form,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED)
     return _cells(results, cells, names)
 
@@ -156,7 +157,7 @@ def _linear(results: Results, form: str) -> str:
 def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
     """A line of each cell: ours, how much slower the others are, and what memory each takes."""
     ours, *others = names
-    timed = [name for name in others if not name.endswith(FOR_MEMORY)]
+    timed = [name for name in others if not name.endswith(who.FOR_MEMORY)]
     rows = [
         [
             cell.shape,
@@ -166,7 +167,7 @@ def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
             _number(row["share of the limit"], ".0%"),
             *(
                 _number(results.number(cell, name, "share of the limit"), ".0%")
-                if name == IN_PLACE
+                if name == who.IN_PLACE
                 else _times(results.times_as_fast(cell, ours, name))
                 for name in timed
             ),
@@ -175,6 +176,6 @@ def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
         for cell in cells
         if (row := results.row(cell, ours))
     ]
-    unit, shape = ("GFLOP/s", "N x H x V") if ours == LINEAR else ("GB/s", "logits")
-    told = [f"share, {name}" if name == IN_PLACE else f"vs {name}" for name in timed]
+    unit, shape = ("GFLOP/s", "N x H x V") if ours == who.LINEAR else ("GB/s", "logits")
+    told = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
     return _table((shape, "dtype", "ms", unit, "share of limit", *told, *(f"memory: {name}" for name in names)), rows)

@@ -30,6 +30,7 @@ LEAN, IN_PLACE, DROP_IN, LINEAR = (
     "npu_cross_entropy_loss",
     "linear_cross_entropy",
 )
+APPLE = "Apple CCE, torch_compile"
 FOR_MEMORY = ", for memory"
 # Of torch's options on a CPU: all rows in one chunk take the least time, few rows the least memory.
 _ALL_ROWS = LinearCrossEntropyOptions(chunking_method=None)
@@ -65,7 +66,7 @@ def _compiled(loss: Callable[[], Loss]) -> Callable[[], Loss]:
 
 _LIGER = "liger_kernel.transformers.functional"
 _TORCH_LINEAR = "torch.nn.functional", "linear_cross_entropy"
-_APPLE = "cut_cross_entropy", "linear_cross_entropy"
+_CCE = "cut_cross_entropy", "linear_cross_entropy"
 
 # In the order in which they are shown.
 CONTESTANTS: dict[str, tuple[Contestant, ...]] = {
@@ -90,8 +91,8 @@ CONTESTANTS: dict[str, tuple[Contestant, ...]] = {
         Contestant(LINEAR_EAGER, lambda: _linear_and_cross_entropy),
         Contestant(LINEAR_TORCH, _from(*_TORCH_LINEAR, options=_ALL_ROWS)),
         Contestant(LINEAR_TORCH + FOR_MEMORY, _from(*_TORCH_LINEAR, options=_FEW_ROWS), timed=False),
-        Contestant("Apple CCE", _from(*_APPLE, impl="cce")),
-        Contestant("Apple CCE, torch_compile", _from(*_APPLE, impl="torch_compile"), compiles=True),
+        Contestant("Apple CCE", _from(*_CCE, impl="cce")),
+        Contestant(APPLE, _from(*_CCE, impl="torch_compile"), compiles=True),
         Contestant("Liger", _from(_LIGER, "liger_fused_linear_cross_entropy")),
     ),
 }
