@@ -15,7 +15,7 @@ from npu_ce_jit import contestants as who
 from npu_ce_jit.cells import DTYPES, FORWARD, STEP, Cell
 
 _LARGE = bars.GRID + bars.UNLISTED
-_QUICK = "Of a few cells, on a machine that had other work (`--quick`): to see that it works, and for nothing else."
+_QUICK = "Of a few cells (`--quick`): to see that it works, and for nothing else."
 _BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -44,6 +44,7 @@ def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
         "drop_in": _drop_in(results),
         "linear": _linear(results, STEP),
         "linear_forward": _linear(results, FORWARD),
+        "slower": _slower(results),
         "absent": "\n".join(f"* {line}" for line in bench.absent(results.rows)) or "Everybody ran.",
     }
 
@@ -75,6 +76,33 @@ def _machine(results: Results) -> str:
         f"{about['minutes']} minutes; the load before it was {about['load before']}."
     )
     return f"**{_QUICK}** {text}" if about["quick"] else text
+
+
+def _slower(results: Results) -> str:
+    """Every cell in which a peer was faster; the least favourable first."""
+    slower = [
+        (times, row, peer)
+        for row in results.rows
+        for peer, times in row.get("times as fast as", {}).items()
+        if round(times, 2) < 1
+    ]
+    if not slower:
+        return "Nothing was slower."
+    titles = ("what", "form", "shape", "dtype", "peer", "times as fast")
+    return _table(
+        titles,
+        (
+            (
+                row["contestant"],
+                row["form"],
+                Cell(*(row[field] for field in Cell._fields)).shape,
+                row["dtype"],
+                peer,
+                f"{times:.2f}",
+            )
+            for times, row, peer in sorted(slower, key=lambda found: found[0])
+        ),
+    )
 
 
 def _summary(results: Results, verdicts: list[Verdict]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from probes import needs_matplotlib
 
 from npu_ce_jit.cells import FORWARD, LIMIT, STEP, Cell
-from npu_ce_jit.contestants import COMPILED, CONTESTANTS, EAGER, IN_PLACE, LEAN
+from npu_ce_jit.contestants import COMPILED, CONTESTANTS, EAGER, IN_PLACE, LEAN, LINEAR
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "benchmarks").is_dir():
@@ -114,6 +114,16 @@ def test_blocks_are_written_between_their_markers_and_nothing_else_is():
     assert "| 4096 x 8080 | float32 | 33.1 | 5.0 | 50% | 50% | 2.0x | 2.0x | 1.00 | 1.00 | 3.00 | 3.00 |" in written
     assert "* lean: Liger not run in 1 of 1 cells: ModuleNotFoundError: not here" in written
     assert tables.filled(written, tables.blocks(results, []), "page.md") == written
+
+
+def test_what_is_slower_than_a_peer_is_told_the_worst_first():
+    results = results_of(rows_of(Cell("linear", STEP, "bfloat16", 5, 70, 9)))
+    row = results.row(Cell("linear", STEP, "bfloat16", 5, 70, 9), LINEAR)
+    row["times as fast as"] = {"one": 0.99, "two": 0.5, "three": 1.0}
+    lines = tables.blocks(results, [])["slower"].splitlines()[2:]
+    told = [f"| {LINEAR} | {STEP} | 5 x 9 x 70 | bfloat16 | {peer} |" for peer in ("two | 0.50", "one | 0.99")]
+    assert lines == told
+    assert tables.blocks(results_of([]), [])["slower"] == "Nothing was slower."
 
 
 def test_a_page_without_markers_or_with_unknown_ones_is_refused():
