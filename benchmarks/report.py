@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures everything, judges it, and writes it where people read it. ONE command makes all figures and pictures:
 
-    python benchmarks/report.py                               # measures for a quarter of an hour, and renders
+    python benchmarks/report.py                               # measures for some twenty minutes, and renders
     python benchmarks/report.py --from docs/performance.json  # renders what was measured
     python benchmarks/report.py --quick --into DIR            # a few cells, in copies of the pages: shows that it works
 

@@ -12,6 +12,7 @@ units of the logits' bytes.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ LIMIT = "the limit"
 # Elements that a contestant goes through in each turn: a clock is too coarse for one call of a few rows.
 _TURN = 1 << 16
 _MOST_CALLS = 100
+# Whose call takes longer is timed by the one in which its memory was measured: a CPU without instructions for bfloat16
+# multiplies matrices of it thirty times as slowly as of float32.
+_PATIENCE_SECONDS = 20.0
 
 Row = dict[str, Any]
 
@@ -69,15 +73,18 @@ class _Step:
 
     def __init__(self, loss: Loss, problem: Problem, backward: bool) -> None:
         self.loss, self.problem, self.backward = loss, problem, backward
+        self.seconds = 0.0  # of the last call
         self.value: Tensor | None = None  # the first time: a loss in place leaves its gradient where logits were
 
     def __call__(self) -> object:
+        start = time.perf_counter()
         leaves = [leaf.detach().requires_grad_(self.backward) for leaf in self.problem.leaves]
         outputs = self.loss(*leaves, self.problem.target)
         value, *kept = (outputs,) if isinstance(outputs, Tensor) else outputs
         gradients = torch.autograd.grad(value.sum(), leaves) if self.backward else ()
         if self.value is None:
             self.value = value.detach()
+        self.seconds = time.perf_counter() - start
         return value, kept, gradients
 
 
@@ -107,13 +114,16 @@ def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device,
             row["not run"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         else:
             steps[one.name] = step
-    timed: dict[str, Call] = {one.name: steps[one.name] for one in contestants if one.timed and one.name in steps}
+    timed = {one.name: steps[one.name] for one in contestants if one.timed and one.name in steps}
+    slow = {name: step.seconds for name, step in timed.items() if step.seconds > _PATIENCE_SECONDS}
+    quick: dict[str, Call] = {name: step for name, step in timed.items() if name not in slow}
     calls = max(effort.calls, min(_MOST_CALLS, _TURN // (cell.rows * cell.classes)))
     wait = (lambda: None) if device.type == "cpu" else torch.get_device_module(device).synchronize
     problem.limit()
     seconds = interleaved(
-        {LIMIT: problem.limit, **timed}, effort.rounds, calls, wait, problem.prepare, effort.seconds, warm_up=False
+        {LIMIT: problem.limit, **quick}, effort.rounds, calls, wait, problem.prepare, effort.seconds, warm_up=False
     )
+    seconds |= {name: [of_one] * len(seconds[LIMIT]) for name, of_one in slow.items()}
     if any(one.compiles for one in contestants) and effort.compile:
         torch._dynamo.reset()  # or the shapes after it would find its limit of recompilations reached
     rows[LIMIT] = {**cell._asdict(), "contestant": LIMIT, "ours": False}

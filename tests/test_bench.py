@@ -112,6 +112,22 @@ def test_a_call_starts_with_the_logits_that_another_one_overwrote():
     assert all(torch.equal(first, one) and one.any() for one in timed)
 
 
+def test_who_is_too_slow_for_rounds_is_timed_by_one_call(monkeypatch):
+    monkeypatch.setattr(cells, "_PATIENCE_SECONDS", 0.0)
+    calls = []
+
+    def loss(x, target):
+        calls.append(1)
+        return x.sum()
+
+    cell = cells.Cell("lean", "forward", "float32", 300, 300)
+    effort = cells.Effort(rounds=2, seconds=9, compile=False)
+    row, limit = cells.measure(cell, [Contestant("slow", lambda: loss)], torch.device("cpu"), effort)
+    assert len(calls) == 1
+    assert row["milliseconds"] > 0
+    assert limit["share of the limit"] == 1
+
+
 def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, monkeypatch):
     def broken(x, target):
         raise RuntimeError("no such operator\nand more")
