@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import random
 import statistics
 import time
@@ -13,25 +14,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
+from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
 
 Call = Callable[[], object]
 
+_FEWEST_ROUNDS = 3
+
 
 def interleaved(
-    contestants: Mapping[str, Call], rounds: int, calls: int = 1, wait: Call = lambda: None
+    contestants: Mapping[str, Call],
+    rounds: int,
+    calls: int = 1,
+    wait: Call = lambda: None,
+    prepare: Call = lambda: None,
+    seconds_at_most: float = math.inf,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds a call of each contestant, by round. Every round runs each once, in shuffled order.
 
-    `wait` waits for a device that works on after a call has returned.
+    `wait` waits for a device that works on after a call has returned; `prepare` comes before the clock starts. After
+    `seconds_at_most` no round is begun but the first three.
 
     What the machine does meanwhile then hits all of them alike, so that the ratio within a round means something
     where a time alone does not.
     """
-    for call in contestants.values():
+    for call in contestants.values() if warm_up else ():
+        prepare()
         call()
+    began = time.perf_counter()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done >= _FEWEST_ROUNDS and time.perf_counter() - began > seconds_at_most:
+            break
         for name in random.sample(list(contestants), len(contestants)):
+            prepare()
             wait()
             start = time.perf_counter()
             for _ in range(calls):
@@ -66,15 +83,20 @@ def peak_memory(call: Call, device: torch.device | None = None) -> int | None:
     return peak
 
 
-def peak_allocated(call: Call) -> int:
+def peak_allocated(call: Call, warm_up: bool = True) -> int:
     """Bytes that torch allocates on the CPU for the call and its result, at their peak; exact, the same in each run."""
-    call()
-    with torch.profiler.profile(profile_memory=True) as profile:
+    if warm_up:
+        call()
+    # The one profiler that tells of every allocation in its order and writes nothing to stderr.
+    config = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
+    _enable_profiler_legacy(config)
+    try:
         kept = call()
-    events = profile.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    finally:
+        threads = _disable_profiler_legacy()
+    events = [event for of_thread in threads for event in of_thread if str(event.kind()) == "memory_alloc"]
     del kept
-    return max(itertools.accumulate(size for _, size in changes), default=0)
+    return max(itertools.accumulate(event.cpu_memory_usage() for event in events), default=0)
 
 
 def _peak_on_device(call: Call, backend: Any) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -16,6 +17,9 @@ assert _session is not None
 
 needs_the_library = pytest.mark.skipif(
     _session.backend != "cpp", reason=f"runs on the compiled kernels, and there are none: {_session.cpu.problem}"
+)
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="draws pictures, and the extra [plot] is not installed"
 )
 
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Markdown of the pages: a block stands between two comments, and only what is between them is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import bars
+from bars import Verdict, cells_of
+from results import Results
+
+from npu_ce_jit import bench
+from npu_ce_jit import contestants as who
+from npu_ce_jit.cells import DTYPES, FORWARD, STEP, Cell
+
+_LARGE = bars.GRID + bars.UNLISTED
+_QUICK = "Of a few cells (`--quick`): to see that it works, and for nothing else."
+_BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str, blocks: dict[str, str], name: str) -> str:
+    """The page with each block between its markers; all that is marked must be there."""
+    marked = [match[2] for match in _BLOCK.finditer(page)]
+    if not marked:
+        raise SystemExit(f"{name} has no place for figures: expected <!-- name: ... --> and <!-- end --> around each")
+    unknown = sorted(set(marked) - set(blocks))
+    if unknown:
+        raise SystemExit(f"{name} marks what nothing makes: {', '.join(unknown)}; there are {', '.join(blocks)}")
+    return _BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", page)
+
+
+def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
+    """By name, what can be marked."""
+    return {
+        "summary": _summary(results, verdicts),
+        "machine": _machine(results),
+        "bars": _table(
+            ("what", "bar", "figure", ""),
+            ((one.what, one.bar, one.figure, f"**{one.word}**" if one.met is False else one.word) for one in verdicts),
+        ),
+        "lean": _lean(results, STEP, (*_LARGE, *bars.SMALL_OR_FLAT, *bars.TINY)),
+        "lean_forward": _lean(results, FORWARD, _LARGE),
+        "drop_in": _drop_in(results),
+        "linear": _linear(results, STEP),
+        "linear_forward": _linear(results, FORWARD),
+        "slower": _slower(results),
+        "absent": "\n".join(f"* {line}" for line in bench.absent(results.rows)) or "Everybody ran.",
+    }
+
+
+def _table(titles: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    titles = list(titles)
+    rows = [titles, ["---"] * len(titles), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}x" if value < 9.95 else f"{value:.0f}x"
+
+
+def _number(value: float | None, pattern: str) -> str:
+    return "" if value is None else format(value, pattern)
+
+
+def _peaks(results: Results, cell: Cell, names: Iterable[str]) -> list[str]:
+    return [_number(results.number(cell, name, "peak over logits"), ".2f") for name in names]
+
+
+def _machine(results: Results) -> str:
+    about = results.about
+    versions = ", ".join(f"{name} {about[name]}" for name in ("npu_ce_jit", "torch", "python"))
+    peers = ", ".join(f"{name} {about[name] or 'not installed'}" for name in bench.PEER_PACKAGES)
+    text = (
+        f"{about['device']}; {about['date']}; {versions}; {peers}. Kernels: `{about['kernels']}`. The run took "
+        f"{about['minutes']} minutes; the load before it was {about['load before']}."
+    )
+    return f"**{_QUICK}** {text}" if about["quick"] else text
+
+
+def _slower(results: Results) -> str:
+    """Every cell in which a peer was faster; the least favourable first."""
+    slower = [
+        (times, row, peer)
+        for row in results.rows
+        for peer, times in row.get("times as fast as", {}).items()
+        if round(times, 2) < 1
+    ]
+    if not slower:
+        return "Nothing was slower."
+    titles = ("what", "form", "shape", "dtype", "peer", "times as fast")
+    return _table(
+        titles,
+        (
+            (
+                row["contestant"],
+                row["form"],
+                Cell(*(row[field] for field in Cell._fields)).shape,
+                row["dtype"],
+                peer,
+                f"{times:.2f}",
+            )
+            for times, row, peer in sorted(slower, key=lambda found: found[0])
+        ),
+    )
+
+
+def _summary(results: Results, verdicts: list[Verdict]) -> str:
+    about = results.about
+    met, missed = (sum(one.met is which for one in verdicts) for which in (True, False))
+    where = f"{about['device']}, torch {about['torch']}, {about['date']}. {met} bars met, {missed} missed"
+    errors = "; ".join(f"{error:.2%}, {kind}" for kind, error in results.accuracy.items())
+    parts = (
+        f"**{_QUICK}**" if about["quick"] else "",
+        f"{where}: [docs/performance.md](docs/performance.md) has them, and what is slower than a peer.",
+        _summary_of_logits(results),
+        _summary_of_hidden_states(results),
+        f"Worst element of a bfloat16 gradient, against float64: {errors}.",
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _summary_of_logits(results: Results) -> str:
+    rows = []
+    for cell in cells_of("lean", (STEP,), ("float32", "bfloat16"), (*bars.GRID, *bars.SMALL_OR_FLAT)):
+        forward, drop_in = cell._replace(form=FORWARD), cell._replace(loss="drop-in")
+        if results.row(cell, who.LEAN):
+            times = (
+                results.times_as_fast(cell, who.LEAN, who.EAGER),
+                results.times_as_fast(cell, who.LEAN, who.COMPILED),
+                results.times_as_fast(forward, who.LEAN, who.EAGER),
+                results.times_as_fast(drop_in, who.DROP_IN, who.TWO_STEPS),
+            )
+            rows.append(
+                (
+                    cell.shape,
+                    cell.dtype,
+                    *map(_times, times),
+                    *_peaks(results, cell, (who.LEAN, who.IN_PLACE, who.EAGER)),
+                )
+            )
+    titles = ("logits", "dtype", f"`{who.LEAN}` vs {who.EAGER}", f"vs {who.COMPILED}", f"forward only, vs {who.EAGER}")
+    return _table((*titles, f"drop-in vs {who.TWO_STEPS}", "memory, x logits", "in place", who.EAGER), rows)
+
+
+def _summary_of_hidden_states(results: Results) -> str:
+    names = (who.LINEAR, who.LINEAR_EAGER, who.LINEAR_TORCH)
+    rows = [
+        (
+            cell.shape,
+            cell.dtype,
+            *(_times(results.times_as_fast(cell, who.LINEAR, peer)) for peer in names[1:]),
+            *_peaks(results, cell, names),
+        )
+        for cell in cells_of("linear", (STEP,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED[:1])
+        if results.row(cell, who.LINEAR)
+    ]
+    titles = ("N x H x V", "dtype", f"`{who.LINEAR}` vs {who.LINEAR_EAGER}", f"vs {who.LINEAR_TORCH}")
+    return _table((*titles, "memory, x logits", *names[1:]), rows)
+
+
+def _lean(results: Results, form: str, shapes: bars.Shapes) -> str:
+    names = (who.LEAN, *([who.IN_PLACE] if form == STEP else []), who.EAGER, who.COMPILED)
+    return _cells(results, cells_of("lean", (form,), DTYPES, shapes), names)
+
+
+def _drop_in(results: Results) -> str:
+    cells = cells_of("drop-in", (STEP,), DTYPES, _LARGE + bars.SMALL_OR_FLAT)
+    return _cells(results, cells, (who.DROP_IN, who.TWO_STEPS, who.TWO_STEPS_COMPILED))
+
+
+def _linear(results: Results, form: str) -> str:
+    names = (
+        who.LINEAR,
+        who.LINEAR + who.FOR_MEMORY,
+        who.LINEAR_EAGER,
+        who.LINEAR_TORCH,
+        who.LINEAR_TORCH + who.FOR_MEMORY,
+        who.APPLE,
+    )
+    cells = cells_of("linear", (form,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED)
+    return _cells(results, cells, names)
+
+
+def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
+    """A line of each cell: ours, how much slower the others are, and what memory each takes."""
+    ours, *others = names
+    timed = [name for name in others if not name.endswith(who.FOR_MEMORY)]
+    rows = [
+        [
+            cell.shape,
+            cell.dtype,
+            _number(row["milliseconds"], ".3g"),
+            _number(row.get("GB/s", row.get("GFLOP/s")), ".1f"),
+            _number(row["share of the limit"], ".0%"),
+            *(
+                _number(results.number(cell, name, "share of the limit"), ".0%")
+                if name == who.IN_PLACE
+                else _times(results.times_as_fast(cell, ours, name))
+                for name in timed
+            ),
+            *_peaks(results, cell, names),
+        ]
+        for cell in cells
+        if (row := results.row(cell, ours))
+    ]
+    unit, shape = ("GFLOP/s", "N x H x V") if ours == who.LINEAR else ("GB/s", "logits")
+    told = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
+    return _table((shape, "dtype", "ms", unit, "share of limit", *told, *(f"memory: {name}" for name in names)), rows)

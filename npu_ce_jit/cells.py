@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One cell of a benchmark: a loss, a form, a dtype and a shape, and everybody who computes it, side by side.
+
+Milliseconds are medians of interleaved rounds, ratios those of the rounds' ratios. The limit of losses from logits is
+torch's copy_ of them, that of losses from hidden states the products of matrices alone, by torch.mm (on a CPU in
+float32, where most have no instructions for less); both run in the same rounds. GB/s and the share of the limit count
+what has to be moved, whatever a contestant moves: the logits read and, of the drop-in, log_prob written; for backward,
+the logits read again and the gradient written. Memory is the peak over the inputs, the returned gradients included, in
+units of the logits' bytes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from npu_ce_jit.contestants import Contestant, Loss
+from npu_ce_jit.measure import Call, interleaved, median_ratio, peak_allocated, peak_memory
+
+FORWARD, STEP = "forward", "forward + backward"
+FORMS = (FORWARD, STEP)
+DTYPES = ("float32", "bfloat16", "float16")
+LIMIT = "the limit"
+# Elements that a contestant goes through in each turn: a clock is too coarse for one call of a few rows.
+_TURN = 1 << 16
+_MOST_CALLS = 100
+# Whose call takes longer is timed by the one in which its memory was measured: a CPU without instructions for bfloat16
+# multiplies matrices of it thirty times as slowly as of float32.
+_PATIENCE_SECONDS = 20.0
+
+Row = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    loss: str
+    form: str
+    dtype: str
+    rows: int
+    classes: int
+    features: int = 0  # of the hidden states, for "linear"
+
+    @property
+    def shape(self) -> str:
+        return " x ".join(str(size) for size in (self.rows, self.features, self.classes) if size)
+
+
+class Effort(NamedTuple):
+    rounds: int
+    seconds: float  # of a cell; three rounds are made all the same
+    compile: bool
+    calls: int = 1  # at least, each turn: on an NPU many, or the wait for the device would count
+
+
+class Problem(NamedTuple):
+    """What is handed to all contestants of a cell, and what bounds them."""
+
+    leaves: tuple[Tensor, ...]
+    target: Tensor
+    prepare: Call
+    limit: Call
+    limits: float  # of `limit`, how many are the work of the cell
+    work: float  # bytes, or floating-point operations
+    unit: str
+
+
+class _Step:
+    """Computes the loss, keeping what else it returned until after the backward, as who wanted it would."""
+
+    def __init__(self, loss: Loss, problem: Problem, backward: bool) -> None:
+        self.loss, self.problem, self.backward = loss, problem, backward
+        self.seconds = 0.0  # of the last call
+        self.value: Tensor | None = None  # the first time: a loss in place leaves its gradient where logits were
+
+    def __call__(self) -> object:
+        start = time.perf_counter()
+        leaves = [leaf.detach().requires_grad_(self.backward) for leaf in self.problem.leaves]
+        outputs = self.loss(*leaves, self.problem.target)
+        value, *kept = (outputs,) if isinstance(outputs, Tensor) else outputs
+        gradients = torch.autograd.grad(value.sum(), leaves) if self.backward else ()
+        if self.value is None:
+            self.value = value.detach()
+        self.seconds = time.perf_counter() - start
+        return value, kept, gradients
+
+
+def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device, effort: Effort) -> list[Row]:
+    """A row of each contestant that is for this cell, and of the limit."""
+    torch.manual_seed(0)
+    problem = (_from_hidden if cell.features else _from_logits)(cell, device)
+    logits_bytes = cell.rows * cell.classes * getattr(torch, cell.dtype).itemsize
+    backward = cell.form == STEP
+    contestants = [
+        one for one in contestants if one.device in (None, device.type) and (backward or not one.trains_only)
+    ]
+    steps: dict[str, _Step] = {}
+    rows: dict[str, Row] = {}
+    for one in contestants:
+        row = rows[one.name] = {**cell._asdict(), "contestant": one.name, "ours": one.ours}
+        if one.compiles and not effort.compile:
+            row["not run"] = "left out, since it compiles for minutes; bench --compile runs it"
+            continue
+        try:
+            step = _Step(one.load(), problem, backward)
+            problem.prepare()
+            row["peak over logits"] = _peak(step, device, one.compiles) / logits_bytes
+            assert step.value is not None  # the step was run
+            row["value"] = step.value.sum().item()
+        except Exception as error:  # noqa: BLE001  a peer that does not run here is told, and the others go on
+            row["not run"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        else:
+            steps[one.name] = step
+    timed = {one.name: steps[one.name] for one in contestants if one.timed and one.name in steps}
+    slow = {name: step.seconds for name, step in timed.items() if step.seconds > _PATIENCE_SECONDS}
+    quick: dict[str, Call] = {name: step for name, step in timed.items() if name not in slow}
+    calls = max(effort.calls, min(_MOST_CALLS, _TURN // (cell.rows * cell.classes)))
+    wait = (lambda: None) if device.type == "cpu" else torch.get_device_module(device).synchronize
+    problem.limit()
+    seconds = interleaved(
+        {LIMIT: problem.limit, **quick}, effort.rounds, calls, wait, problem.prepare, effort.seconds, warm_up=False
+    )
+    seconds |= {name: [of_one] * len(seconds[LIMIT]) for name, of_one in slow.items()}
+    if any(one.compiles for one in contestants) and effort.compile:
+        torch._dynamo.reset()  # or the shapes after it would find its limit of recompilations reached
+    rows[LIMIT] = {**cell._asdict(), "contestant": LIMIT, "ours": False}
+    seconds[LIMIT] = [of_one * problem.limits for of_one in seconds[LIMIT]]
+    peers = [one.name for one in contestants if one.name in timed and not one.ours]
+    for name in seconds:
+        median = statistics.median(seconds[name])
+        rows[name] |= {
+            "milliseconds": median * 1e3,
+            problem.unit: problem.work / median / 1e9,
+            "share of the limit": median_ratio(seconds, of=LIMIT, to=name),
+        }
+        if rows[name]["ours"]:
+            rows[name]["times as fast as"] = {peer: median_ratio(seconds, of=peer, to=name) for peer in peers}
+    return list(rows.values())
+
+
+def _peak(step: _Step, device: torch.device, warm_up: bool) -> int:
+    """Also the first call of each, after which clocks may start."""
+    if device.type == "cpu":
+        return peak_allocated(step, warm_up)
+    step()
+    peak = peak_memory(step, device)
+    assert peak is not None  # a device's allocator tells
+    return peak
+
+
+def _from_logits(cell: Cell, device: torch.device) -> Problem:
+    logits = torch.randn(cell.rows, cell.classes).to(getattr(torch, cell.dtype)).to(device)
+    # A loss in place leaves none: each starts with logits that have just been written, as those of a model have been.
+    x, copy = logits.clone(), torch.empty_like(logits)
+    target = torch.randint(cell.classes, (cell.rows,)).to(device)
+    passes = 1 + (cell.loss == "drop-in") + (2 if cell.form == STEP else 0)
+    return Problem(
+        leaves=(x,),
+        target=target,
+        prepare=lambda: x.copy_(logits),
+        limit=lambda: copy.copy_(logits),
+        limits=passes / 2,  # a copy reads and writes
+        work=passes * logits.nbytes,
+        unit="GB/s",
+    )
+
+
+def _from_hidden(cell: Cell, device: torch.device) -> Problem:
+    dtype = getattr(torch, cell.dtype)
+    x = torch.randn(cell.rows, cell.features).to(dtype).to(device)
+    weight = (torch.randn(cell.classes, cell.features) * cell.features**-0.5).to(dtype).to(device)
+    products = 3 if cell.form == STEP else 1
+    return Problem(
+        leaves=(x, weight),
+        target=torch.randint(cell.classes, (cell.rows,)).to(device),
+        prepare=lambda: None,
+        limit=_products(*((x.float(), weight.float()) if device.type == "cpu" else (x, weight)), products == 3),
+        limits=1,
+        work=products * 2.0 * cell.rows * cell.features * cell.classes,
+        unit="GFLOP/s",
+    )
+
+
+def _products(x: Tensor, weight: Tensor, backward: bool) -> Callable[[], object]:
+    logits, grad_x, grad_weight = x.new_empty(len(x), len(weight)), torch.empty_like(x), torch.empty_like(weight)
+
+    def products() -> None:
+        torch.mm(x, weight.T, out=logits)
+        if backward:
+            torch.mm(logits, weight, out=grad_x)
+            torch.mm(logits.T, x, out=grad_weight)
+
+    return products

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is measured: the three losses, and the peers of each. A new contestant is a row here.
+
+Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import LinearCrossEntropyOptions
+
+from npu_ce_jit.op.function import cross_entropy, npu_cross_entropy_loss
+from npu_ce_jit.op.linear import linear_cross_entropy
+
+Loss = Callable[..., Any]
+
+EAGER, COMPILED = "F.cross_entropy", "torch.compile"
+TWO_STEPS, TWO_STEPS_COMPILED = "log_softmax + nll_loss", "torch.compile of both"
+LINEAR_EAGER, LINEAR_TORCH = "F.linear + F.cross_entropy", "F.linear_cross_entropy"
+LEAN, IN_PLACE, DROP_IN, LINEAR = (
+    "cross_entropy",
+    "cross_entropy, in place",
+    "npu_cross_entropy_loss",
+    "linear_cross_entropy",
+)
+APPLE = "Apple CCE, torch_compile"
+FOR_MEMORY = ", for memory"
+# Of torch's options on a CPU: all rows in one chunk take the least time, few rows the least memory.
+_ALL_ROWS = LinearCrossEntropyOptions(chunking_method=None)
+_FEW_ROWS = LinearCrossEntropyOptions(batch_chunk_size=16, chunking_method=None, acc_policy="compact")
+
+
+class Contestant(NamedTuple):
+    name: str
+    load: Callable[[], Loss]
+    ours: bool = False
+    compiles: bool = False  # for seconds, once for every shape
+    timed: bool = True  # few rows a chunk take many times as long as need be: those are measured for memory alone
+    device: str | None = None  # the only one that it is for
+    trains_only: bool = False  # the same as another one in forward alone
+
+
+def _from(module: str, name: str, **options: Any) -> Callable[[], Loss]:
+    return lambda: partial(getattr(import_module(module), name), **options)
+
+
+def _log_softmax_and_nll(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    log_prob = F.log_softmax(x, 1)
+    return F.nll_loss(log_prob, target), log_prob
+
+
+def _linear_and_cross_entropy(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, weight), target)
+
+
+def _compiled(loss: Callable[[], Loss]) -> Callable[[], Loss]:
+    return lambda: torch.compile(loss(), dynamic=False)
+
+
+_LIGER = "liger_kernel.transformers.functional"
+_TORCH_LINEAR = "torch.nn.functional", "linear_cross_entropy"
+_CCE = "cut_cross_entropy", "linear_cross_entropy"
+
+# In the order in which they are shown.
+CONTESTANTS: dict[str, tuple[Contestant, ...]] = {
+    "lean": (
+        Contestant(LEAN, lambda: cross_entropy, ours=True),
+        Contestant(IN_PLACE, lambda: partial(cross_entropy, inplace_backward=True), ours=True, trains_only=True),
+        Contestant(EAGER, lambda: F.cross_entropy),
+        Contestant(COMPILED, _compiled(lambda: F.cross_entropy), compiles=True),
+        Contestant("Liger", _from(_LIGER, "liger_cross_entropy")),
+    ),
+    "drop-in": (
+        Contestant(DROP_IN, lambda: npu_cross_entropy_loss, ours=True),
+        Contestant(TWO_STEPS, lambda: _log_softmax_and_nll),
+        Contestant(TWO_STEPS_COMPILED, _compiled(lambda: _log_softmax_and_nll), compiles=True),
+        Contestant("torch_npu's", lambda: torch.ops.npu.npu_cross_entropy_loss, device="npu"),
+    ),
+    "linear": (
+        Contestant(LINEAR, lambda: linear_cross_entropy, ours=True),
+        Contestant(
+            LINEAR + FOR_MEMORY, lambda: partial(linear_cross_entropy, options=_FEW_ROWS), ours=True, timed=False
+        ),
+        Contestant(LINEAR_EAGER, lambda: _linear_and_cross_entropy),
+        Contestant(LINEAR_TORCH, _from(*_TORCH_LINEAR, options=_ALL_ROWS)),
+        Contestant(LINEAR_TORCH + FOR_MEMORY, _from(*_TORCH_LINEAR, options=_FEW_ROWS), timed=False),
+        Contestant("Apple CCE", _from(*_CCE, impl="cce")),
+        Contestant(APPLE, _from(*_CCE, impl="torch_compile"), compiles=True),
+        Contestant("Liger", _from(_LIGER, "liger_fused_linear_cross_entropy")),
+    ),
+}
+# Where the versions of peers are found, by their names in package indexes.
+PEER_PACKAGES = ("cut-cross-entropy", "liger-kernel", "triton")
