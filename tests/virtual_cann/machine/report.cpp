@@ -53,6 +53,12 @@ std::string to_json(const Violation& violation) {
          ", " + member("got", quoted(violation.got)) + ", " + member("times", number(violation.times)) + "}";
 }
 
+std::string to_json(const BankConflicts& conflicts) {
+  return "{" + member("read_read", number(conflicts.read_read)) + ", " +
+         member("write_write", number(conflicts.write_write)) + ", " +
+         member("read_write", number(conflicts.read_write)) + ", " + member("cycles", number(conflicts.cycles)) + "}";
+}
+
 std::string to_json(const Counters& counters) {
   const auto size = [](const auto& entry) { return quoted(number(entry.first)) + ": " + number(entry.second); };
   return "{" + member("gm_bytes_read", number(counters.gm_bytes_read)) + ", " +
@@ -61,6 +67,7 @@ std::string to_json(const Counters& counters) {
          ", " + member("dma_sizes", "{" + list(counters.dma_sizes, size) + "}") + ", " +
          member("vector_instructions", number(counters.vector_instructions)) + ", " +
          member("vector_repeats", number(counters.vector_repeats)) + ", " +
+         member("bank_conflicts", to_json(counters.bank_conflicts)) + ", " +
          member("scalar_ub_accesses", number(counters.scalar_ub_accesses)) + ", " +
          member("scalar_gm_accesses", number(counters.scalar_gm_accesses)) + ", " +
          member("flags", number(counters.flags)) + ", " + member("barriers", number(counters.barriers)) + "}";
@@ -88,6 +95,7 @@ Counters Report::total() const {
     for (const auto& [size, times] : core.dma_sizes) total.dma_sizes[size] += times;
     total.vector_instructions += core.vector_instructions;
     total.vector_repeats += core.vector_repeats;
+    total.bank_conflicts += core.bank_conflicts;
     total.scalar_ub_accesses += core.scalar_ub_accesses;
     total.scalar_gm_accesses += core.scalar_gm_accesses;
     total.flags += core.flags;
