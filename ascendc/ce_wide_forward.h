@@ -5,6 +5,7 @@
 
 #include "ce_logits.h"
 #include "ce_row_finish.h"
+#include "ce_wide_floats.h"
 #include "ce_wide_log_prob.h"
 #include "ce_wide_tile.h"
 
@@ -24,9 +25,8 @@ class WideForward {
     const uint32_t columns = tiling_.tile_columns, group = tiling_.group_units;
     const uint32_t vector = CeilTo(group, kCeLanes);
     pipe->InitBuffer(in_, tiling_.input_tiles, columns * sizeof(T));
-    if constexpr (!kIsFloat<T>) {
-      pipe->InitBuffer(floats_, columns * sizeof(float));
-    }
+    floats_.InitBetween(pipe, tiling_);
+    tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
     if (WeightTiles()) {
       weights_ = InGm<float>(problem.weight, problem.classes);
       pipe->InitBuffer(weight_tiles_, kAhead, columns * sizeof(float));
@@ -34,7 +34,6 @@ class WideForward {
     pipe->InitBuffer(target_block_, group * kBlockBytes);
     pipe->InitBuffer(target_offset_, group * sizeof(int32_t));
     logits_.Init(pipe, problem);
-    tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
     lanes_.Init(pipe, options_, group);
     states_.Init(pipe, options_, vector);
     targets_.Init(pipe, problem, vector);
@@ -42,6 +41,7 @@ class WideForward {
       target_weights_.Init(pipe, problem, vector);
       finish_.Init(pipe, problem, outputs, plan, vector);
     }
+    floats_.InitLast(pipe, tiling_);
     if (WritesLogProb()) {
       if (plan.round_l2 != 0) {
         input_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
@@ -173,12 +173,11 @@ class WideForward {
       }
       --ahead_;
       const bool stays = WritesLogProb() && column >= read_again_;
-      const LocalTensor<float> x = Floats(tile, count);
-      if (!kIsFloat<T> && !stays) {
-        Free(tile);
-        if (!WeightTiles()) {  // whose buffers are not free before the tile is done with
-          FetchAhead();
-        }
+      const LocalTensor<float> x = floats_.Of(tile, count);
+      if (!kIsFloat<T> && !stays) {  // cast, and not needed again
+        tile_.SetSpare(tile.template ReinterpretCast<float>());
+      } else {
+        tile_.SetNoSpare();
       }
       logits_.Transform(x, count);
       FillTail(x, count, -kInfinity);
@@ -197,7 +196,7 @@ class WideForward {
       }
       if (stays) {
         kept_[(column - read_again_) / tiling_.tile_columns] = tile;
-      } else if (kIsFloat<T>) {
+      } else {
         Free(tile);
       }
       FetchAhead();
@@ -207,17 +206,6 @@ class WideForward {
     }
     if (WritesLogProb()) {
       WriteLogProb(unit, index);
-    }
-  }
-
-  // The tile in float32, where it may be worked on in place.
-  __aicore__ inline LocalTensor<float> Floats(const LocalTensor<T>& tile, uint32_t count) {
-    if constexpr (kIsFloat<T>) {
-      return tile;
-    } else {
-      ToFloats(floats_.Get<float>(), tile, count);
-      VectorBarrier();
-      return floats_.Get<float>();
     }
   }
 
@@ -240,7 +228,7 @@ class WideForward {
   // log_prob takes the tile's place in UB. `as_read`: the tile has what was copied in, and not x'.
   __aicore__ inline void WriteTile(LocalTensor<T>& tile, uint64_t row, uint32_t column, bool as_read) {
     const uint32_t count = Least(tiling_.tile_columns, problem_.classes - column);
-    const LocalTensor<float> x = Floats(tile, count);
+    const LocalTensor<float> x = floats_.Of(tile, count);
     if (as_read) {
       logits_.Transform(x, count);
     }
@@ -284,7 +272,8 @@ class WideForward {
   GlobalTensor<float> weights_;
   LocalTensor<T> kept_[kCeInputTiles];
   TQue<QuePosition::VECIN, kAhead> in_, weight_tiles_;
-  TBuf<QuePosition::VECCALC> floats_, target_block_, target_offset_;
+  TBuf<QuePosition::VECCALC> target_block_, target_offset_;
+  WideFloats<T> floats_;
   Logits logits_;
   WideTile tile_;
   UnitLanes lanes_;
