@@ -24,6 +24,9 @@ class BackwardTiles {
     }
     to_ = InGm<T>(gradients.input_gradient, rows * classes_);
     log_prob_ = InGm<T>(gradients.log_prob, options.log_prob ? (rows - 1) * log_prob_stride_ + classes_ : 0);
+    if (plan.round_l2 != 0) {
+      log_prob_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+    }
     if (!options.nothing) {
       logits.Init(pipe, problem);
     }

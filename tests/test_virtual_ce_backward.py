@@ -250,6 +250,15 @@ def test_what_a_wide_row_costs(backward: Backward, dtype: torch.dtype, most: flo
     assert cost(softcap=30.0)["vector_repeats"] <= plain["vector_repeats"] + 0.11
 
 
+def test_all_that_is_read_goes_round_the_l2(backward: Backward) -> None:
+    """The gradient of log_prob, too: what passes through the L2 takes the time of reads and writes together."""
+    inputs = inputs_of(1100, 8080, torch.float32, ("log_prob",))
+    (report,) = (each for each in backward(inputs).reports if "wide" in each["kernel"])
+    through = (report["total"]["gm_bytes_read"] + report["total"]["gm_bytes_written"]) / 1.6e6
+    launch = 12.9
+    assert report["estimate"]["microseconds"] - launch < 0.75 * through
+
+
 @every_dtype
 def test_what_narrow_rows_cost(backward: Backward, dtype: torch.dtype) -> None:
     """Two cores with as many rows each as one of 48 has of 65,536."""
