@@ -22,8 +22,7 @@ class WideForward {
     states_to_ = outputs.workspace + plan.states_offset;
     units_ = problem.rows * tiling_.spans;
     input_ = InGm<T>(problem.input, (problem.rows - 1) * problem.row_stride + problem.classes);
-    const uint32_t columns = tiling_.tile_columns, group = tiling_.group_units;
-    const uint32_t vector = CeilTo(group, kCeLanes);
+    const uint32_t columns = tiling_.tile_columns, group = tiling_.group_units, vector = CeilTo(group, kCeLanes);
     pipe->InitBuffer(in_, tiling_.input_tiles, columns * sizeof(T));
     floats_.InitBetween(pipe, tiling_);
     tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
@@ -61,10 +60,10 @@ class WideForward {
     begin_ = units_ * core / cores;
     end_ = units_ * (core + 1) / cores;
     next_ = {begin_, 0, false};
+    ReadTargets(begin_);
     FetchAhead();
     for (uint64_t unit = begin_; unit < end_; unit += tiling_.group_units) {
-      const uint64_t left = end_ - unit;
-      RunGroup(unit, left < tiling_.group_units ? left : tiling_.group_units);
+      RunGroup(unit, GroupFrom(unit));
     }
     target_weights_.Close();
     if (WritesLogProb()) {
@@ -92,6 +91,19 @@ class WideForward {
   __aicore__ inline uint32_t SpanBegin(uint64_t unit) const { return unit % tiling_.spans * tiling_.span_columns; }
   __aicore__ inline uint32_t SpanColumns(uint64_t unit) const {
     return Least(tiling_.span_columns, problem_.classes - SpanBegin(unit));
+  }
+
+  __aicore__ inline uint32_t GroupFrom(uint64_t unit) const {
+    return end_ - unit < tiling_.group_units ? static_cast<uint32_t>(end_ - unit) : tiling_.group_units;
+  }
+  __aicore__ inline uint32_t RowsOf(uint64_t first, uint32_t count) const {
+    return RowOf(first + count - 1) - RowOf(first) + 1;
+  }
+  // Of the next group, a group ahead: copies are made in order, so that one awaited at once is behind a whole tile.
+  __aicore__ inline void ReadTargets(uint64_t first) {
+    if (first < end_) {
+      targets_.Read(RowOf(first), RowsOf(first, GroupFrom(first)));
+    }
   }
 
   // Keeps tiles on their way, as far as there are buffers.
@@ -137,7 +149,8 @@ class WideForward {
 
   __aicore__ inline void RunGroup(uint64_t first, uint32_t count) {
     const uint64_t row = RowOf(first);
-    targets_.Load(row, RowOf(first + count - 1) - row + 1);
+    targets_.Find(RowsOf(first, count));
+    ReadTargets(first + count);
     Duplicate(target_block_.Get<float>(), 0.0f, count * kBlockFloats);
     lanes_.Reset(count);
     VectorBarrier();
@@ -174,11 +187,7 @@ class WideForward {
       --ahead_;
       const bool stays = WritesLogProb() && column >= read_again_;
       const LocalTensor<float> x = floats_.Of(tile, count);
-      if (!kIsFloat<T> && !stays) {  // cast, and not needed again
-        tile_.SetSpare(tile.template ReinterpretCast<float>());
-      } else {
-        tile_.SetNoSpare();
-      }
+      tile_.SetSpare(!kIsFloat<T> && !stays, tile.template ReinterpretCast<float>());  // cast, and not needed again
       logits_.Transform(x, count);
       FillTail(x, count, -kInfinity);
       const uint32_t in_tile = target - begin - column;  // wraps to a large number left of the tile

@@ -26,13 +26,11 @@ class WideTile {
     }
   }
 
-  // Room for a quarter of the tiles that follow, which may lie in another third of the UB than the rest: see
-  // FoldByTurns.
-  __aicore__ inline void SetSpare(const LocalTensor<float>& spare) {
+  // Room for a quarter of the next tile, which may lie in another third of the UB than the work: see FoldByTurns.
+  __aicore__ inline void SetSpare(bool has_spare, const LocalTensor<float>& spare) {
+    has_spare_ = has_spare;
     spare_ = spare;
-    has_spare_ = true;
   }
-  __aicore__ inline void SetNoSpare() { has_spare_ = false; }
 
   // The first tile of a unit, where no option needs more than max and sum: there is nothing yet to be raised.
   __aicore__ inline void Begin(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t count) {
@@ -194,7 +192,7 @@ class WideTile {
   }
 
   ForwardOptions options_;
-  bool separate_, has_spare_ = false;
+  bool separate_, has_spare_;
   LocalTensor<float> spare_;
   TBuf<QuePosition::VECCALC> work_, terms_, lanes_, bits_, columns_;
 };

@@ -167,7 +167,7 @@ def test_rows_read_again_for_log_prob(dtype: torch.dtype, name: str) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize("classes", [50021, 65537, 100003])  # primes
+@pytest.mark.parametrize("classes", [65537, 70001, 100003])  # primes
 def test_what_stays_of_a_row_is_not_read_again(dtype: torch.dtype, classes: int) -> None:
     a = Arguments(outputs=("log_prob",))
     result = check(logits_of(3, classes, dtype), targets_of(3, classes), a, cores=1, plan_rows=1001)
