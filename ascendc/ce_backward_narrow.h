@@ -16,6 +16,7 @@ class BackwardNarrow {
     problem_ = problem;
     plan_ = plan;
     tiles_.Init(pipe, *problem, *gradients, *plan);
+    tiles_.InitBuffers(pipe);
     if (tiles_.options.nothing) {
       return;
     }

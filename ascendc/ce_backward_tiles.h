@@ -24,18 +24,27 @@ class BackwardTiles {
     }
     to_ = InGm<T>(gradients.input_gradient, rows * classes_);
     log_prob_ = InGm<T>(gradients.log_prob, options.log_prob ? (rows - 1) * log_prob_stride_ + classes_ : 0);
-
-    const CeBackwardBuffers& bytes = plan.buffers;
-    pipe->InitBuffer(in_, plan.input_tiles, bytes.tile);
-    pipe->InitBuffer(out_, 2, bytes.tile);
-    if (options.nothing) {
-      return;
+    if (plan.round_l2 != 0) {
+      log_prob_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
     }
-    if (bytes.work > 0) pipe->InitBuffer(work_, bytes.work);
-    if (bytes.result > 0) pipe->InitBuffer(result_, bytes.result);
-    if (bytes.term > 0) pipe->InitBuffer(term_, bytes.term);
-    if (bytes.log_prob > 0) pipe->InitBuffer(log_probs_, 2, bytes.log_prob);
-    logits.Init(pipe, problem);
+    if (!options.nothing) {
+      logits.Init(pipe, problem);
+    }
+  }
+
+  // Tiles come last, and in the wide layout after what is there per row: those of a half dtype then lie in other thirds
+  // of the UB, which have banks of their own, than the floats that they are cast to and from.
+  __aicore__ inline void InitBuffers(TPipe* pipe) {
+    const CeBackwardBuffers& bytes = plan_->buffers;
+    if (!options.nothing) {
+      if (bytes.work > 0) pipe->InitBuffer(work_, bytes.work);
+      if (bytes.result > 0) pipe->InitBuffer(result_, bytes.result);
+      if (bytes.term > 0) pipe->InitBuffer(term_, bytes.term);
+      if (bytes.gap > 0) pipe->InitBuffer(gap_, bytes.gap);
+      if (bytes.log_prob > 0) pipe->InitBuffer(log_probs_, 2, bytes.log_prob);
+    }
+    pipe->InitBuffer(in_, plan_->input_tiles, bytes.tile);
+    pipe->InitBuffer(out_, 2, bytes.tile);
   }
 
   // All that instructions over whole tiles may find behind what a copy brought is a number, and 0 in grad_log_prob.
@@ -126,7 +135,7 @@ class BackwardTiles {
   GlobalTensor<T> x_, log_prob_, to_;
   Queue in_, log_probs_;
   TQue<QuePosition::VECOUT, 1> out_;
-  TBuf<QuePosition::VECCALC> work_, result_, term_;
+  TBuf<QuePosition::VECCALC> work_, result_, term_, gap_;
 };
 
 }  // namespace npu_ce

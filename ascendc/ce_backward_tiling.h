@@ -23,6 +23,7 @@ struct CeBackwardBuffers {
   uint32_t row_blocks;    // a block of 32 bytes per row, that holds the row's value eight times (narrow, float32)
   uint32_t column_index;  // float32: 0, 1, 2, ... (narrow)
   uint32_t bits;          // of one comparison of a tile (narrow)
+  uint32_t gap;           // left empty, so that tiles begin in another third of the UB than all before them (wide)
 };
 
 // Sums of rows. Each is cut into spans, whose sums a second launch adds where there are more than one: a function of

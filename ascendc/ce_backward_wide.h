@@ -18,14 +18,16 @@ class BackwardWide {
     weight_ = InGm<float>(problem->weight, problem->weight != nullptr ? problem->classes : 0);
     tiles_.Init(pipe, *problem, *gradients, *plan);
     if (tiles_.options.nothing) {
+      tiles_.InitBuffers(pipe);
       return;
     }
     const CeBackwardBuffers& bytes = plan->buffers;
-    if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
     pipe->InitBuffer(elements_, 1, bytes.row_elements);
     pipe->InitBuffer(block_starts_, plan->row_vector * sizeof(uint32_t));
     Fill();
     rows_.Init(pipe, problem, gradients, plan, &tiles_.options, &tiles_.logits);
+    tiles_.InitBuffers(pipe);
+    if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
     if (tiles_.options.weighted) {
       rows_.SetWeightTotal(InGm<float>(gradients->workspace + plan->weight_total.sums, 1).GetValue(0));
     } else {

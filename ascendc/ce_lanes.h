@@ -82,9 +82,10 @@ __aicore__ inline void Fold(const LocalTensor<float>& tile, uint32_t repeats) {
   }
 }
 
-// The same with the result in `folded`, which has room for half of the repeats and two more; the tile stays as it is.
+// Folds the repeats of a tile to about half of them in `folded`, and returns how many. The tile stays as it is.
 template <class Op>
-__aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTensor<float>& tile, uint32_t repeats) {
+__aicore__ inline uint32_t FoldOnce(const LocalTensor<float>& folded, const LocalTensor<float>& tile,
+                                    uint32_t repeats) {
   uint32_t left;
   if (Op::kIdempotent) {  // what lies in the middle is taken twice
     const uint32_t apart = repeats > 1 ? (repeats / 2 - 1) | 1 : 0;
@@ -101,7 +102,31 @@ __aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTen
     }
   }
   VectorBarrier();
-  Fold<Op>(folded, left);
+  return left;
+}
+
+// Fold with the result in `folded`, which has room for half of the repeats and two more; the tile stays as it is.
+template <class Op>
+__aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTensor<float>& tile, uint32_t repeats) {
+  Fold<Op>(folded, FoldOnce<Op>(folded, tile, repeats));
+}
+
+// Fold by turns from one buffer to the other, and returns the one that the result is in. In place, both halves are read
+// from the banks that are written; another third of the UB has other banks. What halves of a sum leave over is copied,
+// for which few repeats are not worth it.
+template <class Op>
+__aicore__ inline LocalTensor<float> FoldByTurns(const LocalTensor<float>& tile, const LocalTensor<float>& other,
+                                                 uint32_t repeats) {
+  constexpr uint32_t kFew = Op::kIdempotent ? 20 : 64;
+  LocalTensor<float> from = tile, to = other;
+  while (repeats > kFew) {
+    repeats = FoldOnce<Op>(to, from, repeats);
+    const LocalTensor<float> folded = to;
+    to = from;
+    from = folded;
+  }
+  Fold<Op>(from, repeats);
+  return from;
 }
 
 // dst = src - lanes, with the same 64 lanes for every repeat: a repeat stride of 0.

@@ -36,6 +36,7 @@ class NarrowForward {
     if (options_.entropy || options_.argmax || (options_.smoothing && options_.weights)) {
       pipe->InitBuffer(terms_, count * sizeof(float));
     }
+    rows_.Init(pipe, problem.classes, tiling_.pitch, tiling_.step_rows);  // where chunks begin as those of the tiles do
     pipe->InitBuffer(row_offsets_, tiling_.step_rows * sizeof(int32_t));
     pipe->InitBuffer(offsets_, tiling_.step_rows * sizeof(int32_t));
     pipe->InitBuffer(log_sums_, tiling_.step_rows * sizeof(float));
@@ -55,7 +56,6 @@ class NarrowForward {
     Muls(row_offsets_.Get<int32_t>(), row_offsets_.Get<int32_t>(), static_cast<int32_t>(tiling_.pitch * sizeof(float)),
          tiling_.step_rows);
     logits_.Init(pipe, problem);
-    rows_.Init(pipe, problem.classes, tiling_.pitch, tiling_.step_rows);
     states_.Init(pipe, options_, group);
     targets_.Init(pipe, problem, group);
     target_weights_.Init(pipe, problem, group);

@@ -76,10 +76,19 @@ class RowTile {
     VectorBarrier();
   }
 
-  // dst = src - values, a value a row.
+  // dst = src - values, a value a row. Rows that are no more than their chunks are taken one by one: the
+  // repeats of an instruction then go through all banks, and it reads its value once.
   __aicore__ inline void Subtract(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                   const LocalTensor<float>& values) const {
     const LocalTensor<float> spread = Spread(values);
+    if (!by_blocks_ && rows_ <= pitch_ / chunk_) {
+      for (uint32_t row = 0; row < rows_; ++row) {
+        Sub(dst[row * pitch_], src[row * pitch_], spread[row * kBlockFloats], kCeLanes, pitch_ / kCeLanes,
+            BinaryRepeatParams(1, 1, 0, kRepeatBlocks, kRepeatBlocks, 0));
+      }
+      VectorBarrier();
+      return;
+    }
     for (uint32_t column = 0; column < pitch_; column += chunk_) {
       Sub(dst[column], src[column], spread, kCeLanes, repeats_,
           BinaryRepeatParams(BlockStep(), BlockStep(), ValueBlockStep(), RepeatStep(), RepeatStep(),

@@ -19,6 +19,9 @@ constexpr uint32_t kCeNarrowClasses = 1024;
 // A tile of many rows: up to this many floats from row to row, strides reach from a row to the next eight.
 constexpr uint32_t kCeBlockPitch = 248;
 
+// Bytes. Each third of the UB has banks of its own (page "Avoid bank conflicts (2201)").
+constexpr uint32_t kCeUbThird = 64 * 1024;
+
 // Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
 constexpr uint32_t kCeInputTiles = 7;
 
@@ -89,6 +92,7 @@ struct CeForwardTiling {
   uint32_t input_tiles;   // buffers of the input
   uint32_t kept_tiles;    // wide layout with log_prob: the last of a row stay in UB until theirs is written, and the
                           // others are read again; 0: it is left to another launch
+  uint32_t apart;         // wide layout: tiles, their floats and their work begin in different thirds of the UB
 };
 
 // The launches after the one over units; each is left out where it has no blocks. Offsets in floats of the workspace.

@@ -5,6 +5,7 @@
 
 #include "ce_logits.h"
 #include "ce_row_finish.h"
+#include "ce_wide_floats.h"
 #include "ce_wide_log_prob.h"
 #include "ce_wide_tile.h"
 
@@ -21,12 +22,10 @@ class WideForward {
     states_to_ = outputs.workspace + plan.states_offset;
     units_ = problem.rows * tiling_.spans;
     input_ = InGm<T>(problem.input, (problem.rows - 1) * problem.row_stride + problem.classes);
-    const uint32_t columns = tiling_.tile_columns, group = tiling_.group_units;
-    const uint32_t vector = CeilTo(group, kCeLanes);
+    const uint32_t columns = tiling_.tile_columns, group = tiling_.group_units, vector = CeilTo(group, kCeLanes);
     pipe->InitBuffer(in_, tiling_.input_tiles, columns * sizeof(T));
-    if constexpr (!kIsFloat<T>) {
-      pipe->InitBuffer(floats_, columns * sizeof(float));
-    }
+    floats_.InitBetween(pipe, tiling_);
+    tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
     if (WeightTiles()) {
       weights_ = InGm<float>(problem.weight, problem.classes);
       pipe->InitBuffer(weight_tiles_, kAhead, columns * sizeof(float));
@@ -34,7 +33,6 @@ class WideForward {
     pipe->InitBuffer(target_block_, group * kBlockBytes);
     pipe->InitBuffer(target_offset_, group * sizeof(int32_t));
     logits_.Init(pipe, problem);
-    tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
     lanes_.Init(pipe, options_, group);
     states_.Init(pipe, options_, vector);
     targets_.Init(pipe, problem, vector);
@@ -42,6 +40,7 @@ class WideForward {
       target_weights_.Init(pipe, problem, vector);
       finish_.Init(pipe, problem, outputs, plan, vector);
     }
+    floats_.InitLast(pipe, tiling_);
     if (WritesLogProb()) {
       if (plan.round_l2 != 0) {
         input_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
@@ -61,10 +60,10 @@ class WideForward {
     begin_ = units_ * core / cores;
     end_ = units_ * (core + 1) / cores;
     next_ = {begin_, 0, false};
+    ReadTargets(begin_);
     FetchAhead();
     for (uint64_t unit = begin_; unit < end_; unit += tiling_.group_units) {
-      const uint64_t left = end_ - unit;
-      RunGroup(unit, left < tiling_.group_units ? left : tiling_.group_units);
+      RunGroup(unit, GroupFrom(unit));
     }
     target_weights_.Close();
     if (WritesLogProb()) {
@@ -92,6 +91,19 @@ class WideForward {
   __aicore__ inline uint32_t SpanBegin(uint64_t unit) const { return unit % tiling_.spans * tiling_.span_columns; }
   __aicore__ inline uint32_t SpanColumns(uint64_t unit) const {
     return Least(tiling_.span_columns, problem_.classes - SpanBegin(unit));
+  }
+
+  __aicore__ inline uint32_t GroupFrom(uint64_t unit) const {
+    return end_ - unit < tiling_.group_units ? static_cast<uint32_t>(end_ - unit) : tiling_.group_units;
+  }
+  __aicore__ inline uint32_t RowsOf(uint64_t first, uint32_t count) const {
+    return RowOf(first + count - 1) - RowOf(first) + 1;
+  }
+  // Of the next group, a group ahead: copies are made in order, so that one awaited at once is behind a whole tile.
+  __aicore__ inline void ReadTargets(uint64_t first) {
+    if (first < end_) {
+      targets_.Read(RowOf(first), RowsOf(first, GroupFrom(first)));
+    }
   }
 
   // Keeps tiles on their way, as far as there are buffers.
@@ -137,7 +149,8 @@ class WideForward {
 
   __aicore__ inline void RunGroup(uint64_t first, uint32_t count) {
     const uint64_t row = RowOf(first);
-    targets_.Load(row, RowOf(first + count - 1) - row + 1);
+    targets_.Find(RowsOf(first, count));
+    ReadTargets(first + count);
     Duplicate(target_block_.Get<float>(), 0.0f, count * kBlockFloats);
     lanes_.Reset(count);
     VectorBarrier();
@@ -173,13 +186,8 @@ class WideForward {
       }
       --ahead_;
       const bool stays = WritesLogProb() && column >= read_again_;
-      const LocalTensor<float> x = Floats(tile, count);
-      if (!kIsFloat<T> && !stays) {
-        Free(tile);
-        if (!WeightTiles()) {  // whose buffers are not free before the tile is done with
-          FetchAhead();
-        }
-      }
+      const LocalTensor<float> x = floats_.Of(tile, count);
+      tile_.SetSpare(!kIsFloat<T> && !stays, tile.template ReinterpretCast<float>());  // cast, and not needed again
       logits_.Transform(x, count);
       FillTail(x, count, -kInfinity);
       const uint32_t in_tile = target - begin - column;  // wraps to a large number left of the tile
@@ -197,7 +205,7 @@ class WideForward {
       }
       if (stays) {
         kept_[(column - read_again_) / tiling_.tile_columns] = tile;
-      } else if (kIsFloat<T>) {
+      } else {
         Free(tile);
       }
       FetchAhead();
@@ -207,17 +215,6 @@ class WideForward {
     }
     if (WritesLogProb()) {
       WriteLogProb(unit, index);
-    }
-  }
-
-  // The tile in float32, where it may be worked on in place.
-  __aicore__ inline LocalTensor<float> Floats(const LocalTensor<T>& tile, uint32_t count) {
-    if constexpr (kIsFloat<T>) {
-      return tile;
-    } else {
-      ToFloats(floats_.Get<float>(), tile, count);
-      VectorBarrier();
-      return floats_.Get<float>();
     }
   }
 
@@ -240,7 +237,7 @@ class WideForward {
   // log_prob takes the tile's place in UB. `as_read`: the tile has what was copied in, and not x'.
   __aicore__ inline void WriteTile(LocalTensor<T>& tile, uint64_t row, uint32_t column, bool as_read) {
     const uint32_t count = Least(tiling_.tile_columns, problem_.classes - column);
-    const LocalTensor<float> x = Floats(tile, count);
+    const LocalTensor<float> x = floats_.Of(tile, count);
     if (as_read) {
       logits_.Transform(x, count);
     }
@@ -284,7 +281,8 @@ class WideForward {
   GlobalTensor<float> weights_;
   LocalTensor<T> kept_[kCeInputTiles];
   TQue<QuePosition::VECIN, kAhead> in_, weight_tiles_;
-  TBuf<QuePosition::VECCALC> floats_, target_block_, target_offset_;
+  TBuf<QuePosition::VECCALC> target_block_, target_offset_;
+  WideFloats<T> floats_;
   Logits logits_;
   WideTile tile_;
   UnitLanes lanes_;

@@ -26,20 +26,24 @@ class WideTile {
     }
   }
 
+  // Room for a quarter of the next tile, which may lie in another third of the UB than the work: see FoldByTurns.
+  __aicore__ inline void SetSpare(bool has_spare, const LocalTensor<float>& spare) {
+    has_spare_ = has_spare;
+    spare_ = spare;
+  }
+
   // The first tile of a unit, where no option needs more than max and sum: there is nothing yet to be raised.
   __aicore__ inline void Begin(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t count) {
     const uint32_t repeats = Repeats(count);
-    const LocalTensor<float> max = lanes.Get(unit, kMaxLanes), work = work_.Get<float>();
-    FoldInto<MaxOf>(work, x, repeats);
-    Maxs(max, work, -kLargestFloat, kCeLanes);
+    const LocalTensor<float> max = lanes.Get(unit, kMaxLanes);
+    Maxs(max, MaxOfTile(x, repeats), -kLargestFloat, kCeLanes);
     VectorBarrier();
-    const LocalTensor<float> e = separate_ ? work : x;
+    const LocalTensor<float> e = separate_ ? work_.Get<float>() : x;
     SubLanes(e, x, max, repeats);
     VectorBarrier();
     Exp(e, e, repeats * kCeLanes);
     VectorBarrier();
-    Fold<SumOf>(e, repeats);
-    Adds(lanes.Get(unit, kSumLanes), e, 0.0f, kCeLanes);
+    Adds(lanes.Get(unit, kSumLanes), SumOfTile(e, repeats), 0.0f, kCeLanes);
   }
 
   // Adds `count` columns of x' from column `first` of the row on to the lanes of a unit; what follows them up to a
@@ -51,8 +55,7 @@ class WideTile {
     const LocalTensor<float> new_max = lanes_.Get<float>(), raise = lanes_.Get<float>()[kCeLanes];
     const LocalTensor<float> work = work_.Get<float>();
 
-    FoldInto<MaxOf>(work, x, repeats);
-    Max(new_max, max, work, kCeLanes);
+    Max(new_max, max, MaxOfTile(x, repeats), kCeLanes);
     VectorBarrier();
     if (options_.argmax) {
       AddColumns(lanes, unit, x, new_max, first, repeats);
@@ -76,14 +79,33 @@ class WideTile {
     if (options_.entropy) {
       AddEntropy(lanes.Get(unit, kEntropyLanes), e, shift, raise, repeats);
     }
-    Fold<SumOf>(e, repeats);
+    const LocalTensor<float> more = SumOfTile(e, repeats);
     Mul(sum, sum, raise, kCeLanes);
     VectorBarrier();
-    AscendC::Add(sum, sum, e, kCeLanes);
+    AscendC::Add(sum, sum, more, kCeLanes);
     VectorBarrier();
   }
 
  private:
+  // Lane by lane, in the first repeat of what they return. The tile stays.
+  __aicore__ inline LocalTensor<float> MaxOfTile(const LocalTensor<float>& x, uint32_t repeats) {
+    const LocalTensor<float> work = work_.Get<float>();
+    const uint32_t left = FoldOnce<MaxOf>(work, x, repeats);
+    if (has_spare_) {
+      return FoldByTurns<MaxOf>(work, spare_, left);
+    }
+    Fold<MaxOf>(work, left);
+    return work;
+  }
+  // The tile, which may be the work of a separate one, is lost.
+  __aicore__ inline LocalTensor<float> SumOfTile(const LocalTensor<float>& e, uint32_t repeats) {
+    if (separate_) {
+      Fold<SumOf>(e, repeats);
+      return e;
+    }
+    return FoldByTurns<SumOf>(e, work_.Get<float>(), repeats);
+  }
+
   // sums += factor * raise; the raise of lanes that had nothing is -inf, or nearly.
   __aicore__ inline void AddRaised(const LocalTensor<float>& sums, const LocalTensor<float>& factor,
                                    const LocalTensor<float>& raise) {
@@ -170,7 +192,8 @@ class WideTile {
   }
 
   ForwardOptions options_;
-  bool separate_;
+  bool separate_, has_spare_;
+  LocalTensor<float> spare_;
   TBuf<QuePosition::VECCALC> work_, terms_, lanes_, bits_, columns_;
 };
 

@@ -189,6 +189,7 @@ def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: s
         written=written / elements / size,
         dma_bytes=(read + written) / (total["dma_reads"] + total["dma_writes"]),
         repeats=total["vector_repeats"] / elements,
+        conflicts=total["bank_conflicts"] / elements,
         busiest=max(busiest) * cores / sum(busiest),
         estimate=sum(report["estimate"]["microseconds"] for report in reports),
         launches=sum(CHIP.launch(report["blocks"]) for report in reports),

@@ -4,7 +4,8 @@
     python benchmarks/npu_traffic.py [--json] [--bars] [--quick] [--plot FILE.png] [4096x8080 ...]
 
 Traffic is over that of the logits, targets and all else included; DMA is the mean size of an instruction; repeats are
-vector repeats per element; busiest is the core that moves most in the largest launch, over the mean of all cores.
+vector repeats per element, conflicts the vector unit's cycles per element that conflicts of UB banks take; busiest is
+the core that moves most in the largest launch, over the mean of all cores.
 Estimates are microseconds on the chip of VIRTUAL_CANN_SOC. The bounds behind them are the time of the traffic alone,
 through HBM or, where reads go round it, into the L2, and that of the vector unit alone; a kernel whose copies and
 arithmetic overlap comes near the larger. official_npu.py says how CANN's kernel is costed.
@@ -111,13 +112,14 @@ def name_of(case: Case) -> str:
 def line(what: str, f: Figures) -> str:
     bounds = f"({f.traffic_bound:.0f}, {f.vector_bound:.0f})"
     return (
-        f"{what:52} {f.read:6.3f} {f.written:7.3f} {f.dma_bytes / 1024:8.1f} {f.repeats:8.4f} {f.busiest:8.2f} "
-        f"{f.estimate:10.1f} {bounds:>14}"
+        f"{what:52} {f.read:6.3f} {f.written:7.3f} {f.dma_bytes / 1024:8.1f} {f.repeats:8.4f} {f.conflicts:9.4f} "
+        f"{f.busiest:8.2f} {f.estimate:10.1f} {bounds:>14}"
     )
 
 
 def print_table(measured: list[Measured]) -> None:
-    print(f"{'':52} {'read':>6} {'written':>7} {'DMA KB':>8} {'repeats':>8} {'busiest':>8} {'us':>10} {'bounds':>14}")
+    columns = f"{'DMA KB':>8} {'repeats':>8} {'conflicts':>9} {'busiest':>8} {'us':>10} {'bounds':>14}"
+    print(f"{'':52} {'read':>6} {'written':>7} {columns}")
     for m in measured:
         print(line(name_of(m.case), m.ours))
         if not m.case.option:

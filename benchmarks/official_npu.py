@@ -58,6 +58,7 @@ class Figures:
     written: float
     dma_bytes: float  # mean of an instruction
     repeats: float  # per element
+    conflicts: float  # of UB banks: cycles per element
     busiest: float  # core, over the mean
     estimate: float
     launches: float  # of it, what the launches themselves cost
@@ -109,6 +110,7 @@ def official(direction: str, rows: int, classes: int, element_bytes: int, on: Ch
         written=1,
         dma_bytes=row_bytes / tiles,
         repeats=kernel.repeats,
+        conflicts=0,
         busiest=rows_of_busiest * on.cores / rows,
         estimate=launches + (copies + vector) * microseconds,
         launches=launches,

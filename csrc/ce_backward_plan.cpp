@@ -111,14 +111,22 @@ bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const n
   return true;
 }
 
-bool fits_wide(const CeProblem& problem, const Needs& needs, uint32_t columns, uint32_t ub_bytes,
-               CeBackwardPlan& plan) {
+// Returns what all buffers take.
+uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns, CeBackwardPlan& plan) {
   plan.group_rows = kWideGroup;
   plan.tile_columns = columns;
   uint32_t bytes = set_row_buffers(problem, needs, plan) + kWideVectors * plan.row_vector * uint32_t(sizeof(float));
   bytes += set_tile_buffers(needs, needs.smooth_weights, columns, plan);
   plan.buffers.row_elements = 3 * plan.row_vector * kBlock;
-  return bytes + plan.buffers.row_elements <= ub_bytes;
+  return bytes + plan.buffers.row_elements;
+}
+
+// Where there is room for it, and a half dtype is cast.
+uint32_t gap_before_tiles(const Needs& needs, const CeBackwardPlan& plan, uint32_t bytes, uint32_t ub_bytes) {
+  const CeBackwardBuffers& buffers = plan.buffers;
+  const uint32_t tiles = (plan.input_tiles + 2) * buffers.tile + 2 * buffers.log_prob + buffers.weights;
+  const uint32_t before = bytes - tiles;
+  return needs.element == 2 && before < kCeUbThird && kCeUbThird + tiles <= ub_bytes ? kCeUbThird - before : 0;
 }
 
 void plan_wide(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
@@ -128,11 +136,11 @@ void plan_wide(const CeProblem& problem, const CeGradients& gradients, const npu
   plan.input_tiles = needs.log_prob ? 2 : kCeMostInputTiles;
   plan.row_buffers = 1;
   uint32_t most = 0;
-  while (fits_wide(problem, needs, most + kPieceStep, limits.ub_bytes, plan)) most += kPieceStep;
+  while (set_wide(problem, needs, most + kPieceStep, plan) <= limits.ub_bytes) most += kPieceStep;
   // Tiles of one size rather than large ones and a small rest.
   const uint32_t tiles = ceil_div(problem.classes, most);
-  fits_wide(problem, needs, std::min(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep)), limits.ub_bytes,
-            plan);
+  const uint32_t columns = std::min(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep));
+  plan.buffers.gap = gap_before_tiles(needs, plan, set_wide(problem, needs, columns, plan), limits.ub_bytes);
   const uint32_t pieces = problem.rows >= kWholeRows ? 1 : ceil_div(problem.classes, kPiece);
   plan.piece_columns = pieces == 1 ? problem.classes : ceil_to(ceil_div(problem.classes, pieces), kPieceStep);
   plan.pieces = ceil_div(problem.classes, plan.piece_columns);

@@ -3,13 +3,11 @@
 
 #include <algorithm>
 
+#include "ce_ub_plan.h"
+
 namespace npu_ce {
 
 namespace {
-
-constexpr uint32_t kLanes = kCeLanes;
-constexpr uint32_t kBlockBytes = 32;
-constexpr uint32_t kFloat = 4;
 
 // A launch's cost grows with its cores, so each of them gets a few copies' worth of the logits.
 constexpr uint64_t kLeastBytesOfCore = 16 * 1024;
@@ -19,9 +17,6 @@ constexpr uint64_t kLeastSpan = 1024;
 constexpr uint64_t kEnoughUnits = 1000;
 constexpr double kBalanced = 1.15;
 constexpr uint32_t kReduceSums = 16384;
-
-uint64_t ceil_div(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
-uint64_t ceil_to(uint64_t n, uint64_t multiple) { return ceil_div(n, multiple) * multiple; }
 
 struct Spans {
   uint64_t count;
@@ -58,80 +53,6 @@ Spans choose_spans(uint64_t rows, uint64_t classes) {
   }
   return best;
 }
-
-// What the kernels of one problem need of UB. Each term names the class whose Init takes it.
-class Ub {
- public:
-  Ub(const CeProblem& problem, const CeForwardOutputs& outputs)
-      : problem_(problem),
-        size_(problem.dtype == kCeFloat32 ? 4 : 2),
-        smoothing_(problem.label_smoothing != 0),
-        weights_(problem.weight != nullptr),
-        entropy_(outputs.entropy != nullptr),
-        argmax_(outputs.argmax != nullptr),
-        log_prob_(outputs.log_prob != nullptr),
-        lse_(outputs.lse != nullptr || problem.z_loss != 0),
-        z_loss_(problem.z_loss != 0 || outputs.z_loss != nullptr) {}
-
-  uint64_t size() const { return size_; }
-  // Of the reduction, at most: ce, count, weight, z-loss.
-  uint64_t terms() const { return 2 + weights_ + z_loss_; }
-
-  // Targets, States, RowFinish, TargetWeights, Logits: vectors over the units of a group.
-  uint64_t vectors(uint64_t group) const {
-    const uint64_t length = ceil_to(group, kLanes), bits = ceil_to(length / 8, kBlockBytes);
-    const uint64_t targets = 4 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
-    const uint64_t states = (3 + 2 * smoothing_ + entropy_ + 2 * argmax_) * length * kFloat;
-    const uint64_t finish = (5 + lse_ + z_loss_ + entropy_ + weights_ + 2 * argmax_) * length * kFloat + bits;
-    const uint64_t table =
-        problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes, kLanes) * kFloat : length * kBlockBytes;
-    const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
-    return targets + states + finish + weights + kBlockBytes;
-  }
-
-  // WideForward, UnitLanes, WideTile: all but what grows with the tile.
-  uint64_t wide_fixed(uint64_t group) const {
-    const uint64_t lanes = 2 + 2 * smoothing_ + entropy_ + 2 * argmax_;
-    const uint64_t unit_lanes =
-        group * ((lanes + 1) * kLanes * kFloat + kLanes / 8 + kBlockBytes) + 2 * kLanes * kFloat;
-    return vectors(group) + unit_lanes + ceil_to(group, 8) * (kBlockBytes + kFloat) + 4 * kLanes * kFloat;
-  }
-  uint64_t wide_per_column(uint64_t input_tiles, bool log_prob) const {
-    const bool separate = log_prob && size_ == 4;
-    const uint64_t floats = size_ == 4 ? 0 : kFloat;
-    const uint64_t work = separate ? kFloat : kFloat / 2;
-    const uint64_t terms = smoothing_ || entropy_ || argmax_ ? kFloat : 0;
-    const uint64_t columns = argmax_ ? kFloat + 1 : 0;
-    const uint64_t weight_tiles = smoothing_ && weights_ ? 2 * kFloat : 0;
-    return input_tiles * size_ + floats + work + terms + columns + weight_tiles;
-  }
-  // NarrowForward and RowTile: for each row of a tile, and more for each of a step.
-  uint64_t narrow_of_tile(uint64_t pitch) const { return pitch * size_ * (2 + log_prob_); }
-  uint64_t narrow_of_step(uint64_t pitch) const {
-    const bool exponentials = log_prob_ || entropy_, terms = entropy_ || argmax_ || (smoothing_ && weights_);
-    const uint64_t floats = (size_ == 4 ? 0 : 1) + exponentials + terms;
-    return pitch * floats * kFloat + 3 * kFloat + (argmax_ ? kLanes / 8 : 0) + row_tile(pitch);
-  }
-  uint64_t narrow_fixed(uint64_t pitch, uint64_t group, uint64_t sum_rows) const {
-    const uint64_t sums = terms() * ceil_to(group / sum_rows, kBlockBytes / kFloat) * kFloat;
-    return vectors(group) + sums + (argmax_ ? pitch * kFloat : 0);
-  }
-  uint64_t merge_per_row(uint64_t pitch) const { return 3 * pitch * kFloat + kLanes / 8 + row_tile(pitch); }
-  // LogProb.
-  uint64_t log_prob_per_column() const { return 4 * size_ + (size_ == 4 ? 0 : kFloat); }
-
-  // Event ids of V_MTE2, of which there are eight: of each input tile and weight tile, Targets and TargetWeights.
-  uint64_t most_input_tiles() const { return kCeInputTiles - weights_ - (smoothing_ && weights_ ? 2 : 0); }
-
-  bool log_prob() const { return log_prob_; }
-
- private:
-  static uint64_t row_tile(uint64_t pitch) { return pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat; }
-
-  const CeProblem& problem_;
-  uint64_t size_;
-  bool smoothing_, weights_, entropy_, argmax_, log_prob_, lse_, z_loss_;
-};
 
 // Tiles of one size, as even as whole repeats allow; or of rows, whole blocks of what there is of each.
 uint32_t even_tiles(uint64_t count, uint64_t most, uint64_t multiple = kLanes) {
@@ -174,10 +95,11 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   const uint64_t room = ub_bytes - ub.wide_fixed(tiling.group_units);
   if (spans.count == 1 && ub.log_prob()) {
     if (!keep_rows(ub, problem.classes, room, tiling)) keep_ends_of_rows(ub, problem.classes, room, tiling);
-    return;
+  } else {
+    tiling.input_tiles = 2;
+    tiling.tile_columns = even_tiles(columns, room / ub.wide_per_column(2, false) / kLanes * kLanes);
   }
-  tiling.input_tiles = 2;
-  tiling.tile_columns = even_tiles(columns, room / ub.wide_per_column(2, false) / kLanes * kLanes);
+  tiling.apart = ub.fits_apart(tiling, ub_bytes);
 }
 
 // From row to row in UB, of elements that a copy fills up to 32 bytes.

@@ -38,7 +38,7 @@ class CeGradients(ctypes.Structure):
     ]
 
 
-BUFFERS = "tile log_prob weights work result term row_inputs row_vectors row_elements row_blocks column_index bits"
+BUFFERS = "tile log_prob weights work result term row_inputs row_vectors row_elements row_blocks column_index bits gap"
 
 
 class Buffers(ctypes.Structure):

@@ -32,6 +32,7 @@ def of_call(name: str, reports: list[dict[str, Any]], logits: Tensor) -> Counts:
         "DMA instructions": total("dma_reads", "dma_writes"),
         "vector instructions": total("vector_instructions"),
         "vector repeats per element": total("vector_repeats") / elements,
+        "bank conflicts": total("bank_conflicts"),
         "scalar accesses": total("scalar_ub_accesses", "scalar_gm_accesses"),
         "launches": len(reports),
     }

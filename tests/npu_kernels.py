@@ -65,7 +65,7 @@ class CeForwardOutputs(ctypes.Structure):
 
 class CeForwardTiling(ctypes.Structure):
     _fields_ = _fields(
-        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles kept_tiles"),
+        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles kept_tiles apart"),
     )
 
 

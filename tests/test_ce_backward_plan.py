@@ -59,7 +59,7 @@ def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
         + plan.row_buffers * sizes.row_inputs
         + sizes.row_elements
     )
-    buffers = sizes.weights + sizes.work + sizes.result + sizes.term + sizes.row_vectors
+    buffers = sizes.weights + sizes.work + sizes.result + sizes.term + sizes.row_vectors + sizes.gap
     narrow = sizes.row_blocks + sizes.column_index + sizes.bits
     indices = 0 if plan.narrow else vector
     return queues + buffers + narrow + indices + targets + (32 if problem.softcap else 0)

@@ -10,6 +10,7 @@ import pytest
 from npu_kernels import CeForwardOutputs, CeForwardPlan, CeForwardTiling, CeProblem, plan_forward
 
 LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES, COPY_ROWS = 64, 248, 1024, 7, 8, 4095
+UB_THIRD = 65536
 PRESENT = 1  # a pointer of which only that it is not null matters
 OPTIONAL = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 
@@ -78,6 +79,9 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
             # The whole row, or what leaves two buffers for the rest of it.
             assert tiling.kept_tiles in (tiles, min(tiles, tiling.input_tiles - 2)) and tiling.kept_tiles > 0
             assert tiling.kept_tiles <= tiling.input_tiles
+        if tiling.apart:
+            assert tiling.input_tiles * tiling.tile_columns * size <= (2 if size == 4 else 1) * UB_THIRD
+            assert size == 4 or tiling.tile_columns * 4 <= UB_THIRD
 
 
 def check_workspace(problem: CeProblem, plan: CeForwardPlan) -> None:

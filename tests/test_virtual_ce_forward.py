@@ -166,6 +166,18 @@ def test_rows_read_again_for_log_prob(dtype: torch.dtype, name: str) -> None:
         assert 0 < tiling.kept_tiles * tiling.tile_columns < classes
 
 
+@every_dtype
+@pytest.mark.parametrize("classes", [65537, 70001, 100003])  # primes
+def test_what_stays_of_a_row_is_not_read_again(dtype: torch.dtype, classes: int) -> None:
+    a = Arguments(outputs=("log_prob",))
+    result = check(logits_of(3, classes, dtype), targets_of(3, classes), a, cores=1, plan_rows=1001)
+    tiling = result.plan.forward
+    again = (-(-classes // tiling.tile_columns) - tiling.kept_tiles) * tiling.tile_columns
+    logits = 3 * (classes + again) * dtype.itemsize
+    assert 0 < again < classes
+    assert logits <= result.total("gm_bytes_read") <= logits + 1024  # targets, and the reduction's sums
+
+
 @pytest.mark.parametrize("classes", [10, 300, 1500, 30000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_special_rows(dtype: torch.dtype, classes: int) -> None:

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core.h"
 
-#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -12,14 +11,6 @@ namespace virtual_cann {
 namespace {
 
 thread_local Core* current_core = nullptr;
-
-constexpr uint32_t kBankGroupBytes = 512;  // 16 groups of rows of 32 bytes ("Avoid bank conflicts (2201)")
-
-// A repeat reads half of the bank groups of each operand.
-bool share_bank_groups(uint32_t a, uint32_t b) {
-  const uint32_t apart = (a - b) % kBankGroupBytes;
-  return std::min(apart, kBankGroupBytes - apart) < kRepeatBytes;
-}
 
 }  // namespace
 
@@ -49,8 +40,6 @@ const uint8_t* Core::read(uint32_t address, uint32_t bytes) {
     ++state.counters.scalar_ub_accesses;
     state.timelines.each([](Timeline& timeline, int) { timeline.scalar_access(false); });
   }
-  if (state.operands < state.operand_addresses.size()) state.operand_addresses[state.operands] = address;
-  ++state.operands;
   return state.ub.at(address);
 }
 
@@ -112,14 +101,13 @@ uint8_t* Core::gm_write(void* pointer, uint64_t bytes) {
   return static_cast<uint8_t*>(pointer);
 }
 
-void Core::vector_work(VectorClass kind, uint64_t repeats) {
+void Core::vector_work(VectorClass kind, uint64_t repeats, const BankOperands& operands) {
   State& state = *state_;
   ++state.counters.vector_instructions;
   state.counters.vector_repeats += repeats;
-  const auto [first, second] = state.operand_addresses;
-  const bool conflict = state.operands == 2 && first != second && share_bank_groups(first, second);
-  state.timelines.each([&](Timeline& timeline, int) { timeline.vector_work(kind, repeats, conflict); });
-  state.operands = 0;
+  const BankConflicts& conflicts = state.launch.banks.conflicts(operands);
+  state.counters.bank_conflicts += conflicts;
+  state.timelines.each([&](Timeline& timeline, int) { timeline.vector_work(kind, repeats, conflicts.cycles); });
 }
 
 void Core::transfer(uint64_t bytes, bool through_l2) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "banks.h"
 #include "hardware.h"
 #include "report.h"
 
@@ -52,7 +53,8 @@ class Core {
   // GM, as the current DMA or scalar instruction sees it.
   const uint8_t* gm_read(const void* pointer, uint64_t bytes);
   uint8_t* gm_write(void* pointer, uint64_t bytes);
-  void vector_work(VectorClass kind, uint64_t repeats);  // once for each instruction that the hardware would run
+  // Once for each instruction that the hardware would run. `operands` are those whose banks it competes for.
+  void vector_work(VectorClass kind, uint64_t repeats, const BankOperands& operands = {});
   // Once for each DMA instruction. `through_l2` is false for a tensor with SetL2CacheHint(CACHE_MODE_DISABLE).
   void transfer(uint64_t bytes, bool through_l2 = true);
 

@@ -31,7 +31,8 @@ inline constexpr Rate kReadLatency = {190, "cycles", true, "README case 1: 0.10 
 // -- vector instructions: cycles to begin one, then cycles a repeat
 // An Add of r repeats took 22 + r cycles in case 6, and 22 + 2r in cases 1, 2 and 5, where x and y share bank groups.
 inline constexpr Rate kVectorStart = {22, "cycles", true, "README cases 1, 2, 5 and 6"};
-inline constexpr Rate kBankConflict = {1, "cycles/repeat", true, "README cases 5 and 6; Avoid bank conflicts (2201)"};
+inline constexpr Rate kBankConflict = {1, "cycles/conflict", true,
+                                       "README cases 5 and 6; README of bank_conflict_ub: 0.8 to 1.4"};
 inline constexpr Rate kVector[] = {
     // in the order of VectorClass
     {1, "cycles/repeat", true, "simple; README: 128 halves a cycle"},

@@ -55,12 +55,17 @@ std::string to_json(const Violation& violation) {
 
 std::string to_json(const Counters& counters) {
   const auto size = [](const auto& entry) { return quoted(number(entry.first)) + ": " + number(entry.second); };
+  const BankConflicts& conflicts = counters.bank_conflicts;
   return "{" + member("gm_bytes_read", number(counters.gm_bytes_read)) + ", " +
          member("gm_bytes_written", number(counters.gm_bytes_written)) + ", " +
          member("dma_reads", number(counters.dma_reads)) + ", " + member("dma_writes", number(counters.dma_writes)) +
          ", " + member("dma_sizes", "{" + list(counters.dma_sizes, size) + "}") + ", " +
          member("vector_instructions", number(counters.vector_instructions)) + ", " +
          member("vector_repeats", number(counters.vector_repeats)) + ", " +
+         member("bank_conflicts", number(conflicts.cycles)) + ", " +
+         member("read_read_conflicts", number(conflicts.read_read)) + ", " +
+         member("write_write_conflicts", number(conflicts.write_write)) + ", " +
+         member("read_write_conflicts", number(conflicts.read_write)) + ", " +
          member("scalar_ub_accesses", number(counters.scalar_ub_accesses)) + ", " +
          member("scalar_gm_accesses", number(counters.scalar_gm_accesses)) + ", " +
          member("flags", number(counters.flags)) + ", " + member("barriers", number(counters.barriers)) + "}";
@@ -88,6 +93,7 @@ Counters Report::total() const {
     for (const auto& [size, times] : core.dma_sizes) total.dma_sizes[size] += times;
     total.vector_instructions += core.vector_instructions;
     total.vector_repeats += core.vector_repeats;
+    total.bank_conflicts += core.bank_conflicts;
     total.scalar_ub_accesses += core.scalar_ub_accesses;
     total.scalar_gm_accesses += core.scalar_gm_accesses;
     total.flags += core.flags;

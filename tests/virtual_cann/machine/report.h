@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "banks.h"
 #include "rules.h"
 
 namespace virtual_cann {
@@ -39,6 +40,7 @@ struct Counters {
   std::map<uint64_t, uint64_t> dma_sizes;  // bytes of a DMA instruction -> how many
   uint64_t vector_instructions = 0;
   uint64_t vector_repeats = 0;
+  BankConflicts bank_conflicts;
   uint64_t scalar_ub_accesses = 0;
   uint64_t scalar_gm_accesses = 0;
   uint64_t flags = 0;  // SetFlag and WaitFlag, those of queues included

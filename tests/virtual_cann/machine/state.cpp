@@ -37,7 +37,6 @@ void Core::State::record(const Instruction& instruction, Pipe on, AtomicMode ato
   last_atomic = atomic;
   current = instruction;
   pipe = on;
-  operands = 0;
   order.issue(pipe);
   history.record(order.now(), current);
   timelines.each([&](Timeline& timeline, int) { timeline.issue(pipe); });

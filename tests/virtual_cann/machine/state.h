@@ -28,6 +28,7 @@ struct LaunchState {
   LiveMemory memory;
   Races races;
   DataCaches caches;
+  Banks banks;
   Verdicts verdicts;
   KernelType type = KernelType::vector_only;
   bool stopped = false;  // from then on cores only unwind, and nothing more is judged
@@ -63,10 +64,6 @@ class Core::State {
   Intervals<Touch> gm;
   Timelines timelines;
   Counters counters;
-
-  // Of the current vector instruction: where its operands begin. Two that begin in one bank group are read in turn.
-  uint32_t operands = 0;
-  std::array<uint32_t, 2> operand_addresses{};
 
   AtomicMode last_atomic = AtomicMode::none;
   Instruction atomic_setter;

@@ -21,9 +21,9 @@ void Timeline::issue(Pipe pipe) {
   wait(pipe, at(Pipe::S));
 }
 
-void Timeline::vector_work(VectorClass kind, uint64_t repeats, bool bank_conflict) {
-  const double repeat = cost(kVector[static_cast<size_t>(kind)]) + (bank_conflict ? cost(kBankConflict) : 0);
-  work(Pipe::V, cost(kVectorStart) + repeat * static_cast<double>(repeats));
+void Timeline::vector_work(VectorClass kind, uint64_t repeats, uint64_t conflicts) {
+  const Cycles of_repeats = cost(kVector[static_cast<size_t>(kind)]) * static_cast<double>(repeats);
+  work(Pipe::V, cost(kVectorStart) + of_repeats + cost(kBankConflict) * static_cast<double>(conflicts));
 }
 
 void Timeline::transfer(Pipe pipe, uint64_t count, bool through_l2) {

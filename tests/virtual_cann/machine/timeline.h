@@ -24,7 +24,7 @@ class Timeline {
   Timeline(const Hardware& hardware, uint32_t running, double guess);
 
   void issue(Pipe pipe);
-  void vector_work(VectorClass kind, uint64_t repeats, bool bank_conflict);
+  void vector_work(VectorClass kind, uint64_t repeats, uint64_t conflicts);  // cycles lost to bank conflicts
   void transfer(Pipe pipe, uint64_t bytes, bool through_l2);
   void scalar_access(bool cache_miss);
 

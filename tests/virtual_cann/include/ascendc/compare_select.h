@@ -86,7 +86,7 @@ void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::L
     };
     for_side_by_side(extent, run, left, right_operand...);
     std::copy(bits.begin(), bits.end(), call.core.write(to.address, bytes));
-    call.work(extent.repeats);
+    call.work(extent, nullptr, left, right_operand...);
   }
 }
 
@@ -154,7 +154,7 @@ void select(AscendC::Place place, SELMODE mode, const Shape& shape, const Ascend
       }
     };
     for_side_by_side(extent, run, to, one, zero);
-    call.work(extent.repeats);
+    call.work(extent, &to, one, zero);
   }
 }
 

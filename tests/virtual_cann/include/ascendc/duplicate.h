@@ -38,7 +38,7 @@ void count_up(AscendC::Place place, const Shape& shape, const AscendC::LocalTens
         for (uint32_t lane = begin; lane < end; ++lane)
           target[lane - begin] = narrow<T>(widen(first) + static_cast<Wide<T>>(repeat * lanes + lane));
       });
-    call.work(extent.repeats);
+    call.work(extent, &to);
   }
 }
 
@@ -101,7 +101,7 @@ void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, Field<uint8_t> r
       const auto target = reinterpret_cast<T*>(call.core.write(to.at(i / kBlocksPerRepeat, lane), kBlockBytes));
       std::fill_n(target, to.per_block(), value);
     }
-    call.work(extent.repeats);
+    call.work(extent, &to);
   }
 }
 

@@ -87,6 +87,7 @@ void compute(VectorCall& call, const Extent& extent, F f, const Operand* dst_and
     compute_lanes(f, size, reinterpret_cast<D*>(to), reinterpret_cast<const S*>(from)...);
   };
   for_operands(call.core, extent, run, dst_and_sources[0], dst_and_sources[i + 1]...);
+  call.work(extent, dst_and_sources, dst_and_sources[i + 1]...);
 }
 
 template <class Shape, size_t... i>
@@ -110,7 +111,6 @@ void elementwise(VectorCall call, F f, const Shape& shape, const AscendC::LocalT
       if (i > 0) call.require_apart(operands[0], operands[i], extent, i == 2);
     }
     compute<D, S...>(call, extent, f, operands, std::make_index_sequence<sources>());
-    call.work(extent.repeats);
   }
 }
 

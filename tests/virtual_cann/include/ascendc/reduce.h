@@ -66,7 +66,7 @@ void reduce(const char* api, AscendC::Place place, const Reduction& reduction, f
              results ? results + offset : call.core.write(to.address + offset, reduction.result));
       }
     }
-    call.work(extent.repeats);
+    call.work(extent, nullptr, from);
   }
 }
 

@@ -150,6 +150,17 @@ class VectorCall {
   void require_range(Rule rule, const char* what, int64_t meant, int64_t limit);
 
   void work(uint64_t repeats) { core.vector_work(kind, repeats); }
+  // By how many of its blocks each operand takes part in a repeat; dst may be null.
+  template <class... Sources>
+  void work(const Extent& extent, const Operand* dst, const Sources&... sources) {
+    static_assert(sizeof...(sources) <= kMostSources);
+    const auto banks = [&](const Operand& operand) {
+      const uint32_t lanes = extent.repeats ? extent.end_of(0) : 0;
+      return BankOperand{operand.address, operand.block_stride, operand.repeat_stride,
+                         (lanes + operand.per_block() - 1) / operand.per_block()};
+    };
+    core.vector_work(kind, extent.repeats, {extent.repeats, dst ? banks(*dst) : BankOperand{}, {banks(sources)...}});
+  }
 
   Core& core;
   const VectorClass kind;
