@@ -65,7 +65,7 @@ class Backward {
     if (gradients_.log_prob == nullptr) return sum;
     const int64_t begin = chunk * kChunkElems;
     for_each_block(begin, std::min(begin + kChunkElems, problem_.classes), [&](int64_t column, int64_t count) {
-      sum += weighted_sum<T>(grad_log_prob(row) + column, nullptr, count, A(1), A(0));
+      sum += weighted_sum<T>(grad_log_prob(row) + column, nullptr, count, A(0));
     });
     return sum;
   }
@@ -114,14 +114,20 @@ class Backward {
     for (int64_t row = begin; row < end; row += kLanes<T>) {
       const int64_t count = std::min<int64_t>(kLanes<T>, end - row);
       RowGradient<T> gradients[kLanes<T>];
+      A factors[kLanes<T>];
       T at_target[kLanes<T>];
       for (int64_t lane = 0; lane < count; ++lane) {
         gradients[lane] = row_gradient(row + lane, 0);
+        factors[lane] = factor_of_exp(logits_, gradients[lane]);
         if (gradients[lane].target < 0) continue;
         at_target[lane] = target_gradient(logits_, weights_, gradients[lane], logits_.row(row + lane));
       }
+      if (!std::all_of(factors, factors + count, [](A factor) { return std::isfinite(factor); })) {
+        for (int64_t lane = 0; lane < count; ++lane) write(row + lane, 0, 0, classes);
+        continue;
+      }
       T* to = static_cast<T*>(gradients_.input) + row * classes;
-      write_plain_gradients(logits_, gradients, row, count, classes, to);
+      write_plain_gradients(logits_, gradients, factors, row, count, classes, to);
       for (int64_t lane = 0; lane < count; ++lane) {
         T* row_to = to + lane * classes;
         if (gradients[lane].is_zero) {
@@ -144,8 +150,9 @@ class Backward {
     const bool has_target = gradient.target >= begin && gradient.target < end;
     // Before the columns are written, as they may lie over the logits.
     const T at_target = has_target ? target_gradient(logits_, weights_, gradient, from) : T{};
-    if (plain_) {
-      write_plain_gradient(logits_, gradient, from + begin, to + begin, end - begin);
+    const A factor = factor_of_exp(logits_, gradient);
+    if (plain_ && std::isfinite(factor)) {
+      write_plain_gradient(logits_, gradient, factor, from + begin, to + begin, end - begin);
     } else {
       write_full_gradient(logits_, weights_, gradient, begin, end, from, to);
     }

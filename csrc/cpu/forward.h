@@ -107,28 +107,28 @@ class Forward {
     const int64_t begin = chunk * kChunkElems;
     for_each_block(begin, std::min(begin + kChunkElems, problem_.classes), [&](int64_t column, int64_t count) {
       const T* from = logits_.row(row) + column;
-      if (logits_.capped()) {
-        logits_.stage(from, count, staged, nullptr);
-        scan_columns(static_cast<const A*>(staged), column, count, A(1), state);
+      if (logits_.are_inputs()) {
+        scan_columns(from, column, count, state);
       } else {
-        scan_columns(from, column, count, logits_.scale(), state);
+        logits_.stage(from, count, staged, nullptr);
+        scan_columns(static_cast<const A*>(staged), column, count, state);
       }
     });
     return state;
   }
 
   template <class S>
-  void scan_columns(const S* from, int64_t column, int64_t count, A scale, RowState<A>& state) const {
+  void scan_columns(const S* from, int64_t column, int64_t count, RowState<A>& state) const {
     if (out_.entropy != nullptr) {
-      scan_block<true>(from, column, count, scale, state);
+      scan_block<true>(from, column, count, state);
     } else {
-      scan_block<false>(from, column, count, scale, state);
+      scan_block<false>(from, column, count, state);
     }
     if (!smoothing()) return;
     // Relative to the max, float loses no digits to an offset that all logits share.
     const bool usable = state.max > std::numeric_limits<A>::lowest() && std::isfinite(state.max);
     const A reference = usable ? state.max : A(0);
-    state.weighted += weighted_sum(from, weights_.from(column), count, scale, reference) +
+    state.weighted += weighted_sum(from, weights_.from(column), count, reference) +
                       static_cast<double>(reference) * weights_.block_sum(column, count);
   }
 

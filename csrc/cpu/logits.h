@@ -23,6 +23,7 @@ class Logits {
   const T* row(int64_t row) const { return data_ + row * stride_elems_; }
   bool rows_are_adjacent(int64_t classes) const { return stride_elems_ == classes; }
   bool capped() const { return cap_ != 0; }
+  bool are_inputs() const { return scale_ == 1 && !capped(); }  // x' is x
   A scale() const { return scale_; }
 
   // Writes x' of a block to `values`, padded with zeros to whole vectors, and d x' / d x to `slopes` unless that is

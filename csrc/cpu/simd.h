@@ -65,6 +65,52 @@ NPU_CE_INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &bits, sizeof(bits));
 }
 
+// What a loop over memory reads a page later than `from`; the hardware's prefetcher stops where a page ends. Memory
+// that is not mapped does no harm.
+template <int64_t kElems, class T>
+NPU_CE_INLINE void prefetch(const T* from) {
+  constexpr uintptr_t page_bytes = 4096;
+  constexpr uintptr_t line_bytes = 64;
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(from) + page_bytes;
+  NPU_CE_UNROLL
+  for (uintptr_t at = 0; at < kElems * sizeof(T); at += line_bytes) {
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + at));
+  }
+}
+
+// Two vectors' worth of neighbours, each element in the lane where it is converted with least work. store_pair puts
+// them back where load_pair found them.
+template <class V>
+struct Pair {
+  V first;
+  V second;
+};
+
+template <class T>
+NPU_CE_INLINE Pair<Vec<T>> load_pair(const T* from) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const UInt32Vec bits = load_bits<UInt32Vec>(from);
+    return {(FloatVec)(bits << 16), (FloatVec)(bits & 0xffff0000u)};
+  } else {
+    return {load(from), load(from + kLanes<T>)};
+  }
+}
+
+// bfloat16 is rounded to nearest, ties away from zero: as near as ties to even, for half the instructions. The low 16
+// bits of a NaN must be zero, or the carry could take it for a number.
+template <class T>
+NPU_CE_INLINE void store_pair(T* to, Pair<Vec<T>> v) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const UInt32Vec first = (UInt32Vec)v.first + 0x8000u;
+    const UInt32Vec second = (UInt32Vec)v.second + 0x8000u;
+    const UInt32Vec bits = (first >> 16) | (second & 0xffff0000u);
+    std::memcpy(to, &bits, sizeof(bits));
+  } else {
+    store(to, v.first);
+    store(to + kLanes<T>, v.second);
+  }
+}
+
 // The first `count` lanes; the others are zero, and nothing behind them is touched.
 template <class T>
 NPU_CE_INLINE Vec<T> load_partial(const T* from, int64_t count) {
