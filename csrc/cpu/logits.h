@@ -30,8 +30,7 @@ class Logits {
   // null.
   NPU_CE_NOINLINE void stage(const T* from, int64_t count, A* values, A* slopes) const {
     constexpr int64_t lanes = kLanes<T>;
-    for (int64_t column = 0; column < count; column += lanes) {
-      const Vec<T> x = load(from + column, std::min(lanes, count - column));
+    const auto stage_vector = [&](int64_t column, Vec<T> x) __attribute__((always_inline)) {
       Vec<T> value = x * scale_;
       Vec<T> slope = splat(scale_);
       if (capped()) {
@@ -41,7 +40,10 @@ class Logits {
       }
       store(values + column, value);
       if (slopes != nullptr) store(slopes + column, slope);
-    }
+    };
+    int64_t column = 0;
+    for (; column + lanes <= count; column += lanes) stage_vector(column, load(from + column));
+    if (column < count) stage_vector(column, load_partial(from + column, count - column));
   }
 
   struct Element {

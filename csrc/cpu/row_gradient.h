@@ -45,21 +45,63 @@ void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, Ac
                     [&](Vec<T> x) __attribute__((always_inline)) { return times_exp(fma(x, scale, lowered), smooth); });
 }
 
-// The same for rows on their side, each with its own numbers.
+// The numbers of rows on their side, one a lane, times logit_scale where they are gradients.
 template <class T>
-void write_plain_gradients(const Logits<T>& logits, const RowGradient<T>* gradients, const Acc<T>* factors,
-                           int64_t first_row, int64_t count, int64_t classes, T* to) {
+struct RowGradients {
   using A = Acc<T>;
-  Vec<T> row_max{};
-  Vec<T> smooth{};
-  for (int64_t lane = 0; lane < count; ++lane) {
-    row_max[lane] = gradients[lane].row_max;
-    smooth[lane] = static_cast<A>(-gradients[lane].smooth * logits.scale());
+
+  void set(int64_t lane, const RowGradient<T>& row, const Logits<T>& logits, const T* from) {
+    is_zero[lane] = row.is_zero;
+    target[lane] = row.target;
+    if (row.is_zero) return;
+    row_max[lane] = row.row_max;
+    log_sum[lane] = row.log_sum;
+    target_grad[lane] = static_cast<A>(row.target_grad * logits.scale());
+    rest[lane] = static_cast<A>(row.rest * logits.scale());
+    smooth[lane] = static_cast<A>(-row.smooth * logits.scale());
+    if (row.target >= 0) logit[lane] = logits.element(from + row.target).value;
   }
-  const TimesExp<T> times_exp(load(factors, count));
+
+  bool is_zero[kLanes<T>];
+  int64_t target[kLanes<T>];
+  A row_max[kLanes<T>] = {};
+  A log_sum[kLanes<T>] = {};
+  A target_grad[kLanes<T>] = {};
+  A rest[kLanes<T>] = {};
+  A smooth[kLanes<T>] = {};
+  A logit[kLanes<T>] = {};
+};
+
+// As write_plain_gradient, and the targets' columns as well. False where a factor is not finite: then nothing has been
+// written.
+template <class T>
+bool write_plain_gradients(const Logits<T>& logits, const RowGradients<T>& gradients, int64_t first_row, int64_t count,
+                           int64_t classes, T* to) {
+  using A = Acc<T>;
+  using V = Vec<T>;
+  const V row_max = load(gradients.row_max);
+  const V log_sum = load(gradients.log_sum);
+  const V target_grad = load(gradients.target_grad);
+  const V rest = load(gradients.rest);
+  const V smooth = load(gradients.smooth);
+  const V factor = (target_grad + rest) * exp(-log_sum);
+  if (sum_lanes(factor * A(0)) != 0) return false;
+  const V log_prob = (load(gradients.logit) - row_max) - log_sum;
+  T at_target[kLanes<T>];
+  store(at_target, fma(target_grad, expm1(log_prob), fma(rest, exp(log_prob), smooth)));
+  const TimesExp<T> times_exp(factor);
   SmallRows<T> rows(logits, first_row, count, classes);
-  rows.transform([&](Vec<T> x) { return times_exp(x - row_max, smooth); });
+  rows.transform([&](V x) { return times_exp(x - row_max, smooth); });
   rows.write(to);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    T* row_to = to + lane * classes;
+    if (gradients.is_zero[lane]) {
+      std::memset(static_cast<void*>(row_to), 0, static_cast<size_t>(classes) * sizeof(T));
+    } else if (gradients.target[lane] >= 0) {
+      row_to[gradients.target[lane]] = at_target[lane];
+    }
+  }
+  return true;
 }
 
 // The whole formula, except at the target.

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "simd_avx512.h"
@@ -150,6 +151,36 @@ NPU_CE_INLINE double sum_lanes(V v) {
   double sum = 0;
   for (int lane = 0; lane < lanes; ++lane) sum += v[lane];
   return sum;
+}
+
+// a[k], b[k], a[k + 1], b[k + 1], ... from k = kFirst on.
+template <class A, int kFirst, size_t... kLane>
+NPU_CE_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, std::index_sequence<kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (kFirst + kLane / 2 + kLane % 2 * sizeof...(kLane))...);
+#else
+  using Index = typename Numeric<A>::IndexVec;
+  return __builtin_shuffle(a, b, Index{(kFirst + kLane / 2 + kLane % 2 * sizeof...(kLane))...});
+#endif
+}
+
+// Turns a square on its side: interleaving the upper half of its rows with the lower, as often as there are bits in the
+// index of a row, moves these bits to the lanes.
+template <class A>
+NPU_CE_INLINE void transpose(Vec<A> (&rows)[kLanes<A>]) {
+  constexpr int lanes = kLanes<A>;
+  constexpr auto every_lane = std::make_index_sequence<lanes>();
+  NPU_CE_UNROLL
+  for (int step = 1; step < lanes; step *= 2) {
+    Vec<A> mixed[lanes];
+    NPU_CE_UNROLL
+    for (int i = 0; i < lanes / 2; ++i) {
+      mixed[2 * i] = interleave<A, 0>(rows[i], rows[i + lanes / 2], every_lane);
+      mixed[2 * i + 1] = interleave<A, lanes / 2>(rows[i], rows[i + lanes / 2], every_lane);
+    }
+    NPU_CE_UNROLL
+    for (int i = 0; i < lanes; ++i) rows[i] = mixed[i];
+  }
 }
 
 template <class V>
