@@ -121,7 +121,7 @@ class Backward {
         gradients.set(lane, row_gradient(row + lane, 0), logits_, logits_.row(row + lane));
       }
       T* to = static_cast<T*>(gradients_.input) + row * classes;
-      if (!write_plain_gradients(logits_, gradients, row, count, classes, to)) {
+      if (!write_plain_gradients(logits_, gradients, row, end, classes, to)) {
         for (int64_t lane = 0; lane < count; ++lane) write(row + lane, 0, 0, classes);
       }
     }

@@ -91,20 +91,27 @@ class Forward {
   bool smoothing() const { return problem_.label_smoothing != 0; }
 
   void run_small_rows(int64_t begin, int64_t end) {
-    const A* stats = static_cast<const A*>(out_.row_stats);
-    for (int64_t row = begin; row < end; row += kLanes<T>) {
-      const int64_t count = std::min<int64_t>(kLanes<T>, end - row);
-      SmallRows<T> rows(logits_, row, count, problem_.classes);
-      rows.scan(weights_, smoothing(), out_.entropy != nullptr);
-      for (int64_t lane = 0; lane < count; ++lane) {
-        finish_row(row + lane, rows.state(lane, weights_.total()), rows.log_sum(lane));
+    SmallRowStates<T> states;
+    for (int64_t first = begin; first < end; first += states.kRows) {
+      const int64_t count = std::min<int64_t>(states.kRows, end - first);
+      for (int64_t i = 0; i < count; i += kLanes<T>) {
+        const SmallRows<T> rows(logits_, first + i, end, problem_.classes);
+        rows.scan(weights_, smoothing(), out_.entropy != nullptr, states, i);
       }
+      states.take_logs(count);
+      for (int64_t i = 0; i < count; ++i) finish_row(first + i, states.state(i, weights_.total()), states.log_sum[i]);
       if (out_.log_prob == nullptr) continue;
-      const Vec<T> row_max = load(stats + row, count);
-      const Vec<T> log_sum = load(stats + problem_.rows + row, count);
-      rows.transform([&](Vec<T> x) { return (x - row_max) - log_sum; });
-      rows.write(static_cast<T*>(out_.log_prob) + row * problem_.classes);
+      for (int64_t i = 0; i < count; i += kLanes<T>) write_small_log_prob(first + i, end);
     }
+  }
+
+  void write_small_log_prob(int64_t row, int64_t end) const {
+    const A* stats = static_cast<const A*>(out_.row_stats);
+    SmallRows<T> rows(logits_, row, end, problem_.classes);
+    const Vec<T> row_max = load(stats + row, rows.count());
+    const Vec<T> log_sum = load(stats + problem_.rows + row, rows.count());
+    rows.transform([&](Vec<T> x) { return (x - row_max) - log_sum; });
+    rows.write(static_cast<T*>(out_.log_prob) + row * problem_.classes);
   }
 
   NPU_CE_NOINLINE RowState<A> scan(int64_t row, int64_t chunk) const {

@@ -75,8 +75,8 @@ struct RowGradients {
 // As write_plain_gradient, and the targets' columns as well. False where a factor is not finite: then nothing has been
 // written.
 template <class T>
-bool write_plain_gradients(const Logits<T>& logits, const RowGradients<T>& gradients, int64_t first_row, int64_t count,
-                           int64_t classes, T* to) {
+bool write_plain_gradients(const Logits<T>& logits, const RowGradients<T>& gradients, int64_t first_row,
+                           int64_t end_row, int64_t classes, T* to) {
   using A = Acc<T>;
   using V = Vec<T>;
   const V row_max = load(gradients.row_max);
@@ -90,10 +90,10 @@ bool write_plain_gradients(const Logits<T>& logits, const RowGradients<T>& gradi
   T at_target[kLanes<T>];
   store(at_target, fma(target_grad, expm1(log_prob), fma(rest, exp(log_prob), smooth)));
   const TimesExp<T> times_exp(factor);
-  SmallRows<T> rows(logits, first_row, count, classes);
+  SmallRows<T> rows(logits, first_row, end_row, classes);
   rows.transform([&](V x) { return times_exp(x - row_max, smooth); });
   rows.write(to);
-  for (int64_t lane = 0; lane < count; ++lane) {
+  for (int64_t lane = 0; lane < rows.count(); ++lane) {
     T* row_to = to + lane * classes;
     if (gradients.is_zero[lane]) {
       std::memset(static_cast<void*>(row_to), 0, static_cast<size_t>(classes) * sizeof(T));

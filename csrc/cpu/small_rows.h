@@ -11,35 +11,58 @@ namespace npu_ce {
 
 constexpr int64_t kSmallClasses = 64;
 
+// What is known of some groups of rows after reading them: as RowState, an array for each number. Of many rows the
+// logarithms are taken one behind the other, where those of one group would wait for each other.
+template <class T>
+struct SmallRowStates {
+  using A = Acc<T>;
+  static constexpr int64_t kRows = 8 * kLanes<T>;
+
+  void take_logs(int64_t count) {
+    for (int64_t row = 0; row < count; row += kLanes<double>) store(log_sum + row, log(load(sum + row)));
+  }
+  RowState<A> state(int64_t row, double weight_total) const {
+    return {max[row], sum[row], sum_times_shift[row], weighted[row] + reference[row] * weight_total, 0};
+  }
+
+  A max[kRows];
+  A sum_times_shift[kRows];
+  A weighted[kRows];   // of w * (x' - reference)
+  A reference[kRows];  // the max where it is a number
+  double sum[kRows];
+  double log_sum[kRows];
+};
+
 template <class T>
 class SmallRows {
  public:
   using A = Acc<T>;
   using V = Vec<T>;
 
-  // `count` <= kLanes rows. Neither turn is inlined: forward and backward share it.
-  NPU_CE_NOINLINE SmallRows(const Logits<T>& logits, int64_t first_row, int64_t count, int64_t classes)
-      : count_(count), classes_(classes) {
+  // At most kLanes rows from `first_row` on, none from `end_row` on, which another thread may be writing. Neither turn
+  // is inlined: forward and backward share it.
+  NPU_CE_NOINLINE SmallRows(const Logits<T>& logits, int64_t first_row, int64_t end_row, int64_t classes)
+      : count_(std::min<int64_t>(kLanes<T>, end_row - first_row)), classes_(classes) {
+    const bool adjacent = logits.rows_are_adjacent(classes);
+    const bool may_read_on = (end_row - first_row - kLanes<T>)*classes >= kLanes<T>;
+    if (adjacent && may_read_on && logits.are_inputs()) {
+      turn(logits.row(first_row));
+      return;
+    }
     A rows[kRowsElems];
-    if (logits.rows_are_adjacent(classes)) {
-      logits.stage(logits.row(first_row), count * classes, rows, nullptr);
+    if (adjacent) {
+      logits.stage(logits.row(first_row), count_ * classes, rows, nullptr);
     } else {
       // What a row is padded with, the next one overwrites.
-      for (int64_t lane = 0; lane < count; ++lane) {
+      for (int64_t lane = 0; lane < count_; ++lane) {
         logits.stage(logits.row(first_row + lane), classes, rows + lane * classes, nullptr);
       }
     }
-    std::fill(rows + count * classes, rows + kLanes<T> * classes + kLanes<T>, A(0));
-    for (int64_t column = 0; column < classes; column += kLanes<T>) {
-      // Where a row ends within the square, the next one follows, in columns that nobody reads.
-      V square[kLanes<T>];
-      NPU_CE_UNROLL
-      for (int64_t i = 0; i < kLanes<T>; ++i) square[i] = load(rows + i * classes + column);
-      transpose<A>(square);
-      NPU_CE_UNROLL
-      for (int64_t i = 0; i < kLanes<T>; ++i) columns_[column + i] = square[i];
-    }
+    std::fill(rows + count_ * classes, rows + kLanes<T> * classes + kLanes<T>, A(0));
+    turn(static_cast<const A*>(rows));
   }
+
+  int64_t count() const { return count_; }
 
   template <class F>
   void transform(F&& value) {
@@ -62,7 +85,8 @@ class SmallRows {
                   [&](int64_t at, int64_t lanes) __attribute__((always_inline)) { return load(rows + at, lanes); });
   }
 
-  void scan(const ClassWeights<A>& weights, bool smoothing, bool entropy) {
+  // Writes what belongs to these rows behind the first `at` of `states`.
+  void scan(const ClassWeights<A>& weights, bool smoothing, bool entropy, SmallRowStates<T>& states, int64_t at) const {
     const V lowest = splat(std::numeric_limits<A>::lowest());
     V row_max = lowest;
     for (int64_t column = 0; column < classes_; ++column) row_max = max(columns_[column], row_max);
@@ -80,36 +104,36 @@ class SmallRows {
       if (entropy) sum_times_shift += e * max(shift, splat(static_cast<A>(kLowestExponent)));
       if (smoothing) weighted += (columns_[column] - reference) * static_cast<A>(weights.at(column));
     }
-    store(max_, row_max);
-    store(sum_times_shift_, sum_times_shift);
-    store(weighted_, weighted);
-    store(reference_, reference);
+    store(states.max + at, row_max);
+    store(states.sum_times_shift + at, sum_times_shift);
+    store(states.weighted + at, weighted);
+    store(states.reference + at, reference);
     A parts[2][kLanes<T>];
     store(parts[0], at_max);
     store(parts[1], rest);
-    for (int lane = 0; lane < kLanes<T>; ++lane) sums_[lane] = static_cast<double>(parts[0][lane]) + parts[1][lane];
-    for (int lane = 0; lane < kLanes<T>; lane += kLanes<double>) store(log_sums_ + lane, log(load(sums_ + lane)));
+    for (int i = 0; i < kLanes<T>; ++i) states.sum[at + i] = static_cast<double>(parts[0][i]) + parts[1][i];
   }
-
-  // What the scan found.
-  RowState<A> state(int64_t lane, double weight_total) const {
-    return {max_[lane], sums_[lane], sum_times_shift_[lane], weighted_[lane] + reference_[lane] * weight_total, 0};
-  }
-  double log_sum(int64_t lane) const { return log_sums_[lane]; }
 
  private:
   // All rows, and what the last one's last vector has beyond it.
   static constexpr int64_t kRowsElems = kLanes<T> * (kSmallClasses + 1);
 
+  // Where a row ends within a square, what follows it fills columns that nobody reads.
+  template <class S>
+  void turn(const S* rows) {
+    for (int64_t column = 0; column < classes_; column += kLanes<T>) {
+      V square[kLanes<T>];
+      NPU_CE_UNROLL
+      for (int64_t i = 0; i < kLanes<T>; ++i) square[i] = load(rows + i * classes_ + column);
+      transpose<A>(square);
+      NPU_CE_UNROLL
+      for (int64_t i = 0; i < kLanes<T>; ++i) columns_[column + i] = square[i];
+    }
+  }
+
   int64_t count_;
   int64_t classes_;
   V columns_[kSmallClasses];
-  double sums_[kLanes<T>];
-  double log_sums_[kLanes<T>];
-  A max_[kLanes<T>];
-  A sum_times_shift_[kLanes<T>];
-  A weighted_[kLanes<T>];
-  A reference_[kLanes<T>];
 };
 
 }  // namespace npu_ce
