@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #define NPU_CE_INLINE inline __attribute__((always_inline))
-#define NPU_CE_UNROLL _Pragma("GCC unroll 8")
+#define NPU_CE_UNROLL _Pragma("GCC unroll 16")
 // On what is called once per row or block from several places: inlining it there only costs compile time.
 #define NPU_CE_NOINLINE __attribute__((noinline))
 
