@@ -182,7 +182,8 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     g = np.where(valid, of(OF_LOSS) / ce_over, 0)
     gz = np.where(valid, (of(OF_LOSS) + of(OF_Z_LOSS)) / z_over, 0) if problem.z_loss else np.zeros(rows)
     hard = g * (1 - ls) * w[y]
-    upstream = -(g * ls / classes)[:, None] * w + problem.gradients.get(OF_LOG_PROB, 0)
+    smooth = g * ls / classes if ls else np.zeros(rows)
+    upstream = -smooth[:, None] * w + problem.gradients.get(OF_LOG_PROB, 0)
     of_lse = gz * 2 * problem.z_loss * np.where(gz == 0, 0, lse) + of(OF_LSE)
     of_hard = p * hard[:, None]
     of_hard[every_row, y] = hard * np.expm1(log_prob[every_row, y])

@@ -32,9 +32,10 @@ from kernel_problems import (
 
 Run = Callable[[list[Problem]], list[dict[str, np.ndarray]]]
 INF, NAN = np.inf, np.nan
-# One class, rows shorter than a vector, primes, both sides of 64 (rows on their side), of a block (2048), of a chunk.
+# One class, rows shorter than a vector, more of them than are read together, primes, both sides of 64 (rows on their
+# side), of a block (2048), of a chunk.
 SIZES = [(0, 5), (1, 1), (7, 1), (3, 2), (19, 10), (5, 63), (5, 64), (5, 65), (9, 31), (2, 127), (3, 2047), (3, 2048)]
-SIZES += [(2, 2049), (1, 16384), (2, 16385), (3, 40009)]
+SIZES += [(203, 10), (131, 3), (70, 33), (2, 2049), (1, 16384), (2, 16385), (3, 40009)]
 
 
 @pytest.fixture(scope="module", params=ISAS, ids=str)
@@ -131,6 +132,16 @@ def test_masked_and_broken_rows_stay_in_their_row(run: Run, dtype: str, classes:
     for problem, got in zip(problems, run(problems), strict=True):
         assert_true(problem, got)
     assert np.isnan(run(problems[4:5])[0]["loss"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [10, 5000])
+def test_a_gradient_that_is_not_finite_stays_in_its_row(run: Run, dtype: str, classes: int) -> None:
+    rng = np.random.default_rng(6)
+    of_loss = np.array([1.0, INF, -2.0, -INF, NAN] + [0.5] * 30)
+    problem = replace(draw(rng, dtype, 35, classes), reduction=NONE, gradients={OF_LOSS: of_loss})
+    for one in (problem, replace(problem, in_place=True, name="in place")):
+        assert_true(one, run([one])[0])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

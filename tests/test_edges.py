@@ -123,6 +123,19 @@ def test_a_bad_row_is_nan_and_the_others_are_not(
     assert form(leaf, target).isnan()
 
 
+@pytest.mark.parametrize("classes", [5, 100])
+@pytest.mark.parametrize("bits", [2**31 - 1, -1], ids=["positive", "negative"])
+def test_a_nan_of_any_bits_stays_nan_in_bfloat16(bits: int, classes: int, device: torch.device) -> None:
+    """Rounding must not carry a full mantissa into the exponent and the sign."""
+    leaf = logits(3, classes, torch.bfloat16).to(device).requires_grad_()
+    gradient = torch.ones(3)
+    gradient.view(torch.int32)[1] = bits
+    loss = cross_entropy(leaf, targets(3, classes).to(device), reduction="none", loss_dtype=torch.float32)
+    loss.backward(gradient.to(device))
+    assert leaf.grad is not None
+    assert leaf.grad.cpu().isnan().all(1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("classes", [3, 63, 64, 65, 4099])
 def test_argmax_is_torchs(dtype: torch.dtype, classes: int, device: torch.device) -> None:

@@ -20,8 +20,15 @@ class Backward {
         gradients_(gradients),
         logits_(problem),
         weights_(problem),
+        loss_flows_(present(gradients.loss) || present(gradients.z_loss)),
+        output_flows_(present(gradients.lse) || present(gradients.entropy) || gradients.log_prob != nullptr),
         plain_(!logits_.capped() && gradients.log_prob == nullptr && !present(gradients.entropy) &&
-               (problem.label_smoothing == 0 || problem.weight == nullptr)) {}
+               (problem.label_smoothing == 0 || problem.weight == nullptr)) {
+    if (problem.reduction != Reduction::kMean) return;
+    const A* denominators = static_cast<const A*>(gradients.denominators);
+    of_loss_ = 1 / static_cast<double>(denominators[0]);
+    of_z_loss_ = 1 / static_cast<double>(denominators[1]);
+  }
 
   void run_rows(int64_t begin, int64_t end) const {
     if (plain_ && problem_.classes <= kSmallClasses) return run_small_rows(begin, end);
@@ -65,22 +72,19 @@ class Backward {
     if (gradients_.log_prob == nullptr) return sum;
     const int64_t begin = chunk * kChunkElems;
     for_each_block(begin, std::min(begin + kChunkElems, problem_.classes), [&](int64_t column, int64_t count) {
-      sum += weighted_sum<T>(grad_log_prob(row) + column, nullptr, count, A(1), A(0));
+      sum += weighted_sum<T>(grad_log_prob(row) + column, nullptr, count, A(0));
     });
     return sum;
   }
 
-  NPU_CE_NOINLINE RowGradient<T> row_gradient(int64_t row, double log_prob_sum) const {
+  NPU_CE_INLINE RowGradient<T> row_gradient(int64_t row, double log_prob_sum) const {
     const A* stats = static_cast<const A*>(gradients_.row_stats);
-    const A* denominators = static_cast<const A*>(gradients_.denominators);
     const int64_t target = problem_.target[row];
     const bool ignored = target == problem_.ignore_index;
-    const bool mean = problem_.reduction == Reduction::kMean;
-    const bool loss_flows = !ignored && (present(gradients_.loss) || present(gradients_.z_loss));
-    const bool output_flows = present(gradients_.lse) || present(gradients_.entropy) || gradients_.log_prob != nullptr;
+    const bool loss_flows = !ignored && loss_flows_;
 
     RowGradient<T> result{};
-    result.is_zero = !loss_flows && !output_flows;
+    result.is_zero = !loss_flows && !output_flows_;
     result.row_max = stats[row];
     result.log_sum = stats[problem_.rows + row];
     result.target = ignored ? -1 : target;
@@ -92,8 +96,7 @@ class Backward {
     if (!loss_flows) return result;
 
     const double of_loss = value_at(gradients_.loss, row);
-    const double of_z = of_loss + value_at(gradients_.z_loss, row);
-    const double g = mean ? of_loss / denominators[0] : of_loss;
+    const double g = of_loss * of_loss_;
     if (present(gradients_.loss)) {
       result.target_grad = g * (1 - problem_.label_smoothing) * weights_.at(target);
       if (problem_.label_smoothing != 0) {
@@ -102,7 +105,7 @@ class Backward {
       }
     }
     if (problem_.z_loss != 0) {
-      const double gz = mean ? of_z / denominators[1] : of_z;
+      const double gz = (of_loss + value_at(gradients_.z_loss, row)) * of_z_loss_;
       const double lse = static_cast<double>(result.row_max) + static_cast<double>(result.log_sum);
       result.rest += gz * 2 * problem_.z_loss * lse;
     }
@@ -113,22 +116,13 @@ class Backward {
     const int64_t classes = problem_.classes;
     for (int64_t row = begin; row < end; row += kLanes<T>) {
       const int64_t count = std::min<int64_t>(kLanes<T>, end - row);
-      RowGradient<T> gradients[kLanes<T>];
-      T at_target[kLanes<T>];
+      RowGradients<T> gradients;
       for (int64_t lane = 0; lane < count; ++lane) {
-        gradients[lane] = row_gradient(row + lane, 0);
-        if (gradients[lane].target < 0) continue;
-        at_target[lane] = target_gradient(logits_, weights_, gradients[lane], logits_.row(row + lane));
+        gradients.set(lane, row_gradient(row + lane, 0), logits_, logits_.row(row + lane));
       }
       T* to = static_cast<T*>(gradients_.input) + row * classes;
-      write_plain_gradients(logits_, gradients, row, count, classes, to);
-      for (int64_t lane = 0; lane < count; ++lane) {
-        T* row_to = to + lane * classes;
-        if (gradients[lane].is_zero) {
-          std::memset(static_cast<void*>(row_to), 0, static_cast<size_t>(classes) * sizeof(T));
-        } else if (gradients[lane].target >= 0) {
-          row_to[gradients[lane].target] = at_target[lane];
-        }
+      if (!write_plain_gradients(logits_, gradients, row, end, classes, to)) {
+        for (int64_t lane = 0; lane < count; ++lane) write(row + lane, 0, 0, classes);
       }
     }
   }
@@ -144,8 +138,9 @@ class Backward {
     const bool has_target = gradient.target >= begin && gradient.target < end;
     // Before the columns are written, as they may lie over the logits.
     const T at_target = has_target ? target_gradient(logits_, weights_, gradient, from) : T{};
-    if (plain_) {
-      write_plain_gradient(logits_, gradient, from + begin, to + begin, end - begin);
+    const A factor = factor_of_exp(logits_, gradient);
+    if (plain_ && std::isfinite(factor)) {
+      write_plain_gradient(logits_, gradient, factor, from + begin, to + begin, end - begin);
     } else {
       write_full_gradient(logits_, weights_, gradient, begin, end, from, to);
     }
@@ -156,7 +151,11 @@ class Backward {
   const Gradients& gradients_;
   Logits<T> logits_;
   ClassWeights<A> weights_;
+  bool loss_flows_;
+  bool output_flows_;
   bool plain_;
+  double of_loss_ = 1;  // the part of a row's own loss in the one that is returned
+  double of_z_loss_ = 1;
 };
 
 }  // namespace npu_ce

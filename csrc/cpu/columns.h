@@ -46,6 +46,30 @@ NPU_CE_INLINE void write_columns(T* to, int64_t count, F&& value) {
   }
 }
 
+// Writes value(x) of every element, to where it came from or elsewhere.
+template <class T, class F>
+NPU_CE_INLINE void transform_columns(const T* from, T* to, int64_t count, F&& value) {
+  constexpr int64_t pair = 2 * kLanes<T>;
+  constexpr int64_t step = 2 * pair;
+  const auto transform_step = [&](const T* step_from, T* step_to) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < step; i += pair) {
+      const Pair<Vec<T>> x = load_pair(step_from + i);
+      store_pair(step_to + i, {value(x.first), value(x.second)});
+    }
+  };
+  int64_t column = 0;
+  for (; column + step <= count; column += step) {
+    prefetch<step>(from + column);
+    transform_step(from + column, to + column);
+  }
+  if (column == count) return;
+  T rest[step] = {};
+  const size_t rest_bytes = static_cast<size_t>(count - column) * sizeof(T);
+  std::memcpy(static_cast<void*>(rest), from + column, rest_bytes);
+  transform_step(rest, rest);
+  std::memcpy(static_cast<void*>(to + column), rest, rest_bytes);
+}
+
 // The same bits for any number of threads: each index is worked on alone.
 template <class F>
 void parallel_for(const Parallel& parallel, int64_t count, int64_t grain, F&& body) {

@@ -23,14 +23,14 @@ class Logits {
   const T* row(int64_t row) const { return data_ + row * stride_elems_; }
   bool rows_are_adjacent(int64_t classes) const { return stride_elems_ == classes; }
   bool capped() const { return cap_ != 0; }
+  bool are_inputs() const { return scale_ == 1 && !capped(); }  // x' is x
   A scale() const { return scale_; }
 
   // Writes x' of a block to `values`, padded with zeros to whole vectors, and d x' / d x to `slopes` unless that is
   // null.
   NPU_CE_NOINLINE void stage(const T* from, int64_t count, A* values, A* slopes) const {
     constexpr int64_t lanes = kLanes<T>;
-    for (int64_t column = 0; column < count; column += lanes) {
-      const Vec<T> x = load(from + column, std::min(lanes, count - column));
+    const auto stage_vector = [&](int64_t column, Vec<T> x) __attribute__((always_inline)) {
       Vec<T> value = x * scale_;
       Vec<T> slope = splat(scale_);
       if (capped()) {
@@ -40,7 +40,10 @@ class Logits {
       }
       store(values + column, value);
       if (slopes != nullptr) store(slopes + column, slope);
-    }
+    };
+    int64_t column = 0;
+    for (; column + lanes <= count; column += lanes) stage_vector(column, load(from + column));
+    if (column < count) stage_vector(column, load_partial(from + column, count - column));
   }
 
   struct Element {

@@ -25,43 +25,83 @@ struct RowGradient {
   double spread() const { return target_grad + rest; }
 };
 
-// p * spread - smooth for columns [begin, end): all there is without softcap, entropy, smoothed weights and
-// grad_log_prob.
+// spread * scale / sum(exp): what exp(x' - max) is multiplied with.
 template <class T>
-void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, const T* from, T* to, int64_t count) {
-  using A = Acc<T>;
-  const A scale = logits.scale();
-  const Vec<T> factor = splat(static_cast<A>(row.spread() * scale));
-  const ScaledExp<Vec<T>> scaled_exp(factor);
-  const Vec<T> spread = scaled_exp.unscaled(factor);
-  const Vec<T> smooth = splat(static_cast<A>(-row.smooth * scale));
-  const A row_max = row.row_max;
-  const A log_sum = row.log_sum;
-  write_columns(to, count, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
-    return fma(scaled_exp((load(from + at, lanes) * scale - row_max) - log_sum), spread, smooth);
-  });
+Acc<T> factor_of_exp(const Logits<T>& logits, const RowGradient<T>& row) {
+  return static_cast<Acc<T>>(row.spread() * logits.scale() * std::exp(-static_cast<double>(row.log_sum)));
 }
 
-// The same for rows on their side, each with its own numbers.
+// p * spread - smooth: all there is without softcap, entropy, smoothed weights and grad_log_prob. The factor must be
+// finite: TimesExp multiplies it before exp becomes 0, and store_pair takes no NaN but those of logits.
 template <class T>
-void write_plain_gradients(const Logits<T>& logits, const RowGradient<T>* gradients, int64_t first_row, int64_t count,
-                           int64_t classes, T* to) {
+void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, Acc<T> factor, const T* from, T* to,
+                          int64_t count) {
   using A = Acc<T>;
-  Vec<T> row_max{};
-  Vec<T> log_sum{};
-  Vec<T> factor{};
-  Vec<T> smooth{};
-  for (int64_t lane = 0; lane < count; ++lane) {
-    row_max[lane] = gradients[lane].row_max;
-    log_sum[lane] = gradients[lane].log_sum;
-    factor[lane] = static_cast<A>(gradients[lane].spread() * logits.scale());
-    smooth[lane] = static_cast<A>(-gradients[lane].smooth * logits.scale());
+  const TimesExp<T> times_exp(splat(factor));
+  const Vec<T> scale = splat(logits.scale());
+  const Vec<T> lowered = splat(-row.row_max);
+  const Vec<T> smooth = splat(static_cast<A>(-row.smooth * logits.scale()));
+  transform_columns(from, to, count,
+                    [&](Vec<T> x) __attribute__((always_inline)) { return times_exp(fma(x, scale, lowered), smooth); });
+}
+
+// The numbers of rows on their side, one a lane, times logit_scale where they are gradients.
+template <class T>
+struct RowGradients {
+  using A = Acc<T>;
+
+  void set(int64_t lane, const RowGradient<T>& row, const Logits<T>& logits, const T* from) {
+    is_zero[lane] = row.is_zero;
+    target[lane] = row.target;
+    if (row.is_zero) return;
+    row_max[lane] = row.row_max;
+    log_sum[lane] = row.log_sum;
+    target_grad[lane] = static_cast<A>(row.target_grad * logits.scale());
+    rest[lane] = static_cast<A>(row.rest * logits.scale());
+    smooth[lane] = static_cast<A>(-row.smooth * logits.scale());
+    if (row.target >= 0) logit[lane] = logits.element(from + row.target).value;
   }
-  const ScaledExp<Vec<T>> scaled_exp(factor);
-  const Vec<T> spread = scaled_exp.unscaled(factor);
-  SmallRows<T> rows(logits, first_row, count, classes);
-  rows.transform([&](Vec<T> x) { return fma(scaled_exp((x - row_max) - log_sum), spread, smooth); });
+
+  bool is_zero[kLanes<T>];
+  int64_t target[kLanes<T>];
+  A row_max[kLanes<T>] = {};
+  A log_sum[kLanes<T>] = {};
+  A target_grad[kLanes<T>] = {};
+  A rest[kLanes<T>] = {};
+  A smooth[kLanes<T>] = {};
+  A logit[kLanes<T>] = {};
+};
+
+// As write_plain_gradient, and the targets' columns as well. False where a factor is not finite: then nothing has been
+// written.
+template <class T>
+bool write_plain_gradients(const Logits<T>& logits, const RowGradients<T>& gradients, int64_t first_row,
+                           int64_t end_row, int64_t classes, T* to) {
+  using A = Acc<T>;
+  using V = Vec<T>;
+  const V row_max = load(gradients.row_max);
+  const V log_sum = load(gradients.log_sum);
+  const V target_grad = load(gradients.target_grad);
+  const V rest = load(gradients.rest);
+  const V smooth = load(gradients.smooth);
+  const V factor = (target_grad + rest) * exp(-log_sum);
+  if (sum_lanes(factor * A(0)) != 0) return false;
+  const V log_prob = (load(gradients.logit) - row_max) - log_sum;
+  T at_target[kLanes<T>];
+  store(at_target, fma(target_grad, expm1(log_prob), fma(rest, exp(log_prob), smooth)));
+  const TimesExp<T> times_exp(factor);
+  SmallRows<T> rows(logits, first_row, end_row, classes);
+  rows.transform([&](V x) { return times_exp(x - row_max, smooth); });
   rows.write(to);
+  for (int64_t lane = 0; lane < rows.count(); ++lane) {
+    T* row_to = to + lane * classes;
+    if (gradients.is_zero[lane]) {
+      std::memset(static_cast<void*>(row_to), 0, static_cast<size_t>(classes) * sizeof(T));
+    } else if (gradients.target[lane] >= 0) {
+      row_to[gradients.target[lane]] = at_target[lane];
+    }
+  }
+  return true;
 }
 
 // The whole formula, except at the target.
@@ -72,9 +112,12 @@ void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& we
   using V = Vec<T>;
   alignas(kVectorBytes) A values[kBlockElems];
   alignas(kVectorBytes) A slopes[kBlockElems];
-  const ScaledExp<V> scaled_exp(splat(static_cast<A>(std::fabs(row.spread()) + std::fabs(row.entropy))));
-  const V spread = scaled_exp.unscaled(splat(static_cast<A>(row.spread())));
-  const V entropy = scaled_exp.unscaled(splat(static_cast<A>(row.entropy)));
+  // exp(x) * 2^64 and factors over 2^64: so their product has float's whole range. A small factor over 2^64 could be
+  // subnormal itself, and with one the product of a small exp(x) vanishes anyhow.
+  const A unit = std::fabs(row.spread()) + std::fabs(row.entropy) < 0x1p-30 ? A(1) : A(0x1p64);
+  const TimesExp<T> times_exp(splat(unit));
+  const V spread = splat(static_cast<A>(row.spread() / unit));
+  const V entropy = splat(static_cast<A>(row.entropy / unit));
   const V smooth = splat(static_cast<A>(row.smooth));
   const V lowest = splat(static_cast<A>(kLowestExponent));
   const bool has_entropy = row.entropy != 0;
@@ -85,7 +128,8 @@ void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& we
     write_columns(row_to + column, count, [&](int64_t at, int64_t lanes) __attribute__((always_inline)) {
       const V log_prob = (load(values + at, lanes) - row.row_max) - row.log_sum;
       const V factor = has_entropy ? fma(entropy, max(log_prob, lowest), spread) : spread;
-      V gradient = fma(scaled_exp(log_prob), factor, weight == nullptr ? -smooth : -smooth * load(weight + at, lanes));
+      V gradient =
+          fma(times_exp(log_prob, V{}), factor, weight == nullptr ? -smooth : -smooth * load(weight + at, lanes));
       if (grad_log_prob != nullptr) gradient += load(grad_log_prob + at, lanes);
       return gradient * load(slopes + at, lanes);
     });

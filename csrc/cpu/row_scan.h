@@ -8,15 +8,14 @@
 
 namespace npu_ce {
 
-// kVectors vectors of x', from `from`; lanes at or behind `count` are -inf, which adds nothing to a sum of exp.
+// kVectors vectors from `from`; lanes at or behind `count` are -inf, which adds nothing to a sum of exp.
 template <int kVectors, class S>
-NPU_CE_INLINE void load_padded(const S* from, int64_t count, Acc<S> scale, Vec<S> (&x)[kVectors]) {
+NPU_CE_INLINE void load_padded(const S* from, int64_t count, Vec<S> (&x)[kVectors]) {
   constexpr int64_t lanes = kLanes<S>;
   NPU_CE_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const int64_t left = count - i * lanes;
     x[i] = left >= lanes ? load(from + i * lanes) : left > 0 ? load_partial(from + i * lanes, left) : Vec<S>{};
-    x[i] *= scale;
     for (int lane = 0; lane < lanes; ++lane) {
       if (lane >= left) x[i][lane] = -std::numeric_limits<Acc<S>>::infinity();
     }
@@ -26,13 +25,13 @@ NPU_CE_INLINE void load_padded(const S* from, int64_t count, Acc<S> scale, Vec<S
 // Sum of exp(x' - max) where the max itself counts as exactly 1 and only the rest is rounded: beside a 1, float would
 // lose the digits of a confident row's small rest, and with them those of its gradient.
 template <class S>
-double sum_exp_beside_max(const S* from, int64_t count, Acc<S> scale, Acc<S> max) {
+double sum_exp_beside_max(const S* from, int64_t count, Acc<S> max) {
   constexpr int64_t lanes = kLanes<S>;
   Vec<S> rest{};
   Vec<S> at_max{};
   for (int64_t column = 0; column < count; column += lanes) {
     Vec<S> x[1] = {};
-    load_padded(from + column, count - column, scale, x);
+    load_padded(from + column, count - column, x);
     const Vec<S> shift = x[0] - max;
     rest += shift != 0 ? exp(shift) : Vec<S>{};
     at_max += shift == 0 ? splat(Acc<S>(1)) : Vec<S>{};
@@ -43,7 +42,7 @@ double sum_exp_beside_max(const S* from, int64_t count, Acc<S> scale, Acc<S> max
 // Adds a block of columns to `state`. The max is raised on the way, four vectors at a time: after the first few of a
 // row that is rare, and it saves reading the block twice.
 template <bool kEntropy, class S>
-void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale, RowState<Acc<S>>& state) {
+void scan_block(const S* from, int64_t first_column, int64_t count, RowState<Acc<S>>& state) {
   using A = Acc<S>;
   using V = Vec<S>;
   constexpr int kVectors = 4;
@@ -73,21 +72,30 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
     NPU_CE_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       const V shift = x[i] - max_vector;
-      const V e = exp(shift);
-      sum[i] += e;
-      if constexpr (kEntropy) sum_times_shift[i] = fma(e, npu_ce::max(shift, lowest), sum_times_shift[i]);
+      if constexpr (kEntropy) {
+        const V e = exp(shift);
+        sum[i] += e;
+        sum_times_shift[i] = fma(e, npu_ce::max(shift, lowest), sum_times_shift[i]);
+      } else {
+        sum[i] = add_exp(shift, sum[i]);
+      }
     }
   };
 
   int64_t column = 0;
   V x[kVectors] = {};
   for (; column + group <= count; column += group) {
+    prefetch<group>(from + column);
     NPU_CE_UNROLL
-    for (int i = 0; i < kVectors; ++i) x[i] = load(from + column + i * kLanes<S>) * scale;
+    for (int i = 0; i < kVectors; i += 2) {
+      const Pair<V> pair = load_pair(from + column + i * kLanes<S>);
+      x[i] = pair.first;
+      x[i + 1] = pair.second;
+    }
     add_group(x);
   }
   if (column < count) {
-    load_padded(from + column, count - column, scale, x);
+    load_padded(from + column, count - column, x);
     add_group(x);
   }
 
@@ -96,7 +104,7 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
   block.max_column = first_column;
   block.sum = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
   constexpr double kConfident = 1 + 1.0 / 64;
-  if (block.sum >= 1 && block.sum < kConfident) block.sum = sum_exp_beside_max(from, count, scale, max);
+  if (block.sum >= 1 && block.sum < kConfident) block.sum = sum_exp_beside_max(from, count, max);
   if constexpr (kEntropy) {
     block.sum_times_shift =
         sum_lanes((sum_times_shift[0] + sum_times_shift[1]) + (sum_times_shift[2] + sum_times_shift[3]));
@@ -106,12 +114,12 @@ void scan_block(const S* from, int64_t first_column, int64_t count, Acc<S> scale
 
 // Sum of w * (x' - reference) over a block; without weights w is 1.
 template <class S>
-double weighted_sum(const S* from, const Acc<S>* weight, int64_t count, Acc<S> scale, Acc<S> reference) {
+double weighted_sum(const S* from, const Acc<S>* weight, int64_t count, Acc<S> reference) {
   constexpr int64_t lanes = kLanes<S>;
   Vec<S> sum[2] = {};
   int64_t column = 0;
   auto term = [&](int64_t at, int64_t lane_count) __attribute__((always_inline)) {
-    const Vec<S> shift = load(from + at, lane_count) * scale - reference;
+    const Vec<S> shift = load(from + at, lane_count) - reference;
     return weight == nullptr ? shift : shift * load(weight + at, lane_count);
   };
   for (; column + 2 * lanes <= count; column += 2 * lanes) {

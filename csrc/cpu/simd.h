@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "simd_avx512.h"
@@ -65,6 +66,52 @@ NPU_CE_INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &bits, sizeof(bits));
 }
 
+// What a loop over memory reads a page later than `from`; the hardware's prefetcher stops where a page ends. Memory
+// that is not mapped does no harm.
+template <int64_t kElems, class T>
+NPU_CE_INLINE void prefetch(const T* from) {
+  constexpr uintptr_t page_bytes = 4096;
+  constexpr uintptr_t line_bytes = 64;
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(from) + page_bytes;
+  NPU_CE_UNROLL
+  for (uintptr_t at = 0; at < kElems * sizeof(T); at += line_bytes) {
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + at));
+  }
+}
+
+// Two vectors' worth of neighbours, each element in the lane where it is converted with least work. store_pair puts
+// them back where load_pair found them.
+template <class V>
+struct Pair {
+  V first;
+  V second;
+};
+
+template <class T>
+NPU_CE_INLINE Pair<Vec<T>> load_pair(const T* from) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const UInt32Vec bits = load_bits<UInt32Vec>(from);
+    return {(FloatVec)(bits << 16), (FloatVec)(bits & 0xffff0000u)};
+  } else {
+    return {load(from), load(from + kLanes<T>)};
+  }
+}
+
+// bfloat16 is rounded to nearest, ties away from zero: as near as ties to even, for half the instructions. The low 16
+// bits of a NaN must be zero, or the carry could take it for a number.
+template <class T>
+NPU_CE_INLINE void store_pair(T* to, Pair<Vec<T>> v) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const UInt32Vec first = (UInt32Vec)v.first + 0x8000u;
+    const UInt32Vec second = (UInt32Vec)v.second + 0x8000u;
+    const UInt32Vec bits = (first >> 16) | (second & 0xffff0000u);
+    std::memcpy(to, &bits, sizeof(bits));
+  } else {
+    store(to, v.first);
+    store(to + kLanes<T>, v.second);
+  }
+}
+
 // The first `count` lanes; the others are zero, and nothing behind them is touched.
 template <class T>
 NPU_CE_INLINE Vec<T> load_partial(const T* from, int64_t count) {
@@ -104,6 +151,36 @@ NPU_CE_INLINE double sum_lanes(V v) {
   double sum = 0;
   for (int lane = 0; lane < lanes; ++lane) sum += v[lane];
   return sum;
+}
+
+// a[k], b[k], a[k + 1], b[k + 1], ... from k = kFirst on.
+template <class A, int kFirst, size_t... kLane>
+NPU_CE_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, std::index_sequence<kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (kFirst + kLane / 2 + kLane % 2 * sizeof...(kLane))...);
+#else
+  using Index = typename Numeric<A>::IndexVec;
+  return __builtin_shuffle(a, b, Index{(kFirst + kLane / 2 + kLane % 2 * sizeof...(kLane))...});
+#endif
+}
+
+// Turns a square on its side: interleaving the upper half of its rows with the lower, as often as there are bits in the
+// index of a row, moves these bits to the lanes.
+template <class A>
+NPU_CE_INLINE void transpose(Vec<A> (&rows)[kLanes<A>]) {
+  constexpr int lanes = kLanes<A>;
+  constexpr auto every_lane = std::make_index_sequence<lanes>();
+  NPU_CE_UNROLL
+  for (int step = 1; step < lanes; step *= 2) {
+    Vec<A> mixed[lanes];
+    NPU_CE_UNROLL
+    for (int i = 0; i < lanes / 2; ++i) {
+      mixed[2 * i] = interleave<A, 0>(rows[i], rows[i + lanes / 2], every_lane);
+      mixed[2 * i + 1] = interleave<A, lanes / 2>(rows[i], rows[i + lanes / 2], every_lane);
+    }
+    NPU_CE_UNROLL
+    for (int i = 0; i < lanes; ++i) rows[i] = mixed[i];
+  }
 }
 
 template <class V>

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #define NPU_CE_INLINE inline __attribute__((always_inline))
-#define NPU_CE_UNROLL _Pragma("GCC unroll 4")
+#define NPU_CE_UNROLL _Pragma("GCC unroll 16")
 // On what is called once per row or block from several places: inlining it there only costs compile time.
 #define NPU_CE_NOINLINE __attribute__((noinline))
 
@@ -24,6 +24,8 @@ using FloatVec = float __attribute__((vector_size(kVectorBytes)));
 using DoubleVec = double __attribute__((vector_size(kVectorBytes)));
 using Int32Vec = int32_t __attribute__((vector_size(kVectorBytes)));
 using UInt32Vec = uint32_t __attribute__((vector_size(kVectorBytes)));
+using Int64Vec = int64_t __attribute__((vector_size(kVectorBytes)));
+using UInt64Vec = uint64_t __attribute__((vector_size(kVectorBytes)));
 using UInt16Vec = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
 
 // Storage of the 16-bit dtypes; arithmetic on them is always in float.
@@ -35,11 +37,12 @@ struct Float16 {
 };
 
 template <class T>
-struct Numeric;  // Acc: what T is accumulated in; Vec: a vector of Acc
+struct Numeric;  // Acc: what T is accumulated in; Vec: a vector of Acc; IndexVec: integers of the same size
 template <>
 struct Numeric<float> {
   using Acc = float;
   using Vec = FloatVec;
+  using IndexVec = Int32Vec;
 };
 template <>
 struct Numeric<BFloat16> : Numeric<float> {};
@@ -49,6 +52,7 @@ template <>
 struct Numeric<double> {
   using Acc = double;
   using Vec = DoubleVec;
+  using IndexVec = Int64Vec;
 };
 
 template <class T>

@@ -11,31 +11,58 @@ namespace npu_ce {
 
 constexpr int64_t kSmallClasses = 64;
 
+// What is known of some groups of rows after reading them: as RowState, an array for each number. Of many rows the
+// logarithms are taken one behind the other, where those of one group would wait for each other.
+template <class T>
+struct SmallRowStates {
+  using A = Acc<T>;
+  static constexpr int64_t kRows = 8 * kLanes<T>;
+
+  void take_logs(int64_t count) {
+    for (int64_t row = 0; row < count; row += kLanes<double>) store(log_sum + row, log(load(sum + row)));
+  }
+  RowState<A> state(int64_t row, double weight_total) const {
+    return {max[row], sum[row], sum_times_shift[row], weighted[row] + reference[row] * weight_total, 0};
+  }
+
+  A max[kRows];
+  A sum_times_shift[kRows];
+  A weighted[kRows];   // of w * (x' - reference)
+  A reference[kRows];  // the max where it is a number
+  double sum[kRows];
+  double log_sum[kRows];
+};
+
 template <class T>
 class SmallRows {
  public:
   using A = Acc<T>;
   using V = Vec<T>;
 
-  // `count` <= kLanes rows. Neither turn is inlined: moving lane by lane makes much code, and forward and backward
-  // share it.
-  NPU_CE_NOINLINE SmallRows(const Logits<T>& logits, int64_t first_row, int64_t count, int64_t classes)
-      : count_(count), classes_(classes) {
-    A rows[kLanes<T> * (kSmallClasses + 1)];
-    if (logits.rows_are_adjacent(classes)) {
-      logits.stage(logits.row(first_row), count * classes, rows, nullptr);
+  // At most kLanes rows from `first_row` on, none from `end_row` on, which another thread may be writing. Neither turn
+  // is inlined: forward and backward share it.
+  NPU_CE_NOINLINE SmallRows(const Logits<T>& logits, int64_t first_row, int64_t end_row, int64_t classes)
+      : count_(std::min<int64_t>(kLanes<T>, end_row - first_row)), classes_(classes) {
+    const bool adjacent = logits.rows_are_adjacent(classes);
+    const bool may_read_on = (end_row - first_row - kLanes<T>)*classes >= kLanes<T>;
+    if (adjacent && may_read_on && logits.are_inputs()) {
+      turn(logits.row(first_row));
+      return;
+    }
+    A rows[kRowsElems];
+    if (adjacent) {
+      logits.stage(logits.row(first_row), count_ * classes, rows, nullptr);
     } else {
       // What a row is padded with, the next one overwrites.
-      for (int64_t lane = 0; lane < count; ++lane) {
+      for (int64_t lane = 0; lane < count_; ++lane) {
         logits.stage(logits.row(first_row + lane), classes, rows + lane * classes, nullptr);
       }
     }
-    for (int64_t column = 0; column < classes; ++column) {
-      for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-        columns_[column][lane] = lane < count ? rows[lane * classes + column] : A(0);
-      }
-    }
+    std::fill(rows + count_ * classes, rows + kLanes<T> * classes + kLanes<T>, A(0));
+    turn(static_cast<const A*>(rows));
   }
+
+  int64_t count() const { return count_; }
 
   template <class F>
   void transform(F&& value) {
@@ -43,15 +70,23 @@ class SmallRows {
   }
 
   NPU_CE_NOINLINE void write(T* to) const {
-    A rows[kLanes<T> * (kSmallClasses + 1)];
-    for (int64_t column = 0; column < classes_; ++column) {
-      for (int64_t lane = 0; lane < count_; ++lane) rows[lane * classes_ + column] = columns_[column][lane];
+    A rows[kRowsElems];
+    // Where a row ends within the square, what follows is overwritten: by the next lane, and by the squares to the
+    // left, which come later.
+    for (int64_t column = (classes_ - 1) / kLanes<T> * kLanes<T>; column >= 0; column -= kLanes<T>) {
+      V square[kLanes<T>];
+      NPU_CE_UNROLL
+      for (int64_t i = 0; i < kLanes<T>; ++i) square[i] = columns_[column + i];
+      transpose<A>(square);
+      NPU_CE_UNROLL
+      for (int64_t i = 0; i < kLanes<T>; ++i) store(rows + i * classes_ + column, square[i]);
     }
     write_columns(to, count_ * classes_,
                   [&](int64_t at, int64_t lanes) __attribute__((always_inline)) { return load(rows + at, lanes); });
   }
 
-  void scan(const ClassWeights<A>& weights, bool smoothing, bool entropy, RowState<A>* states) const {
+  // Writes what belongs to these rows behind the first `at` of `states`.
+  void scan(const ClassWeights<A>& weights, bool smoothing, bool entropy, SmallRowStates<T>& states, int64_t at) const {
     const V lowest = splat(std::numeric_limits<A>::lowest());
     V row_max = lowest;
     for (int64_t column = 0; column < classes_; ++column) row_max = max(columns_[column], row_max);
@@ -69,18 +104,33 @@ class SmallRows {
       if (entropy) sum_times_shift += e * max(shift, splat(static_cast<A>(kLowestExponent)));
       if (smoothing) weighted += (columns_[column] - reference) * static_cast<A>(weights.at(column));
     }
-    for (int64_t lane = 0; lane < count_; ++lane) {
-      RowState<A>& state = states[lane];
-      state.max = row_max[lane];
-      state.sum = static_cast<double>(at_max[lane]) + static_cast<double>(rest[lane]);
-      state.sum_times_shift = sum_times_shift[lane];
-      if (smoothing) {
-        state.weighted = static_cast<double>(weighted[lane]) + static_cast<double>(reference[lane]) * weights.total();
-      }
-    }
+    store(states.max + at, row_max);
+    store(states.sum_times_shift + at, sum_times_shift);
+    store(states.weighted + at, weighted);
+    store(states.reference + at, reference);
+    A parts[2][kLanes<T>];
+    store(parts[0], at_max);
+    store(parts[1], rest);
+    for (int i = 0; i < kLanes<T>; ++i) states.sum[at + i] = static_cast<double>(parts[0][i]) + parts[1][i];
   }
 
  private:
+  // All rows, and what the last one's last vector has beyond it.
+  static constexpr int64_t kRowsElems = kLanes<T> * (kSmallClasses + 1);
+
+  // Where a row ends within a square, what follows it fills columns that nobody reads.
+  template <class S>
+  void turn(const S* rows) {
+    for (int64_t column = 0; column < classes_; column += kLanes<T>) {
+      V square[kLanes<T>];
+      NPU_CE_UNROLL
+      for (int64_t i = 0; i < kLanes<T>; ++i) square[i] = load(rows + i * classes_ + column);
+      transpose<A>(square);
+      NPU_CE_UNROLL
+      for (int64_t i = 0; i < kLanes<T>; ++i) columns_[column + i] = square[i];
+    }
+  }
+
   int64_t count_;
   int64_t classes_;
   V columns_[kSmallClasses];
