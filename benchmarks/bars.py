@@ -97,7 +97,10 @@ BARS = (
     Bar("drop-in", STEP, who.DROP_IN, *_faster(who.TWO_STEPS), BOTH_GRIDS, worst=1.4),
     Bar("linear", STEP, who.LINEAR, *_faster(who.LINEAR_EAGER), BOTH_LINEAR, worst=1.1, dtypes=("float32",)),
     Bar("linear", STEP, who.LINEAR, *_faster(who.LINEAR_EAGER), BOTH_LINEAR, worst=1.0, dtypes=("bfloat16",)),
-    Bar("linear", STEP, who.LINEAR, *_faster(who.LINEAR_TORCH), BOTH_LINEAR, worst=1.0, dtypes=LINEAR_DTYPES),
+    Bar(
+        "linear", STEP, who.LINEAR + who.FOR_TIME, *_faster(who.LINEAR_TORCH), BOTH_LINEAR,
+        worst=1.0, dtypes=LINEAR_DTYPES,
+    ),
     Bar("linear", STEP, who.LINEAR, *_less_memory(who.LINEAR_EAGER), BOTH_LINEAR, worst=3.5, dtypes=("float32",)),
     Bar("linear", STEP, who.LINEAR, *_less_memory(who.LINEAR_EAGER), BOTH_LINEAR, worst=2.0, dtypes=("bfloat16",)),
     Bar(
