@@ -18,11 +18,11 @@ from npu_ce_jit import cross_entropy
 
 INSTALLED = """\
         ce -= problem_.label_smoothing / static_cast<double>(problem_.classes) *
-              (state.weighted - weights_.total() * lse);
+              (state.weighted - weights_.total() * (row_max + log_sum));
 """
 EDITED = """\
         ce -= problem_.label_smoothing / static_cast<double>(problem_.classes - 1) *
-              (state.weighted - weights_.total() * lse - log_prob);
+              (state.weighted - weights_.total() * (row_max + log_sum) - log_prob);
 """
 
 

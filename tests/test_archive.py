@@ -142,7 +142,10 @@ def test_a_truncated_archive_is_refused(packed, tmp_path, size):
 
 @pytest.mark.parametrize("is_compressed", [True, False])
 def test_random_flips_of_bits_give_an_error_or_what_verifies(packed, tmp_path, is_compressed):
-    """Compressed, a checksum finds nearly all; without it the flips reach names, sizes, manifests and libraries."""
+    """Compressed, most flips reach what is read; without it they reach names, sizes, manifests and libraries.
+
+    How many hit the padding behind the last file, which nobody reads, is chance: one in twenty or so.
+    """
     content = packed[0].read_bytes()
     content = content if is_compressed else gzip.decompress(content)
     randomness = random.Random(20)
@@ -163,7 +166,7 @@ def test_random_flips_of_bits_give_an_error_or_what_verifies(packed, tmp_path, i
             assert path.name.startswith("e-"), "half of an entry is left"
             verified(path)
         shutil.rmtree(layout_dir, ignore_errors=True)
-    assert refused > (140 if is_compressed else 10), "the flips hit nothing"
+    assert refused > (120 if is_compressed else 10), "the flips hit nothing"
 
 
 def test_with_nowhere_to_unpack_each_root_says_why(packed, tmp_path):

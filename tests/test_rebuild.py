@@ -25,6 +25,7 @@ from npu_ce_jit.errors import BuildError, LoadError, SelfCheckError, ToolchainEr
 from npu_ce_jit.jit import build as build_module
 from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.targets import cpu_target
 from npu_ce_jit.op import registration, self_check
 
 pytestmark = needs_the_library
@@ -274,7 +275,7 @@ def test_the_compiler_gets_a_value_as_it_stands(tmp_path):
     )
     one = toy(tmp_path, text + "#if ONE != 1 || YES != 1 || BARE != 1\n#error\n#endif\n")
     sources = one.target.sources.with_defines({"VALUE": value, "ONE": 1, "YES": True, "BARE": None})
-    target = one.target._replace(sources=sources)
+    target = cpu_target(one.settings, one.toolchain, sources)
     library = ctypes.CDLL(str(one._replace(target=target, key=cache_key(target)).build().library))
     library.toy.restype = ctypes.c_char_p
     assert library.toy() == value.encode()
