@@ -90,8 +90,7 @@ def plan() -> list[tuple[Cell, bool]]:
         *cells_of("lean", (STEP,), DTYPES, bars.SMALL_OR_FLAT),
         *cells_of("lean", (STEP,), ("float32",), bars.TINY),
         *cells_of("drop-in", (STEP,), DTYPES, large + bars.SMALL_OR_FLAT),
-        *cells_of("linear", (STEP,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED),
-        *cells_of("linear", (FORWARD,), bars.LINEAR_DTYPES, bars.LINEAR_UNLISTED),
+        *(cell for form in (STEP, FORWARD) for case in bars.LINEAR for cell in cells_of("linear", (form,), *case)),
     ]
     return [*((cell, True) for cell in cells), *growing()]
 

@@ -152,7 +152,8 @@ def _summary_of_hidden_states(results: Results) -> str:
             *(_times(results.times_as_fast(cell, who.LINEAR, peer)) for peer in names[1:]),
             *_peaks(results, cell, names),
         )
-        for cell in cells_of("linear", (STEP,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED[:1])
+        for case in bars.LINEAR
+        for cell in cells_of("linear", (STEP,), *case)
         if results.row(cell, who.LINEAR)
     ]
     titles = ("N x H x V", "dtype", f"`{who.LINEAR}` vs {who.LINEAR_EAGER}", f"vs {who.LINEAR_TORCH}")
@@ -178,8 +179,7 @@ def _linear(results: Results, form: str) -> str:
         who.LINEAR_TORCH + who.FOR_MEMORY,
         who.APPLE,
     )
-    cells = cells_of("linear", (form,), bars.LINEAR_DTYPES, bars.LINEAR_GRID + bars.LINEAR_UNLISTED)
-    return _cells(results, cells, names)
+    return _cells(results, [cell for case in bars.LINEAR for cell in cells_of("linear", (form,), *case)], names)
 
 
 def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
