@@ -50,8 +50,10 @@ def main() -> None:
         results = Results.load(arguments.file)
     else:
         results = measured(arguments.quick, not (arguments.quick or arguments.no_compile))
-    render(results, into)
+    (into / "docs" / "img").mkdir(parents=True, exist_ok=True)
     results.save(into / "docs" / "performance.json")
+    results = Results.load(into / "docs" / "performance.json")  # numbers are rounded there, and pages say what it says
+    render(results, into)
     judged = all_verdicts(results)
     for verdict in judged:
         print(f"{verdict.word:12} {verdict.what}: {verdict.figure or '-'}, bar {verdict.bar}")
@@ -120,7 +122,6 @@ def all_verdicts(results: Results) -> list[bars.Verdict]:
 
 
 def render(results: Results, into: Path) -> None:
-    (into / "docs" / "img").mkdir(parents=True, exist_ok=True)
     blocks = tables.blocks(results, all_verdicts(results))
     for page in PAGES:
         if into != ROOT:
