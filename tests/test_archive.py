@@ -144,7 +144,7 @@ def test_a_truncated_archive_is_refused(packed, tmp_path, size):
 def test_random_flips_of_bits_give_an_error_or_what_verifies(packed, tmp_path, is_compressed):
     """Compressed, most flips reach what is read; without it they reach names, sizes, manifests and libraries.
 
-    How many hit the padding behind the last file, which nobody reads, is chance: one in twenty or so.
+    How many hit the padding behind the last file, which nobody reads, is chance.
     """
     content = packed[0].read_bytes()
     content = content if is_compressed else gzip.decompress(content)
