@@ -33,8 +33,9 @@ ROUNDS = 9
 _ONE_FUNCTION = """
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int twice(int x) { return 2 * x; }
-EXPORT void npu_ce_jit_register() {}  // our loader calls these two
+EXPORT void npu_ce_jit_register() {}  // our loader calls these
 EXPORT const void* npu_ce_jit_kernels() { return nullptr; }
+EXPORT void npu_ce_jit_set_huge_pages(int) {}
 """
 _TORCH_MODULE = """
 #include <torch/extension.h>

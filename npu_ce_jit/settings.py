@@ -112,7 +112,7 @@ VARIABLES: tuple[Variable, ...] = (
         _SWITCH, _flag,
     ),
     Variable(
-        "NPU_CE_JIT_HUGE_PAGES", "huge_pages", "Whether large CPU outputs ask the kernel for huge pages.",
+        "NPU_CE_JIT_HUGE_PAGES", "huge_pages", "Whether large CPU outputs ask for huge pages.",
         _SWITCH, _flag,
     ),
     Variable("CXX", "cxx", "The C++ compiler, instead of g++, clang++ or c++ of PATH.", "a command", str),
@@ -149,7 +149,7 @@ class Settings(NamedTuple):
     lock_timeout: float = 300.0
     log_level: int = logging.INFO
     check_targets: bool = False
-    huge_pages: bool = True
+    huge_pages: bool | None = None
     cxx: str | None = None
     max_jobs: int | None = None
     ascend_home: Path | None = None

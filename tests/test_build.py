@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_package import EXPORT, NO_KERNELS, compiler_script, needs_compiler, toy
+from toy_package import compiler_script, needs_compiler, toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
@@ -137,15 +137,11 @@ def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_pa
 
 
 def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
-    body = f"""
-        static int pages = -1;
-        {NO_KERNELS}
-        {EXPORT} void npu_ce_jit_set_huge_pages(int use) {{ pages = use; }}
-        {EXPORT} int toy() {{ return pages; }}
-    """
-    artifact = toy(tmp_path, body=body).build()
-    open_library(artifact, {"npu_ce_jit_set_huge_pages": False})
-    assert ctypes.CDLL(str(artifact.library)).toy() == 0
+    artifact = toy(tmp_path).build()
+    huge_pages = ctypes.c_int.in_dll(ctypes.CDLL(str(artifact.library)), "huge_pages")
+    for switches, told in (({}, -1), ({"npu_ce_jit_set_huge_pages": False}, 0)):
+        open_library(artifact, switches)
+        assert huge_pages.value == told
 
 
 def test_the_failing_command_is_told_from_ninjas_output():

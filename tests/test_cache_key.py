@@ -27,6 +27,7 @@ TOOLCHAIN = Toolchain(Settings()).replace(
     system=Evidence("system", "Linux", ""),
     machine=Evidence("machine", "x86_64", ""),
     cpu_isa=Evidence("CPU instructions", "avx2", ""),
+    huge_pages=Evidence("huge pages", "yes", ""),
     cxx=Evidence("C++ compiler", "/usr/bin/g++", ""),
     ninja=Evidence("ninja", "/usr/bin/ninja", ""),
     torch_version=Evidence("torch", "2.13.0+cpu", ""),
@@ -203,14 +204,15 @@ def test_paths_and_settings_that_change_no_byte_change_nothing(tmp_path, name):
 
 
 def test_what_a_library_is_told_once_it_is_open_is_no_part_of_its_key():
-    for settings, cpu, npu in (
-        (SETTINGS, {}, {}),
-        (SETTINGS._replace(huge_pages=False), {"npu_ce_jit_set_huge_pages": False}, {}),
-        (SETTINGS._replace(check_targets=True), {}, {"npu_ce_jit_set_check_targets": True}),
+    no_huge_pages = TOOLCHAIN.replace(huge_pages=TOOLCHAIN.huge_pages._replace(value="no"))
+    for settings, toolchain, cpu, npu in (
+        (SETTINGS, TOOLCHAIN, {}, {}),
+        (SETTINGS, no_huge_pages, {"npu_ce_jit_set_huge_pages": False}, {}),
+        (SETTINGS._replace(check_targets=True), TOOLCHAIN, {}, {"npu_ce_jit_set_check_targets": True}),
     ):
-        assert cpu_target(settings, TOOLCHAIN, SOURCES).switches == cpu
-        assert npu_target(settings, TOOLCHAIN, SOURCES).switches == npu
-        assert [_key(name, settings) for name in TARGETS] == [_key(name) for name in TARGETS]
+        assert cpu_target(settings, toolchain, SOURCES).switches == cpu
+        assert npu_target(settings, toolchain, SOURCES).switches == npu
+        assert [_key(name, settings, toolchain) for name in TARGETS] == [_key(name) for name in TARGETS]
 
 
 @both

@@ -135,6 +135,28 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
     assert isa is not None or "NPU_CE_JIT_CPU_ISA" in fact.cure
 
 
+@pytest.mark.parametrize(
+    ("order", "asked", "value"),
+    [
+        ("9", "", "no"),
+        ("0", "", "no"),
+        ("-1", "", "yes"),
+        (None, "", "yes"),
+        ("what", "", "yes"),
+        ("9", "1", "yes"),
+        ("-1", "0", "no"),
+    ],
+)
+def test_huge_pages_unless_free_blocks_go_back_to_a_host(tmp_path, monkeypatch, order, asked, value):
+    file = tmp_path / "page_reporting_order"
+    if order is not None:
+        file.write_text(order + "\n", "ascii")
+    monkeypatch.setattr(toolchain_module, "_PAGE_REPORTING_ORDER", str(file))
+    fact = _discover(NPU_CE_JIT_HUGE_PAGES=asked).huge_pages
+    assert fact.value == value
+    assert fact.where
+
+
 def test_other_systems_are_told_that_only_the_reference_runs_there():
     facts = _discover(PATH="/usr/bin")
     facts = facts.replace(system=facts.system._replace(value="Darwin"))

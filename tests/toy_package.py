@@ -33,9 +33,12 @@ needs_compiler = pytest.mark.skipif(
 
 EXPORT = 'extern "C" __attribute__((visibility("default")))'
 # What every library has; this one's kernels are none.
-NO_KERNELS = (
-    f"{EXPORT} void npu_ce_jit_register() {{}}\n{EXPORT} const void* npu_ce_jit_kernels() {{ return nullptr; }}\n"
-)
+NO_KERNELS = f"""
+{EXPORT} void npu_ce_jit_register() {{}}
+{EXPORT} const void* npu_ce_jit_kernels() {{ return nullptr; }}
+{EXPORT} int huge_pages = -1;
+{EXPORT} void npu_ce_jit_set_huge_pages(int on) {{ huge_pages = on; }}
+"""
 _BODY = f'#include "toy.h"\n{NO_KERNELS}{EXPORT} int toy() {{ return TOY; }}\n'
 _NPU_SOURCES = {
     "ascendc/toy.h": "#ifndef TOY_FILL\n#define TOY_FILL 42.0f\n#endif\n",

@@ -65,7 +65,7 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         facts=facts,
         name_parts=(f"torch{torch}", toolchain.machine.require(), cpu_isa),
         sources=sources.cpu,
-        switches={} if settings.huge_pages else {"npu_ce_jit_set_huge_pages": False},
+        switches={} if toolchain.huge_pages.value == "yes" else {"npu_ce_jit_set_huge_pages": False},
     )
 
 

@@ -20,6 +20,7 @@ _X86 = ("x86_64", "AMD64")
 _ARM = ("aarch64", "arm64")
 _ISA_OF_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}
 _ISA_ORDER = ("baseline", "avx2", "avx512")
+_PAGE_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 
 
 class Toolchain:
@@ -43,6 +44,10 @@ class Toolchain:
     @cached_property
     def cpu_isa(self) -> Evidence:
         return _find_cpu_isa(self._settings)
+
+    @cached_property
+    def huge_pages(self) -> Evidence:
+        return _find_huge_pages(self._settings)
 
     @cached_property
     def cxx(self) -> Evidence:
@@ -175,6 +180,22 @@ def _find_cpu_isa(settings: Settings) -> Evidence:
         "CPU instructions", None, f"NPU_CE_JIT_CPU_ISA={wanted}, but this CPU can run {', '.join(possible)} ({where})",
         f"Set NPU_CE_JIT_CPU_ISA to one of {', '.join(possible)}, or unset it.",
     )  # fmt: skip
+
+
+def _find_huge_pages(settings: Settings) -> Evidence:
+    """Whether large outputs ask for them. A virtual machine that reports its free blocks to its host loses them between
+    two steps, and each fresh huge page then costs more than the 512 small ones in its place (docs/design.md, 4)."""
+    name = "huge pages"
+    if settings.huge_pages is not None:
+        return Evidence(name, "yes" if settings.huge_pages else "no", "NPU_CE_JIT_HUGE_PAGES")
+    try:
+        with open(_PAGE_REPORTING_ORDER, encoding="ascii") as file:
+            order = int(file.read())
+    except (OSError, ValueError):  # a kernel that reports none
+        order = -1
+    if order >= 0:
+        return Evidence(name, "no", f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
+    return Evidence(name, "yes", "no free blocks go back to a host")
 
 
 def _find_cxx(settings: Settings) -> Evidence:
