@@ -28,7 +28,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            # A file's tests share what the first of them built. Those that run a file on an npu share nothing.
+            if not item.path.name.startswith("test_on_npu"):
+                item.add_marker(pytest.mark.xdist_group(item.path.name))
     if HAS_NPU:
         here = [item for item in items if item.path.parent == ON_NPU_DIR or "any_device" in item.fixturenames]
         config.hook.pytest_deselected(items=[item for item in items if item not in here])
