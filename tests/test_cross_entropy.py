@@ -74,6 +74,8 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.feature("weights, ignore_index, label smoothing, every reduction")
+@pytest.mark.feature("softcap and logit scale")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(str(v) for v in o))
@@ -123,6 +125,7 @@ def test_every_option_in_every_dtype(
         assert ((ours.double() - expected).abs() <= torch.maximum(budget, floor) + 1.05 * rounding).all()
 
 
+@pytest.mark.feature("half gradients as if made in float32")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("margin", [0.0, 2.0, 5.0, 9.2])
 def test_the_gradient_of_a_confident_row_keeps_its_digits(
@@ -163,6 +166,7 @@ def test_a_large_vocabulary_keeps_its_digits(dtype: torch.dtype, device: torch.d
     )
 
 
+@pytest.mark.feature("lse and entropy beside the loss, differentiable")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_lse_entropy_and_z_loss_are_differentiable(dtype: torch.dtype, device: torch.device) -> None:
     x, target = logits(6, 19, dtype), targets(6, 19, 0.3)
@@ -190,6 +194,7 @@ def test_lse_entropy_and_z_loss_are_differentiable(dtype: torch.dtype, device: t
     assert (error <= torch.finfo(dtype).eps * true_leaf.grad.abs() + floor).all()
 
 
+@pytest.mark.feature("int32 targets, logits of any strides")
 @pytest.mark.parametrize("target_dtype", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("layout", ["transposed", "row slice", "column slice", "every other column", "stride 0"])
 def test_any_strides(layout: str, target_dtype: torch.dtype, device: torch.device) -> None:
@@ -222,6 +227,7 @@ def test_weights_in_the_logits_dtype_are_taken_too(device: torch.device) -> None
     assert torch.equal(half.cpu(), full.cpu())
 
 
+@pytest.mark.feature("the same bits on any number of threads")
 @needs_the_library
 def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
     shapes = [(513, 100), (3, 70000), (1, 140001), (40000, 7)]

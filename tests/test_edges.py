@@ -62,6 +62,7 @@ def test_every_row_ignored(form: Form, dtype: torch.dtype, smoothing: float) -> 
     assert form(x, target, reduction="sum", label_smoothing=smoothing) == 0
 
 
+@pytest.mark.feature("NaN in an ignored row adds nothing")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("poison", [NAN, INF, -INF])
 @pytest.mark.parametrize("classes", [5, 70, 5000])
@@ -136,6 +137,7 @@ def test_a_nan_of_any_bits_stays_nan_in_bfloat16(bits: int, classes: int, device
     assert leaf.grad.cpu().isnan().all(1).tolist() == [False, True, False]
 
 
+@pytest.mark.feature("argmax beside the loss")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("classes", [3, 63, 64, 65, 4099])
 def test_argmax_is_torchs(dtype: torch.dtype, classes: int, device: torch.device) -> None:

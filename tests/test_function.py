@@ -17,6 +17,7 @@ import npu_ce_jit
 from npu_ce_jit import CrossEntropyLoss, CrossEntropyOutput, cross_entropy
 
 
+@pytest.mark.feature("logits [C] and [N, C, d1, ...]")
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (3, 6, 4), (2, 6, 3, 5), (2, 6, 0), (0, 6, 4)], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -50,6 +51,7 @@ def test_the_tuple_holds_none_for_what_was_not_asked(device: torch.device) -> No
     assert [v is None for v in output] == [False, True, True, False, True]
 
 
+@pytest.mark.feature("class probabilities as targets")
 def test_class_probabilities_fall_back_to_torch() -> None:
     x, target = torch.randn(3, 4, 5), torch.rand(3, 4, 5).softmax(1)
     assert torch.equal(cross_entropy(x, target, label_smoothing=0.2), F.cross_entropy(x, target, label_smoothing=0.2))
@@ -57,6 +59,7 @@ def test_class_probabilities_fall_back_to_torch() -> None:
         cross_entropy(x, target, z_loss=0.1)
 
 
+@pytest.mark.feature("float32 loss from half logits")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_loss_dtype(dtype: torch.dtype, device: torch.device) -> None:
     x, target = logits(20, 50, dtype).requires_grad_(), targets(20, 50)
@@ -89,6 +92,7 @@ def test_autocast_leaves_float64_alone() -> None:
         assert cross_entropy(x, target).dtype == F.cross_entropy(x, target).dtype == torch.float64
 
 
+@pytest.mark.feature("gradient written over the logits")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_gradient_lands_in_the_logits(dtype: torch.dtype, device: torch.device) -> None:
     x, target = logits(6, 40, dtype).to(device), targets(6, 40, 0.2).to(device)

@@ -94,6 +94,7 @@ def check(
         require_no_worse(result, peer, true)
 
 
+@pytest.mark.feature("loss from hidden states")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -230,6 +231,7 @@ def test_scaling_the_loss_saves_what_would_vanish(dtype: torch.dtype, device: to
     assert (error.square().mean() / expected.square().mean()).sqrt() <= 0.01
 
 
+@pytest.mark.feature("logits never whole")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory(dtype: torch.dtype, reduction: str) -> None:

@@ -27,6 +27,7 @@ TARGET = torch.tensor([4, 0, -100, 2, 1])
 F64 = torch.float64
 
 
+@pytest.mark.feature("calls of torch's F.linear_cross_entropy")
 @pytest.mark.parametrize(
     ("input", "weight", "target"),
     [

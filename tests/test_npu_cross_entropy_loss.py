@@ -16,6 +16,7 @@ import npu_ce_jit
 from npu_ce_jit import npu_cross_entropy_loss, npu_cross_entropy_loss_backward
 
 
+@pytest.mark.feature("torch_npu's call, by name and position")
 def test_the_vendors_example(device: torch.device) -> None:
     x, target = torch.randn(4096, 8080), torch.arange(0, 4096)
     loss, log_prob, zloss, lse = npu_cross_entropy_loss(x.to(device), target.to(device))
@@ -42,6 +43,8 @@ def test_log_prob_is_rounded_once(shape: tuple[int, int], dtype: torch.dtype, de
 GRID = list(itertools.product(["none", "mean", "sum"], [0.0, 0.1], [-100, 2, -1], [0.0, 0.05], [False, True]))
 
 
+@pytest.mark.feature("z-loss")
+@pytest.mark.feature("log_prob beside the loss, differentiable")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize(("reduction", "smoothing", "ignore_index", "scale", "return_zloss"), GRID)
