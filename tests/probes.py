@@ -22,6 +22,11 @@ needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="draws pictures, and the extra [plot] is not installed"
 )
 
+needs_notebooks = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("nbclient", "ipykernel")),
+    reason="runs a notebook, and the extra [dev] is not installed",
+)
+
 
 def available_bytes() -> int:
     """Memory that is free for use."""
