@@ -7,7 +7,7 @@ import os
 
 os.environ.setdefault("NPU_CE_JIT_BUILD", "never")  # docstrings need no kernels
 
-import npu_ce_jit  # noqa: E402
+import npu_ce_jit
 
 project = "npu_ce_jit"
 author = "the npu_ce_jit authors"
