@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import torch
 from oracle import Options, truth
+from saved_programs import outputs_and_gradient
 from shapes import targets
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from npu_ce_jit import cross_entropy, linear_cross_entropy, npu_cross_entropy_loss
 
@@ -58,12 +60,19 @@ def _linear(hidden: Tensor, linear_weight: Tensor, target: Tensor) -> list[Tenso
     return [truth(hidden @ linear_weight.t(), target, None, OPTIONS).loss]
 
 
+def _targets(rows: int, classes: int) -> Tensor:
+    target = targets(rows, classes, 0.2)
+    target[0] = 1  # not every row is ignored: that mean is NaN
+    return target
+
+
 def _logits(rows: int, classes: int) -> tuple[Tensor, ...]:
-    return torch.randn(rows, classes), targets(rows, classes, 0.2)
+    return torch.randn(rows, classes, requires_grad=True), _targets(rows, classes)
 
 
 def _hidden(rows: int, classes: int) -> tuple[Tensor, ...]:
-    return torch.randn(rows, FEATURES), torch.randn(classes, FEATURES), targets(rows, classes, 0.2)
+    hidden, linear_weight = torch.randn(rows, FEATURES, requires_grad=True), torch.randn(classes, FEATURES)
+    return hidden, linear_weight, _targets(rows, classes)
 
 
 _N_C = ({0: "N", 1: "C"}, {0: "N"})
@@ -74,18 +83,19 @@ FORMS = {
 }
 
 
-def truth_of(form: Form, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
+def truth_of(form: Form, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The outputs, and the gradient of the first one with respect to the first input; in float64."""
-    leaf, *others = (t.double() if t.is_floating_point() else t for t in inputs)
-    leaf.requires_grad_()
-    outputs = form.expected(leaf, *others)
-    (gradient,) = torch.autograd.grad(outputs[0].sum(), leaf)
-    return [output.detach() for output in outputs], gradient
+    leaf, *others = (t.detach().cpu().double() if t.is_floating_point() else t.cpu() for t in inputs)
+    return outputs_and_gradient(form.expected, (leaf.requires_grad_(), *others))
 
 
-def outputs_and_gradient(call: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """What `truth_of` gives in one list, as `call` computes it."""
-    leaf, *others = inputs
-    leaf = leaf.detach().requires_grad_()
-    outputs = call(leaf, *others)
-    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs[0].sum(), leaf)]
+def assert_right(results: list[Tensor], form: Form, inputs: tuple[Tensor, ...]) -> None:
+    """That `results` are what `truth_of` gives."""
+    torch.testing.assert_close(results, truth_of(form, inputs), check_dtype=False, rtol=1e-5, atol=1e-5)
+
+
+def export(form: Form, inputs: tuple[Tensor, ...], strict: bool = False) -> ExportedProgram:
+    """The form's program, for any number of rows and classes."""
+    sizes = {"N": Dim("N", min=2), "C": Dim("C", min=2)}
+    dynamic = tuple({dim: sizes[name] for dim, name in names.items()} for names in form.sizes)
+    return torch.export.export(form.module(), inputs, dynamic_shapes=dynamic, strict=strict)

@@ -20,7 +20,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 
     `program.run_decompositions(npu_ce_jit.decompositions())` gives a program that also runs where this package is not.
     It computes what the kernels compute, in their accumulation dtypes, but has `[N, C]` intermediates, and the linear
-    loss has whole logits, rounded to the inputs' dtype. A target out of range is not looked for.
+    loss has whole logits, rounded to the inputs' dtype. A target out of range is left to the indexing of torch.
 
     Returns:
         A new dict, which may be added to `torch.export.default_decompositions()`.
