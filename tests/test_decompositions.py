@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import saved_programs
 import torch
+from export_page import blocks, needs_the_page, run_block
 from loss_forms import FORMS, Form, assert_right, export
 from oracle import Options, truth
 from saved_programs import outputs_and_gradient
@@ -156,3 +158,14 @@ def test_a_target_out_of_range_is_still_no_number() -> None:
     program = decomposed(torch.export.export(Loss(), inputs)).module()
     with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         program(inputs[0], torch.tensor([0, 5, 1]))
+
+
+@needs_the_page
+def test_the_pages_program_runs_where_the_package_is_not(tmp_path: Path) -> None:
+    _, _, saved, loaded, *_ = blocks()
+    done = run_block(saved, tmp_path)
+    assert done.returncode == 0, done.stderr
+    without = 'import sys\nsys.modules["npu_ce_jit"] = None\n'
+    done = run_block(f"{without}{loaded}\nprint(loss.item())", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(math.log(1000) + 1e-4 * math.log(1000) ** 2, rel=1e-6)

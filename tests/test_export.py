@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import saved_programs
 import torch
+from export_page import blocks, needs_the_page, run_block
 from loss_forms import FORMS, Form, assert_right, export
 from probes import needs_the_library
 from saved_programs import on, outputs_and_gradient
@@ -90,25 +89,22 @@ class EveryForm(nn.Module):
         return outputs
 
 
-RUN_PACKAGE = """
-import sys, torch
-import npu_ce_jit
-model = torch._inductor.aoti_load_package(sys.argv[1])
-torch.save([model(*inputs) for inputs in torch.load(sys.argv[2])], sys.argv[3])
-"""
-
-
 @pytest.mark.feature("AOTInductor package")
 @needs_the_library
-def test_aot_inductor_package_with_any_number_of_rows(tmp_path: Path) -> None:
+@needs_the_page
+def test_aot_inductor_package_with_any_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [[tensor.detach() for form in FORMS.values() for tensor in form.inputs(rows, 7)] for rows in (6, 2, 11)]
     rows = torch.export.Dim("N", min=2)
     dynamic = tuple({d: rows for d, s in names.items() if s == "N"} for f in FORMS.values() for names in f.sizes)
     program = torch.export.export(EveryForm(), tuple(calls[0]), dynamic_shapes=(dynamic,))
-    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "loss.pt2"))
-    torch.save(calls, tmp_path / "calls")
-    command = [sys.executable, "-c", RUN_PACKAGE, package, tmp_path / "calls", tmp_path / "results"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    *_, compiled, loaded = blocks()
+    monkeypatch.chdir(tmp_path)
+    exec(compiled, {"torch": torch, "program": program})
+    torch.save(calls, "calls")
+    answers = 'torch.save([model(*inputs) for inputs in torch.load("calls")], "answers")'
+    done = run_block(loaded + answers, tmp_path)
     assert done.returncode == 0, done.stderr
-    for inputs, results in zip(calls, torch.load(tmp_path / "results"), strict=True):
-        torch.testing.assert_close(results, EveryForm()(*inputs))
+    for inputs, outputs in zip(calls, torch.load("answers"), strict=True):
+        torch.testing.assert_close(outputs, EveryForm()(*inputs))
+    done = run_block(loaded.replace("import npu_ce_jit", ""), tmp_path)
+    assert "Could not find schema for npu_ce_jit::" in done.stderr

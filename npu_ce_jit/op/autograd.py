@@ -76,7 +76,7 @@ def record_without_derivative(implementation: Callable[..., Any], refusal: str, 
     """
     if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
         return apply_at_this_level(_WithoutDerivative, implementation, refusal, *arguments)
-    return below_autograd(implementation, *arguments)
+    return implementation(*arguments)
 
 
 class _Forward(torch.autograd.Function):

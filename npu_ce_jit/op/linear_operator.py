@@ -8,6 +8,7 @@ are differentiated again) goes through F.linear and `_forward`, which are differ
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -106,7 +107,7 @@ def _compose(operands: _Operands, options: _Options) -> Tensor:
 def record_linear(*arguments: Any) -> tuple[Tensor, ...]:
     """The Autograd kernel of `_linear`."""
     return record_without_derivative(  # type: ignore[no-any-return]
-        OPS._linear.default,
+        partial(below_autograd, OPS._linear.default),
         "expected no derivative of npu_ce_jit::_linear, got a request for one; "
         "call npu_ce_jit.linear_cross_entropy, which is differentiable to any order",
         *arguments,
