@@ -142,6 +142,7 @@ def test_the_internal_operator_refuses_to_be_differentiated() -> None:
             ask()
 
 
+@pytest.mark.feature("torch.library.opcheck")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -167,6 +168,7 @@ class Model(nn.Module):
 
 
 # Inductor needs a compiler for the device.
+@pytest.mark.feature("torch.compile(fullgraph=True)")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", *([] if ON_NPU else ["inductor"])])
 def test_compile_fullgraph(backend: str, device: torch.device) -> None:
     model = Model().to(device)

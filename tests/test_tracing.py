@@ -34,12 +34,7 @@ class Model(nn.Module):
         return output.loss, output.entropy
 
 
-class DropIn(nn.Module):
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        loss, log_prob, zloss, _ = npu_cross_entropy_loss(x, target, None, "sum", -100, 0.1, 1e-3, True)
-        return loss + zloss + log_prob.sum()
-
-
+@pytest.mark.feature("torch.library.opcheck")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
@@ -73,6 +68,7 @@ def test_opcheck(weighted: bool, layout: str, reduction: str, dtype: torch.dtype
 
 
 # Inductor needs a compiler for the device.
+@pytest.mark.feature("torch.compile(fullgraph=True)")
 @pytest.mark.parametrize("backend", ["aot_eager", *([] if ON_NPU else ["inductor"])])
 def test_compile_fullgraph(backend: str, device: torch.device) -> None:
     model = Model().to(device)

@@ -37,17 +37,10 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     }
 
 
-def _linear(
-    input: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    grad_loss: Tensor | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _linear(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`_linear` in one piece: how many chunks there are would depend on N."""
-    *terms_values, loss_dtype, _chunk_rows, _aspect_ratio, output_mask = options
+    input, linear_weight, linear_bias, target, weight, grad_loss = arguments[:6]
+    *terms_values, loss_dtype, _chunk_rows, _aspect_ratio, output_mask = arguments[6:]
     terms = LossTerms(*terms_values)
     logits = F.linear(input, linear_weight, linear_bias)
     loss, *_, row_stats, denominators = reference.forward_of_targets_in_range(
