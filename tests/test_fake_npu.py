@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from loss_forms import FORMS, export
+from saved_programs import on
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_package import exit_code, fork
@@ -101,5 +103,20 @@ def test_a_dtype_that_no_npu_takes_is_refused() -> None:
             x, target = torch.zeros(2, 3, dtype=torch.float64, device="npu"), torch.zeros(2, dtype=torch.int64).npu()
             with pytest.raises(NotImplementedError, match="float64 on npu"):
                 npu_ce_jit.cross_entropy(x, target)
+
+    in_a_child(task)
+
+
+def test_a_program_for_npu_is_decomposed_without_one_and_holds_no_float64() -> None:
+    def task() -> None:
+        npu_ce_jit.register_fake_npu()
+        for form in FORMS.values():
+            with FakeTensorMode():
+                inputs = on("npu", form.inputs(6, 33))
+            program = export(form, inputs).run_decompositions(npu_ce_jit.decompositions())
+            values = [node.meta["val"] for node in program.graph.nodes if "val" in node.meta]
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            assert {tensor.device for tensor in tensors} == {torch.device("npu:0")}
+            assert torch.float64 not in {tensor.dtype for tensor in tensors}
 
     in_a_child(task)
