@@ -34,7 +34,7 @@ def register_fake_npu() -> None:
     if find_spec("torch_npu") is not None:
         raise FakeNpuError(
             "expected a Python without torch_npu for a fake npu, got one where it is installed.",
-            "Import torch_npu: its npu device can be traced and exported for in the same way, without an NPU too.",
+            "Import torch_npu and trace on its npu device; where it lacks CANN, use an environment without torch_npu.",
         )
     if name != _UNNAMED or registered is not None:
         raise FakeNpuError(
