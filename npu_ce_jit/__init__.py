@@ -20,7 +20,9 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
 
 if _TYPE_CHECKING:
     from npu_ce_jit.experiment import rebuild
+    from npu_ce_jit.fake_npu import register_fake_npu
     from npu_ce_jit.notebook import build_log, info
+    from npu_ce_jit.op.decompositions import decompositions
     from npu_ce_jit.op.linear import linear_cross_entropy
     from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
 
@@ -31,19 +33,23 @@ __all__ = [
     "__version__",
     "build_log",
     "cross_entropy",
+    "decompositions",
     "info",
     "linear_cross_entropy",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
+    "register_fake_npu",
 ]
 _LAZY = {
     "CrossEntropyLoss": "op.modules",
     "LinearCrossEntropyLoss": "op.modules",
     "build_log": "notebook",
+    "decompositions": "op.decompositions",
     "info": "notebook",
     "linear_cross_entropy": "op.linear",
     "rebuild": "experiment",
+    "register_fake_npu": "fake_npu",
 }
 
 

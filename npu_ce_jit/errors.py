@@ -37,6 +37,10 @@ class SelfCheckError(NpuCeJitError):
     """A library was built and loads, but does not compute what it should; the fact holds the numbers."""
 
 
+class FakeNpuError(NpuCeJitError):
+    """The fake npu cannot be registered in this process, or was asked for what takes a real one."""
+
+
 class BuildError(NpuCeJitError):
     """The build did not give a library.
 

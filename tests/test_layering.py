@@ -38,9 +38,10 @@ ALLOWED = {
     "demo": {"bootstrap", "op", "measure", "errors"},
     "cli": {"bootstrap", "console", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
     "__main__": {"cli"},
+    "fake_npu": {"errors"},
     "notebook": {"bootstrap", "report", "errors"},
     "experiment": {"bootstrap", "report", "jit", "op", "errors"},
-    "__init__": {"bootstrap", "notebook", "experiment", "op", "errors", "_version"},
+    "__init__": {"bootstrap", "notebook", "experiment", "fake_npu", "op", "errors", "_version"},
 }
 TORCH_HEADERS = re.compile(r"<(?:torch|ATen|c10|caffe2)/|torch_npu")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,6 +66,17 @@ def backward_kernel(*arguments: Any) -> Tensor:
     if is_differentiating(*arguments[:6]):
         return apply_at_this_level(_Backward, *arguments[:11], LossTerms(*arguments[11:]))  # type: ignore[no-any-return]
     return below_autograd(OPS._backward.default, *arguments)  # type: ignore[no-any-return]
+
+
+def record_without_derivative(implementation: Callable[..., Any], refusal: str, *arguments: Any) -> Any:
+    """Under the Autograd key, an operator that has no derivative: who asks for one is refused, and none is dropped.
+
+    Not refused here already: a program that was traced with its backward calls such operators on what requires
+    gradients, and never differentiates them.
+    """
+    if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
+        return apply_at_this_level(_WithoutDerivative, implementation, refusal, *arguments)
+    return implementation(*arguments)
 
 
 class _Forward(torch.autograd.Function):
@@ -201,3 +213,22 @@ class _Backward(torch.autograd.Function):
             return result.to(input.dtype)
 
         return tangent_for_outer_levels(formula, *ctx.saved_tensors, *tangents[:6])
+
+
+class _WithoutDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(implementation: Callable[..., Any], refusal: str, *arguments: Any) -> Any:
+        return below_this_level(implementation, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.refusal = inputs[1]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        raise NotImplementedError(ctx.refusal)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(ctx.refusal)

@@ -8,6 +8,7 @@ are differentiated again) goes through F.linear and `_forward`, which are differ
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd import OPS, record_without_derivative
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
 from npu_ce_jit.op.transforms import (
@@ -103,14 +104,14 @@ def _compose(operands: _Operands, options: _Options) -> Tensor:
     return OPS._forward.default(logits, target, weight, *options.terms, 0, options.loss_dtype)[0]  # type: ignore[no-any-return]
 
 
-def refuse_derivative_of_linear(*arguments: Any) -> tuple[Tensor, ...]:
-    """The Autograd kernel of `_linear`: a derivative of it is refused, never dropped."""
-    if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
-        raise NotImplementedError(
-            "expected no derivative of npu_ce_jit::_linear, got a request for one; "
-            "call npu_ce_jit.linear_cross_entropy, which is differentiable to any order"
-        )
-    return below_autograd(OPS._linear.default, *arguments)  # type: ignore[no-any-return]
+def record_linear(*arguments: Any) -> tuple[Tensor, ...]:
+    """The Autograd kernel of `_linear`."""
+    return record_without_derivative(  # type: ignore[no-any-return]
+        partial(below_autograd, OPS._linear.default),
+        "expected no derivative of npu_ce_jit::_linear, got a request for one; "
+        "call npu_ce_jit.linear_cross_entropy, which is differentiable to any order",
+        *arguments,
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

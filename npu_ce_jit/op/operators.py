@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd import OPS, call_forward
+from npu_ce_jit.op.autograd import OPS, call_forward, record_without_derivative
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -29,7 +29,6 @@ from npu_ce_jit.op.schema import (
     accumulated,
     accumulation_dtype,
 )
-from npu_ce_jit.op.transforms import apply_at_this_level, below_this_level, is_differentiating
 
 Run = Callable[..., ForwardOutputs]
 
@@ -141,34 +140,12 @@ def npu_cross_entropy_loss_backward(
 
 
 def record_npu_cross_entropy_loss_backward(*arguments: Any) -> Tensor:
-    """The Autograd kernel of `npu_cross_entropy_loss_backward`: a derivative of it is refused, never dropped."""
-    if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
-        return apply_at_this_level(_NotDifferentiable, *arguments)  # type: ignore[no-any-return]
-    return npu_cross_entropy_loss_backward(*arguments)
-
-
-class _NotDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return below_this_level(npu_cross_entropy_loss_backward, *arguments)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
-        raise _no_derivative()
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise _no_derivative()
-
-
-def _no_derivative() -> NotImplementedError:
-    return NotImplementedError(
+    """The Autograd kernel of `npu_cross_entropy_loss_backward`."""
+    return record_without_derivative(  # type: ignore[no-any-return]
+        npu_cross_entropy_loss_backward,
         "expected no derivative of npu_cross_entropy_loss_backward, got a request for one: it has lost the logits; "
-        "differentiate npu_cross_entropy_loss twice instead (create_graph=True), which is exact"
+        "differentiate npu_cross_entropy_loss twice instead (create_graph=True), which is exact",
+        *arguments,
     )
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,13 @@ from npu_ce_jit.op.rows import (
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, Z_LOSS, ForwardOutputs, LossTerms
 
 
-def forward(
+def forward(input: Tensor, target: Tensor, weight: Tensor | None, *terms_outputs_dtype: Any) -> ForwardOutputs:
+    """`_forward` of docs/design.md. IndexError for a target out of range."""
+    require_targets_in_range(target, input.shape[1], LossTerms(*terms_outputs_dtype[:-2]).ignore_index)
+    return forward_of_targets_in_range(input, target, weight, *terms_outputs_dtype)
+
+
+def forward_of_targets_in_range(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -31,9 +39,8 @@ def forward(
     outputs: int,
     loss_dtype: torch.dtype,
 ) -> ForwardOutputs:
-    """`_forward` of docs/design.md. IndexError for a target out of range."""
+    """`forward` without its look at the data, which no tracer can follow."""
     terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
-    require_targets_in_range(target, input.shape[1], ignore_index)
     rows = rows_of(input, target, weight, terms)
     row_max = rows.x.amax(1)
     shifted = rows.x - row_max[:, None]
@@ -97,6 +104,7 @@ def backward(
     factor = c.rest(rows, row_max + log_sum, entropy)[:, None]
     if c.entropy is not None:
         factor = factor + c.entropy[:, None] * torch.where(log_prob == -torch.inf, 0, log_prob)
+    # Nothing is written in place: a traced program holds these operators too.
     result: Tensor = log_prob.exp() * (factor + c.target[:, None])
     at_target = rows.safe_target[:, None]
     target_log_prob = log_prob.gather(1, at_target)
@@ -104,11 +112,11 @@ def backward(
     target_factor = factor.expand_as(log_prob).gather(1, at_target)
     at_target_result = c.target[:, None] * target_log_prob.expm1() + target_log_prob.exp() * target_factor
     # An ignored row's safe_target is not its target; its c.target is 0, so the two forms agree there.
-    result.scatter_(1, at_target, at_target_result)
+    result = result.scatter(1, at_target, at_target_result)
     if label_smoothing:
-        result -= c.uniform[:, None] * rows.weight
+        result = result - c.uniform[:, None] * rows.weight
     if c.log_prob is not None:
-        result += c.log_prob
+        result = result + c.log_prob
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
         result = torch.where(rows.valid[:, None], result, 0)

@@ -26,7 +26,7 @@ _SELDOM = (
     ("_backward_", "Meta", "meta", "backward_"),
     ("_linear", "Meta", "meta", "linear"),
     ("_linear", "CompositeExplicitAutograd", "linear_chunks", "linear"),
-    ("_linear", "Autograd", "linear_operator", "refuse_derivative_of_linear"),
+    ("_linear", "Autograd", "linear_operator", "record_linear"),
     (_LINEAR, "CompositeExplicitAutograd", "linear_operator", "linear_cross_entropy"),
     (_LINEAR, "Autograd", "linear_operator", "record_linear_cross_entropy"),
     (_LINEAR, "FuncTorchBatched", "linear_operator", "batch_linear_cross_entropy"),

@@ -96,10 +96,11 @@ def denominators_of(rows: Rows) -> Tensor:
 
 
 def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
-    """`[N]` values to the loss's shape; accumulated in float64, which costs N additions and no [N, C]."""
+    """`[N]` values to the loss's shape; on a CPU accumulated in float64, which costs N additions and no [N, C]."""
     if reduction == NONE:
         return values
-    total = values.double().sum()
+    # An NPU has no float64.
+    total = (values.double() if values.device.type == "cpu" else values).sum()
     return (total / denominator if reduction == MEAN else total).to(values.dtype)
 
 

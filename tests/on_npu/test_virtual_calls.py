@@ -14,7 +14,8 @@ from torch import Tensor
 from virtual_cann import observe
 from virtual_process import run
 
-from npu_ce_jit import cross_entropy, npu_cross_entropy_loss
+from npu_ce_jit import cross_entropy, npu_cross_entropy_loss, register_fake_npu
+from npu_ce_jit.errors import FakeNpuError
 from npu_ce_jit.measure import peak_memory
 from npu_ce_jit.op.autograd import OPS
 from npu_ce_jit.op.schema import LSE, LossTerms
@@ -192,3 +193,8 @@ def test_compiled_without_code_for_the_device_it_is_one_graph_of_our_operators(
         torch.testing.assert_close(value.cpu(), right)
         torch.testing.assert_close(leaf.grad.cpu(), true.grad)
         torch._dynamo.reset()
+
+
+def test_a_fake_npu_is_refused_beside_a_real_one() -> None:
+    with pytest.raises(FakeNpuError, match="Import torch_npu"):
+        register_fake_npu()

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators of this package in torch's own, for `torch.export.ExportedProgram.run_decompositions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from npu_ce_jit.op import linear_operator, operators, reference
+from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
+
+
+def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+    """A table that turns every operator of this package into torch's own.
+
+    `program.run_decompositions(npu_ce_jit.decompositions())` gives a program that also runs where this package is not.
+    It computes what the kernels compute, in their accumulation dtypes, but has `[N, C]` intermediates, and the linear
+    loss has whole logits, rounded to the inputs' dtype. A target out of range is left to the indexing of torch.
+
+    Returns:
+        A new dict, which may be added to `torch.export.default_decompositions()`.
+    """
+    return {
+        # What stands for a public operator calls internal ones, to which the table is applied again.
+        OPS.cross_entropy.default: operators.cross_entropy,
+        OPS.linear_cross_entropy.default: linear_operator.linear_cross_entropy,
+        OPS.npu_cross_entropy_loss.default: operators.npu_cross_entropy_loss,
+        OPS.npu_cross_entropy_loss_backward.default: operators.npu_cross_entropy_loss_backward,
+        OPS._forward.default: reference.forward_of_targets_in_range,
+        OPS._backward.default: reference.backward,
+        OPS._linear.default: _linear,
+    }
+
+
+def _linear(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`_linear` in one piece: how many chunks there are would depend on N."""
+    input, linear_weight, linear_bias, target, weight, grad_loss = arguments[:6]
+    *terms_values, loss_dtype, _chunk_rows, _aspect_ratio, output_mask = arguments[6:]
+    terms = LossTerms(*terms_values)
+    logits = F.linear(input, linear_weight, linear_bias)
+    loss, *_, row_stats, denominators = reference.forward_of_targets_in_range(
+        logits, target, weight, *terms, 0, loss_dtype
+    )
+    nothing = input.new_empty(0)
+    if not any(output_mask):
+        return loss, nothing, nothing, nothing
+    if grad_loss is None:
+        grad_loss = torch.ones_like(loss, dtype=accumulation_dtype(input.dtype))
+    grad_logits = reference.backward(
+        grad_loss, None, None, None, None, logits, target, weight, row_stats, None, denominators, *terms
+    )
+    return (
+        loss,
+        grad_logits @ linear_weight if output_mask[0] else nothing,
+        grad_logits.t() @ input if output_mask[1] else nothing,
+        grad_logits.sum(0) if output_mask[2] else nothing,
+    )

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code of docs/export.md, block by block, for the tests that run it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "docs" / "export.md"
+needs_the_page = pytest.mark.skipif(not PAGE.exists(), reason="the page is not installed with the package")
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
+def run_block(
+    code: str,
+    directory: Path,
+    python: Sequence[str | Path] = (sys.executable,),
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, where its relative paths are below `directory`."""
+    return subprocess.run(
+        [*python, "-c", code], cwd=directory, env=environment, capture_output=True, text=True, timeout=600
+    )
