@@ -23,6 +23,7 @@ if _TYPE_CHECKING:
     from npu_ce_jit.notebook import build_log, info
     from npu_ce_jit.op.linear import linear_cross_entropy
     from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
+    from npu_ce_jit.switch import install, installed, uninstall
 
 __all__ = [
     "CrossEntropyLoss",
@@ -32,18 +33,24 @@ __all__ = [
     "build_log",
     "cross_entropy",
     "info",
+    "install",
+    "installed",
     "linear_cross_entropy",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
+    "uninstall",
 ]
 _LAZY = {
     "CrossEntropyLoss": "op.modules",
     "LinearCrossEntropyLoss": "op.modules",
     "build_log": "notebook",
     "info": "notebook",
+    "install": "switch",
+    "installed": "switch",
     "linear_cross_entropy": "op.linear",
     "rebuild": "experiment",
+    "uninstall": "switch",
 }
 
 
