@@ -60,7 +60,7 @@ def npu_cross_entropy_loss(
     lse_square_scale_for_zloss: float = 0.0,
     return_zloss: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A kernel of torch_npu's operator, by ours. Its lse has the input's dtype, as theirs; autograd has kept ours."""
+    """A kernel of torch_npu's operator, by ours, with its dtypes and with its two differentiable outputs, no others."""
     arguments = (
         *(input, target, weight, reduction, ignore_index, label_smoothing),
         *(lse_square_scale_for_zloss, return_zloss),
@@ -68,7 +68,7 @@ def npu_cross_entropy_loss(
     if _has_kernels_for(input, target, weight):
         try:
             loss, log_prob, zloss, lse = OPS.npu_cross_entropy_loss.default(*arguments)
-            return loss, log_prob, zloss, lse.to(input.dtype)
+            return loss, log_prob.detach(), zloss, lse.to(input.dtype)
         except _REFUSALS:
             pass
     return theirs.call_boxed(keyset, *arguments)  # type: ignore[no-any-return]

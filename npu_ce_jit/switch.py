@@ -131,7 +131,7 @@ def _redirect_function() -> None:
                 f"npu_ce_jit: expected torch's own function in torch.nn.functional.cross_entropy, got {_name(found)}: "
                 "it stays, and its calls are not redirected. Call npu_ce_jit.install() before what put it there.",
                 RuntimeWarning,
-                stacklevel=5,  # who called install(), or entered the block
+                stacklevel=4,  # who called install()
             )
             return
         untouched = FunctionType(found.__code__, vars(F), found.__name__, found.__defaults__)
