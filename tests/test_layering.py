@@ -35,7 +35,7 @@ ALLOWED = {
     "console": set(),
     "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},
     "redirected_calls": {"bootstrap", "op"},
-    "switch": {"redirected_calls", "op"},
+    "switch": {"switch", "redirected_calls", "op"},
     "report": {"bootstrap", "console", "jit", "switch", "_version"},
     "demo": {"bootstrap", "op", "measure", "errors"},
     "cli": {"bootstrap", "console", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
