@@ -54,24 +54,16 @@ def npu_cross_entropy_loss(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    reduction: str = "mean",
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    lse_square_scale_for_zloss: float = 0.0,
-    return_zloss: bool = False,
+    *options: Any,  # the dispatcher leaves out those at the end that have their defaults
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A kernel of torch_npu's operator, by ours, with its dtypes and with its two differentiable outputs, no others."""
-    arguments = (
-        *(input, target, weight, reduction, ignore_index, label_smoothing),
-        *(lse_square_scale_for_zloss, return_zloss),
-    )
     if _has_kernels_for(input, target, weight):
         try:
-            loss, log_prob, zloss, lse = OPS.npu_cross_entropy_loss.default(*arguments)
+            loss, log_prob, zloss, lse = OPS.npu_cross_entropy_loss.default(input, target, weight, *options)
             return loss, log_prob.detach(), zloss, lse.to(input.dtype)
         except _REFUSALS:
             pass
-    return theirs.call_boxed(keyset, *arguments)  # type: ignore[no-any-return]
+    return theirs.call_boxed(keyset, input, target, weight, *options)  # type: ignore[no-any-return]
 
 
 def _has_kernels_for(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
