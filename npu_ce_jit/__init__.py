@@ -25,6 +25,7 @@ if _TYPE_CHECKING:
     from npu_ce_jit.op.decompositions import decompositions
     from npu_ce_jit.op.linear import linear_cross_entropy
     from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
+    from npu_ce_jit.switch import install, installed, uninstall
 
 __all__ = [
     "CrossEntropyLoss",
@@ -35,11 +36,14 @@ __all__ = [
     "cross_entropy",
     "decompositions",
     "info",
+    "install",
+    "installed",
     "linear_cross_entropy",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
     "register_fake_npu",
+    "uninstall",
 ]
 _LAZY = {
     "CrossEntropyLoss": "op.modules",
@@ -47,9 +51,12 @@ _LAZY = {
     "build_log": "notebook",
     "decompositions": "op.decompositions",
     "info": "notebook",
+    "install": "switch",
+    "installed": "switch",
     "linear_cross_entropy": "op.linear",
     "rebuild": "experiment",
     "register_fake_npu": "fake_npu",
+    "uninstall": "switch",
 }
 
 

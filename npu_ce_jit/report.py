@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from npu_ce_jit import switch
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bootstrap import Kernels, Session
 from npu_ce_jit.console import Line, group, plain, size_of
@@ -19,8 +20,8 @@ class Info(dict[str, Any]):
     """Plain data, ready for JSON, that shows itself well.
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
-    rung, rebuilt_from, problem), seconds (of import, by step), roots (of the cache), entries (in it), found (on this
-    machine, with the evidence).
+    rung, rebuilt_from, problem), answers (whose implementation is behind the names that `install` redirects), seconds
+    (of import, by step), roots (of the cache), entries (in it), found (on this machine, with the evidence).
     """
 
     def __repr__(self) -> str:
@@ -49,6 +50,7 @@ class Info(dict[str, Any]):
             one["state"] + (f"  {one['library']}" if one["library"] else ""),
             one["rebuilt_from"] and f"rebuilt from {one['rebuilt_from']}", one["problem"],
         )))) for title, one in kernels]  # fmt: skip
+        yield "answers", [*self["answers"].items()]
         yield (
             "cache roots",
             [(root["origin"], root["path"] + ("  (read only)" if root["read_only"] else "")) for root in self["roots"]],
@@ -71,6 +73,7 @@ def info_of(session: Session) -> Info:
             "backend": session.backend,
             "cpu": state_of(session.cpu),
             "npu": state_of(session.npu),
+            "answers": switch.answers(),
             "seconds": dict(session.seconds),
             "roots": [
                 {"path": str(root.path), "origin": root.origin, "read_only": root.read_only} for root in store.roots

@@ -34,14 +34,16 @@ ALLOWED = {
     "bench": {"bootstrap", "cells", "contestants", "devices", "errors", "_version"},
     "console": set(),
     "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},
-    "report": {"bootstrap", "console", "jit", "_version"},
+    "redirected_calls": {"bootstrap", "op"},
+    "switch": {"switch", "redirected_calls", "op"},
+    "report": {"bootstrap", "console", "jit", "switch", "_version"},
     "demo": {"bootstrap", "op", "measure", "errors"},
     "cli": {"bootstrap", "console", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
     "__main__": {"cli"},
     "fake_npu": {"errors"},
     "notebook": {"bootstrap", "report", "errors"},
     "experiment": {"bootstrap", "report", "jit", "op", "errors"},
-    "__init__": {"bootstrap", "notebook", "experiment", "fake_npu", "op", "errors", "_version"},
+    "__init__": {"bootstrap", "notebook", "experiment", "fake_npu", "switch", "op", "errors", "_version"},
 }
 TORCH_HEADERS = re.compile(r"<(?:torch|ATen|c10|caffe2)/|torch_npu")
 

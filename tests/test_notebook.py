@@ -44,7 +44,7 @@ def test_info_is_plain_data_that_shows_itself():
     lines = repr(info).splitlines()
     assert lines[0] == f"npu_ce_jit {npu_ce_jit.__version__}"
     assert lines[3].split()[:2] == ["CPU", info["cpu"]["state"]]
-    groups = ["kernels", "cache roots", "entries", "found"]
+    groups = ["kernels", "answers", "cache roots", "entries", "found"]
     assert [line for line in lines[1:] if line and not line.startswith(" ")] == groups
     shown = info._repr_html_()
     assert shown.startswith("<table>")

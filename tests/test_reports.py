@@ -39,7 +39,7 @@ healthy (exit code 0): the CPU kernels work
 STATE = {"state": str, "key": (str, None), "library": (str, None), "rung": (str, None), "rungs": (list, None),
          "rebuilt_from": (str, None), "problem": (str, None)}  # fmt: skip
 INFO = {
-    "npu_ce_jit": str, "backend": str, "cpu": STATE, "npu": STATE, "sources": (str, None), "seconds": {},
+    "npu_ce_jit": str, "backend": str, "cpu": STATE, "npu": STATE, "sources": (str, None), "seconds": {}, "answers": {},
     "roots": [{"path": str, "origin": str, "read_only": bool}],
     "entries": [{
         "kind": str, "key": str, "path": str, "bytes": int, "age": int, "problem": str, "libraries": (dict, None),

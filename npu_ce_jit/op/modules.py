@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from npu_ce_jit.op.function import CrossEntropyOutput, cross_entropy
+
+
+def _refuse_scripting(module: torch.nn.Module) -> NoReturn:
+    raise RuntimeError(
+        f"expected a module of torch's for torch.jit.script, got npu_ce_jit.{type(module).__name__}: it cannot be "
+        "scripted; use torch.compile or torch.export, or torch.nn's module of that name in what you script"
+    )
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -27,6 +34,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         return cross_entropy(
             input, target, self.weight, self.reduction, self.ignore_index, self.label_smoothing, **self.options
         )
+
+    __prepare_scriptable__ = _refuse_scripting
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -73,6 +82,8 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
             options=self.options,
             **self.loss_options,
         )
+
+    __prepare_scriptable__ = _refuse_scripting
 
     def extra_repr(self) -> str:
         return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.loss_options.items())])

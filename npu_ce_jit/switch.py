@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The switch: while it is on, calls of torch's and of torch_npu's cross entropy run ours, where both take the call.
+
+No object that a program can hold is exchanged, so names imported before, tables keyed by the functions, pickles and
+`is` hold: torch's function gets other code, and torch_npu's operator other kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+import torch
+import torch.compiler.config
+import torch.nn.functional as F
+from torch import Tensor
+
+from npu_ce_jit import redirected_calls
+from npu_ce_jit.op.function import OPS
+
+_OPERATOR = "npu_cross_entropy_loss"
+_KEYS = ("AutogradPrivateUse1", "PrivateUse1")  # where torch_npu has registered its kernels
+
+
+class _Function(NamedTuple):
+    """Torch's `cross_entropy`, which may stand in torch.nn.functional no longer."""
+
+    object: Any
+    code: CodeType
+    redirecting_code: CodeType
+    untouched: Callable[..., Tensor]  # of the same code, globals and defaults
+
+
+class _Switch:
+    """What is redirected in this process.
+
+    Torch's namespace of our operators holds it, where an import of this package finds what an earlier one of the same
+    process did: notebooks take modules out of sys.modules.
+    """
+
+    NAME = "_switch"
+
+    def __init__(self) -> None:
+        self.is_installed = False
+        self.blocks = 0  # how many `installed()` are entered and not left
+        self.function: _Function | None = None
+        self.kernels: torch.library.Library | None = None  # ours, of torch_npu's operator
+        self.tags: tuple[str, str] | None = None  # of torch.compile's caches: the user's, and ours in its place
+        self.lock = threading.RLock()
+        if hasattr(os, "register_at_fork"):  # a child must not find it held by a thread that it does not have
+            release = self.lock.release
+            os.register_at_fork(before=self.lock.acquire, after_in_parent=release, after_in_child=release)
+
+
+_switch: _Switch = vars(OPS).get(_Switch.NAME) or _Switch()
+setattr(OPS, _Switch.NAME, _switch)
+
+
+def install() -> None:
+    """Has `F.cross_entropy` and, where torch_npu is imported, its `npu_cross_entropy_loss` run ours.
+
+    In the whole process, until `uninstall()`, however often it was called; nn.CrossEntropyLoss and all else that ends
+    in one of the two gain too. What ours does not take or would refuse is answered by torch or torch_npu, as before.
+    Where torch_npu is imported later, call it again. No other thread may be in a call of torch_npu's operator then.
+    """
+    with _switch.lock:
+        _switch.is_installed = True
+        _follow()
+
+
+def uninstall() -> None:
+    """Undoes `install()`: all is as it was, unless a thread is inside an `installed()` block.
+
+    A function that somebody has put in the place of `F.cross_entropy` meanwhile stays there. No other thread may be in
+    a call of torch_npu's operator.
+    """
+    with _switch.lock:
+        _switch.is_installed = False
+        _follow()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """`install()` for a block: on in all threads while any is inside one; what `install()` did outlasts it."""
+    with _switch.lock:
+        _switch.blocks += 1
+        _follow()
+    try:
+        yield
+    finally:
+        with _switch.lock:
+            _switch.blocks -= 1
+            _follow()
+
+
+def answers() -> dict[str, str]:
+    """Whose implementation answers a call, by the name that is called; "none" where nobody has defined it."""
+    function, known = F.cross_entropy, _switch.function
+    if not _is_torchs(function):
+        who = _name(function)
+    else:
+        who = "npu_ce_jit" if known is not None and function.__code__ is known.redirecting_code else "torch"
+    operator = "npu_ce_jit" if _switch.kernels else "torch_npu" if _torch_npu_has_operator() else "none"
+    return {"torch.nn.functional.cross_entropy": who, f"torch.ops.npu.{_OPERATOR}": operator}
+
+
+def _follow() -> None:
+    """Does what the switch says, as far as it is not done; the lock is held."""
+    if _switch.is_installed or _switch.blocks:
+        _redirect_function()
+        _redirect_operator()
+        _keep_compile_caches_apart()
+    else:
+        _restore_function()
+        _restore_operator()
+        _share_compile_caches()
+
+
+def _redirect_function() -> None:
+    if _switch.function is None:
+        found: Any = F.cross_entropy
+        if not _is_torchs(found):
+            warnings.warn(
+                f"npu_ce_jit: expected torch's own function in torch.nn.functional.cross_entropy, got {_name(found)}: "
+                "it stays, and its calls are not redirected. Call npu_ce_jit.install() before what put it there.",
+                RuntimeWarning,
+                stacklevel=4,  # who called install()
+            )
+            return
+        untouched = FunctionType(found.__code__, vars(F), found.__name__, found.__defaults__)
+        _switch.function = _Function(found, found.__code__, _redirecting.__code__, untouched)
+    function = _switch.function
+    if function.object.__code__ is function.code:
+        # torch.jit.script compiles the source. torch.compile has guards on the code, so its graphs follow the switch.
+        function.object.__prepare_scriptable__ = torchs_cross_entropy
+        function.object.__code__ = function.redirecting_code
+
+
+def _restore_function() -> None:
+    function = _switch.function
+    if function is not None and function.object.__code__ is function.redirecting_code:
+        function.object.__code__ = function.code
+        del function.object.__prepare_scriptable__
+
+
+def _redirecting(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Lends torch's function its code, which finds there the globals of torch.nn.functional and none of this module."""
+    from npu_ce_jit.redirected_calls import cross_entropy
+    from npu_ce_jit.switch import torchs_cross_entropy
+
+    return cross_entropy(
+        torchs_cross_entropy(), input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
+    )
+
+
+def torchs_cross_entropy() -> Callable[..., Tensor]:
+    """F.cross_entropy as it is where nothing is redirected."""
+    assert _switch.function is not None, "asked for by what is redirected"
+    return _switch.function.untouched
+
+
+def _is_torchs(function: Any) -> bool:
+    """Whether a function is defined in torch.nn.functional, and not put there."""
+    return getattr(function, "__globals__", None) is vars(F)
+
+
+def _name(function: Any) -> str:
+    return f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _torch_npu_has_operator() -> bool:
+    return "torch_npu" in sys.modules and hasattr(torch.ops.npu, _OPERATOR)
+
+
+def _redirect_operator() -> None:
+    if _switch.kernels is not None or not _torch_npu_has_operator():
+        return
+    # The Meta kernel stays torch_npu's: where tensors are fake, the one under the Autograd key answers before it.
+    theirs = {key: torch.library.get_kernel(f"npu::{_OPERATOR}", key) for key in _KEYS}
+    _switch.kernels = torch.library.Library("npu", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
+        for key, kernel in theirs.items():
+            ours = partial(redirected_calls.npu_cross_entropy_loss, kernel)
+            _switch.kernels.impl(_OPERATOR, ours, key, with_keyset=True)
+
+
+def _restore_operator() -> None:
+    if _switch.kernels is not None:
+        _switch.kernels._destroy()
+        _switch.kernels = None
+
+
+def _keep_compile_caches_apart() -> None:
+    """torch.compile keeps on disk what it made of a graph that names torch's function, whatever that function ran."""
+    if _switch.tags is None:
+        tag = torch.compiler.config.cache_key_tag
+        _switch.tags = tag, f"{tag}+npu_ce_jit"
+        torch.compiler.config.cache_key_tag = _switch.tags[1]
+
+
+def _share_compile_caches() -> None:
+    if _switch.tags is not None:
+        tag, ours = _switch.tags
+        if torch.compiler.config.cache_key_tag == ours:  # else somebody has set another since
+            torch.compiler.config.cache_key_tag = tag
+        _switch.tags = None

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/drop-in.md: its code runs as it stands, and what it says is ours is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch.nn.functional as F
+from probes import needs_the_library
+from switch_tools import runs_ours
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs/drop-in.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@needs_the_library
+def test_the_blocks_run_one_after_the_other() -> None:
+    code, names = F.cross_entropy.__code__, {}
+    for block in BLOCKS:
+        exec(block, names)
+    assert F.cross_entropy.__code__ is code
+
+
+@needs_the_library
+def test_each_line_is_computed_by_whom_it_says() -> None:
+    names: dict[str, object] = {}
+    told = 0
+    for line in "\n".join(BLOCKS[:2]).splitlines():
+        body, _, said = line.strip().partition("  # ")
+        if "with npu_ce_jit" in body:
+            exec("block = npu_ce_jit.installed(); block.__enter__()", names)
+            continue
+        if said.startswith("torch's; "):
+            exec("block.__exit__(None, None, None)", names)
+        _, ours = runs_ours(lambda body=body: exec(body, names))
+        if "(logits, target)" in body:
+            assert ours == said.startswith("ours"), line
+            told += 1
+    assert told == 4
