@@ -76,7 +76,7 @@ def tangent_for_outer_levels(formula: Callable[..., Any], *tensors: Tensor | Non
     if not functorch_is_active():
         return formula(*tensors)
     with forward_ad._set_fwd_grad_enabled(True):
-        return formula(*(None if t is None else forward_ad.unpack_dual(t).primal for t in tensors))
+        return formula(*(None if t is None else forward_ad.unpack_dual(t, level=0).primal for t in tensors))
 
 
 def is_plain_eager(tensor: Tensor) -> bool:
