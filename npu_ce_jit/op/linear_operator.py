@@ -22,8 +22,8 @@ from npu_ce_jit.op.transforms import (
     apply_at_this_level,
     below_autograd,
     functorch_is_active,
+    has_tangent,
     is_differentiating,
-    is_in_forward_mode,
     keeps_graph,
 )
 
@@ -89,7 +89,7 @@ def batch_linear_cross_entropy(*arguments: Any) -> Tensor:
 
 
 def _record(operands: _Operands, options: _Options) -> Tensor:
-    if functorch_is_active() or is_in_forward_mode():
+    if functorch_is_active() or has_tangent(*operands[:3]):
         return _compose(operands, options)
     if is_differentiating(*operands[:3]):
         mask = _output_mask(operands, options)
