@@ -21,6 +21,7 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
 if _TYPE_CHECKING:
     from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.notebook import build_log, info
+    from npu_ce_jit.op.causal_lm import causal_lm_loss
     from npu_ce_jit.op.linear import linear_cross_entropy
     from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
 
@@ -30,6 +31,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "__version__",
     "build_log",
+    "causal_lm_loss",
     "cross_entropy",
     "info",
     "linear_cross_entropy",
@@ -41,6 +43,7 @@ _LAZY = {
     "CrossEntropyLoss": "op.modules",
     "LinearCrossEntropyLoss": "op.modules",
     "build_log": "notebook",
+    "causal_lm_loss": "op.causal_lm",
     "info": "notebook",
     "linear_cross_entropy": "op.linear",
     "rebuild": "experiment",

@@ -11,6 +11,7 @@ from npu_runs import HERE, require_all_pass_on_npu
 NAMES = (
     *("cross_entropy", "derivatives", "edges", "errors", "function", "npu_cross_entropy_loss", "tracing"),
     *("linear_cross_entropy", "linear_errors", "linear_function"),
+    *("amp", "checkpointing", "profiles", "training"),
 )
 
 

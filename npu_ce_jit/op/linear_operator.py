@@ -93,7 +93,7 @@ def _record(operands: _Operands, options: _Options) -> Tensor:
         return _compose(operands, options)
     if is_differentiating(*operands[:3]):
         mask = _output_mask(operands, options)
-        return apply_at_this_level(_LinearCrossEntropy, *operands, options, mask)[0]  # type: ignore[no-any-return]
+        return apply_at_this_level(LinearCrossEntropy, *operands, options, mask)[0]  # type: ignore[no-any-return]
     return below_autograd(_call, operands, options)  # type: ignore[no-any-return]
 
 
@@ -113,7 +113,7 @@ def refuse_derivative_of_linear(*arguments: Any) -> tuple[Tensor, ...]:
     return below_autograd(OPS._linear.default, *arguments)  # type: ignore[no-any-return]
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class LinearCrossEntropy(torch.autograd.Function):
     """Names what a profile and a `grad_fn` show."""
 
     @staticmethod

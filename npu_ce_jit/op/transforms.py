@@ -29,14 +29,16 @@ def has_tangent(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_dynamo_compiling():  # compiled autograd reads this very line; it has no forward mode
         return False
     with torch._C._DisableTorchDispatch():  # to look makes a view, which no mode is to see
-        return any(t is not None and torch._VF._unpack_dual(t, level=0).tangent is not None for t in tensors)
+        return any(t is not None and torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)
 
 
 def is_differentiating(*tensors: Tensor | None) -> bool:
     """Whether a call on `tensors` must be recorded: by reverse mode, forward mode or a transform."""
     if functorch_is_active():
         return True
-    return (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)) or has_tangent(*tensors)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return True
+    return has_tangent(*tensors)
 
 
 def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any) -> Any:
