@@ -54,10 +54,10 @@ def test_the_loss_of_half_logits_is_float32_and_its_gradient_is_not(half: torch.
             assert npu_cross_entropy_loss(leaf, target.to(device), class_weight.to(device))[0].dtype == half
         assert loss.dtype == torch.float32
         rounded = F.cross_entropy(exact.detach(), target, class_weight.double())
-        torch.testing.assert_close(loss.double().cpu(), rounded, rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(loss.cpu().double(), rounded, rtol=1e-6, atol=0.0)
     (gradient,) = torch.autograd.grad(cross_entropy(leaf, target.to(device), weight.to(device)), leaf)
     assert gradient.dtype == half
-    torch.testing.assert_close(gradient.double().cpu(), exact.grad, rtol=COARSE[half] / 8, atol=1e-6)
+    torch.testing.assert_close(gradient.cpu().double(), exact.grad, rtol=COARSE[half] / 8, atol=1e-6)
 
 
 @pytest.mark.feature("autocast")

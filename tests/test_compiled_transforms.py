@@ -27,6 +27,12 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _nothing_compiled() -> None:
+    """Each test compiles the same lines for other losses: as recompilations, torch allows eight."""
+    torch._dynamo.reset()
+
+
 def dual_level(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with forward_ad.dual_level():
         return forward_ad.unpack_dual(f(forward_ad.make_dual(x, x.cos()))).tangent

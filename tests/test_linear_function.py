@@ -105,6 +105,40 @@ def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.feature("torch.func.vmap")
+@pytest.mark.parametrize(
+    "in_dims",
+    [
+        (0, None, None, None, None), (None, 1, None, None, None), (None, None, 0, None, None),
+        (None, None, None, 1, None), (None, None, None, None, 0), (1, None, 1, None, None), (None, 2, None, 0, 1),
+        (0, 1, 0, 1, 0),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_vmap_over_any_argument(in_dims: tuple[int | None, ...], reduction: str) -> None:
+    """Also of the gradients, under vmap(grad): of input, linear_weight and linear_bias."""
+    single = layer(), WEIGHT, TARGET, BIAS, torch.rand(6, dtype=F64)
+    tensors = [
+        t if d is None else torch.stack([t.roll(i, 0) + 0 * t for i in range(3)], d)
+        for t, d in zip(single, in_dims, strict=True)
+    ]
+
+    def of(loss: Any) -> Any:
+        def call(x: Tensor, w: Tensor, t: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            return loss(x, w, t, linear_bias=b, weight=c, reduction=reduction, label_smoothing=0.1)
+
+        return call, torch.func.grad(lambda *arguments: call(*arguments).pow(2).sum(), (0, 1, 3))
+
+    for ours, theirs in zip(of(linear_cross_entropy), of(F.linear_cross_entropy), strict=True):
+        one_by_one = [
+            theirs(*(t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=True)))
+            for i in range(3)
+        ]
+        stacked = torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *one_by_one)
+        torch.testing.assert_close(torch.vmap(ours, in_dims)(*tensors), stacked)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_gradcheck_forward_and_double(reduction: str) -> None:
     leaves = [t.clone().requires_grad_() for t in (layer(), WEIGHT, BIAS)]

@@ -52,11 +52,11 @@ def test_the_loss_of_a_causal_language_model(dtype: torch.dtype, items: Any, dev
         }[wrapped]
         loss = causal_lm_loss(outputs, labels, num_items_in_batch=items)  # as Trainer calls its compute_loss_func
         assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss.double().cpu(), expected.detach(), rtol=2e-6, atol=0.0)
+        torch.testing.assert_close(loss.cpu().double(), expected.detach(), rtol=2e-6, atol=0.0)
         loss.sum().backward()
         assert leaf.grad.dtype == dtype
         coarse = torch.finfo(dtype).eps
-        torch.testing.assert_close(leaf.grad.double().cpu(), exact.grad, rtol=4 * coarse, atol=1e-6)
+        torch.testing.assert_close(leaf.grad.cpu().double(), exact.grad, rtol=4 * coarse, atol=1e-6)
 
 
 @pytest.mark.feature("Hugging Face model.loss_function")
