@@ -29,7 +29,7 @@ def test_a_traced_program_computes_and_trains_in_a_fresh_process(form: str, tmp_
     program = torch.jit.trace(FORMS[form].loss, operands(dtype=torch.float32))
     ours = [node.kind() for node in program.graph.nodes() if node.kind().startswith("npu_ce_jit")]
     assert ours == [FORMS[form].public.name()]
-    program.save(tmp_path / "program.pt")
+    program.save(str(tmp_path / "program.pt"))
     others = operands(dtype=torch.float32)
     torch.save((*others, *gradients(FORMS[form].loss, *others)), tmp_path / "tensors.pt")
     arguments = [str(tmp_path / "program.pt"), str(tmp_path / "tensors.pt")]

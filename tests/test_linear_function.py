@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from shapes import ON_NPU, targets
-from test_derivatives import TRANSFORMS
+from test_derivatives import SHOWN, TRANSFORMS
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
@@ -92,7 +92,7 @@ def theirs(x: Tensor, w: Tensor = WEIGHT, b: Tensor = BIAS) -> Tensor:
     return F.cross_entropy(y, TARGET, label_smoothing=0.1) + z
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", SHOWN)
 @pytest.mark.parametrize("of", ["input", "linear_weight"])
 def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     hidden = layer()
@@ -139,6 +139,7 @@ def test_vmap_over_any_argument(in_dims: tuple[int | None, ...], reduction: str)
         torch.testing.assert_close(torch.vmap(ours, in_dims)(*tensors), stacked)
 
 
+@pytest.mark.feature("double backward")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_gradcheck_forward_and_double(reduction: str) -> None:
     leaves = [t.clone().requires_grad_() for t in (layer(), WEIGHT, BIAS)]
@@ -160,6 +161,7 @@ def test_no_derivative_is_dropped_where_gradients_are_differentiated() -> None:
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.feature("forward AD")
 def test_forward_ad_in_eager_mode() -> None:
     x, v = layer(), layer()
     with forward_ad.dual_level():
@@ -244,15 +246,7 @@ def test_export_keeps_one_node_and_any_number_of_rows(strict: bool, tmp_path: Pa
         torch.testing.assert_close(reloaded(*arguments).cpu(), model(*arguments).cpu())
 
 
-def test_compiled_autograd(device: torch.device) -> None:
-    model, x, target = Model().to(device), torch.randn(5, 6).to(device), targets(5, 33).to(device)
-    expected = torch.autograd.grad(model(x, target), list(model.parameters()))
-    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
-        model(x, target).backward()
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad.cpu(), gradient.cpu())
-
-
+@pytest.mark.feature("deepcopy and pickle of modules")
 def test_the_module(device: torch.device) -> None:
     options: dict[str, Any] = {"reduction": "sum", "label_smoothing": 0.1, "ignore_index": 3, "bias": True}
     weight = torch.rand(7)

@@ -41,16 +41,16 @@ def ancestors(event: torch.autograd.profiler_util.FunctionEvent) -> list[torch.a
 
 @pytest.mark.feature("torch.utils.flop_counter")
 @pytest.mark.parametrize("form", FORMS)
-def test_flops_are_those_of_the_layer(form: str, device: torch.device) -> None:
+def test_flops_are_those_of_the_layer(form: str) -> None:
+    """On the CPU: torch_npu's layers are other operators, of which the counter knows no formula."""
     tensors = operands(dtype=torch.float32)
     counts = []
-    for loss, place in ((FORMS[form].loss, device), (theirs, torch.device("cpu"))):
-        there = [t.to(place) for t in tensors]
+    for loss in (FORMS[form].loss, theirs):
         with FlopCounterMode(display=False) as counter:
-            gradients(loss, *there)
+            gradients(loss, *tensors)
         counts.append(counter.get_total_flops())
         with torch.inference_mode(), counter:
-            loss(*there)
+            loss(*tensors)
         counts.append(counter.get_total_flops())
         if loss is not theirs:
             ours = [op for op in counter.get_flop_counts()["Global"] if "npu_ce_jit" in str(op)]

@@ -134,10 +134,10 @@ def test_log_probabilities_of_tokens(temperature: float, device: torch.device) -
     results = []
     for log_probs, x in ((ours, logits.to(device, copy=True)), (theirs, logits.clone())):
         leaf = x.requires_grad_()
-        value = log_probs(leaf)
+        value = log_probs(leaf).cpu()
         # A policy gradient: the ratio to the policy that sampled, times the advantage.
-        ((value - value.detach()).exp() * advantages.to(value.device)).sum().backward()
-        results.append((value.detach().cpu(), leaf.grad.cpu()))
+        ((value - value.detach()).exp() * advantages).sum().backward()
+        results.append((value.detach(), leaf.grad.cpu()))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
 
 

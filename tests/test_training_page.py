@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the code of docs/training.md in the page's order, on small tensors, with a stand-in for transformers' Trainer."""
+"""Runs the code of docs/training.md in its order, on small tensors, with a stand-in for transformers' Trainer."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from npu_ce_jit.op import checks
@@ -62,7 +61,8 @@ def causal_lm_loss(
         )
     if shift_labels is None:
         checks.require_tensor("labels", labels)
-        shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+        nothing_follows = labels.new_full((*labels.shape[:-1], 1), ignore_index)
+        shift_labels = torch.cat((labels[..., 1:], nothing_follows), -1)
     loss = cross_entropy(
         logits.reshape(-1, classes),
         shift_labels.to(logits.device).reshape(-1),
