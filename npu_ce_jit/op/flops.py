@@ -27,8 +27,8 @@ def _product(input: Shape, linear_weight: Shape, *_others: Any, out_shape: Any =
 
 
 def _chunked_products(input: Shape, linear_weight: Shape, *others: Any, out_shape: Any = None) -> int:
-    grad_input, grad_linear_weight, _ = others[-1]
-    return _product(input, linear_weight) * (1 + grad_input + grad_linear_weight)
+    output_mask: list[bool] = others[-1]
+    return _product(input, linear_weight) * (1 + sum(output_mask[:2]))
 
 
 _FORMULAS = {"linear_cross_entropy": _product, "_linear": _chunked_products}
