@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from forms import FORMS, gradients, operands, theirs
+from shapes import ON_NPU
 from torch import Tensor
 
 from npu_ce_jit import cross_entropy, linear_cross_entropy, npu_cross_entropy_loss
@@ -100,15 +101,21 @@ def test_autocast_within_a_compiled_step(form: str, device: torch.device) -> Non
     assert results[1][0].dtype == (torch.bfloat16 if form == "drop-in" else torch.float32)
 
 
+# torch_npu has one of its own beside torch's.
+SCALERS = {"torch.amp": torch.amp.GradScaler, **({"torch.npu.amp": torch.npu.amp.GradScaler} if ON_NPU else {})}
+
+
 @pytest.mark.feature("torch.amp.GradScaler")
+@pytest.mark.parametrize("scaler", SCALERS)
 @pytest.mark.parametrize("form", FORMS)
-def test_grad_scaler_with_float16(form: str, device: torch.device) -> None:
+def test_grad_scaler_with_float16(form: str, scaler: str, device: torch.device) -> None:
     """A step is that of float32 to float16's precision; one that overflows leaves the parameters as they are."""
     hidden, head, target, weight = operands(dtype=torch.float32)
     expected = head - 0.1 * gradients(theirs, hidden, head, target, weight)[2]
     parameter = torch.nn.Parameter(head.to(device, copy=True))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
-    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12)
+    where = (device.type,) if scaler == "torch.amp" else ()
+    scaler = SCALERS[scaler](*where, init_scale=2.0**12)
     there = [t.to(device) for t in (target, weight)]
     for scale_of_input in (1.0, torch.inf):
         optimizer.zero_grad()
