@@ -22,6 +22,7 @@ if _TYPE_CHECKING:
     from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.fake_npu import register_fake_npu
     from npu_ce_jit.notebook import build_log, info
+    from npu_ce_jit.op.causal_lm import causal_lm_loss
     from npu_ce_jit.op.decompositions import decompositions
     from npu_ce_jit.op.linear import linear_cross_entropy
     from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
@@ -33,6 +34,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "__version__",
     "build_log",
+    "causal_lm_loss",
     "cross_entropy",
     "decompositions",
     "info",
@@ -49,6 +51,7 @@ _LAZY = {
     "CrossEntropyLoss": "op.modules",
     "LinearCrossEntropyLoss": "op.modules",
     "build_log": "notebook",
+    "causal_lm_loss": "op.causal_lm",
     "decompositions": "op.decompositions",
     "info": "notebook",
     "install": "switch",

@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function_variadic
 from npu_ce_jit import bootstrap
 from npu_ce_jit.op.function import HALVES, OPS, is_autocast
 from npu_ce_jit.op.function import cross_entropy as our_cross_entropy
-from npu_ce_jit.op.transforms import is_in_forward_mode
+from npu_ce_jit.op.transforms import has_tangent
 
 # All that ours refuses, before it computes anything: checks, a layout of torch_npu's own, a library that does not load.
 _REFUSALS = (RuntimeError, ValueError, IndexError)
@@ -91,7 +91,7 @@ def _torch_takes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
         return False
     if weight is None:
         return True
-    is_differentiated = weight.requires_grad or is_in_forward_mode()
+    is_differentiated = weight.requires_grad or has_tangent(weight)
     return _computed_dtype(weight) is _computed_dtype(input) and not is_differentiated
 
 

@@ -109,7 +109,17 @@ TRANSFORMS: dict[str, Callable[[Loss], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+# Each of torch.func is a feature; a composition of them shows that they compose.
+SHOWN = [
+    pytest.param(
+        name,
+        marks=pytest.mark.feature(f"torch.func.{name}" if hasattr(tf, name) else "compositions of torch.func"),
+    )
+    for name in TRANSFORMS
+]
+
+
+@pytest.mark.parametrize("transform", SHOWN)
 @pytest.mark.parametrize("form", FORMS)
 def test_transforms_agree_with_torch(form: str, transform: str) -> None:
     ours, theirs = FORMS[form]
@@ -145,6 +155,7 @@ def test_our_operator_runs_at_the_primal_level(transform: str) -> None:
         assert "aten::cross_entropy_loss" not in names
 
 
+@pytest.mark.feature("double backward")
 @pytest.mark.parametrize("form", FORMS)
 def test_gradcheck_forward_and_double(form: str) -> None:
     x = logits().requires_grad_()
@@ -152,6 +163,7 @@ def test_gradcheck_forward_and_double(form: str) -> None:
     assert gradgradcheck(FORMS[form][0], (x,), check_fwd_over_rev=True)
 
 
+@pytest.mark.feature("forward AD")
 @pytest.mark.parametrize("form", FORMS)
 def test_forward_ad_in_eager_mode(form: str) -> None:
     x, v = logits(), logits()

@@ -179,6 +179,7 @@ def test_in_place_steps_aside(device: torch.device) -> None:
     assert torch.equal(x.cpu(), before)
 
 
+@pytest.mark.feature("deepcopy and pickle of modules")
 def test_the_module(device: torch.device) -> None:
     x, target, weight = torch.randn(5, 7), targets(5, 7, 0.2), torch.rand(7)
     on_device, there = x.to(device), target.to(device)

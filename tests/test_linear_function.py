@@ -12,7 +12,7 @@ import torch
 import torch.func as tf
 import torch.nn.functional as F
 from shapes import ON_NPU, targets
-from test_derivatives import TRANSFORMS
+from test_derivatives import SHOWN, TRANSFORMS
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import LinearCrossEntropyOptions
@@ -91,7 +91,7 @@ def theirs(x: Tensor, w: Tensor = WEIGHT, b: Tensor = BIAS) -> Tensor:
     return F.cross_entropy(y, TARGET, label_smoothing=0.1) + z
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", SHOWN)
 @pytest.mark.parametrize("of", ["input", "linear_weight"])
 def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     hidden = layer()
@@ -104,6 +104,41 @@ def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.feature("torch.func.vmap")
+@pytest.mark.parametrize(
+    "in_dims",
+    [
+        (0, None, None, None, None), (None, 1, None, None, None), (None, None, 0, None, None),
+        (None, None, None, 1, None), (None, None, None, None, 0), (1, None, 1, None, None), (None, 2, None, 0, 1),
+        (0, 1, 0, 1, 0),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_vmap_over_any_argument(in_dims: tuple[int | None, ...], reduction: str) -> None:
+    """Also of the gradients, under vmap(grad): of input, linear_weight and linear_bias."""
+    single = layer(), WEIGHT, TARGET, BIAS, torch.rand(6, dtype=F64)
+    tensors = [
+        t if d is None else torch.stack([t.roll(i, 0) + 0 * t for i in range(3)], d)
+        for t, d in zip(single, in_dims, strict=True)
+    ]
+
+    def of(loss: Any) -> Any:
+        def call(x: Tensor, w: Tensor, t: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            return loss(x, w, t, linear_bias=b, weight=c, reduction=reduction, label_smoothing=0.1)
+
+        return call, torch.func.grad(lambda *arguments: call(*arguments).pow(2).sum(), (0, 1, 3))
+
+    for ours, theirs in zip(of(linear_cross_entropy), of(F.linear_cross_entropy), strict=True):
+        one_by_one = [
+            theirs(*(t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=True)))
+            for i in range(3)
+        ]
+        stacked = torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *one_by_one)
+        torch.testing.assert_close(torch.vmap(ours, in_dims)(*tensors), stacked)
+
+
+@pytest.mark.feature("double backward")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_gradcheck_forward_and_double(reduction: str) -> None:
     leaves = [t.clone().requires_grad_() for t in (layer(), WEIGHT, BIAS)]
@@ -125,6 +160,7 @@ def test_no_derivative_is_dropped_where_gradients_are_differentiated() -> None:
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.feature("forward AD")
 def test_forward_ad_in_eager_mode() -> None:
     x, v = layer(), layer()
     with forward_ad.dual_level():
@@ -192,15 +228,7 @@ def test_compile_of_the_function_as_an_attribute() -> None:
     torch.testing.assert_close(loss(x), cross_entropy(x @ WEIGHT.t(), TARGET, reduction="none"))
 
 
-def test_compiled_autograd(device: torch.device) -> None:
-    model, x, target = Model().to(device), torch.randn(5, 6).to(device), targets(5, 33).to(device)
-    expected = torch.autograd.grad(model(x, target), list(model.parameters()))
-    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
-        model(x, target).backward()
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad.cpu(), gradient.cpu())
-
-
+@pytest.mark.feature("deepcopy and pickle of modules")
 def test_the_module(device: torch.device) -> None:
     options: dict[str, Any] = {"reduction": "sum", "label_smoothing": 0.1, "ignore_index": 3, "bias": True}
     weight = torch.rand(7)

@@ -51,7 +51,7 @@ def record_forward(
 ) -> ForwardOutputs:
     """`call_forward` under the Autograd key."""
     if is_differentiating(input):
-        return apply_at_this_level(_Forward, input, target, weight, request, inplace_backward)  # type: ignore[no-any-return]
+        return apply_at_this_level(CrossEntropy, input, target, weight, request, inplace_backward)  # type: ignore[no-any-return]
     return below_autograd(call_forward, input, target, weight, request)  # type: ignore[no-any-return]
 
 
@@ -64,7 +64,7 @@ def forward_kernel(input: Tensor, target: Tensor, weight: Tensor | None, *terms_
 def backward_kernel(*arguments: Any) -> Tensor:
     """The Autograd kernel of `_backward`."""
     if is_differentiating(*arguments[:6]):
-        return apply_at_this_level(_Backward, *arguments[:11], LossTerms(*arguments[11:]))  # type: ignore[no-any-return]
+        return apply_at_this_level(CrossEntropyBackward, *arguments[:11], LossTerms(*arguments[11:]))  # type: ignore[no-any-return]
     return below_autograd(OPS._backward.default, *arguments)  # type: ignore[no-any-return]
 
 
@@ -79,7 +79,7 @@ def record_without_derivative(implementation: Callable[..., Any], refusal: str, 
     return implementation(*arguments)
 
 
-class _Forward(torch.autograd.Function):
+class CrossEntropy(torch.autograd.Function):
     """Names what a profile and a `grad_fn` show."""
 
     @staticmethod
@@ -163,7 +163,7 @@ def _as_outputs(tangents: Gradients, request: Request, input_dtype: torch.dtype)
     return [loss.to(request.loss_dtype), *(t if request.outputs & bit else None for bit, t in outputs)]
 
 
-class _Backward(torch.autograd.Function):
+class CrossEntropyBackward(torch.autograd.Function):
     """`_backward` as a function of the outputs' gradients and of the logits."""
 
     @staticmethod

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from npu_ce_jit.op import autograd, operators, schema
 from npu_ce_jit.op.transforms import register_fake, register_vmap
 
 _LINEAR = "linear_cross_entropy"
+_FLOP_COUNTER = "torch.utils.flop_counter"
 _OF_LIBRARIES = ("_forward", "_backward", "_backward_")
 # (operator, dispatch key, module, function). Most programs call none of them, so none of them is imported before.
 _SELDOM = (
@@ -98,11 +101,43 @@ def define() -> None:
         if name not in ("_backward_", "_linear", _LINEAR):
             register_vmap(library, f"{schema.NAMESPACE}::{name}", partial(_vmap_rule, name))
 
+    if _FLOP_COUNTER in sys.modules:
+        _register_flops()
+    else:
+        sys.meta_path.insert(0, _FlopCounterFinder())
+
 
 def _vmap_rule(name: str) -> Callable[..., Any]:
     from npu_ce_jit.op import vmap  # an eager training step never needs it
 
     return vmap.RULES[name]
+
+
+def _register_flops() -> None:
+    from npu_ce_jit.op import flops
+
+    flops.register()
+
+
+class _FlopCounterFinder:
+    """Registers the operators' formulas as soon as torch's flop counter is imported: each counter copies the registry,
+    and to import it here would take a sixth of the time that an import of this package may take.
+    """
+
+    def find_spec(self, name: str, *_: Any) -> Any:
+        if name != _FLOP_COUNTER or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: Any) -> None:
+            execute(module)
+            _register_flops()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
 
 
 def _imported_when_called(module: str, function: str) -> Callable[..., Any]:

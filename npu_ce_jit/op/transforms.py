@@ -21,16 +21,24 @@ def functorch_is_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def is_in_forward_mode() -> bool:
-    """Inside torch.autograd.forward_ad.dual_level."""
-    return forward_ad._current_level >= 0
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward mode follows one of `tensors`.
+
+    Asked of the tensors: Python's own count of levels knows nothing of a level that a graph of torch.compile enters.
+    """
+    if torch.compiler.is_dynamo_compiling():  # compiled autograd reads this very line; it has no forward mode
+        return False
+    with torch._C._DisableTorchDispatch():  # to look makes a view, which no mode is to see
+        return any(t is not None and torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)
 
 
 def is_differentiating(*tensors: Tensor | None) -> bool:
     """Whether a call on `tensors` must be recorded: by reverse mode, forward mode or a transform."""
-    if is_in_forward_mode() or functorch_is_active():
+    if functorch_is_active():
         return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return True
+    return has_tangent(*tensors)
 
 
 def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -76,18 +84,18 @@ def tangent_for_outer_levels(formula: Callable[..., Any], *tensors: Tensor | Non
     if not functorch_is_active():
         return formula(*tensors)
     with forward_ad._set_fwd_grad_enabled(True):
-        return formula(*(None if t is None else forward_ad.unpack_dual(t).primal for t in tensors))
+        return formula(*(None if t is None else forward_ad.unpack_dual(t, level=0).primal for t in tensors))
 
 
 def is_plain_eager(tensor: Tensor) -> bool:
     """A real tensor in a plain step: no tracing, no transform, no checkpoint that recomputes or stands in for it."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
-        and not is_in_forward_mode()
         and not functorch_is_active()
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and not has_tangent(tensor)
     )
 
 

@@ -63,6 +63,11 @@ Plan divide(const aclTensor* self, const aclScalar* other, const aclTensor* to) 
       to, self);
 }
 
+Plan reciprocal(const aclTensor* self, const aclTensor* to) {
+  check_quotient(to);
+  return elementwise([](auto a) { return a == 0 && std::is_integral_v<decltype(a)> ? a : 1 / a; }, to, self);
+}
+
 }  // namespace
 
 using Tensor = const aclTensor*;
@@ -91,6 +96,7 @@ ACLNN_OPERATOR(Div, (Tensor self, Tensor other, Tensor to), divide(self, other, 
 ACLNN_OPERATOR(Divs, (Tensor self, Scalar other, Tensor to), divide(self, other, to))
 ACLNN_OPERATOR(InplaceDiv, (Tensor self, Tensor other), divide(self, other, self))
 ACLNN_OPERATOR(InplaceDivs, (Tensor self, Scalar other), divide(self, other, self))
+ACLNN_OPERATOR(Reciprocal, (Tensor self, Tensor to), reciprocal(self, to))
 ACLNN_OPERATOR(Neg, (Tensor self, Tensor to), elementwise([](auto a) { return -a; }, to, self))
 
 }  // namespace virtual_cann
