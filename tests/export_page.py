@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-PAGE = Path(__file__).parents[1] / "docs" / "export.md"
-needs_the_page = pytest.mark.skipif(not PAGE.exists(), reason="the page is not installed with the package")
+from pages import code_of
 
 
 def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    return code_of("export.md")
 
 
 def run_block(

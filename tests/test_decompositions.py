@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import saved_programs
 import torch
-from export_page import blocks, needs_the_page, run_block
+from export_page import blocks, run_block
 from loss_forms import FORMS, Form, assert_right, export
 from oracle import Options, truth
+from pages import needs_the_pages
 from saved_programs import outputs_and_gradient
 from shapes import targets
 from torch import Tensor, nn
@@ -160,7 +161,7 @@ def test_a_target_out_of_range_is_still_no_number() -> None:
         program(inputs[0], torch.tensor([0, 5, 1]))
 
 
-@needs_the_page
+@needs_the_pages
 def test_the_pages_program_runs_where_the_package_is_not(tmp_path: Path) -> None:
     _, _, saved, loaded, *_ = blocks()
     done = run_block(saved, tmp_path)

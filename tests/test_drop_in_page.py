@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import torch.nn.functional as F
+from pages import code_of, needs_the_pages
 from probes import needs_the_library
 from switch_tools import runs_ours
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs/drop-in.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+pytestmark = needs_the_pages
+BLOCKS = code_of("drop-in.md")
 
 
 @needs_the_library

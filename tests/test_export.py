@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import saved_programs
 import torch
-from export_page import blocks, needs_the_page, run_block
+from export_page import blocks, run_block
 from loss_forms import FORMS, Form, assert_right, export
+from pages import needs_the_pages
 from probes import needs_the_library
 from saved_programs import on, outputs_and_gradient
 from shapes import targets
@@ -91,7 +92,7 @@ class EveryForm(nn.Module):
 
 @pytest.mark.feature("AOTInductor package")
 @needs_the_library
-@needs_the_page
+@needs_the_pages
 def test_aot_inductor_package_with_any_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [[tensor.detach() for form in FORMS.values() for tensor in form.inputs(rows, 7)] for rows in (6, 2, 11)]
     rows = torch.export.Dim("N", min=2)

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from pages import code_of, needs_the_pages
 from torch import Tensor, nn
 
 from npu_ce_jit import linear_cross_entropy
 
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 ROWS, FEATURES, VOCAB, PADDED = 5, 6, 13, 16
 
-pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the page is not installed with the package")
-
+pytestmark = needs_the_pages
 
 Loss = Callable[..., Tensor]
 
@@ -42,11 +38,10 @@ def test_the_code_of_the_page_runs() -> None:
         "temperature": 0.7, "device_type": "cpu", "optimizer": torch.optim.SGD(head.parameters(), lr=0.1),
         "rows": torch.randn(4, 3), "classes": torch.tensor([0, 2, 1, -100]),
     }  # fmt: skip
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    for block in blocks:
+    for block in code_of("training.md"):
         before = head.weight.detach().clone()
         head.zero_grad()
-        exec(compile(block, PAGE.name, "exec"), names)
+        exec(block, names)
         if "backward()" in block or "Trainer(" in block:
             assert head.weight.grad.any(), block
         assert ("scaler.step" in block) == (not torch.equal(before, head.weight)), block
