@@ -8,11 +8,10 @@ from pages import code_of, needs_the_pages
 from probes import needs_the_library
 from switch_tools import runs_ours
 
-pytestmark = needs_the_pages
+pytestmark = [needs_the_library, needs_the_pages]
 BLOCKS = code_of("drop-in.md")
 
 
-@needs_the_library
 def test_the_blocks_run_one_after_the_other() -> None:
     code, names = F.cross_entropy.__code__, {}
     for block in BLOCKS:
@@ -20,7 +19,6 @@ def test_the_blocks_run_one_after_the_other() -> None:
     assert F.cross_entropy.__code__ is code
 
 
-@needs_the_library
 def test_each_line_is_computed_by_whom_it_says() -> None:
     names: dict[str, object] = {}
     told = 0

@@ -179,7 +179,7 @@ def test_fake_tensors_have_torchs_shapes() -> None:
                 assert F.cross_entropy(*fakes, reduction=reduction).shape == shape
 
 
-@pytest.mark.feature("DTensor, F.cross_entropy redirected")
+@pytest.mark.feature("DTensor left to torch, F.cross_entropy redirected")
 def test_distributed_tensors_are_torchs(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
