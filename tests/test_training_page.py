@@ -10,8 +10,6 @@ import torch
 from pages import code_of, needs_the_pages
 from torch import Tensor, nn
 
-from npu_ce_jit import linear_cross_entropy
-
 ROWS, FEATURES, VOCAB, PADDED = 5, 6, 13, 16
 
 pytestmark = needs_the_pages
@@ -32,7 +30,7 @@ def test_the_code_of_the_page_runs() -> None:
     head = nn.Linear(FEATURES, PADDED, bias=False)
     target = torch.randint(VOCAB, (2, ROWS))
     names: dict[str, Any] = {
-        "torch": torch, "Trainer": Trainer, "linear_cross_entropy": linear_cross_entropy,
+        "torch": torch, "Trainer": Trainer,
         "model": head, "args": None, "dataset": target, "head": head, "target": target, "tokens": target,
         "hidden": torch.randn(2, ROWS, FEATURES), "logits": torch.randn(2, ROWS, PADDED), "vocab_size": VOCAB,
         "temperature": 0.7, "device_type": "cpu", "optimizer": torch.optim.SGD(head.parameters(), lr=0.1),
