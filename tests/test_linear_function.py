@@ -12,7 +12,7 @@ import torch
 import torch.func as tf
 import torch.nn.functional as F
 from shapes import ON_NPU, targets
-from test_derivatives import SHOWN, TRANSFORMS
+from test_derivatives import TRANSFORMS
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import LinearCrossEntropyOptions
@@ -91,7 +91,8 @@ def theirs(x: Tensor, w: Tensor = WEIGHT, b: Tensor = BIAS) -> Tensor:
     return F.cross_entropy(y, TARGET, label_smoothing=0.1) + z
 
 
-@pytest.mark.parametrize("transform", SHOWN)
+@pytest.mark.feature("torch.func: grad, vjp, jvp, vmap, jacrev, jacfwd, hessian, and their compositions")
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("of", ["input", "linear_weight"])
 def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     hidden = layer()
@@ -104,7 +105,7 @@ def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.feature("torch.func.vmap")
+@pytest.mark.feature("torch.func: grad, vjp, jvp, vmap, jacrev, jacfwd, hessian, and their compositions")
 @pytest.mark.parametrize(
     "in_dims",
     [
