@@ -12,7 +12,7 @@ NAMES = (
     *("cross_entropy", "derivatives", "edges", "errors", "function", "npu_cross_entropy_loss", "tracing"),
     *("linear_cross_entropy", "linear_errors", "linear_function"),
     *("compiled_graphs", "export", "fake_tensors", "redirected_calls"),
-    *("amp", "checkpointing", "profiles", "training"),
+    *("amp", "checkpointing", "compiled_transforms", "profiles", "training"),
 )
 
 
