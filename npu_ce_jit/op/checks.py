@@ -32,6 +32,15 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
     _check_shapes(input, target, weight, input_name)
 
 
+def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Checks the tensors of a loss over some of the classes, which may be none."""
+    check_kinds(local_logits, target, weight, input_name="local_logits")
+    if local_logits.dim() != 2:
+        raise RuntimeError(f"expected local_logits of shape [N, C_rank], got {_shape(local_logits)}")
+    _check_row_ranks(target, weight)
+    _check_row_sizes(*local_logits.shape, target, weight)
+
+
 def check_linear(
     input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor, weight: Tensor | None
 ) -> None:
@@ -46,7 +55,8 @@ def check_linear(
             raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}")
     _check_row_ranks(target, weight)
     check_layer(input, linear_weight, linear_bias)
-    _check_row_sizes(input.shape[0], linear_weight.shape[0], "linear_weight", linear_weight, target, weight)
+    _check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
+    _check_row_sizes(input.shape[0], linear_weight.shape[0], target, weight)
 
 
 def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
@@ -106,7 +116,8 @@ def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_na
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
     _check_row_ranks(target, weight)
     rows, classes = input.shape
-    _check_row_sizes(rows, classes, input_name, input, target, weight)
+    _check_has_classes(input_name, input, classes)
+    _check_row_sizes(rows, classes, target, weight)
 
 
 def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
@@ -116,14 +127,11 @@ def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
         raise RuntimeError(f"expected weight of shape [C], got {_shape(weight)}")
 
 
-def _check_row_sizes(
-    rows: int, classes: int, classes_name: str, with_classes: Tensor, target: Tensor, weight: Tensor | None
-) -> None:
-    _require(
-        classes >= 1,
-        RuntimeError,
-        lambda: f"expected {classes_name} with at least one class, got shape {_shape(with_classes)}",
-    )
+def _check_has_classes(name: str, tensor: Tensor, classes: int) -> None:
+    _require(classes >= 1, RuntimeError, lambda: f"expected {name} with at least one class, got shape {_shape(tensor)}")
+
+
+def _check_row_sizes(rows: int, classes: int, target: Tensor, weight: Tensor | None) -> None:
     _require(
         rows == target.shape[0],
         ValueError,

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses where each rank of a process group has some of the classes: tensor parallelism of the vocabulary.
+
+On torch.distributed's own collectives: gloo on CPU, hccl on NPU. Not imported by `import npu_ce_jit`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from npu_ce_jit.op import checks, vocab_shard
+from npu_ce_jit.op.function import require_numbers
+from npu_ce_jit.op.operators import checked_terms
+from npu_ce_jit.op.rows import Gradients
+from npu_ce_jit.op.schema import LossTerms, accumulated
+from npu_ce_jit.op.transforms import is_differentiating
+from npu_ce_jit.op.vocab_shard import Rows, Shard
+
+
+def vocab_parallel_cross_entropy(
+    local_logits: Tensor,
+    target: Tensor,
+    group: dist.ProcessGroup | None = None,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    loss_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`npu_ce_jit.cross_entropy` of logits whose classes are shared out over a group, as a column-parallel head has them.
+
+    Two collectives forward (a max and a sum of a few numbers a row), none backward. Nothing of the logits' size is
+    written but their gradient.
+
+    Args:
+        local_logits: this rank's classes `[N, C_rank]`, those of rank 0 first; float16, bfloat16, float32 (and float64
+            on CPU). Ranks may have different numbers of classes, none too.
+        target: classes of the whole vocabulary `[N]`, int64 or int32, the same on every rank.
+        group: whose ranks have the other classes; None for all.
+        weight: the weights of this rank's classes, `[C_rank]`; on every rank or on none.
+        reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for
+            `npu_ce_jit.cross_entropy`; the same on every rank.
+
+    Returns:
+        The loss of the whole vocabulary, the same on every rank: 0-d for mean and sum, `[N]` for none. Its gradient is
+        that of this rank's logits, to first order.
+
+    Raises:
+        As `npu_ce_jit.cross_entropy` where this rank's tensors are wrong, and NotImplementedError for a derivative of
+        the gradient. IndexError for a target out of range on CPU, on every rank; elsewhere and under torch.compile its
+        loss and gradient are NaN. Where a rank does not come, torch.distributed's own error, after its timeout.
+
+    Source: docs/distributed.md.
+    """
+    for name, value in (("local_logits", local_logits), ("target", target)):
+        checks.require_tensor(name, value)
+    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    checks.check_shard(local_logits, target, weight)
+    terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+    checks.check_loss_dtype(local_logits, loss_dtype)
+    checks.check_weight_has_no_gradient(weight)
+    weight = accumulated(weight, local_logits)
+    if group is None:
+        if not dist.is_initialized():
+            raise RuntimeError("expected a process group, got none: call torch.distributed.init_process_group first")
+        group = dist.group.WORLD
+    loss: Tensor = _VocabParallelCrossEntropy.apply(local_logits, target, weight, terms, group)
+    return loss.to(loss_dtype or local_logits.dtype)
+
+
+class _VocabParallelCrossEntropy(torch.autograd.Function):
+    """Names what a profile and a `grad_fn` show."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, group: dist.ProcessGroup
+    ) -> Tensor:
+        rows, (_, *shard) = vocab_shard.forward(input, target, weight, terms, 0, group)
+        valid = target != terms.ignore_index
+        denominators = torch.stack((rows.target_weight.sum(), valid.sum().to(rows.ce.dtype)))
+        ctx.terms, ctx.group = terms, group
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, target, weight, rows.lse, rows.row_stats, rows.target_weight, denominators, *shard)
+        return vocab_shard.reduced(rows, valid, denominators, terms)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        (grad_loss,) = grad_outputs
+        if grad_loss is None or not ctx.needs_input_grad[0]:
+            return (None,) * 5
+        input, target, weight, lse, row_stats, target_weight, denominators, *shard = ctx.saved_tensors
+        if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
+            raise NotImplementedError(
+                "expected no derivative of the gradient of vocab_parallel_cross_entropy, got a request for one "
+                "(create_graph=True); npu_ce_jit.cross_entropy is differentiable to any order"
+            )
+        terms: LossTerms = ctx.terms
+        rows = Rows(lse, lse, row_stats, target_weight, None, None)
+        gradients = Gradients(grad_loss, None, None, None, None)
+        shard = Shard(ctx.group, *shard)
+        result = vocab_shard.backward(gradients, input, target, weight, rows, denominators, shard, terms)
+        return result, None, None, None, None
