@@ -35,7 +35,7 @@ def vocab_parallel_cross_entropy(
     logit_scale: float = 1.0,
     loss_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """`npu_ce_jit.cross_entropy` of logits whose classes are shared out over a group, as a column-parallel head has them.
+    """`npu_ce_jit.cross_entropy` of logits whose classes a group shares, as a column-parallel head leaves them.
 
     Two collectives forward (a max and a sum of a few numbers a row), none backward. Nothing of the logits' size is
     written but their gradient.
@@ -72,7 +72,9 @@ def vocab_parallel_cross_entropy(
         if not dist.is_initialized():
             raise RuntimeError("expected a process group, got none: call torch.distributed.init_process_group first")
         group = dist.group.WORLD
-    loss: Tensor = _VocabParallelCrossEntropy.apply(local_logits, target, weight, terms, group)
+    loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        local_logits, target, weight, terms, group
+    )
     return loss.to(loss_dtype or local_logits.dtype)
 
 

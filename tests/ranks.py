@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import multiprocessing
 import os
 import tempfile
@@ -58,13 +58,13 @@ def _rank(
         init_method=f"file://{Path(directory, 'store')}",
         rank=rank,
         world_size=ranks,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=dt.timedelta(seconds=60),
     )
     try:
         torch.manual_seed(0)
         writer.send((None, task(rank, *arguments)))
         dist.barrier()
-    except Exception:
+    except Exception:  # noqa: BLE001  told by the parent
         writer.send((f"rank {rank}: {traceback.format_exc()}", None))
     finally:
         dist.destroy_process_group()

@@ -38,7 +38,8 @@ def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> 
     if local_logits.dim() != 2:
         raise RuntimeError(f"expected local_logits of shape [N, C_rank], got {_shape(local_logits)}")
     _check_row_ranks(target, weight)
-    _check_row_sizes(*local_logits.shape, target, weight)
+    rows, classes = local_logits.shape
+    _check_row_sizes(rows, classes, target, weight)
 
 
 def check_linear(

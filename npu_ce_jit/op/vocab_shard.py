@@ -55,7 +55,7 @@ class _Place(NamedTuple):
     valid: Tensor  # not ignored
     known: Tensor  # a class of some rank
     is_here: Tensor  # not ignored, and a class of this rank
-    index: Tensor  # int64, among this rank's classes; 0 where it is elsewhere
+    local: Tensor  # int64, among this rank's classes; 0 where it is elsewhere
 
 
 class _AtTarget(NamedTuple):
@@ -152,7 +152,7 @@ def backward(
     if gradients.entropy is not None:
         rest = rest - gradients.entropy.to(dtype) * log_prob
     result_at_target = t * log_prob.expm1() + log_prob.exp() * rest - u * at.weight
-    index = place.index[:, None]
+    index = place.local[:, None]
     if gradients.log_prob is not None and classes:
         result_at_target = result_at_target + gradients.log_prob.gather(1, index)[:, 0].to(dtype)
     result_at_target = (result_at_target * at.slope).to(input.dtype)
@@ -173,9 +173,8 @@ def backward(
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
         result.masked_fill_(~place.valid[:, None], 0)
-    return result.scatter_(
-        1, index, torch.where(place.is_here[:, None], result_at_target[:, None], result.gather(1, index))
-    )
+    others = result.gather(1, index)
+    return result.scatter_(1, index, torch.where(place.is_here[:, None], result_at_target[:, None], others))
 
 
 def reduced(rows: Rows, valid: Tensor, denominators: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
@@ -213,9 +212,8 @@ def _first_collective(
     # As a float, which is exact up to 2^24 classes a rank. Padding is what no max takes: weights may be negative.
     own = torch.stack((row_max.new_full((), classes), weight_sum))[:, None]
     padded = torch.nn.functional.pad(own, (rank, ranks - rank - 1), value=-torch.inf)
-    greatest, of_ranks = _all_reduce(torch.cat((row_max, padded.flatten())), "max", group).split(
-        [len(row_max), 2 * ranks]
-    )
+    flat = _all_reduce(torch.cat((row_max, padded.flatten())), "max", group)
+    greatest, of_ranks = flat.split([len(row_max), 2 * ranks])
     sizes, weight_sums = of_ranks.view(2, ranks)
     sizes = sizes.long()
     return greatest, Shard(group, sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
@@ -236,10 +234,10 @@ def _place(target: Tensor, shard: Shard, classes: int, ignore_index: int) -> _Pl
 
 def _at_target(input: Tensor, weight: Tensor | None, place: _Place, terms: LossTerms, dtype: torch.dtype) -> _AtTarget:
     if input.shape[1] == 0:
-        nothing = input.new_zeros(place.index.shape, dtype=dtype)
+        nothing = input.new_zeros(place.local.shape, dtype=dtype)
         return _AtTarget(nothing, 1.0, nothing)
-    x, slope, _ = transformed(input.gather(1, place.index[:, None])[:, 0].to(dtype), terms)
-    return _AtTarget(x, slope, torch.ones_like(x) if weight is None else weight.to(dtype)[place.index])
+    x, slope, _ = transformed(input.gather(1, place.local[:, None])[:, 0].to(dtype), terms)
+    return _AtTarget(x, slope, torch.ones_like(x) if weight is None else weight.to(dtype)[place.local])
 
 
 def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -248,4 +246,5 @@ def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Ten
 
 def _all_reduce(values: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
     # Functional, so that torch.compile can trace it.
-    return funcol.wait_tensor(funcol.all_reduce(values, operation, group))
+    reduced: Tensor = funcol.wait_tensor(funcol.all_reduce(values, operation, group))
+    return reduced
