@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.op import checks, vocab_shard
-from npu_ce_jit.op.function import require_numbers
+from npu_ce_jit.op.function import HALVES, is_autocast, require_numbers
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.schema import LossTerms, accumulated
 from npu_ce_jit.op.transforms import is_differentiating
-from npu_ce_jit.op.vocab_shard import Rows, Shard
+from npu_ce_jit.op.vocab_shard import Shard
 
 
 def vocab_parallel_cross_entropy(
@@ -64,7 +64,10 @@ def vocab_parallel_cross_entropy(
         checks.require_tensor(name, value)
     require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
     checks.check_shard(local_logits, target, weight)
-    terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+    # Past the cache, which Dynamo warns of.
+    terms = checked_terms.__wrapped__(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+    if loss_dtype is None and local_logits.dtype in HALVES and is_autocast(local_logits.device.type):
+        loss_dtype = torch.float32
     checks.check_loss_dtype(local_logits, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
     weight = accumulated(weight, local_logits)
@@ -85,28 +88,29 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, group: dist.ProcessGroup
     ) -> Tensor:
-        rows, (_, *shard) = vocab_shard.forward(input, target, weight, terms, 0, group)
+        rows, shard = vocab_shard.forward(input, target, weight, terms, 0, (group,))
         valid = target != terms.ignore_index
         denominators = torch.stack((rows.target_weight.sum(), valid.sum().to(rows.ce.dtype)))
+        loss, _, _ = vocab_shard.reduced(rows.ce, rows.row_stats.sum(0), valid, denominators, terms)
         ctx.terms, ctx.group = terms, group
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, weight, rows.lse, rows.row_stats, rows.target_weight, denominators, *shard)
-        return vocab_shard.reduced(rows, valid, denominators, terms)[0]
+        ctx.save_for_backward(input, target, weight, rows.row_stats, rows.target_weight, denominators, *shard)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         (grad_loss,) = grad_outputs
         if grad_loss is None or not ctx.needs_input_grad[0]:
             return (None,) * 5
-        input, target, weight, lse, row_stats, target_weight, denominators, *shard = ctx.saved_tensors
+        input, target, weight, row_stats, target_weight, denominators, *of_shard = ctx.saved_tensors
         if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
             raise NotImplementedError(
                 "expected no derivative of the gradient of vocab_parallel_cross_entropy, got a request for one "
                 "(create_graph=True); npu_ce_jit.cross_entropy is differentiable to any order"
             )
-        terms: LossTerms = ctx.terms
-        rows = Rows(lse, lse, row_stats, target_weight, None, None)
         gradients = Gradients(grad_loss, None, None, None, None)
-        shard = Shard(ctx.group, *shard)
-        result = vocab_shard.backward(gradients, input, target, weight, rows, denominators, shard, terms)
+        result = vocab_shard.backward(
+            gradients, input, target, weight, row_stats, target_weight, None, denominators, ctx.terms,
+            (ctx.group,), Shard(*of_shard),
+        )  # fmt: skip
         return result, None, None, None, None

@@ -15,8 +15,16 @@ from typing import Any
 _SECONDS = 120.0
 
 
-def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any, seconds: float = _SECONDS) -> list[Any]:
-    """What `task(rank, *arguments)` returned on each rank. Raises AssertionError with the first rank's traceback.
+def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `task(rank, *arguments)` returned on each rank. Raises AssertionError with the ranks' tracebacks."""
+    found = outcomes_on_ranks(ranks, task, *arguments)
+    problems = [problem for problem, _ in found if problem]
+    assert not problems, "\n".join(problems)
+    return [result for _, result in found]
+
+
+def outcomes_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[tuple[str | None, Any]]:
+    """Of each rank what went wrong, or None, and what `task(rank, *arguments)` returned.
 
     The processes are forked from one that has imported torch and the package and has started no thread.
     """
@@ -31,18 +39,16 @@ def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any, seconds:
         for process, (_, writer) in zip(processes, pipes, strict=True):
             process.start()
             writer.close()
-        found = []
+        found: list[tuple[str | None, Any]] = []
         for rank, (reader, _) in enumerate(pipes):
             try:
-                found.append(reader.recv() if reader.poll(seconds) else (f"rank {rank} said nothing", None))
+                found.append(reader.recv() if reader.poll(_SECONDS) else (f"rank {rank} said nothing", None))
             except EOFError:
                 found.append((f"rank {rank} died", None))
         for process in processes:
             process.join(5.0)
             process.kill()
-    problems = [problem for problem, _ in found if problem]
-    assert not problems, "\n".join(problems)
-    return [result for _, result in found]
+    return found
 
 
 def _rank(

@@ -153,9 +153,9 @@ def check_terms(reduction: str, label_smoothing: float, scales: dict[str, float]
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"expected label_smoothing between 0.0 and 1.0, got {label_smoothing}")
     for name, scale in scales.items():
-        if not (scale >= 0.0 and math.isfinite(scale)):
+        if not 0.0 <= scale < math.inf:
             raise RuntimeError(f"expected {name} finite and not negative, got {scale}")
-    if softcap is not None and not (softcap > 0.0 and math.isfinite(softcap)):
+    if softcap is not None and not 0.0 < softcap < math.inf:
         raise RuntimeError(f"expected softcap finite and above 0, or None, got {softcap}")
 
 

@@ -4,7 +4,6 @@
 Schemas stand in Python so that Meta, export and vmap work with no binary; a library only adds kernels.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -89,10 +88,9 @@ class Request(NamedTuple):
     reduced_shape: tuple[int, ...]
 
 
-@lru_cache(maxsize=256)
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def accumulated(weight: Tensor | None, input: Tensor) -> Tensor | None:

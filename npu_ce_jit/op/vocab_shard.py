@@ -13,28 +13,34 @@ rank's max, log-sum, smoothed sum and entropy in one pass over its logits, `_bac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from npu_ce_jit.op.autograd import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import Gradients, loss_gradients, transformed
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
 
-# For a call of the kernels in which every row counts: no target is negative there.
-_NO_INDEX = -1
+# For the kernels, whose other targets are classes of this rank.
+_IGNORED = -1
+# The label smoothing of such a call. With 1 the target's part would be 0 * inf where that class is masked.
+_NO_TARGETS = 1 - 2**-53
+
+# A process group, or one dimension of a mesh.
+Group = dist.ProcessGroup | tuple[DeviceMesh, int]
 
 
 class Shard(NamedTuple):
-    """Which of the classes this rank has. Tensors `[]`: the host waits for none of them."""
+    """Which of the classes this rank has: numbers, or tensors `[]`, so that the host waits for none of them."""
 
-    group: dist.ProcessGroup
-    first: Tensor
-    classes: Tensor  # of all ranks
+    first: int | Tensor
+    classes: int | Tensor  # of all ranks
     weight_sum: Tensor  # of all classes' weights
 
 
@@ -42,7 +48,6 @@ class Rows(NamedTuple):
     """What every rank of the group knows of each row, `[N]` in the accumulation dtype if nothing else is said."""
 
     ce: Tensor  # the cross entropy: 0 where ignored, NaN where the target is no class
-    lse: Tensor
     row_stats: Tensor  # [2, N]
     target_weight: Tensor  # 0 where ignored
     entropy: Tensor | None
@@ -59,7 +64,7 @@ class _Place(NamedTuple):
 
 
 class _AtTarget(NamedTuple):
-    """Of the rows whose target is here, `[N]` each; of the others whatever class 0 has."""
+    """Of the rows whose target is here, `[N]` each; of the others, of class 0."""
 
     x: Tensor  # x'
     slope: Tensor | float  # dx'/dx
@@ -67,21 +72,34 @@ class _AtTarget(NamedTuple):
 
 
 def forward(
-    input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, outputs: int, group: dist.ProcessGroup
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    terms: LossTerms,
+    outputs: int,
+    groups: Sequence[Group],
+    shard: Shard | None = None,
 ) -> tuple[Rows, Shard]:
     """Rows of the logits of which `input` `[N, C]` has this rank's classes, and `weight` `[C]` their weights.
 
     All ranks have the same targets. Reduction and z-loss are the caller's. With ARGMAX there is a third collective.
+    The collectives run over each of `groups` in turn. Without `shard`, which needs a single group, ranks tell each
+    other how many classes they have.
     """
     dtype, classes = accumulation_dtype(input.dtype), input.shape[1]
     row_max, log_sum, smooth, entropy, argmax = _own_classes(input, weight, terms, outputs, dtype)
     weight_sum = _weight_sum(input, weight, dtype)
-    greatest, shard = _first_collective(row_max, classes, weight_sum, group)
+    if shard is None:
+        (group,) = groups
+        greatest, shard = _max_and_shard(row_max, classes, weight_sum, group)
+    else:
+        greatest = all_reduce(row_max, "max", groups)
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
         require_targets_in_range(target, int(shard.classes), terms.ignore_index)
     place = _place(target, shard, classes, terms.ignore_index)
 
-    is_masked = row_max == -torch.inf  # all of this rank's classes: they add exp(-inf), and inf to what is smoothed
+    # All of this rank's classes: they add exp(-inf), and inf to what is smoothed.
+    is_masked = (row_max == -torch.inf) & (greatest != -torch.inf)
     share = torch.where(is_masked, 0, ((row_max - greatest) + log_sum).exp())
     at = _at_target(input, weight, place, terms, dtype)
     parts = [share, torch.where(place.is_here, at.weight * (greatest - at.x), 0)]
@@ -89,24 +107,24 @@ def forward(
         parts.append(torch.where(place.is_here, at.weight, 0))
     if terms.label_smoothing:
         smoothed = smooth * classes + weight_sum * (greatest - (row_max + log_sum))
-        parts.append(torch.where(is_masked, torch.inf if classes else 0, smoothed))
+        of_masked = (torch.inf if weight is None else (weight * torch.inf).sum()) if classes else 0.0
+        parts.append(torch.where(is_masked, of_masked, smoothed))
     if outputs & ENTROPY:
         parts.append(torch.where(share == 0, 0, share * (((row_max - greatest) + log_sum) - entropy)))
-    total, nll, *others = _all_reduce(torch.stack(parts), "sum", group)
+    total, nll, *others = all_reduce(torch.stack(parts), "sum", groups)
 
     log_sum = total.log()
     target_weight = others.pop(0) if weight is not None else place.valid.to(dtype)
     ce = nll + target_weight * log_sum
     if terms.label_smoothing:
         smooth = others.pop(0) + shard.weight_sum * log_sum
-        ce = (1 - terms.label_smoothing) * ce + terms.label_smoothing / shard.classes * smooth
+        ce = (1 - terms.label_smoothing) * ce + terms.label_smoothing * smooth / shard.classes
     found = Rows(
         ce=torch.where(place.valid, torch.where(place.known, ce, torch.nan), 0),
-        lse=greatest + log_sum,
         row_stats=torch.stack((greatest, log_sum)),
         target_weight=target_weight,
         entropy=log_sum - others.pop(0) / total if outputs & ENTROPY else None,
-        argmax=_first_of_the_greatest(row_max, greatest, argmax, shard) if outputs & ARGMAX else None,
+        argmax=_first_of_the_greatest(input, row_max == greatest, argmax, shard, groups) if outputs & ARGMAX else None,
     )
     return found, shard
 
@@ -116,14 +134,17 @@ def backward(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    rows: Rows,
+    row_stats: Tensor,
+    target_weight: Tensor,
+    entropy: Tensor | None,
     denominators: Tensor,
-    shard: Shard,
     terms: LossTerms,
+    groups: Sequence[Group],
+    shard: Shard,
     *,
     in_place: bool = False,
 ) -> Tensor:
-    """The gradient of this rank's logits, over them where `in_place`; of `rows`, ce and argmax are not looked at.
+    """The gradient of this rank's logits, over them where `in_place`.
 
     `gradients` are those of `_backward`. That of log_prob is for this rank's classes; it needs a collective.
     """
@@ -132,59 +153,82 @@ def backward(
     at = _at_target(input, weight, place, terms, dtype)
     ce, z = loss_gradients(gradients, place.valid, denominators, terms)
     ce = torch.where(place.valid & ~place.known, torch.nan, ce)
-    # The t, u and r of docs/design.md. The kernel adds to r what it sees of it: here is what it does not.
-    t, u = ce * (1 - terms.label_smoothing) * rows.target_weight, ce * (terms.label_smoothing / shard.classes)
-    seen = u * _weight_sum(input, weight, dtype)
-    unseen = u * shard.weight_sum - seen if terms.label_smoothing else torch.zeros_like(ce)
+    # The t, u and r of docs/design.md. `other` is what of r the kernel cannot add up from what it is given.
+    t, u = ce * (1 - terms.label_smoothing) * target_weight, ce * terms.label_smoothing / shard.classes
+    z_part = torch.zeros_like(t)
     if terms.z_loss:
-        unseen = unseen + torch.where(place.valid, z * (2 * terms.z_loss) * rows.lse, 0)
-    if gradients.lse is not None:
-        unseen = unseen + gradients.lse.to(dtype)
-    if gradients.entropy is not None:
-        assert rows.entropy is not None
-        seen = seen - gradients.entropy.to(dtype) * rows.entropy
+        z_part = torch.where(place.valid, z * (2 * terms.z_loss) * row_stats.sum(0), 0)
+    other = torch.zeros_like(t) if gradients.lse is None else gradients.lse.to(dtype)
+    own = torch.zeros_like(t)
     if gradients.log_prob is not None:
         own = gradients.log_prob.sum(1, dtype=dtype)
-        seen, unseen = seen - own, unseen + own - _all_reduce(own, "sum", shard.group)
-
-    log_prob = (at.x - rows.row_stats[0]) - rows.row_stats[1]
-    rest = seen + unseen
-    if gradients.entropy is not None:
-        rest = rest - gradients.entropy.to(dtype) * log_prob
-    result_at_target = t * log_prob.expm1() + log_prob.exp() * rest - u * at.weight
-    index = place.local[:, None]
-    if gradients.log_prob is not None and classes:
-        result_at_target = result_at_target + gradients.log_prob.gather(1, index)[:, 0].to(dtype)
-    result_at_target = (result_at_target * at.slope).to(input.dtype)
-
+        other = other + own - all_reduce(own, "sum", groups)
     if classes == 0:
         return torch.empty_like(input)
-    # As if each target were of another rank: with smoothing alone, the kernel takes none for one.
+    r = u * shard.weight_sum + z_part + other - own
+
+    log_prob = (at.x - row_stats[0]) - row_stats[1]
+    p = log_prob.exp()
+    if gradients.entropy is not None:
+        assert entropy is not None
+        r = r - gradients.entropy.to(dtype) * (entropy + torch.where(p == 0, 0, log_prob))
+    at_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
+    index = place.local[:, None]
+    if gradients.log_prob is not None:
+        at_target = at_target + gradients.log_prob.gather(1, index)[:, 0].to(dtype)
+    flows = place.valid | gradients.reach_ignored_rows
+    at_target = torch.where(flows, at_target * at.slope, 0).to(input.dtype)
+
+    grad_lse: Tensor | None
+    if terms.label_smoothing:
+        # Each target as if of another rank, where t multiplies p as the gradient of lse does.
+        local_target, smoothing, z_loss = torch.zeros_like(place.local), 1.0, 0.0
+        grad_loss, grad_z = u * classes, None
+        grad_lse = t + u * (shard.weight_sum - _weight_sum(input, weight, dtype)) + z_part + other
+    else:
+        local_target, smoothing, z_loss = torch.where(place.valid, place.local, _IGNORED), 0.0, terms.z_loss
+        grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
+        grad_lse = other if gradients.reach_ignored_rows else None
     arguments = (
-        u * classes if terms.label_smoothing else None, None, gradients.log_prob, t + unseen, gradients.entropy,
-        input, torch.zeros_like(target), weight, rows.row_stats, rows.entropy, rows.row_stats.new_ones(2),
-        NONE, _NO_INDEX, 1.0, 0.0, terms.softcap, terms.logit_scale,
+        grad_loss, grad_z, gradients.log_prob, grad_lse, gradients.entropy, input, local_target, weight, row_stats,
+        entropy, row_stats.new_ones(2), NONE, _IGNORED, smoothing, z_loss, terms.softcap, terms.logit_scale,
     )  # fmt: skip
     if in_place:
         OPS._backward_.default(*arguments)
         result = input
     else:
         result = OPS._backward.default(*arguments)
-    if not gradients.reach_ignored_rows:
-        # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
-        result.masked_fill_(~place.valid[:, None], 0)
-    others = result.gather(1, index)
-    return result.scatter_(1, index, torch.where(place.is_here[:, None], result_at_target[:, None], others))
+    if terms.label_smoothing and not gradients.reach_ignored_rows:
+        _zero_ignored(result, place.valid)
+    return result.scatter_(1, index, at_target[:, None])
 
 
-def reduced(rows: Rows, valid: Tensor, denominators: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
-    """The loss, and its z-loss part, of rows that this process has all of."""
-    ce, z = rows.ce, torch.where(valid, terms.z_loss * rows.lse * rows.lse, 0) if terms.z_loss else rows.ce * 0
-    if terms.reduction != NONE:
-        ce, z = ce.sum(), z.sum()
+def reduced(
+    ce: Tensor, lse: Tensor, valid: Tensor, denominators: Tensor, terms: LossTerms, groups: Sequence[Group] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, its z-loss part, and the denominators, of which the groups' ranks have some rows each."""
+    z = torch.where(valid, terms.z_loss * lse * lse, 0) if terms.z_loss else torch.zeros_like(ce)
+    if terms.reduction == NONE:
+        return ce + z, z, denominators
+    sums = all_reduce(torch.cat((torch.stack((ce.sum(), z.sum())), denominators)), "sum", groups)
+    ce, z, denominators = sums[0], sums[1], sums[2:]
     if terms.reduction == MEAN:
         ce, z = ce / denominators[0], z / denominators[1]
-    return ce + z if terms.z_loss else ce, z
+    return ce + z if terms.z_loss else ce, z, denominators
+
+
+def log_probabilities(input: Tensor, row_stats: Tensor, terms: LossTerms) -> Tensor:
+    """Those of this rank's classes, `[N, C]`, in the input's dtype."""
+    x = transformed(input.to(row_stats.dtype), terms).x
+    return ((x - row_stats[0][:, None]) - row_stats[1][:, None]).to(input.dtype)
+
+
+def all_reduce(values: Tensor, operation: str, groups: Sequence[Group]) -> Tensor:
+    """`values` reduced over all ranks of all groups."""
+    for group in groups:
+        # Functional, so that torch.compile can trace it.
+        values = funcol.wait_tensor(funcol.all_reduce(values, operation, group))
+    return values
 
 
 def _own_classes(
@@ -195,33 +239,37 @@ def _own_classes(
     if classes == 0:  # there are more ranks than classes
         none = input.new_zeros((rows,), dtype=dtype)
         return none - torch.inf, none, none, none, torch.zeros_like(none, dtype=torch.int64)
-    # Smoothing alone: a target may be of another rank.
-    only = (NONE, _NO_INDEX, 1.0 if terms.label_smoothing else 0.0, 0.0, terms.softcap, terms.logit_scale)
+    smoothing = _NO_TARGETS if terms.label_smoothing else 0.0
     any_class = torch.zeros((rows,), dtype=torch.int64, device=input.device)
     smooth, _, _, _, argmax, entropy, row_stats, _ = OPS._forward.default(
-        input, any_class, weight, *only, outputs & (ENTROPY | ARGMAX), dtype
-    )
+        input, any_class, weight, NONE, _IGNORED, smoothing, 0.0, terms.softcap, terms.logit_scale,
+        outputs & (ENTROPY | ARGMAX), dtype,
+    )  # fmt: skip
     return row_stats[0], row_stats[1], smooth, entropy, argmax
 
 
-def _first_collective(
-    row_max: Tensor, classes: int, weight_sum: Tensor, group: dist.ProcessGroup
-) -> tuple[Tensor, Shard]:
+def _max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, Shard]:
     """The rows' max over all ranks, and what each rank says of its classes."""
+    assert isinstance(group, dist.ProcessGroup)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     # As a float, which is exact up to 2^24 classes a rank. Padding is what no max takes: weights may be negative.
     own = torch.stack((row_max.new_full((), classes), weight_sum))[:, None]
     padded = torch.nn.functional.pad(own, (rank, ranks - rank - 1), value=-torch.inf)
-    flat = _all_reduce(torch.cat((row_max, padded.flatten())), "max", group)
+    flat = all_reduce(torch.cat((row_max, padded.flatten())), "max", (group,))
     greatest, of_ranks = flat.split([len(row_max), 2 * ranks])
     sizes, weight_sums = of_ranks.view(2, ranks)
     sizes = sizes.long()
-    return greatest, Shard(group, sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
+    return greatest, Shard(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
 
 
-def _first_of_the_greatest(row_max: Tensor, greatest: Tensor, argmax: Tensor, shard: Shard) -> Tensor:
-    is_mine = (row_max == greatest) | row_max.isnan()
-    return _all_reduce(torch.where(is_mine, argmax + shard.first, shard.classes), "min", shard.group)
+def _first_of_the_greatest(
+    input: Tensor, is_greatest: Tensor, argmax: Tensor, shard: Shard, groups: Sequence[Group]
+) -> Tensor:
+    """The lowest index of a NaN, or else of the greatest: what torch.argmax gives."""
+    is_nan = input.gather(1, argmax[:, None])[:, 0].isnan() if input.shape[1] else torch.zeros_like(is_greatest)
+    index = argmax + shard.first
+    candidate = torch.where(is_nan, index, torch.where(is_greatest, shard.classes + index, 2 * shard.classes))
+    return all_reduce(candidate, "min", groups) % shard.classes
 
 
 def _place(target: Tensor, shard: Shard, classes: int, ignore_index: int) -> _Place:
@@ -244,7 +292,9 @@ def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Ten
     return input.new_full((), input.shape[1], dtype=dtype) if weight is None else weight.sum(dtype=dtype)
 
 
-def _all_reduce(values: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
-    # Functional, so that torch.compile can trace it.
-    reduced: Tensor = funcol.wait_tensor(funcol.all_reduce(values, operation, group))
-    return reduced
+def _zero_ignored(result: Tensor, valid: Tensor) -> None:
+    """Their logits may hold NaN, and 0 * NaN is NaN."""
+    if torch.compiler.is_compiling():
+        result.masked_fill_(~valid[:, None], 0)
+    else:  # masked_fill_ takes a CPU longer than the gradient itself
+        result.index_fill_(0, (~valid).nonzero()[:, 0], 0)
