@@ -154,10 +154,8 @@ def check_special(rank: int) -> None:
     logits[17, 5] = 1e4
     target[[2, 3, 5]] = torch.tensor([5, 1, 20])  # finite ones
     weight = torch.rand(classes)
-    for options, w in product(
-        (Options(), ALL._replace(softcap=None), ALL, Options(label_smoothing=1.0)), (None, weight)
-    ):
-        options = options._replace(reduction="none")
+    several = (Options(), ALL._replace(softcap=None), ALL, Options(label_smoothing=1.0))
+    for options, w in product([o._replace(reduction="none") for o in several], (None, weight)):
         local, whole = logits[:, own].clone().requires_grad_(), logits.clone().requires_grad_()
         ours, one = run(local, target, w, options, own), npu_ce_jit.cross_entropy(whole, target, w, **options._asdict())
         torch.testing.assert_close(ours, one, equal_nan=True)

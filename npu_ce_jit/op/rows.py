@@ -86,15 +86,20 @@ def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTer
     return Rows(x, slope, curvature, valid, safe_target, class_weight, target_weight)
 
 
-def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """`denominators_of` from the targets `[..., N]` alone: `[..., 2]`."""
+def weight_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """`[..., N]`: 0 where ignored; bool where `weight` is None."""
     valid = target != ignore_index
-    counts = valid.sum(-1).to(dtype)
     if weight is None:
-        return torch.stack((counts, counts), -1)
+        return valid
     # The kernels judge a target out of range. On an npu, that a lookup outside is noticed is no one's promise.
     known = valid & (target >= 0) & (target < len(weight))
-    weights = weight[torch.where(known, target, 0).long()].mul(known).sum(-1)
+    return weight[torch.where(known, target, 0).long()].mul(known)
+
+
+def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    """`denominators_of` from the targets `[..., N]` alone: `[..., 2]`."""
+    counts = (target != ignore_index).sum(-1).to(dtype)
+    weights = counts if weight is None else weight_of_targets(target, weight, ignore_index).sum(-1)
     return torch.stack((weights, counts), -1)
 
 

@@ -94,7 +94,7 @@ def forward(
         greatest, shard = _max_and_shard(row_max, classes, weight_sum, group)
     else:
         greatest = all_reduce(row_max, "max", groups)
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+    if target.device.type == "cpu" and _is_eager(target):
         require_targets_in_range(target, int(shard.classes), terms.ignore_index)
     place = _place(target, shard, classes, terms.ignore_index)
 
@@ -217,12 +217,6 @@ def reduced(
     return ce + z if terms.z_loss else ce, z, denominators
 
 
-def log_probabilities(input: Tensor, row_stats: Tensor, terms: LossTerms) -> Tensor:
-    """Those of this rank's classes, `[N, C]`, in the input's dtype."""
-    x = transformed(input.to(row_stats.dtype), terms).x
-    return ((x - row_stats[0][:, None]) - row_stats[1][:, None]).to(input.dtype)
-
-
 def all_reduce(values: Tensor, operation: str, groups: Sequence[Group]) -> Tensor:
     """`values` reduced over all ranks of all groups."""
     for group in groups:
@@ -294,7 +288,12 @@ def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Ten
 
 def _zero_ignored(result: Tensor, valid: Tensor) -> None:
     """Their logits may hold NaN, and 0 * NaN is NaN."""
-    if torch.compiler.is_compiling():
-        result.masked_fill_(~valid[:, None], 0)
-    else:  # masked_fill_ takes a CPU longer than the gradient itself
+    if _is_eager(result):  # where masked_fill_ takes a CPU longer than the gradient itself
         result.index_fill_(0, (~valid).nonzero()[:, 0], 0)
+    else:
+        result.masked_fill_(~valid[:, None], 0)
+
+
+def _is_eager(tensor: Tensor) -> bool:
+    """Its data can be asked for."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling()
