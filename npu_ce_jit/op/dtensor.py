@@ -87,7 +87,10 @@ class _Layout(NamedTuple):
                 f"expected {name} to be a DTensor on input's {self.mesh}, got {got}; "
                 f"pass torch.distributed.tensor.distribute_tensor({name}, mesh, {list(placements)})"
             )
-        return tensor.redistribute(self.mesh, placements).to_local()
+        if tensor.placements != placements:
+            tensor = tensor.redistribute(self.mesh, placements)
+        local: Tensor = tensor.to_local()
+        return local
 
     def local_or_none(self, name: str, tensor: Any, placements: Placements) -> Tensor | None:
         return None if tensor is None else self.local(name, tensor, placements)
