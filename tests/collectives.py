@@ -29,15 +29,15 @@ class Watched(TorchDispatchMode):
         name = func.__name__.partition(".")[0]
         if func.namespace == "_c10d_functional" and name not in ("wait_tensor", "_wrap_tensor_autograd"):
             self.collectives.append((name, args[0].numel() * args[0].element_size()))
-        known = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)}
+        known = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
         self.large_outputs += [
             name
             for leaf in tree_leaves(result)
-            if _is_tensor(leaf) and leaf.untyped_storage().nbytes() >= self.large * leaf.element_size()
+            if _has_storage(leaf) and leaf.untyped_storage().nbytes() >= self.large * leaf.element_size()
             if leaf.untyped_storage().data_ptr() not in known
         ]
         return result
 
 
-def _is_tensor(leaf: object) -> bool:
-    return isinstance(leaf, torch.Tensor)
+def _has_storage(leaf: object) -> bool:
+    return type(leaf) in (torch.Tensor, torch.nn.Parameter)

@@ -17,6 +17,7 @@ from ranks import outcomes_on_ranks, run_on_ranks
 from torch import Tensor
 
 import npu_ce_jit
+from npu_ce_jit.measure import peak_allocated
 
 
 class Case(NamedTuple):
@@ -182,17 +183,25 @@ def check_errors(rank: int) -> None:
 
 def check_memory(rank: int) -> None:
     """Nothing of the logits' size is made but their gradient."""
-    logits = torch.randn(64, 1000, requires_grad=True)
-    target = torch.randint(2000, (64,))
+    rows, classes = 64, 2000
+    own = slice(classes * rank, classes * (rank + 1))
+    target = torch.randint(2 * classes, (rows,))
     target[3] = -100
-    for options, weight in ((Options(), None), (ALL, torch.rand(2000))):
-        own = slice(1000 * rank, 1000 * rank + 1000)
-        with Watched(large=64 * 1000) as forward:
+    for dtype, (options, weight) in product(
+        (torch.float32, torch.bfloat16), ((Options(), None), (ALL, torch.rand(2 * classes)))
+    ):
+        logits = torch.randn(rows, classes).to(dtype).requires_grad_()
+        with Watched(large=rows * classes) as forward:
             loss = run(logits, target, weight, options, own)
-        with Watched(large=64 * 1000) as backward:
+        with Watched(large=rows * classes) as backward:
             torch.autograd.grad(loss, logits)
         assert forward.large_outputs == []
         assert backward.large_outputs == ["_backward"]
+
+        def step(logits=logits, weight=weight, options=options) -> Tensor:
+            return torch.autograd.grad(run(logits, target, weight, options, own), logits)[0]
+
+        assert peak_allocated(step) < 1.2 * logits.numel() * logits.element_size()
 
 
 def check_compile(rank: int) -> None:

@@ -173,9 +173,8 @@ def backward(
         assert entropy is not None
         r = r - gradients.entropy.to(dtype) * (entropy + torch.where(p == 0, 0, log_prob))
     at_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
-    index = place.local[:, None]
     if gradients.log_prob is not None:
-        at_target = at_target + gradients.log_prob.gather(1, index)[:, 0].to(dtype)
+        at_target = at_target + gradients.log_prob.gather(1, place.local[:, None])[:, 0].to(dtype)
     flows = place.valid | gradients.reach_ignored_rows
     at_target = torch.where(flows, at_target * at.slope, 0).to(input.dtype)
 
@@ -200,7 +199,9 @@ def backward(
         result = OPS._backward.default(*arguments)
     if terms.label_smoothing and not gradients.reach_ignored_rows:
         _zero_ignored(result, place.valid)
-    return result.scatter_(1, index, at_target[:, None])
+    # Not scatter_, which makes a float32 copy of two-byte gradients.
+    rows = torch.arange(len(place.local), device=input.device)
+    return result.index_put_((rows, place.local), at_target)
 
 
 def reduced(
