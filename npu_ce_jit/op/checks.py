@@ -49,9 +49,15 @@ def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> 
 
 
 def check_linear(
-    input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor, weight: Tensor | None
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    *,
+    may_be_empty: bool = False,
 ) -> None:
-    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer."""
+    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer, of some classes or of all."""
     require_tensor("linear_weight", linear_weight)
     check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
     for name, tensor, shape in (
@@ -62,7 +68,8 @@ def check_linear(
             raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}")
     _check_row_ranks(target, weight)
     check_layer(input, linear_weight, linear_bias)
-    _check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
+    if not may_be_empty:
+        _check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
     _check_row_sizes(input.shape[0], linear_weight.shape[0], target, weight)
 
 

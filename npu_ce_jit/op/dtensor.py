@@ -52,9 +52,23 @@ class _Layout(NamedTuple):
         placements = tuple(p if type(p) is Shard else Replicate() for p in input.placements)
         return cls(input.device_mesh, input.shape[1], placements)
 
+    @classmethod
+    def of_linear(cls, input: Any, linear_weight: Any) -> _Layout:
+        """That of a linear layer's logits: the classes as linear_weight has them, the rows as input in what is left."""
+        if not isinstance(input, DTensor) or not isinstance(linear_weight, DTensor):
+            got = " and ".join(type(t).__name__ for t in (input, linear_weight))
+            raise RuntimeError(f"expected input and linear_weight to be DTensors, as the other tensors are, got {got}")
+        pairs = zip(input.placements, linear_weight.placements, strict=True)
+        placements = tuple(Shard(1) if w == Shard(0) else i if i == Shard(0) else Replicate() for i, w in pairs)
+        return cls(input.device_mesh, linear_weight.shape[0], placements)
+
     def along_rows(self, dim: int = 0) -> Placements:
         """Those of a tensor whose dimension `dim` is the rows, and which has no classes."""
         return tuple(Shard(dim) if p.is_shard(0) else Replicate() for p in self.logits)
+
+    def along_classes(self) -> Placements:
+        """Those of a tensor whose first dimension is the classes, and which has no rows."""
+        return tuple(Shard(0) if p.is_shard(1) else Replicate() for p in self.logits)
 
     @property
     def everywhere(self) -> Placements:
@@ -178,6 +192,48 @@ def _backward(
     return layout.distributed(result, layout.logits, *input.shape)
 
 
+def _linear(
+    input: Any, linear_weight: Any, linear_bias: Any, target: Any, weight: Any, grad_loss: Any, *others: Any
+) -> tuple[Tensor, ...]:
+    from npu_ce_jit.op import vocab_linear
+    from npu_ce_jit.op.linear_chunks import Problem
+
+    *options, loss_dtype, chunk_rows, aspect_ratio, output_mask = others
+    terms = LossTerms(*options)
+    layout = _Layout.of_linear(input, linear_weight)
+    rows, classes, everywhere = layout.along_rows(), layout.along_classes(), layout.everywhere
+    of_loss = rows if terms.reduction == NONE else everywhere
+    x = layout.local("input", input, rows)
+    w = layout.local_or_none("weight", weight, everywhere)
+    shard, own = layout.shard(x, w)
+    problem = Problem(
+        x,
+        layout.local("linear_weight", linear_weight, classes),
+        layout.local_or_none("linear_bias", linear_bias, classes),
+        layout.local("target", target, rows),
+        None if w is None else w[own],
+        layout.local_or_none("grad_loss", grad_loss, of_loss),
+        terms,
+    )
+    loss, *gradients = vocab_linear.linear(
+        problem, layout.groups(1), layout.groups(0), shard, chunk_rows, aspect_ratio, output_mask
+    )
+    placed = ((input, rows), (linear_weight, classes), (linear_bias, classes))
+    return (
+        layout.distributed(loss.to(loss_dtype), of_loss, *(target.shape if terms.reduction == NONE else ())),
+        *(
+            layout.distributed(gradient, *((placements, *of.shape) if asked else (everywhere, 0)))
+            for gradient, (of, placements), asked in zip(gradients, placed, output_mask, strict=True)
+        ),
+    )
+
+
+def _linear_cross_entropy(*arguments: Any, **options: Any) -> Tensor:
+    from npu_ce_jit.op.linear_operator import linear_cross_entropy
+
+    return linear_cross_entropy(*arguments, **options)
+
+
 def _log_probabilities(input: Tensor, row_stats: Tensor, terms: LossTerms) -> Tensor:
     """Those of this rank's classes."""
     x = transformed(input.to(row_stats.dtype), terms).x
@@ -202,11 +258,13 @@ def _register() -> None:
         )
     handlers[OPS._forward.default] = _handler(_forward)
     handlers[OPS._backward.default] = _handler(_backward)
+    handlers[OPS._linear.default] = _handler(_linear)
     # In inference mode no autograd comes before DTensor, and what arrives are the public operators.
     for public in (
         operators.npu_cross_entropy_loss, operators.npu_cross_entropy_loss_backward, operators.cross_entropy,
     ):  # fmt: skip
         handlers[getattr(OPS, public.__name__).default] = _handler(public)
+    handlers[OPS.linear_cross_entropy.default] = _handler(_linear_cross_entropy)
 
 
 _register()

@@ -91,7 +91,7 @@ def forward(
     weight_sum = _weight_sum(input, weight, dtype)
     if shard is None:
         (group,) = groups
-        greatest, shard = _max_and_shard(row_max, classes, weight_sum, group)
+        greatest, shard = max_and_shard(row_max, classes, weight_sum, group)
     else:
         greatest = all_reduce(row_max, "max", groups)
     if target.device.type == "cpu" and _is_eager(target):
@@ -243,8 +243,8 @@ def _own_classes(
     return row_stats[0], row_stats[1], smooth, entropy, argmax
 
 
-def _max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, Shard]:
-    """The rows' max over all ranks, and what each rank says of its classes."""
+def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, Shard]:
+    """The rows' max over all ranks, and this rank's place among their classes, after one collective."""
     assert isinstance(group, dist.ProcessGroup)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     # As a float, which is exact up to 2^24 classes a rank. Padding is what no max takes: weights may be negative.
@@ -252,8 +252,7 @@ def _max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Gro
     padded = torch.nn.functional.pad(own, (rank, ranks - rank - 1), value=-torch.inf)
     flat = all_reduce(torch.cat((row_max, padded.flatten())), "max", (group,))
     greatest, of_ranks = flat.split([len(row_max), 2 * ranks])
-    sizes, weight_sums = of_ranks.view(2, ranks)
-    sizes = sizes.long()
+    sizes, weight_sums = of_ranks[:ranks].long(), of_ranks[ranks:]
     return greatest, Shard(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
 
 
