@@ -35,7 +35,7 @@ def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
     return {
         "summary": _summary(results, verdicts),
         "machine": _machine(results),
-        "bars": _table(
+        "bars": table(
             ("what", "bar", "figure", ""),
             ((one.what, one.bar, one.figure, f"**{one.word}**" if one.met is False else one.word) for one in verdicts),
         ),
@@ -49,7 +49,7 @@ def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
     }
 
 
-def _table(titles: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+def table(titles: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     titles = list(titles)
     rows = [titles, ["---"] * len(titles), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -89,7 +89,7 @@ def _slower(results: Results) -> str:
     if not slower:
         return "Nothing was slower."
     titles = ("what", "form", "shape", "dtype", "peer", "times as fast")
-    return _table(
+    return table(
         titles,
         (
             (
@@ -140,7 +140,7 @@ def _summary_of_logits(results: Results) -> str:
                 )
             )
     titles = ("logits", "dtype", f"`{who.LEAN}` vs {who.EAGER}", f"vs {who.COMPILED}", f"forward only, vs {who.EAGER}")
-    return _table((*titles, f"drop-in vs {who.TWO_STEPS}", "memory, x logits", "in place", who.EAGER), rows)
+    return table((*titles, f"drop-in vs {who.TWO_STEPS}", "memory, x logits", "in place", who.EAGER), rows)
 
 
 def _summary_of_hidden_states(results: Results) -> str:
@@ -157,7 +157,7 @@ def _summary_of_hidden_states(results: Results) -> str:
         if results.row(cell, who.LINEAR)
     ]
     titles = ("N x H x V", "dtype", f"`{who.LINEAR}` vs {who.LINEAR_EAGER}", f"vs {who.LINEAR_TORCH}")
-    return _table((*titles, "memory, x logits", *names[1:]), rows)
+    return table((*titles, "memory, x logits", *names[1:]), rows)
 
 
 def _lean(results: Results, form: str, shapes: bars.Shapes) -> str:
@@ -206,4 +206,4 @@ def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
     ]
     unit, shape = ("GFLOP/s", "N x H x V") if ours == who.LINEAR else ("GB/s", "logits")
     told = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
-    return _table((shape, "dtype", "ms", unit, "share of limit", *told, *(f"memory: {name}" for name in names)), rows)
+    return table((shape, "dtype", "ms", unit, "share of limit", *told, *(f"memory: {name}" for name in names)), rows)

@@ -29,6 +29,7 @@ ALLOWED = {
     "doctor": {"bootstrap", "console", "report", "jit", "devices", "settings", "errors", "_version"},
     "measure": set(),
     "devices": {"errors"},
+    "parallel": {"op"},
     "contestants": {"op"},
     "cells": {"contestants", "measure"},
     "bench": {"bootstrap", "cells", "contestants", "devices", "errors", "_version"},

@@ -8,6 +8,7 @@ that tracing runs the same checks; the one check of data is `require_targets_in_
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from npu_ce_jit.op.schema import REDUCTIONS, accumulation_dtype
 
 _INPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_PLAIN = (Tensor, torch.nn.Parameter)
 _TARGET_DTYPES = (torch.int64, torch.int32)
 
 
@@ -24,6 +26,10 @@ def require_tensor(name: str, value: object) -> None:
     """TypeError unless `value` is a Tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
+    # Every call comes by here before a kernel is chosen. Who has no DTensor does not pay for importing its rules.
+    is_plain = type(value) in _PLAIN or torch.compiler.is_dynamo_compiling()
+    if not is_plain and "torch.distributed.tensor" in sys.modules:
+        import npu_ce_jit.op.dtensor  # noqa: F401
 
 
 def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input") -> None:
@@ -32,10 +38,26 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
     _check_shapes(input, target, weight, input_name)
 
 
+def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Checks the tensors of a loss over some of the classes, which may be none."""
+    check_kinds(local_logits, target, weight, input_name="local_logits")
+    if local_logits.dim() != 2:
+        raise RuntimeError(f"expected local_logits of shape [N, C_rank], got {_shape(local_logits)}")
+    _check_row_ranks(target, weight)
+    rows, classes = local_logits.shape
+    _check_row_sizes(rows, classes, target, weight)
+
+
 def check_linear(
-    input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor, weight: Tensor | None
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    *,
+    may_be_empty: bool = False,
 ) -> None:
-    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer."""
+    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer, of some classes or of all."""
     require_tensor("linear_weight", linear_weight)
     check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
     for name, tensor, shape in (
@@ -46,7 +68,9 @@ def check_linear(
             raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}")
     _check_row_ranks(target, weight)
     check_layer(input, linear_weight, linear_bias)
-    _check_row_sizes(input.shape[0], linear_weight.shape[0], "linear_weight", linear_weight, target, weight)
+    if not may_be_empty:
+        _check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
+    _check_row_sizes(input.shape[0], linear_weight.shape[0], target, weight)
 
 
 def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
@@ -106,7 +130,8 @@ def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_na
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
     _check_row_ranks(target, weight)
     rows, classes = input.shape
-    _check_row_sizes(rows, classes, input_name, input, target, weight)
+    _check_has_classes(input_name, input, classes)
+    _check_row_sizes(rows, classes, target, weight)
 
 
 def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
@@ -116,14 +141,11 @@ def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
         raise RuntimeError(f"expected weight of shape [C], got {_shape(weight)}")
 
 
-def _check_row_sizes(
-    rows: int, classes: int, classes_name: str, with_classes: Tensor, target: Tensor, weight: Tensor | None
-) -> None:
-    _require(
-        classes >= 1,
-        RuntimeError,
-        lambda: f"expected {classes_name} with at least one class, got shape {_shape(with_classes)}",
-    )
+def _check_has_classes(name: str, tensor: Tensor, classes: int) -> None:
+    _require(classes >= 1, RuntimeError, lambda: f"expected {name} with at least one class, got shape {_shape(tensor)}")
+
+
+def _check_row_sizes(rows: int, classes: int, target: Tensor, weight: Tensor | None) -> None:
     _require(
         rows == target.shape[0],
         ValueError,
@@ -144,9 +166,9 @@ def check_terms(reduction: str, label_smoothing: float, scales: dict[str, float]
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"expected label_smoothing between 0.0 and 1.0, got {label_smoothing}")
     for name, scale in scales.items():
-        if not (scale >= 0.0 and math.isfinite(scale)):
+        if not 0.0 <= scale < math.inf:
             raise RuntimeError(f"expected {name} finite and not negative, got {scale}")
-    if softcap is not None and not (softcap > 0.0 and math.isfinite(softcap)):
+    if softcap is not None and not 0.0 < softcap < math.inf:
         raise RuntimeError(f"expected softcap finite and above 0, or None, got {softcap}")
 
 

@@ -35,7 +35,7 @@ _WIDENED = 1 << 20
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """The rows that are not ignored, and what they share."""
 
     input: Tensor
@@ -46,7 +46,7 @@ class _Problem(NamedTuple):
     grad_loss: Tensor | None
     terms: LossTerms
 
-    def of(self, rows: Tensor) -> _Problem:
+    def of(self, rows: Tensor) -> Problem:
         per_row = self.grad_loss is not None and self.terms.reduction == NONE
         return self._replace(
             input=self.input[rows],
@@ -75,10 +75,19 @@ def linear(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss, and its gradients where `output_mask` asks for them: those for `grad_loss`, for 1 where it is None."""
     terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
-    problem = _Problem(input, linear_weight, linear_bias, target, weight, grad_loss, terms)
+    problem = Problem(input, linear_weight, linear_bias, target, weight, grad_loss, terms)
+    loss, *gradients = loss_and_gradients(problem, OneProcess(problem), chunk_rows, aspect_ratio, output_mask)
+    return loss.to(loss_dtype), *gradients  # type: ignore[return-value]
+
+
+def loss_and_gradients(
+    problem: Problem, ranks: OneProcess, chunk_rows: int, aspect_ratio: int, output_mask: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`linear` with the loss in the accumulation dtype; `ranks` knows who has the rows and the classes."""
+    target, ignore_index, reduction = problem.target, problem.terms.ignore_index, problem.terms.reduction
     if target.device.type == "cpu":
         # Within a chunk the row would be named wrongly.
-        require_targets_in_range(target, len(linear_weight), ignore_index)
+        require_targets_in_range(target, ranks.classes, ignore_index)
     # Read on the host, since the products' sizes depend on it: one synchronisation, before any product is enqueued.
     kept = (target != ignore_index).cpu()
     count = int(kept.sum())
@@ -89,16 +98,46 @@ def linear(
         places[kept] = torch.arange(count)
         places = places.to(target.device)
         problem = problem.of(kept.nonzero()[:, 0].to(target.device))
-    rows = _rows_of_a_chunk(problem, chunk_rows, aspect_ratio)
-    loss, (grad_input, *others) = _in_chunks(problem, rows, output_mask)
+    rows = _rows_of_a_chunk(problem, ranks.classes_of_a_rank, chunk_rows, aspect_ratio)
+    loss, (grad_input, *others) = _in_chunks(problem, ranks, rows, output_mask)
     if places is not None:
         loss = _spread(loss, places) if reduction == NONE else loss
         grad_input = _spread(grad_input, places) if output_mask[0] else grad_input
-    return loss.to(loss_dtype), grad_input, *others  # type: ignore[return-value]
+    return loss, grad_input, *others  # type: ignore[return-value]
 
 
-def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> tuple[Tensor, Gradients]:
-    input, linear_weight, linear_bias, target, weight, grad_loss, terms = problem
+class OneProcess:
+    """All rows and all classes are here. `shared_linear` has what differs where they are not."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.weight, self.terms = problem.weight, problem.terms
+        # The cross entropy alone: its mean has another denominator than the z-loss's.
+        self.ce_terms = self.terms._replace(reduction=NONE, z_loss=0.0)
+        self.classes = self.classes_of_a_rank = len(problem.linear_weight)
+
+    def denominators(self, target: Tensor, dtype: torch.dtype) -> Tensor:
+        return denominators_of_targets(target, self.weight, self.terms.ignore_index, dtype)
+
+    def loss(
+        self, logits: Tensor, target: Tensor, grad_loss: Tensor | None, denominators: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each row's cross entropy and lse; with `grad_loss`, writes the logits' gradient over them."""
+        ce, _, _, lse, _, _, row_stats, _ = OPS._forward.default(
+            logits, target, self.weight, *self.ce_terms, LSE, denominators.dtype
+        )
+        if grad_loss is not None:
+            gradients = (grad_loss, None, None, None, None)
+            OPS._backward_.default(*gradients, logits, target, self.weight, row_stats, None, denominators, *self.terms)
+        return ce, lse
+
+    def total(self, losses: Tensor) -> Tensor:
+        return losses.sum()
+
+
+def _in_chunks(
+    problem: Problem, ranks: OneProcess, chunk_rows: int, output_mask: list[bool]
+) -> tuple[Tensor, Gradients]:
+    input, linear_weight, linear_bias, target, _, grad_loss, terms = problem
     dtype = accumulation_dtype(input.dtype)
     rows, classes = len(input), len(linear_weight)
     losses, z_losses = input.new_empty((2, rows), dtype=dtype)
@@ -108,9 +147,7 @@ def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> t
         for tensor, asked in zip((input, linear_weight), output_mask, strict=False)
     )
     grad_linear_bias = input.new_zeros((classes if output_mask[2] else 0,), dtype=dtype)
-    denominators = denominators_of_targets(target, weight, terms.ignore_index, dtype)
-    # The cross entropy alone: its mean has another denominator than the z-loss's.
-    ce_terms = terms._replace(reduction=NONE, z_loss=0.0)
+    denominators = ranks.denominators(target, dtype)
     if grad_loss is None:
         grad_loss = input.new_ones((rows,) if terms.reduction == NONE else (), dtype=dtype)
 
@@ -122,15 +159,10 @@ def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> t
         x, y = input[chunk].to(product_dtype), target[chunk]
         logits = buffer[: len(x)]
         head.multiply(x, out=logits)
-        losses[chunk], _, _, lse, _, _, row_stats, _ = OPS._forward.default(
-            logits, y, weight, *ce_terms, LSE if terms.z_loss else 0, dtype
-        )
+        of_chunk = grad_loss[chunk] if terms.reduction == NONE else grad_loss
+        losses[chunk], lse = ranks.loss(logits, y, of_chunk if any(output_mask) else None, denominators)
         if terms.z_loss:
             z_losses[chunk] = terms.z_loss * lse * lse
-        if not any(output_mask):
-            continue
-        gradients = (grad_loss[chunk] if terms.reduction == NONE else grad_loss, None, None, None, None)
-        OPS._backward_.default(*gradients, logits, y, weight, row_stats, None, denominators, *terms)
         if output_mask[0]:
             head.grad_input(logits, out=grad_input[chunk])
         if output_mask[1]:
@@ -139,7 +171,7 @@ def _in_chunks(problem: _Problem, chunk_rows: int, output_mask: list[bool]) -> t
             grad_linear_bias += logits.sum(0, dtype=dtype)
 
     if terms.reduction != NONE:
-        losses, z_losses = losses.sum(), z_losses.sum() if terms.z_loss else z_losses
+        losses, z_losses = ranks.total(losses), ranks.total(z_losses) if terms.z_loss else z_losses
     if terms.reduction == MEAN:
         losses, z_losses = losses / denominators[0], z_losses / denominators[1]
     loss = losses + z_losses if terms.z_loss else losses
@@ -186,7 +218,7 @@ class _Head:
 
     def _blocks(self, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Rows of a matrix of linear_weight's shape, widened where the products are."""
-        for start in range(0, len(matrix), self._width):
+        for start in range(0, len(matrix), max(1, self._width)):
             classes = slice(start, min(start + self._width, len(matrix)))
             block = matrix[classes]
             yield classes, block if self._widened is None else self._widened[: len(block)].copy_(block)
@@ -201,9 +233,8 @@ def _product_dtype(input: Tensor) -> torch.dtype:
     return input.dtype if any(capabilities.get(name) for name in names) else torch.float32
 
 
-def _rows_of_a_chunk(problem: _Problem, chunk_rows: int, aspect_ratio: int) -> int:
+def _rows_of_a_chunk(problem: Problem, classes: int, chunk_rows: int, aspect_ratio: int) -> int:
     rows, features = problem.input.shape
-    classes = len(problem.linear_weight)
     if not chunk_rows and aspect_ratio:
         # As torch.nn.LinearCrossEntropyOptions says: the logits as large as the input, and that over the ratio.
         share = -(-rows // max(1, -(-classes // max(1, features))))

@@ -7,7 +7,7 @@ are differentiated again) goes through F.linear and `_forward`, which are differ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,10 +46,10 @@ def _call(operands: _Operands, options: _Options) -> Tensor:
 
 
 def _linear(
-    operands: _Operands, grad_loss: Tensor | None, options: _Options, output_mask: list[bool]
+    operands: _Operands, grad_loss: Tensor | None, options: _Options, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     terms, *others = options
-    return OPS._linear.default(*operands, grad_loss, *terms, *others, output_mask)  # type: ignore[no-any-return]
+    return OPS._linear.default(*operands, grad_loss, *terms, *others, mask)  # type: ignore[no-any-return]
 
 
 def linear_cross_entropy(
@@ -93,7 +93,7 @@ def _record(operands: _Operands, options: _Options) -> Tensor:
     if functorch_is_active() or has_tangent(*operands[:3]):
         return _compose(operands, options)
     if is_differentiating(*operands[:3]):
-        mask = _output_mask(operands, options)
+        mask = output_mask(operands[:3], options.terms)
         return apply_at_this_level(LinearCrossEntropy, *operands, options, mask)[0]  # type: ignore[no-any-return]
     return below_autograd(_call, operands, options)  # type: ignore[no-any-return]
 
@@ -119,14 +119,14 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *operands, options, output_mask = arguments
-        return below_autograd(_linear, operands, None, options, output_mask)  # type: ignore[no-any-return]
+        *operands, options, mask = arguments
+        return below_autograd(_linear, operands, None, options, mask)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *operands, ctx.options, output_mask = inputs
+        *operands, ctx.options, mask = inputs
         _, *gradients = output
-        ctx.has_gradients = any(output_mask)
+        ctx.has_gradients = any(mask)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*gradients)
         ctx.save_for_backward(*operands, *gradients)
@@ -144,23 +144,28 @@ class LinearCrossEntropy(torch.autograd.Function):
             gradients = _differentiable_gradients(operands, ctx.options, grad_loss, wanted)
         elif not ctx.has_gradients:
             _, *gradients = below_autograd(_linear, operands, grad_loss, ctx.options, wanted)
-        elif torch.compiler.is_compiling() or keeps_graph():
-            gradients = [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]
         else:
-            # Nobody reads them again, and a second copy would be as large as linear_weight.
-            gradients = [g.mul_(grad_loss) if asked else None for g, asked in zip(gradients, wanted, strict=True)]
+            gradients = scaled(gradients, grad_loss, wanted)
         return (*(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), *nothing[3:])
 
 
-def _output_mask(operands: _Operands, options: _Options) -> list[bool]:
+def output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]:
     """The gradients that forward makes, to be multiplied by the loss's gradient: all that are needed, or none.
 
     Not for reduction "none", where each row has its own factor. Not in float16, where a loss is scaled because its
     gradients would vanish unscaled: backward makes those from the logits again.
     """
-    if options.terms.reduction == NONE or operands[0].dtype is torch.float16:
+    if terms.reduction == NONE or any(tensor is not None and tensor.dtype is torch.float16 for tensor in layer):
         return [False] * 3
-    return [tensor is not None and tensor.requires_grad for tensor in operands[:3]]
+    return [tensor is not None and tensor.requires_grad for tensor in layer]
+
+
+def scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+    """The gradients that forward has made for a loss gradient of 1."""
+    if torch.compiler.is_compiling() or keeps_graph():
+        return [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]
+    # Nobody reads them again, and a second copy would be as large as linear_weight.
+    return [g.mul_(grad_loss) if asked else None for g, asked in zip(gradients, wanted, strict=True)]
 
 
 def _differentiable_gradients(

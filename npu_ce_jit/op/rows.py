@@ -59,18 +59,26 @@ class Coefficients(NamedTuple):
         return total if self.log_prob is None else total - self.log_prob.sum(1)
 
 
+class Transformed(NamedTuple):
+    """x' and its derivatives."""
+
+    x: Tensor
+    slope: Tensor | float
+    curvature: Tensor | None  # None where x' is linear in x
+
+
+def transformed(x: Tensor, terms: LossTerms) -> Transformed:
+    """Softcap and logit_scale, in the dtype of `x`."""
+    if not terms.softcap:
+        return Transformed(x if terms.logit_scale == 1.0 else x * terms.logit_scale, terms.logit_scale, None)
+    tanh = torch.tanh(x * (terms.logit_scale / terms.softcap))
+    slope = terms.logit_scale * (1 - tanh * tanh)
+    return Transformed(terms.softcap * tanh, slope, (-2 * terms.logit_scale / terms.softcap) * tanh * slope)
+
+
 def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Rows:
     dtype = accumulation_dtype(input.dtype)
-    x = input.to(dtype)
-    slope: Tensor | float = terms.logit_scale
-    curvature = None
-    if terms.softcap:
-        tanh = torch.tanh(x * (terms.logit_scale / terms.softcap))
-        slope = terms.logit_scale * (1 - tanh * tanh)
-        curvature = (-2 * terms.logit_scale / terms.softcap) * tanh * slope
-        x = terms.softcap * tanh
-    elif terms.logit_scale != 1.0:
-        x = x * terms.logit_scale
+    x, slope, curvature = transformed(input.to(dtype), terms)
     valid = target != terms.ignore_index
     safe_target = torch.where(valid, target, 0).long()
     class_weight = x.new_ones(x.shape[1]) if weight is None else weight.to(dtype)
@@ -78,15 +86,20 @@ def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTer
     return Rows(x, slope, curvature, valid, safe_target, class_weight, target_weight)
 
 
-def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """`denominators_of` from the targets `[..., N]` alone: `[..., 2]`."""
+def weight_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """`[..., N]`: 0 where ignored; bool where `weight` is None."""
     valid = target != ignore_index
-    counts = valid.sum(-1).to(dtype)
     if weight is None:
-        return torch.stack((counts, counts), -1)
+        return valid
     # The kernels judge a target out of range. On an npu, that a lookup outside is noticed is no one's promise.
     known = valid & (target >= 0) & (target < len(weight))
-    weights = weight[torch.where(known, target, 0).long()].mul(known).sum(-1)
+    return weight[torch.where(known, target, 0).long()].mul(known)
+
+
+def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    """`denominators_of` from the targets `[..., N]` alone: `[..., 2]`."""
+    counts = (target != ignore_index).sum(-1).to(dtype)
+    weights = counts if weight is None else weight_of_targets(target, weight, ignore_index).sum(-1)
     return torch.stack((weights, counts), -1)
 
 
@@ -107,12 +120,7 @@ def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
 def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: LossTerms) -> Coefficients:
     """Linear in `gradients`; 0 through the losses for an ignored row, whatever its denominators."""
     dtype, classes = rows.x.dtype, rows.x.shape[1]
-    ce = _on_rows(gradients.loss, rows, terms)
-    z = ce + _on_rows(gradients.z_loss, rows, terms)
-    if terms.reduction == MEAN:
-        ce, z = ce / denominators[0], z / denominators[1]
-    # A term with a zero factor is left out, not multiplied: 0 * inf is NaN.
-    ce, z = torch.where(rows.valid, ce, 0), torch.where(rows.valid, z, 0)
+    ce, z = loss_gradients(gradients, rows.valid, denominators, terms)
     zero = torch.zeros_like(ce)
     return Coefficients(
         target=ce * (1 - terms.label_smoothing) * rows.target_weight,
@@ -122,6 +130,18 @@ def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: 
         lse=None if gradients.lse is None else gradients.lse.to(dtype),
         log_prob=None if gradients.log_prob is None else gradients.log_prob.to(dtype),
     )
+
+
+def loss_gradients(
+    gradients: Gradients, valid: Tensor, denominators: Tensor, terms: LossTerms
+) -> tuple[Tensor, Tensor]:
+    """`[N]`: the gradient of each row's cross entropy, and of its z-loss."""
+    ce = _on_rows(gradients.loss, valid, denominators.dtype, terms)
+    z = ce + _on_rows(gradients.z_loss, valid, denominators.dtype, terms)
+    if terms.reduction == MEAN:
+        ce, z = ce / denominators[0], z / denominators[1]
+    # A term with a zero factor is left out, not multiplied: 0 * inf is NaN.
+    return torch.where(valid, ce, 0), torch.where(valid, z, 0)
 
 
 def entropy_of(log_prob: Tensor) -> Tensor:
@@ -135,9 +155,9 @@ def plogp(log_prob: Tensor) -> Tensor:
     return torch.where(p == 0, 0, p * log_prob)
 
 
-def _on_rows(gradient: Tensor | None, rows: Rows, terms: LossTerms) -> Tensor:
+def _on_rows(gradient: Tensor | None, valid: Tensor, dtype: torch.dtype, terms: LossTerms) -> Tensor:
     """A loss's gradient ([N], or [] or [1] where it was reduced) as one of each row, before any denominator."""
     if gradient is None:
-        return torch.zeros_like(rows.target_weight)
-    gradient = gradient.to(rows.x.dtype)
-    return gradient if terms.reduction == NONE else gradient.reshape(()).expand_as(rows.target_weight)
+        return torch.zeros_like(valid, dtype=dtype)
+    gradient = gradient.to(dtype)
+    return gradient if terms.reduction == NONE else gradient.reshape(()).expand_as(valid)

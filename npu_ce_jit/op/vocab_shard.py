@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of logits of which each rank of a group has some of the classes: two collectives forward, none backward.
+
+With m the greatest of the ranks' maxima, and sums over all classes, which are sums over the ranks:
+
+    first, MAX:   m                               and how many classes each rank has, and the sum of their weights
+    second, SUM:  sum exp(x' - m)    w[y] (m - x'[y])    w[y]    sum w (m - x')    sum exp(x' - m) (x' - m)
+
+Each of the last three rides along where an option needs it. The log of the first sum is log_sum, and with it follows
+every term of docs/design.md section 2, row by row. The kernels do what is of size `[N, classes]`: `_forward` gives each
+rank's max, log-sum, smoothed sum and entropy in one pass over its logits, `_backward` the gradient of its classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.checks import require_targets_in_range
+from npu_ce_jit.op.rows import Gradients, loss_gradients, transformed
+from npu_ce_jit.op.schema import ARGMAX, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
+
+# For the kernels, whose other targets are classes of this rank.
+_IGNORED = -1
+# The label smoothing of such a call. With 1 the target's part would be 0 * inf where that class is masked.
+_NO_TARGETS = 1 - 2**-53
+
+# A process group, or one dimension of a mesh.
+Group = dist.ProcessGroup | tuple[DeviceMesh, int]
+
+
+class Shard(NamedTuple):
+    """Which of the classes this rank has: numbers, or tensors `[]`, so that the host waits for none of them."""
+
+    first: int | Tensor
+    classes: int | Tensor  # of all ranks
+    weight_sum: Tensor  # of all classes' weights
+
+
+class Rows(NamedTuple):
+    """What every rank of the group knows of each row, `[N]` in the accumulation dtype if nothing else is said."""
+
+    ce: Tensor  # the cross entropy: 0 where ignored, NaN where the target is no class
+    row_stats: Tensor  # [2, N]
+    target_weight: Tensor  # 0 where ignored
+    entropy: Tensor | None
+    argmax: Tensor | None  # int64
+
+
+class _Place(NamedTuple):
+    """Where the targets are, `[N]` each."""
+
+    valid: Tensor  # not ignored
+    known: Tensor  # a class of some rank
+    is_here: Tensor  # not ignored, and a class of this rank
+    local: Tensor  # int64, among this rank's classes; 0 where it is elsewhere
+
+
+class _AtTarget(NamedTuple):
+    """Of the rows whose target is here, `[N]` each; of the others, of class 0."""
+
+    x: Tensor  # x'
+    slope: Tensor | float  # dx'/dx
+    weight: Tensor
+
+
+def forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    terms: LossTerms,
+    outputs: int,
+    groups: Sequence[Group],
+    shard: Shard | None = None,
+) -> tuple[Rows, Shard]:
+    """Rows of the logits of which `input` `[N, C]` has this rank's classes, and `weight` `[C]` their weights.
+
+    All ranks have the same targets. Reduction and z-loss are the caller's. With ARGMAX there is a third collective.
+    The collectives run over each of `groups` in turn. Without `shard`, which needs a single group, ranks tell each
+    other how many classes they have.
+    """
+    dtype, classes = accumulation_dtype(input.dtype), input.shape[1]
+    row_max, log_sum, smooth, entropy, argmax = _own_classes(input, weight, terms, outputs, dtype)
+    weight_sum = _weight_sum(input, weight, dtype)
+    if shard is None:
+        (group,) = groups
+        greatest, shard = max_and_shard(row_max, classes, weight_sum, group)
+    else:
+        greatest = all_reduce(row_max, "max", groups)
+    if target.device.type == "cpu" and _is_eager(target):
+        require_targets_in_range(target, int(shard.classes), terms.ignore_index)
+    place = _place(target, shard, classes, terms.ignore_index)
+
+    # All of this rank's classes: they add exp(-inf), and inf to what is smoothed.
+    is_masked = (row_max == -torch.inf) & (greatest != -torch.inf)
+    share = torch.where(is_masked, 0, ((row_max - greatest) + log_sum).exp())
+    at = _at_target(input, weight, place, terms, dtype)
+    parts = [share, torch.where(place.is_here, at.weight * (greatest - at.x), 0)]
+    if weight is not None:
+        parts.append(torch.where(place.is_here, at.weight, 0))
+    if terms.label_smoothing:
+        smoothed = smooth * classes + weight_sum * (greatest - (row_max + log_sum))
+        of_masked = (torch.inf if weight is None else (weight * torch.inf).sum()) if classes else 0.0
+        parts.append(torch.where(is_masked, of_masked, smoothed))
+    if outputs & ENTROPY:
+        parts.append(torch.where(share == 0, 0, share * (((row_max - greatest) + log_sum) - entropy)))
+    total, nll, *others = all_reduce(torch.stack(parts), "sum", groups)
+
+    log_sum = total.log()
+    target_weight = others.pop(0) if weight is not None else place.valid.to(dtype)
+    ce = nll + target_weight * log_sum
+    if terms.label_smoothing:
+        smooth = others.pop(0) + shard.weight_sum * log_sum
+        ce = (1 - terms.label_smoothing) * ce + terms.label_smoothing * smooth / shard.classes
+    found = Rows(
+        ce=torch.where(place.valid, torch.where(place.known, ce, torch.nan), 0),
+        row_stats=torch.stack((greatest, log_sum)),
+        target_weight=target_weight,
+        entropy=log_sum - others.pop(0) / total if outputs & ENTROPY else None,
+        argmax=_first_of_the_greatest(input, row_max == greatest, argmax, shard, groups) if outputs & ARGMAX else None,
+    )
+    return found, shard
+
+
+def backward(
+    gradients: Gradients,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_stats: Tensor,
+    target_weight: Tensor,
+    entropy: Tensor | None,
+    denominators: Tensor,
+    terms: LossTerms,
+    groups: Sequence[Group],
+    shard: Shard,
+    *,
+    in_place: bool = False,
+) -> Tensor:
+    """The gradient of this rank's logits, over them where `in_place`.
+
+    `gradients` are those of `_backward`. That of log_prob is for this rank's classes; it needs a collective.
+    """
+    dtype, classes = accumulation_dtype(input.dtype), input.shape[1]
+    place = _place(target, shard, classes, terms.ignore_index)
+    at = _at_target(input, weight, place, terms, dtype)
+    ce, z = loss_gradients(gradients, place.valid, denominators, terms)
+    ce = torch.where(place.valid & ~place.known, torch.nan, ce)
+    # The t, u and r of docs/design.md. `other` is what of r the kernel cannot add up from what it is given.
+    t, u = ce * (1 - terms.label_smoothing) * target_weight, ce * terms.label_smoothing / shard.classes
+    z_part = torch.zeros_like(t)
+    if terms.z_loss:
+        z_part = torch.where(place.valid, z * (2 * terms.z_loss) * row_stats.sum(0), 0)
+    other = torch.zeros_like(t) if gradients.lse is None else gradients.lse.to(dtype)
+    own = torch.zeros_like(t)
+    if gradients.log_prob is not None:
+        own = gradients.log_prob.sum(1, dtype=dtype)
+        other = other + own - all_reduce(own, "sum", groups)
+    if classes == 0:
+        return torch.empty_like(input)
+    r = u * shard.weight_sum + z_part + other - own
+
+    log_prob = (at.x - row_stats[0]) - row_stats[1]
+    p = log_prob.exp()
+    if gradients.entropy is not None:
+        assert entropy is not None
+        r = r - gradients.entropy.to(dtype) * (entropy + torch.where(p == 0, 0, log_prob))
+    at_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
+    if gradients.log_prob is not None:
+        at_target = at_target + gradients.log_prob.gather(1, place.local[:, None])[:, 0].to(dtype)
+    flows = place.valid | gradients.reach_ignored_rows
+    at_target = torch.where(flows, at_target * at.slope, 0).to(input.dtype)
+
+    grad_lse: Tensor | None
+    if terms.label_smoothing:
+        # Each target as if of another rank, where t multiplies p as the gradient of lse does.
+        local_target, smoothing, z_loss = torch.zeros_like(place.local), 1.0, 0.0
+        grad_loss, grad_z = u * classes, None
+        grad_lse = t + u * (shard.weight_sum - _weight_sum(input, weight, dtype)) + z_part + other
+    else:
+        local_target, smoothing, z_loss = torch.where(place.valid, place.local, _IGNORED), 0.0, terms.z_loss
+        grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
+        grad_lse = other if gradients.reach_ignored_rows else None
+    arguments = (
+        grad_loss, grad_z, gradients.log_prob, grad_lse, gradients.entropy, input, local_target, weight, row_stats,
+        entropy, row_stats.new_ones(2), NONE, _IGNORED, smoothing, z_loss, terms.softcap, terms.logit_scale,
+    )  # fmt: skip
+    if in_place:
+        OPS._backward_.default(*arguments)
+        result = input
+    else:
+        result = OPS._backward.default(*arguments)
+    if terms.label_smoothing and not gradients.reach_ignored_rows:
+        _zero_ignored(result, place.valid)
+    # Not scatter_, which makes a float32 copy of two-byte gradients.
+    rows = torch.arange(len(place.local), device=input.device)
+    return result.index_put_((rows, place.local), at_target)
+
+
+def reduced(
+    ce: Tensor, lse: Tensor, valid: Tensor, denominators: Tensor, terms: LossTerms, groups: Sequence[Group] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, its z-loss part, and the denominators, of which the groups' ranks have some rows each."""
+    z = torch.where(valid, terms.z_loss * lse * lse, 0) if terms.z_loss else torch.zeros_like(ce)
+    if terms.reduction == NONE:
+        return ce + z, z, denominators
+    sums = all_reduce(torch.cat((torch.stack((ce.sum(), z.sum())), denominators)), "sum", groups)
+    ce, z, denominators = sums[0], sums[1], sums[2:]
+    if terms.reduction == MEAN:
+        ce, z = ce / denominators[0], z / denominators[1]
+    return ce + z if terms.z_loss else ce, z, denominators
+
+
+def all_reduce(values: Tensor, operation: str, groups: Sequence[Group]) -> Tensor:
+    """`values` reduced over all ranks of all groups."""
+    for group in groups:
+        # Functional, so that torch.compile can trace it.
+        values = funcol.wait_tensor(funcol.all_reduce(values, operation, group))
+    return values
+
+
+def _own_classes(
+    input: Tensor, weight: Tensor | None, terms: LossTerms, outputs: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of this rank's classes alone: max, log-sum, the mean of -w times their log-probability, entropy, argmax."""
+    rows, classes = input.shape
+    if classes == 0:  # there are more ranks than classes
+        none = input.new_zeros((rows,), dtype=dtype)
+        return none - torch.inf, none, none, none, torch.zeros_like(none, dtype=torch.int64)
+    smoothing = _NO_TARGETS if terms.label_smoothing else 0.0
+    any_class = torch.zeros((rows,), dtype=torch.int64, device=input.device)
+    smooth, _, _, _, argmax, entropy, row_stats, _ = OPS._forward.default(
+        input, any_class, weight, NONE, _IGNORED, smoothing, 0.0, terms.softcap, terms.logit_scale,
+        outputs & (ENTROPY | ARGMAX), dtype,
+    )  # fmt: skip
+    return row_stats[0], row_stats[1], smooth, entropy, argmax
+
+
+def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, Shard]:
+    """The rows' max over all ranks, and this rank's place among their classes, after one collective."""
+    assert isinstance(group, dist.ProcessGroup)
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    # As a float, which is exact up to 2^24 classes a rank. Padding is what no max takes: weights may be negative.
+    own = torch.stack((row_max.new_full((), classes), weight_sum))[:, None]
+    padded = torch.nn.functional.pad(own, (rank, ranks - rank - 1), value=-torch.inf)
+    flat = all_reduce(torch.cat((row_max, padded.flatten())), "max", (group,))
+    greatest, of_ranks = flat.split([len(row_max), 2 * ranks])
+    sizes, weight_sums = of_ranks[:ranks].long(), of_ranks[ranks:]
+    return greatest, Shard(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
+
+
+def _first_of_the_greatest(
+    input: Tensor, is_greatest: Tensor, argmax: Tensor, shard: Shard, groups: Sequence[Group]
+) -> Tensor:
+    """The lowest index of a NaN, or else of the greatest: what torch.argmax gives."""
+    is_nan = input.gather(1, argmax[:, None])[:, 0].isnan() if input.shape[1] else torch.zeros_like(is_greatest)
+    index = argmax + shard.first
+    candidate = torch.where(is_nan, index, torch.where(is_greatest, shard.classes + index, 2 * shard.classes))
+    return all_reduce(candidate, "min", groups) % shard.classes
+
+
+def _place(target: Tensor, shard: Shard, classes: int, ignore_index: int) -> _Place:
+    valid = target != ignore_index
+    known = (target >= 0) & (target < shard.classes)
+    index = target.long() - shard.first
+    is_here = valid & known & (index >= 0) & (index < classes)
+    return _Place(valid, known, is_here, torch.where(is_here, index, 0))
+
+
+def _at_target(input: Tensor, weight: Tensor | None, place: _Place, terms: LossTerms, dtype: torch.dtype) -> _AtTarget:
+    if input.shape[1] == 0:
+        nothing = input.new_zeros(place.local.shape, dtype=dtype)
+        return _AtTarget(nothing, 1.0, nothing)
+    x, slope, _ = transformed(input.gather(1, place.local[:, None])[:, 0].to(dtype), terms)
+    return _AtTarget(x, slope, torch.ones_like(x) if weight is None else weight.to(dtype)[place.local])
+
+
+def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return input.new_full((), input.shape[1], dtype=dtype) if weight is None else weight.sum(dtype=dtype)
+
+
+def _zero_ignored(result: Tensor, valid: Tensor) -> None:
+    """Their logits may hold NaN, and 0 * NaN is NaN."""
+    if _is_eager(result):  # where masked_fill_ takes a CPU longer than the gradient itself
+        result.index_fill_(0, (~valid).nonzero()[:, 0], 0)
+    else:
+        result.masked_fill_(~valid[:, None], 0)
+
+
+def _is_eager(tensor: Tensor) -> bool:
+    """Its data can be asked for."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of docs/compatibility.md, and what the documentation of peers says of each."""
+
+from __future__ import annotations
+
+PEERS = ("torch_npu", "F.cross_entropy", "flash-attn", "Liger", "Apple CCE")
+SOURCES = {
+    "torch_npu": (
+        "the page of `torch_npu.npu_cross_entropy_loss` (Ascend Extension for PyTorch, API reference): arguments, "
+        "outputs, and its limits on gradients"
+    ),
+    "F.cross_entropy": (
+        "docs.pytorch.org: `torch.nn.functional.cross_entropy` and `linear_cross_entropy` of torch 2.13, and the pages "
+        "on torch.func, torch.export and AMP"
+    ),
+    "flash-attn": (
+        "the docstrings of `flash_attn.losses.cross_entropy.CrossEntropyLoss` and "
+        "`flash_attn.ops.triton.cross_entropy.cross_entropy_loss`, github.com/Dao-AILab/flash-attention"
+    ),
+    "Liger": (
+        "README, and the signatures of `LigerCrossEntropyLoss` and `LigerFusedLinearCrossEntropyLoss` of liger-kernel "
+        "0.8.5, github.com/linkedin/Liger-Kernel"
+    ),
+    "Apple CCE": "README of github.com/apple/ml-cross-entropy",
+}
+
+# By feature, in the order of PEERS.
+Rows = dict[str, tuple[str, str, str, str, str]]
+_NOBODY_SAYS = ("-", "-", "-", "-", "-")
+_TORCH = ("-", "yes", "-", "-", "-")
+_REDIRECTION = ("no", "no", "no", "no", "no")
+
+GROUPS: dict[str, Rows] = {
+    "The loss": {
+        "weights, ignore_index, label smoothing, every reduction": (
+            "without gradients only", "yes", "no weights", "yes", "no weights, no smoothing",
+        ),
+        "z-loss": ("no: declared, not enabled", "no", "yes, its value without gradient", "yes", "from its lse"),
+        "softcap and logit scale": ("no", "no", "logit scale", "softcap", "softcap"),
+        "lse and entropy beside the loss, differentiable": ("no", "no", "no", "no", "lse"),
+        "argmax beside the loss": ("no", "no", "no", "yes", "no"),
+        "log_prob beside the loss, differentiable": ("without gradient", "no", "no", "no", "no"),
+        "logits [C] and [N, C, d1, ...]": ("no", "yes", "no", "-", "-"),
+        "int32 targets, logits of any strides": ("no: int64", "no: int64", "-", "-", "-"),
+        "class probabilities as targets": ("no", "yes", "no", "no", "no"),
+        "float32 loss from half logits": ("no", "under autocast", "yes, always", "-", "-"),
+        "half gradients as if made in float32": _NOBODY_SAYS,
+        "NaN in an ignored row adds nothing": _NOBODY_SAYS,
+        "the same bits on any number of threads": _NOBODY_SAYS,
+        "gradient written over the logits": ("no", "no", "yes", "yes, always", "-"),
+        "torch_npu's call, by name and position": ("yes", "no", "no", "no", "no"),
+    },
+    "From hidden states": {
+        "loss from hidden states": ("no", "F.linear_cross_entropy", "no", "yes", "yes"),
+        "logits never whole": ("no", "with options", "no", "yes", "yes"),
+        "calls of torch's F.linear_cross_entropy": ("no", "yes", "no", "no", "no"),
+    },
+    "Derivatives": {
+        "torch.func: grad, vjp, jvp, vmap, jacrev, jacfwd, hessian, and their compositions": _TORCH,
+        "double backward": _TORCH,
+        "forward AD": _TORCH,
+        "compiled autograd": _TORCH,
+        "torch.compile over torch.func": _TORCH,
+        "torch.compile over forward AD": _NOBODY_SAYS,
+        "activation checkpointing": _TORCH,
+        "selective activation checkpointing": _TORCH,
+    },
+    "Tracing and exporting": {
+        "torch.library.opcheck": _NOBODY_SAYS,
+        "FakeTensor": _TORCH,
+        "meta tensors": _TORCH,
+        "fake npu device": _NOBODY_SAYS,
+        "torch.compile(fullgraph=True)": _TORCH,
+        "torch.compile: one graph for any N and C marked dynamic": _TORCH,
+        "torch.compile: two graphs for any N unmarked": _TORCH,
+        "torch.export, strict and not, with dynamic N and C": _TORCH,
+        "exported program in a fresh process": _TORCH,
+        "export for npu without an NPU": _NOBODY_SAYS,
+        "AOTInductor package": _TORCH,
+        "decompositions into torch's own operators": ("-", "yes: it is", "-", "-", "-"),
+        "torch.jit.trace": _TORCH,
+    },
+    "In training code": {
+        "CrossEntropyLoss module": ("no", "yes", "yes", "yes", "no"),
+        "LinearCrossEntropyLoss module": ("no", "yes", "no", "yes", "yes"),
+        "deepcopy and pickle of modules": _TORCH,
+        "torch.compile of the modules": _TORCH,
+        "autocast": ("-", "yes", "-", "-", "-"),
+        "torch.amp.GradScaler": ("-", "yes", "-", "-", "-"),
+        "Hugging Face Trainer": ("-", "its own loss", "-", "yes", "yes"),
+        "Hugging Face model.loss_function": ("-", "its own loss", "-", "patches models", "patches models"),
+        "per-token log-probabilities": ("-", "-", "-", "-", "yes"),
+        "padded vocabulary": _NOBODY_SAYS,
+        "torch.profiler": _TORCH,
+        "torch.utils.flop_counter": _NOBODY_SAYS,
+    },
+    "Scripts that are there already": {
+        "install and uninstall": ("no", "no", "no", "patches models", "patches models"),
+        "training script without an edit": ("no", "no", "no", "for Hugging Face models", "for Hugging Face models"),
+        "F.cross_entropy redirected": _REDIRECTION,
+        "nn.CrossEntropyLoss redirected": _REDIRECTION,
+        "autocast, F.cross_entropy redirected": _REDIRECTION,
+        "torch.func, F.cross_entropy redirected": _REDIRECTION,
+        "torch.compile, F.cross_entropy redirected": _REDIRECTION,
+        "torch.compile with dynamic shapes, F.cross_entropy redirected": _REDIRECTION,
+        "torch.export, F.cross_entropy redirected": _REDIRECTION,
+        "torch.profiler, F.cross_entropy redirected": _REDIRECTION,
+        "DTensor left to torch, F.cross_entropy redirected": _REDIRECTION,
+        "torch_npu.npu_cross_entropy_loss redirected": _REDIRECTION,
+        "torch.compile, torch_npu.npu_cross_entropy_loss redirected": _REDIRECTION,
+        "autocast on npu, F.cross_entropy redirected": _REDIRECTION,
+        "training script on npu without an edit": _REDIRECTION,
+    },
+    "Many devices": {
+        "tensor-parallel vocabulary": ("no", "loss_parallel, with DTensor", "yes", "no", "from hidden states"),
+        "tensor-parallel vocabulary under torch.compile": ("no", "yes", "-", "no", "-"),
+        "DTensor rows, right mean": ("average of averages", "average of averages", "no", "no", "no"),
+        "DTensor vocabulary": ("no", "loss_parallel", "no", "no", "no"),
+        "DTensor rows and vocabulary on a 2-D mesh": ("no", "no mean", "no", "no", "no"),
+        "DTensor under torch.compile": ("-", "yes", "no", "no", "no"),
+        "training, tensor parallel": ("no", "loss_parallel", "yes", "no", "yes"),
+    },
+}  # fmt: skip
