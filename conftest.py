@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,13 +29,21 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together. But those that each
+    run a file on an npu share nothing, and take minutes: no core waits while another does them one after the other."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return nodeid if Path(file).name.startswith("test_on_npu") else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            # A file's tests share what the first of them built. Those that run a file on an npu share nothing.
-            if not item.path.name.startswith("test_on_npu"):
-                item.add_marker(pytest.mark.xdist_group(item.path.name))
     if HAS_NPU:
         here = [item for item in items if item.path.parent == ON_NPU_DIR or "any_device" in item.fixturenames]
         config.hook.pytest_deselected(items=[item for item in items if item not in here])

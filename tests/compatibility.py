@@ -107,7 +107,7 @@ def main() -> None:
         ["tests/test_on_npu.py", "tests/test_on_npu_numbers.py", "-k", wanted],
     )
     for arguments in runs:
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadfile", *arguments]
         if subprocess.run(command, cwd=TESTS_DIR.parent).returncode:
             raise SystemExit(f"the page was not written: {' '.join(command)} failed")
     PAGE.write_text(page(tests), "utf-8")

@@ -114,9 +114,12 @@ GROUPS: dict[str, Rows] = {
     "Many devices": {
         "tensor-parallel vocabulary": ("no", "loss_parallel, with DTensor", "yes", "no", "from hidden states"),
         "tensor-parallel vocabulary under torch.compile": ("no", "yes", "-", "no", "-"),
+        "tensor-parallel vocabulary from hidden states": ("no", "no", "no", "no", "yes"),
+        "torchrun with two ranks": ("-", "yes", "-", "-", "-"),
         "DTensor rows, right mean": ("average of averages", "average of averages", "no", "no", "no"),
         "DTensor vocabulary": ("no", "loss_parallel", "no", "no", "no"),
         "DTensor rows and vocabulary on a 2-D mesh": ("no", "no mean", "no", "no", "no"),
+        "DTensor rows and vocabulary from hidden states": ("no", "no", "no", "no", "no"),
         "DTensor under torch.compile": ("-", "yes", "no", "no", "no"),
         "training, tensor parallel": ("no", "loss_parallel", "yes", "no", "yes"),
     },
