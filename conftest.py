@@ -31,8 +31,11 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together. But those that each
-    run a file on an npu share nothing, and take minutes: no core waits while another does them one after the other."""
+    """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together.
+
+    But those that each run a file on an npu share nothing, and take minutes: no core is to wait while another does them
+    one after the other.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
