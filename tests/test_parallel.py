@@ -272,6 +272,7 @@ def error_of_a_missing_rank(rank: int) -> str | None:
     return f"{told}\n{dead.value}"
 
 
+@pytest.mark.feature("dead or late rank, bounded wait")
 def test_a_rank_that_is_late_or_dies_gives_the_error_of_torch_distributed():
     (problem, told), (death, _) = outcomes_on_ranks(2, error_of_a_missing_rank)
     assert problem is None
