@@ -105,6 +105,7 @@ def check_one_dimension(rank: int) -> None:
     check_backward_operator(rank)
     check_collectives(rank)
     check_special_values(rank)
+    check_second_order(rank)
 
 
 def check_mean(rank: int) -> None:
@@ -193,6 +194,27 @@ def check_collectives(rank: int) -> None:
             loss.backward()
         assert forward.collectives == [("all_reduce", size) for size in expected]
         assert backward.collectives == []
+
+
+def check_second_order(rank: int) -> None:
+    """Rows: exact, by DTensor's own rules for what derivatives are made of. Classes: an error, and no wrong number."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    logits, target, _ = problem(torch.float64, -100)
+
+    def second(input: Tensor, classes: Tensor) -> Tensor:
+        leaf = input.detach().requires_grad_()
+        loss = npu_ce_jit.cross_entropy(leaf, classes, label_smoothing=0.1, z_loss=0.1)
+        (gradient,) = torch.autograd.grad(loss * loss, leaf, create_graph=True)
+        return torch.autograd.grad((gradient * gradient).sum(), leaf)[0]
+
+    shared_target = distribute_tensor(target, mesh, [Replicate()])
+    of_rows = second(distribute_tensor(logits, mesh, [Shard(0)]), shared_target)
+    torch.testing.assert_close(of_rows.full_tensor(), second(logits, target))
+    with pytest.raises((IndexError, RuntimeError, NotImplementedError)):
+        second(distribute_tensor(logits, mesh, [Shard(1)]), shared_target)
 
 
 def check_special_values(rank: int) -> None:

@@ -258,7 +258,7 @@ def error_of_a_missing_rank(rank: int) -> str | None:
     import torch.distributed as dist
 
     logits, target = torch.randn(3, 4), torch.tensor([0, 7, 3])
-    hasty = dist.new_group(timeout=dt.timedelta(seconds=1))
+    hasty = dist.new_group(timeout=dt.timedelta(seconds=4))  # for its members to meet, too
     told = None
     if rank == 0:
         with pytest.raises(RuntimeError) as late:
@@ -272,6 +272,7 @@ def error_of_a_missing_rank(rank: int) -> str | None:
     return f"{told}\n{dead.value}"
 
 
+@pytest.mark.feature("dead or late rank, bounded wait")
 def test_a_rank_that_is_late_or_dies_gives_the_error_of_torch_distributed():
     (problem, told), (death, _) = outcomes_on_ranks(2, error_of_a_missing_rank)
     assert problem is None

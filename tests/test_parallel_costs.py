@@ -58,7 +58,8 @@ def counted(rank: int, ranks: int) -> dict[str, Any]:
         for name, step in (("ours", ours), ("loss_parallel", in_context), ("gathered", gathered)):
             with Watched() as watched:
                 step()
-            found[name, dtype.itemsize] = watched.collectives, peak_allocated(step)
+            # The least of several: gloo's threads may hold a buffer for a moment longer.
+            found[name, dtype.itemsize] = watched.collectives, min(peak_allocated(step) for _ in range(4))
     return found
 
 

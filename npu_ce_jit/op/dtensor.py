@@ -242,8 +242,7 @@ def _log_probabilities(input: Tensor, row_stats: Tensor, terms: LossTerms) -> Te
 
 def _handler(function: Callable[..., Any]) -> Callable[..., Any]:
     def handle(_operator: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        with torch.no_grad():  # what is here is below autograd
-            return function(*arguments, **options)
+        return function(*arguments, **options)
 
     return handle
 
