@@ -115,6 +115,7 @@ GROUPS: dict[str, Rows] = {
         "tensor-parallel vocabulary": ("no", "loss_parallel, with DTensor", "yes", "no", "from hidden states"),
         "tensor-parallel vocabulary under torch.compile": ("no", "yes", "-", "no", "-"),
         "tensor-parallel vocabulary from hidden states": ("no", "no", "no", "no", "yes"),
+        "dead or late rank, bounded wait": _NOBODY_SAYS,
         "torchrun with two ranks": ("-", "yes", "-", "-", "-"),
         "DTensor rows, right mean": ("average of averages", "average of averages", "no", "no", "no"),
         "DTensor vocabulary": ("no", "loss_parallel", "no", "no", "no"),
