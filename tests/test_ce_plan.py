@@ -171,3 +171,11 @@ def test_no_denominators_no_reduction() -> None:
     assert plan_forward(problem_of(5, 10, reduction=0), outputs).reduce_blocks == 0
     outputs.denominators = PRESENT
     assert plan_forward(problem_of(5, 10, reduction=0), outputs).reduce_blocks == 1
+
+
+def test_a_million_rows_are_summed_in_two_reads() -> None:
+    """tests/test_virtual_ce_forward.py runs a reduction of two blocks, of fewer rows."""
+    rows = 16384 * 64
+    assert plan_forward(problem_of(rows, 2), CeForwardOutputs()).reduce_blocks == 1
+    plan = plan_forward(problem_of(rows + 1, 2), CeForwardOutputs())
+    assert (plan.sum_rows, plan.reduce_blocks) == (64, 2)

@@ -91,13 +91,6 @@ def test_reduction_of_several_reads() -> None:
     assert result.plan.reduce_blocks == 2
 
 
-def test_a_million_rows() -> None:
-    """One sum more than a block of the reduction takes."""
-    rows = 16384 * 64 + 1
-    result = check(logits_of(rows, 2, torch.float32), targets_of(rows, 2), Arguments(outputs=()))
-    assert result.plan.sum_rows == 64 and result.plan.reduce_blocks == 2
-
-
 @pytest.mark.parametrize("rows", [130, 600])
 def test_what_the_sums_leave_out(rows: int) -> None:
     """Ignored rows add nothing, whatever they hold; a row whose target is no class makes the sum NaN, and counts."""
