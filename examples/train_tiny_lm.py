@@ -19,10 +19,10 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from npu_ce_jit.parallel import vocab_parallel_cross_entropy
 from torch import Tensor, nn
 
 from npu_ce_jit import cross_entropy
+from npu_ce_jit.parallel import vocab_parallel_cross_entropy
 
 VOCABULARY, WIDTH, LENGTH, BATCH = 1009, 64, 32, 8
 
