@@ -64,18 +64,14 @@ def vocab_parallel_cross_entropy(
     """
     for name, value in (("local_logits", local_logits), ("target", target)):
         checks.require_tensor(name, value)
-    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
     checks.check_shard(local_logits, target, weight)
-    # Past the cache, which Dynamo warns of.
-    terms = checked_terms.__wrapped__(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     if loss_dtype is None and local_logits.dtype in HALVES and is_autocast(local_logits.device.type):
         loss_dtype = torch.float32
-    checks.check_loss_dtype(local_logits, loss_dtype)
-    checks.check_weight_has_no_gradient(weight)
-    weight = accumulated(weight, local_logits)
-    group = _required(group)
+    terms = _checked_terms(
+        local_logits, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
+    )
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        local_logits, target, weight, terms, group
+        local_logits, target, accumulated(weight, local_logits), terms, _required(group)
     )
     return loss.to(loss_dtype or local_logits.dtype)
 
@@ -120,17 +116,35 @@ def vocab_parallel_linear_cross_entropy(
     """
     for name, value in (("input", input), ("local_linear_weight", local_linear_weight), ("target", target)):
         checks.require_tensor(name, value)
-    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
     checks.check_linear(input, local_linear_weight, local_linear_bias, target, weight, may_be_empty=True)
-    terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
-    checks.check_loss_dtype(input, loss_dtype)
-    checks.check_weight_has_no_gradient(weight)
+    terms = _checked_terms(
+        input, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
+    )
     layer = (input, local_linear_weight, local_linear_bias)
     mask = output_mask(layer, terms) if is_differentiating(*layer) else [False] * 3
     loss: Tensor = _VocabParallelLinear.apply(  # type: ignore[no-untyped-call]
         *layer, target, accumulated(weight, input), terms, mask, _required(group)
     )
     return loss.to(loss_dtype or input.dtype)
+
+
+def _checked_terms(
+    input: Tensor,
+    weight: Tensor | None,
+    loss_dtype: torch.dtype | None,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    logit_scale: float,
+) -> LossTerms:
+    """Of tensors whose shapes have been checked."""
+    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    checks.check_loss_dtype(input, loss_dtype)
+    checks.check_weight_has_no_gradient(weight)
+    # Past the cache, which Dynamo warns of.
+    return checked_terms.__wrapped__(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
 
 
 def _required(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

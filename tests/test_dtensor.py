@@ -15,6 +15,8 @@ from collectives import Watched
 from oracle import Options
 from ranks import run_on_ranks
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import npu_ce_jit
 
@@ -61,9 +63,6 @@ def run(function: Any, logits: Tensor, *others: Any) -> tuple[list[Tensor], Tens
 
 
 def check_placements(rank: int, mesh_shape: tuple[int, ...], placements: list[Any], dtype: torch.dtype) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", mesh_shape)
     everywhere = [Replicate()] * mesh.ndim
     for of_logits, options, weighted, function in product(
@@ -95,8 +94,6 @@ def check_placements(rank: int, mesh_shape: tuple[int, ...], placements: list[An
 
 
 def check_one_dimension(rank: int) -> None:
-    from torch.distributed.tensor import Partial, Replicate, Shard
-
     placements = [[Shard(0)], [Shard(1)], [Replicate()], [Partial()]]
     check_placements(rank, (2,), placements, torch.float64)
     check_mean(rank)
@@ -110,9 +107,6 @@ def check_one_dimension(rank: int) -> None:
 
 def check_mean(rank: int) -> None:
     """torch's is a mean of the ranks' means: with rows that do not count it is another number."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target = torch.arange(40.0).view(8, 5) ** 2 / 40, torch.tensor([-100, -100, -100, 4, 0, 3, 2, 0])
     shared, shared_target = (distribute_tensor(t, mesh, [Shard(0)]) for t in (logits, target))
@@ -122,9 +116,6 @@ def check_mean(rank: int) -> None:
 
 
 def check_mixed(rank: int) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target, weight = problem(torch.float32, -100)
     shared, shared_target = (distribute_tensor(t, mesh, [Shard(0)]) for t in (logits, target))
@@ -140,9 +131,6 @@ def check_mixed(rank: int) -> None:
 
 def check_inference_mode(rank: int) -> None:
     """There, no autograd comes before DTensor: the public operators reach it themselves."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float64, -100)
     for placement, function in product((Shard(0), Shard(1)), (lean, drop_in)):
@@ -158,9 +146,6 @@ def check_inference_mode(rank: int) -> None:
 
 
 def check_backward_operator(rank: int) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float64, -100)
     for placement in (Shard(0), Shard(1)):
@@ -177,9 +162,6 @@ def check_backward_operator(rank: int) -> None:
 
 def check_collectives(rank: int) -> None:
     """Rows: four sums in one collective. Classes: two, as many as without DTensor. Backward: none."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float32, -100)
     for placement, of_target, expected in (
@@ -198,9 +180,6 @@ def check_collectives(rank: int) -> None:
 
 def check_second_order(rank: int) -> None:
     """Rows: exact, by DTensor's own rules for what derivatives are made of. Classes: an error, and no wrong number."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float64, -100)
 
@@ -219,9 +198,6 @@ def check_second_order(rank: int) -> None:
 
 def check_special_values(rank: int) -> None:
     """The lowest index of a NaN, or else of the greatest; a NaN in a row that is ignored reaches nothing."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float64, -100)
     logits[0, 9] = torch.nan
@@ -250,9 +226,6 @@ def test_placements_on_two_ranks():
 
 
 def check_compile(rank: int) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     compiled = torch.compile(loss_alone, fullgraph=True, backend="aot_eager")
     for placement, options in product((Shard(0), Shard(1)), (Options(), ALL)):
@@ -278,8 +251,6 @@ def test_compiled_on_two_ranks():
 
 
 def check_two_dimensions(rank: int) -> None:
-    from torch.distributed.tensor import Partial, Replicate, Shard
-
     placements = [
         [Shard(0), Shard(1)],
         [Shard(1), Shard(0)],

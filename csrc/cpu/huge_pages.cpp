@@ -2,6 +2,8 @@
 #include "huge_pages.h"
 
 #include <atomic>
+#include <cstdint>
+#include <limits>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -13,13 +15,13 @@ namespace {
 constexpr int64_t kHugePageBytes = int64_t(2) << 20;
 constexpr int64_t kAdviseBytes = 2 * kHugePageBytes;
 
-std::atomic<bool> huge_pages_enabled{true};
+std::atomic<int64_t> most_bytes{std::numeric_limits<int64_t>::max()};
 
 }  // namespace
 
 void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__)
-  if (bytes < kAdviseBytes || !huge_pages_enabled.load(std::memory_order_relaxed)) return;
+  if (bytes < kAdviseBytes || bytes > most_bytes.load(std::memory_order_relaxed)) return;
   const auto begin = reinterpret_cast<uintptr_t>(data);
   const auto mask = static_cast<uintptr_t>(kHugePageBytes - 1);
   const uintptr_t first = (begin + mask) & ~mask;
@@ -33,6 +35,6 @@ void advise_huge_pages(void* data, int64_t bytes) {
 
 }  // namespace npu_ce
 
-void npu_ce_jit_set_huge_pages(int enabled) {
-  npu_ce::huge_pages_enabled.store(enabled != 0, std::memory_order_relaxed);
+void npu_ce_jit_set_huge_pages(int most_mib) {
+  npu_ce::most_bytes.store(int64_t(most_mib) << 20, std::memory_order_relaxed);
 }

@@ -107,7 +107,7 @@ def loss_and_gradients(
 
 
 class OneProcess:
-    """All rows and all classes are here. `shared_linear` has what differs where they are not."""
+    """All rows and all classes are here. `vocab_linear` has what differs where they are not."""
 
     def __init__(self, problem: Problem) -> None:
         self.weight, self.terms = problem.weight, problem.terms
@@ -121,9 +121,13 @@ class OneProcess:
     def loss(
         self, logits: Tensor, target: Tensor, grad_loss: Tensor | None, denominators: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Each row's cross entropy and lse; with `grad_loss`, writes the logits' gradient over them."""
+        """Each row's cross entropy and lse; with `grad_loss`, writes the logits' gradient over them.
+
+        No lse where there is no z-loss to make of it.
+        """
+        outputs = LSE if self.terms.z_loss else 0
         ce, _, _, lse, _, _, row_stats, _ = OPS._forward.default(
-            logits, target, self.weight, *self.ce_terms, LSE, denominators.dtype
+            logits, target, self.weight, *self.ce_terms, outputs, denominators.dtype
         )
         if grad_loss is not None:
             gradients = (grad_loss, None, None, None, None)
