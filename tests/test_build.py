@@ -136,10 +136,10 @@ def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_pa
         open_library(artifact, {})
 
 
-def test_the_library_is_told_whether_to_use_huge_pages(tmp_path):
+def test_the_library_is_told_which_outputs_use_huge_pages(tmp_path):
     artifact = toy(tmp_path).build()
     huge_pages = ctypes.c_int.in_dll(ctypes.CDLL(str(artifact.library)), "huge_pages")
-    for switches, told in (({}, -1), ({"npu_ce_jit_set_huge_pages": False}, 0)):
+    for switches, told in (({}, -1), ({"npu_ce_jit_set_huge_pages": 192}, 192)):
         open_library(artifact, switches)
         assert huge_pages.value == told
 

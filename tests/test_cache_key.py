@@ -204,10 +204,13 @@ def test_paths_and_settings_that_change_no_byte_change_nothing(tmp_path, name):
 
 
 def test_what_a_library_is_told_once_it_is_open_is_no_part_of_its_key():
-    no_huge_pages = TOOLCHAIN.replace(huge_pages=TOOLCHAIN.huge_pages._replace(value="no"))
+    def of_huge_pages(value):
+        return TOOLCHAIN.replace(huge_pages=TOOLCHAIN.huge_pages._replace(value=value))
+
     for settings, toolchain, cpu, npu in (
         (SETTINGS, TOOLCHAIN, {}, {}),
-        (SETTINGS, no_huge_pages, {"npu_ce_jit_set_huge_pages": False}, {}),
+        (SETTINGS, of_huge_pages("no"), {"npu_ce_jit_set_huge_pages": 0}, {}),
+        (SETTINGS, of_huge_pages("up to 192 MiB"), {"npu_ce_jit_set_huge_pages": 192}, {}),
         (SETTINGS._replace(check_targets=True), TOOLCHAIN, {}, {"npu_ce_jit_set_check_targets": True}),
     ):
         assert cpu_target(settings, toolchain, SOURCES).switches == cpu

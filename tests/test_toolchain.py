@@ -138,8 +138,8 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
 @pytest.mark.parametrize(
     ("order", "asked", "value"),
     [
-        ("9", "", "no"),
-        ("0", "", "no"),
+        ("9", "", "up to 192 MiB"),
+        ("0", "", "up to 192 MiB"),
         ("-1", "", "yes"),
         (None, "", "yes"),
         ("what", "", "yes"),
@@ -147,7 +147,7 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
         ("-1", "0", "no"),
     ],
 )
-def test_huge_pages_unless_free_blocks_go_back_to_a_host(tmp_path, monkeypatch, order, asked, value):
+def test_which_outputs_ask_for_huge_pages(tmp_path, monkeypatch, order, asked, value):
     file = tmp_path / "page_reporting_order"
     if order is not None:
         file.write_text(order + "\n", "ascii")

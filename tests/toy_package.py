@@ -37,7 +37,7 @@ NO_KERNELS = f"""
 {EXPORT} void npu_ce_jit_register() {{}}
 {EXPORT} const void* npu_ce_jit_kernels() {{ return nullptr; }}
 {EXPORT} int huge_pages = -1;
-{EXPORT} void npu_ce_jit_set_huge_pages(int on) {{ huge_pages = on; }}
+{EXPORT} void npu_ce_jit_set_huge_pages(int most_mib) {{ huge_pages = most_mib; }}
 """
 _BODY = f'#include "toy.h"\n{NO_KERNELS}{EXPORT} int toy() {{ return TOY; }}\n'
 _NPU_SOURCES = {

@@ -58,7 +58,7 @@ def obtain_open(target: Target, settings: Settings, toolchain: Toolchain, *, may
     return built
 
 
-def open_library(artifact: Artifact, switches: Mapping[str, bool]) -> None:
+def open_library(artifact: Artifact, switches: Mapping[str, int]) -> None:
     """Opens the library for good: a call in another thread may be in it at any time.
 
     Each switch is a function of the library that takes an int; only those that differ from its default are given.
@@ -81,8 +81,8 @@ def open_library(artifact: Artifact, switches: Mapping[str, bool]) -> None:
             f"A function is missing from it that libraries of this version have: {error}.",
             "Compare the sources that it was built from with those that are installed.",
         ) from error
-    for name, on in switches.items():
-        library[name](ctypes.c_int(on))
+    for name, value in switches.items():
+        library[name](ctypes.c_int(value))
 
 
 def use(artifact: Artifact) -> None:

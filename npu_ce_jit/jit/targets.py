@@ -11,7 +11,7 @@ from typing import Final, Literal
 from npu_ce_jit._version import __version__
 from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain import HUGE_PAGES_MIB, Toolchain
 from npu_ce_jit.settings import Settings
 
 
@@ -32,7 +32,7 @@ class Target:
         facts: tuple[tuple[str, str], ...],
         name_parts: tuple[str, ...],
         sources: Sources,
-        switches: Mapping[str, bool],
+        switches: Mapping[str, int],
     ) -> None:
         self.name: Final = name
         self.title: Final = title
@@ -42,7 +42,7 @@ class Target:
         self.facts: Final = facts  # all but the sources that changes the libraries' bytes
         self.name_parts: Final = name_parts  # the facts that an entry's name shows
         self.sources: Final = sources
-        self.switches: Final = switches  # functions of the library to call once it is open, where not by default
+        self.switches: Final = switches  # what to tell the library once it is open: functions that take an int
 
 
 def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
@@ -56,6 +56,7 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         ("link flags", " ".join(flags.LINK + flags.LIBRARIES)),
     )
     torch = toolchain.torch_version.require()
+    huge_pages_mib = HUGE_PAGES_MIB[toolchain.huge_pages.require()]
     return Target(
         name="cpu",
         title="CPU kernels",
@@ -65,7 +66,7 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         facts=facts,
         name_parts=(f"torch{torch}", toolchain.machine.require(), cpu_isa),
         sources=sources.cpu,
-        switches={} if toolchain.huge_pages.value == "yes" else {"npu_ce_jit_set_huge_pages": False},
+        switches={} if huge_pages_mib is None else {"npu_ce_jit_set_huge_pages": huge_pages_mib},
     )
 
 

@@ -20,6 +20,8 @@ _X86 = ("x86_64", "AMD64")
 _ARM = ("aarch64", "arm64")
 _ISA_OF_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}
 _ISA_ORDER = ("baseline", "avx2", "avx512")
+# The largest outputs that ask for huge pages, in MiB; None is any.
+HUGE_PAGES_MIB = {"yes": None, "up to 192 MiB": 192, "no": 0}
 _PAGE_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 
 
@@ -183,8 +185,9 @@ def _find_cpu_isa(settings: Settings) -> Evidence:
 
 
 def _find_huge_pages(settings: Settings) -> Evidence:
-    """Whether large outputs ask for them. A virtual machine that reports its free blocks to its host loses them between
-    two steps, and each fresh huge page then costs more than the 512 small ones in its place (docs/design.md, 4)."""
+    """Which outputs ask for them, a key of HUGE_PAGES_MIB. A virtual machine that reports its free blocks to its host
+    loses the largest ones in every step, and each fresh huge page then costs more than the 512 small ones in its place
+    (docs/design.md, 4)."""
     name = "huge pages"
     if settings.huge_pages is not None:
         return Evidence(name, "yes" if settings.huge_pages else "no", "NPU_CE_JIT_HUGE_PAGES")
@@ -194,7 +197,7 @@ def _find_huge_pages(settings: Settings) -> Evidence:
     except (OSError, ValueError):  # a kernel that reports none
         order = -1
     if order >= 0:
-        return Evidence(name, "no", f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
+        return Evidence(name, "up to 192 MiB", f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
     return Evidence(name, "yes", "no free blocks go back to a host")
 
 
