@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -62,13 +63,13 @@ def run(function: Any, logits: Tensor, *others: Any) -> tuple[list[Tensor], Tens
     return [v.detach() for v in outputs], gradient
 
 
-def check_placements(rank: int, mesh_shape: tuple[int, ...], placements: list[Any], dtype: torch.dtype) -> None:
+def check_placements(
+    mesh_shape: tuple[int, ...], placements: list[Any], all_options: Sequence[Options], functions: Sequence[Any]
+) -> None:
     mesh = init_device_mesh("cpu", mesh_shape)
     everywhere = [Replicate()] * mesh.ndim
-    for of_logits, options, weighted, function in product(
-        placements, OPTIONS, (False, True), (lean, drop_in, loss_alone)
-    ):
-        logits, target, weight = problem(dtype, options.ignore_index)
+    for of_logits, options, weighted, function in product(placements, all_options, (False, True), functions):
+        logits, target, weight = problem(torch.float64, options.ignore_index)
         if any(p.is_partial() for p in of_logits):
             ranks = mesh.size() if mesh.ndim == 1 else mesh.shape[0]
             whole = [Replicate() if p.is_partial() else p for p in of_logits]
@@ -95,7 +96,7 @@ def check_placements(rank: int, mesh_shape: tuple[int, ...], placements: list[An
 
 def check_one_dimension(rank: int) -> None:
     placements = [[Shard(0)], [Shard(1)], [Replicate()], [Partial()]]
-    check_placements(rank, (2,), placements, torch.float64)
+    check_placements((2,), placements, OPTIONS, (lean, drop_in, loss_alone))
     check_mean(rank)
     check_mixed(rank)
     check_inference_mode(rank)
@@ -259,7 +260,7 @@ def check_two_dimensions(rank: int) -> None:
         [Replicate(), Shard(1)],
         [Partial(), Shard(0)],
     ]
-    check_placements(rank, (2, 2), placements, torch.float64)
+    check_placements((2, 2), placements, OPTIONS[2:], (lean, drop_in))
 
 
 @pytest.mark.feature("DTensor rows and vocabulary on a 2-D mesh")

@@ -83,6 +83,14 @@ def test_an_ignored_row_of_poison_adds_exactly_nothing(
         assert (a.grad[2] == 0).all()
 
 
+@pytest.mark.parametrize("classes", [5, 70, 5000])
+def test_a_masked_target_is_infinite_however_little_it_counts(form: Form, classes: int) -> None:
+    x = logits(3, classes, torch.float32)
+    x[:, 1] = -INF
+    loss = form(x, torch.tensor([0, 1, 1]), reduction="none", label_smoothing=1 - 2**-24)
+    assert (loss == INF).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("classes", [5, 70, 5000])
 def test_masked_classes_are_harmless(form: Form, dtype: torch.dtype, classes: int) -> None:

@@ -29,8 +29,6 @@ from npu_ce_jit.op.schema import ARGMAX, ENTROPY, MEAN, NONE, LossTerms, accumul
 
 # For the kernels, whose other targets are classes of this rank.
 _IGNORED = -1
-# The label smoothing of such a call. With 1 the target's part would be 0 * inf where that class is masked.
-_NO_TARGETS = 1 - 2**-53
 
 # A process group, or one dimension of a mesh.
 Group = dist.ProcessGroup | tuple[DeviceMesh, int]
@@ -234,7 +232,8 @@ def _own_classes(
     if classes == 0:  # there are more ranks than classes
         none = input.new_zeros((rows,), dtype=dtype)
         return none - torch.inf, none, none, none, torch.zeros_like(none, dtype=torch.int64)
-    smoothing = _NO_TARGETS if terms.label_smoothing else 0.0
+    # Below 1 as the kernels read it: with 1, the target's part would be 0 * inf where that class is masked.
+    smoothing = 1 - torch.finfo(dtype).eps / 2 if terms.label_smoothing else 0.0
     any_class = torch.zeros((rows,), dtype=torch.int64, device=input.device)
     smooth, _, _, _, argmax, entropy, row_stats, _ = OPS._forward.default(
         input, any_class, weight, NONE, _IGNORED, smoothing, 0.0, terms.softcap, terms.logit_scale,

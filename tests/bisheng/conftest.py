@@ -3,18 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from trees import ASC, build_trees
+from trees import ASC, ENVIRONMENT, build_trees
 from virtual_cann.compiler import driver
 from virtual_cann.layouts import LAYOUTS
-
-# The interpreter that runs the tests, not a version manager's script that takes longer than the compiler.
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="session")

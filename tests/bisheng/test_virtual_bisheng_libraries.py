@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from trees import ASC, KERNEL, SONAME, load
+from trees import ASC, ENVIRONMENT, KERNEL, SONAME, load
 
 
 def test_objects_are_linked_by_bisheng_and_by_nothing_else(bisheng, trees, tmp_path):
@@ -94,6 +95,40 @@ def test_without_a_host_compiler_it_says_so(trees, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "needs g++ on PATH" in done.stderr
+
+
+def test_what_was_compiled_before_is_not_compiled_again(trees, tmp_path):
+    """And the compiler's words are said again. Everything that it was given counts."""
+    compiled = tmp_path / "compiled"
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "g++"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *-fpreprocessed*) printf . >> {compiled};; esac\nexec {shutil.which("g++")} "$@"\n'
+    )
+    script.chmod(0o755)
+
+    def compile_(*more: str) -> tuple[int, str]:
+        before = compiled.stat().st_size if compiled.exists() else 0
+        done = subprocess.run(
+            [trees[9] / "bin" / "bisheng", *ASC, *more, "-c", "k.asc"], cwd=tmp_path, capture_output=True,
+            text=True, env={**ENVIRONMENT, "PATH": f"{script.parent}{os.pathsep}{ENVIRONMENT['PATH']}"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "k.o").exists()
+        (tmp_path / "k.o").unlink()
+        return compiled.stat().st_size - before, done.stderr
+
+    text = KERNEL + '[[deprecated]] int old();\nextern "C" int number() { return NUMBER + old(); }\n'
+    (tmp_path / "k.asc").write_text("#define NUMBER 1\n" + text)
+    times, said = compile_()
+    assert times == 1
+    assert "deprecated" in said
+    assert compile_() == (0, said)
+    assert compile_("-O0")[0] == 1
+    (tmp_path / "k.asc").write_text("#define NUMBER 2\n" + text)
+    assert compile_()[0] == 1
+    script.write_text(script.read_text() + "# another compiler\n")
+    assert compile_()[0] == 1
 
 
 # Launches

@@ -6,11 +6,14 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from virtual_cann.layouts import LAYOUTS, build_tree
 from virtual_cann.runtime_library import VIRTUAL_CANN
 
+# The interpreter that runs the tests, not a version manager's script that takes longer than the compiler.
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 ASC = ["-x", "asc", "--npu-arch=dav-2201", "-std=c++17", "-fPIC", "-O2"]
 
 KERNEL = """

@@ -41,8 +41,8 @@ def cache_dir(variables: Mapping[str, str]) -> Path:
     return directory
 
 
-def build_once(path: Path, what: str, build: Callable[[Path], None]) -> Path:
-    """`path`, filled by `build` in a private directory and published by one rename.
+def build_once(path: Path, what: str | None, build: Callable[[Path], None]) -> Path:
+    """`path`, filled by `build` in a private directory and published by one rename. Says so where `what` says what.
 
     The lock only saves work: where it does not hold, the first to publish wins and the others throw theirs away.
     """
@@ -56,7 +56,8 @@ def build_once(path: Path, what: str, build: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return path
-        sys.stderr.write(f"virtual_cann: {what} (once; kept in {path.parent.parent})\n")
+        if what is not None:
+            sys.stderr.write(f"virtual_cann: {what} (once; kept in {path.parent.parent})\n")
         private = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             build(private)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from virtual_cann.cache import build_once
 from virtual_cann.compiler import device_code, launches
 from virtual_cann.compiler.declarations import find_declarations
 from virtual_cann.compiler.options import Options, Source, UsageError, parse
@@ -31,10 +34,12 @@ _REQUIRE_LINK = (
     f"\n[[gnu::used]] static const char* const virtual_cann_linked = &{_LINK_SYMBOL};\n"
 )
 _PROVIDE_LINK = f'extern "C" {{ __attribute__((visibility("hidden"))) char {_LINK_SYMBOL} = 0; }}\n'
+# What is kept of a compilation.
+_OBJECT, _SAID = "object.o", "stderr"
 
 
 class CompileError(Exception):
-    """Its text is the diagnostics; g++ has printed its own already, and then there is none."""
+    """Its text is the diagnostics, ours or g++'s."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,14 +90,32 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
     if source.language == "asc":
         command += [argument for path in tree.include_dirs for argument in ("-isystem", str(path))]
     command += [*_depfile(options, output), "-o", str(preprocessed), source.path]
-    _run(command)
+    sys.stderr.write(_run(command))
     if source.language != "c++":
         text = preprocessed.read_text("utf-8", errors="surrogateescape")
         preprocessed.write_text(translate(text, tree) + _REQUIRE_LINK, "utf-8", errors="surrogateescape")
     command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.host_compiler]
     # Without contraction, so that an expression has the same bits wherever it is inlined. Without symbols that a whole
     # process has once: clang, which bisheng is, makes none, and a library's next version would use the first one's.
-    _run([*command, "-ffp-contract=off", "-fno-gnu-unique", "-fPIC", "-pthread", "-o", output, str(preprocessed)])
+    command += ["-ffp-contract=off", "-fno-gnu-unique", "-fPIC", "-pthread"]
+    compiled = _compiled_once(command, preprocessed, tree)
+    sys.stderr.write((compiled / _SAID).read_text("utf-8"))
+    shutil.copyfile(compiled / _OBJECT, output)
+
+
+def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree) -> Path:
+    """A directory with the object and with what the compiler said, kept beside the trees: a test run compiles the same
+    kernels for a dozen purposes, half a minute each."""
+    compiler = shutil.which(command[0]) or ""
+    status = os.stat(compiler) if compiler else None
+    facts = (*command, compiler, str(status and (status.st_size, status.st_mtime_ns)), tree.content)
+    key = hashlib.sha256(os.fsencode("\0".join(facts)) + b"\0" + preprocessed.read_bytes()).hexdigest()
+
+    def compile_to(private: Path) -> None:
+        said = _run([*command, "-o", str(private / _OBJECT), str(preprocessed)])
+        (private / _SAID).write_text(said, "utf-8")
+
+    return build_once(tree.root.parent.with_name("objects") / key[:32], None, compile_to)
 
 
 def translate(text: str, tree: Tree) -> str:
@@ -118,7 +141,7 @@ def link(objects: Sequence[str], options: Options, tree: Tree, scratch: Path) ->
     command = ["g++", "-shared"] if options.shared else ["g++"]
     command += ["-fPIC", "-pthread", *objects, *options.objects, str(stub), *options.linker]
     command += [f"-L{tree.root / 'lib64'}", "-lascendcl", "-o", options.output or "a.out"]
-    _run(command)
+    sys.stderr.write(_run(command))
 
 
 def _predefined(source: Source, tree: Tree) -> list[str]:
@@ -140,10 +163,12 @@ def _depfile(options: Options, output: str) -> list[str]:
     return ["-MD" if options.system_dependencies else "-MMD", "-MF", file, *targets, *options.depfile_options]
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str]) -> str:
+    """What the host's compiler said though it went well."""
     try:
-        done = subprocess.run(command, check=False)
+        done = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         raise CompileError("bisheng: error: the virtual CANN needs g++ on PATH\n") from error
     if done.returncode:
-        raise CompileError("")
+        raise CompileError(done.stderr)
+    return done.stderr
