@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch_processes
 from pages import code_of
 
 
@@ -16,12 +17,11 @@ def blocks() -> list[str]:
 
 
 def run_block(
-    code: str,
-    directory: Path,
-    python: Sequence[str | Path] = (sys.executable,),
-    environment: dict[str, str] | None = None,
+    code: str, directory: Path, python: Sequence[str | Path] = (), environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, where its relative paths are below `directory`."""
+    """In a process of its own, where its relative paths are below `directory`; one that `python` starts, if given."""
+    if not python:
+        return torch_processes.start(code, environment or os.environ, directory).wait(600.0)
     return subprocess.run(
         [*python, "-c", code], cwd=directory, env=environment, capture_output=True, text=True, timeout=600
     )

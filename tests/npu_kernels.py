@@ -111,7 +111,7 @@ def plan_forward(
 def library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         more = [str(source) for source in SOURCES[1:]]
-        return kernels.compile_kernels(SOURCES[0], Path(folder) / "kernels.so", *more)
+        return kernels.compile_kernels(SOURCES[0], Path(folder) / "kernels.so", "-O2", *more)
 
 
 class Arguments(NamedTuple):

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import multiprocessing
 import os
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch_processes import CONTEXT
 
 _SECONDS = 120.0
 
@@ -26,14 +27,12 @@ def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[
 def outcomes_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[tuple[str | None, Any]]:
     """Of each rank what went wrong, or None, and what `task(rank, *arguments)` returned.
 
-    The processes are forked from one that has imported torch and the package and has started no thread.
+    The processes are forked from one that has imported torch and has started no thread.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "npu_ce_jit"])
     with tempfile.TemporaryDirectory() as directory:
-        pipes = [context.Pipe(duplex=False) for _ in range(ranks)]
+        pipes = [CONTEXT.Pipe(duplex=False) for _ in range(ranks)]
         processes = [
-            context.Process(target=_rank, args=(writer, rank, ranks, directory, task, arguments))
+            CONTEXT.Process(target=_rank, args=(writer, rank, ranks, directory, task, arguments))
             for rank, (_, writer) in enumerate(pipes)
         ]
         for process, (_, writer) in zip(processes, pipes, strict=True):

@@ -130,7 +130,7 @@ def add_switches(sources: Iterable[Path], folder: Path) -> list[Removal]:
 def compile_switched(folder: Path, units: list[str]) -> Path:
     library = folder / "switched.so"
     sources = [folder / unit for unit in units]
-    kernels.compile_kernels(sources[0], library, "-O0", "-include", str(folder / "prelude.h"), *map(str, sources[1:]))
+    kernels.compile_kernels(sources[0], library, "-include", str(folder / "prelude.h"), *map(str, sources[1:]))
     return library
 
 

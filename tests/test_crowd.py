@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, start_python, toy
+from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, run_python, start_python, toy
 
 from npu_ce_jit.jit.loader import obtain_open
 
@@ -60,9 +60,9 @@ def _reports(site_dir: Path, count: int, **variables: str) -> list[dict[str, Any
     processes = [start_python(site_dir, IMPORT, **variables) for _ in range(count)]
     reports = []
     for process in processes:
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err
-        reports.append(json.loads(out.splitlines()[-1]) | {"stderr": err})
+        done = process.wait(600.0)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout.splitlines()[-1]) | {"stderr": done.stderr})
     return reports
 
 
@@ -111,8 +111,7 @@ def test_8_threads_whose_first_call_comes_at_once_compile_once(tmp_path):
     site_dir = copy_package(tmp_path / "site")
     compiler, links = _counting_compiler(tmp_path)
     variables = {"NPU_CE_JIT_BUILD": "lazy", "NPU_CE_JIT_LOCK_TIMEOUT": "0", "CXX": compiler}
-    process = start_python(site_dir, THREADS, **variables, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    assert out.count("expected a kernel of _forward for cpu in the library, got none") == 8, "the toy has none: loaded"
+    done = run_python(site_dir, THREADS, **variables, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    said = "expected a kernel of _forward for cpu in the library, got none"
+    assert done.stdout.count(said) == 8, "the toy has none: loaded"
     assert links.read_text("ascii") == "."

@@ -9,7 +9,18 @@ import threading
 import time
 
 import pytest
-from toy_package import Toy, compiler_script, copy_package, exit_code, fork, needs_compiler, run_python, toy, wait_until
+from toy_package import (
+    Toy,
+    compiler_script,
+    copy_package,
+    exit_code,
+    fork,
+    needs_compiler,
+    run_python,
+    run_python_from_the_start,
+    toy,
+    wait_until,
+)
 
 from npu_ce_jit import bootstrap, cache_commands
 
@@ -142,7 +153,7 @@ def test_a_spawned_child_finds_what_its_parent_has_built(tmp_path):
     site_dir = copy_package(tmp_path / "site")
     lines = f'case "$*" in *-shared*) printf . >> {tmp_path}/links;; esac'
     variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "CXX": compiler_script(tmp_path, lines)}
-    run_python(site_dir, SPAWN, **variables)
+    run_python_from_the_start(site_dir, SPAWN, **variables)
     assert (tmp_path / "links").read_text("ascii") == "."
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from toy_package import copy_package, needs_compiler, run_python
+from toy_package import copy_package, needs_compiler, run_python_from_the_start
 
 import npu_ce_jit
 from npu_ce_jit import bootstrap
@@ -31,7 +31,7 @@ print(*sorted(name for name in sys.modules if name.startswith("npu_ce_jit")))
 def test_a_warm_import_loads_no_more_than_it_needs(tmp_path):
     site = copy_package(tmp_path / "site")
     for _ in range(2):
-        loaded = run_python(site, MODULES, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache")).stdout.split()
+        loaded = run_python_from_the_start(site, MODULES, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache")).stdout.split()
     allowed = {"npu_ce_jit" if name == "npu_ce_jit" else f"npu_ce_jit.{name}" for name in WARM.split()}
     assert set(loaded) <= allowed
 

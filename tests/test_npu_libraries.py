@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_package import copy_package, run_python, write_npu_sources
+from toy_package import copy_package, run_python, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
 ON_NPU = (Path(__file__).resolve().parent / "virtual_cann/run", "python")
@@ -103,7 +103,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report_of(site_dir: Path, *code: str, **variables: str) -> dict[str, Any]:
     variables = {"NPU_CE_JIT_CACHE_DIR": str(site_dir.parent / "cache")} | variables
-    out = run_python(site_dir, "".join((IMPORT, *code, PRINT)), ON_NPU, **variables).stdout
+    out = run_python_from_the_start(site_dir, "".join((IMPORT, *code, PRINT)), ON_NPU, **variables).stdout
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
 
@@ -230,7 +230,8 @@ def test_a_broken_cann_costs_the_npu_and_nothing_else(site: Path, tmp_path: Path
     act(home)
     variables = {k: v.replace(str(whole.home), str(home)) for k, v in whole.variables(os.environ).items()}
     variables |= {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache")}
-    report = json.loads(run_python(site, IMPORT + PRINT, (whole.python,), **variables).stdout.splitlines()[-1])
+    out = run_python_from_the_start(site, IMPORT + PRINT, (whole.python,), **variables).stdout
+    report = json.loads(out.splitlines()[-1])
     assert report["at import"] == "none"
     assert report["cpu"] == "loaded"
     for part in said:

@@ -11,7 +11,7 @@ import types
 
 import pytest
 from terminal import terminal
-from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, run_python, toy
+from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, run_python_from_the_start, toy
 
 from npu_ce_jit.jit import lock as lock_module
 from npu_ce_jit.jit import progress as progress_module
@@ -236,7 +236,7 @@ CALL = "import torch, npu_ce_jit; npu_ce_jit.cross_entropy(torch.ones(1, 2), tor
 def test_an_interrupt_stops_the_compilers_and_the_next_import_or_call_builds(tmp_path, begin, policy):
     pids, stop = tmp_path / "pids", tmp_path / "stop"
     cxx = compiler_script(tmp_path, f"[ -e {stop} ] || {{ echo $$ >> {pids}; exec sleep 120; }}")
-    done = run_python(
+    done = run_python_from_the_start(
         copy_package(tmp_path / "site"), INTERRUPTED.replace("BEGIN", begin), CXX=cxx,
         PIDS=str(pids), STOP=str(stop), NPU_CE_JIT_BUILD=policy,
         NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"), TMPDIR=str(tmp_path),

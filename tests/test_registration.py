@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import torch_processes
 from probes import fresh_environment
 
 # An npu tensor without torch_npu: the PrivateUse1 key on a tensor that has no storage.
@@ -66,9 +65,9 @@ assert loads, "the first call did not ask for a library"
 
 def run(code: str, cache_dir: Path) -> str:
     environment = fresh_environment(cache_dir) | {"NPU_CE_JIT_BUILD": "never"}
-    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    done = torch_processes.start(code, environment).wait()
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_an_npu_tensor_is_refused_with_the_cure(tmp_path: Path) -> None:

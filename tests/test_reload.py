@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
+import torch_processes
 from probes import needs_the_library
 from toy_package import copy_package, run_python
 
@@ -77,15 +76,9 @@ check(first.CrossEntropyLoss())  # torch.compile of what calls a function of the
 
 
 def _run(code: str, backend: str, **variables: str) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", f"BACKEND = {backend!r}\n{CHECKS}{code}"],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == "", "a kernel that overrides another is told there"
+    done = torch_processes.start(f"BACKEND = {backend!r}\n{CHECKS}{code}", os.environ | variables).wait(600.0)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "a kernel that overrides another is told there"
 
 
 both_ways = pytest.mark.parametrize("code", [EVERY_MODULE, AGAIN], ids=["every module", "imported again"])

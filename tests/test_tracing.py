@@ -101,7 +101,7 @@ def test_all_of_it_in_a_process_without_a_compiler(tmp_path: Path) -> None:
     """PATH is empty and so is the cache: import, tracing, export and the reference still work."""
     environment = fresh_environment(tmp_path) | {"PATH": "", "NPU_CE_JIT_TEST_INNER": "1"}
     here = Path(__file__).parent
-    files = [here / f"test_{name}.py" for name in ("tracing", "fake_tensors", "compiled_graphs", "export")]
+    files = [here / f"test_{name}.py" for name in ("tracing", "fake_tensors", "export")]
     # Inductor needs a compiler, and what starts a process of its own decides there what that one has.
     selection = ["-k", "not inductor and not process and not fake_npu"]
     options = ["-q", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider"]

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch_processes
 
 import npu_ce_jit
 from npu_ce_jit.jit.build import build
@@ -130,32 +131,34 @@ def copy_package(site_dir: Path, body: str = _BODY) -> Path:
     return site_dir
 
 
-def start_python(
-    site_dir: Path, code: str, python: Sequence[str | Path] = (sys.executable,), **variables: str
-) -> subprocess.Popen[str]:
-    """A fresh process that finds the package in `site_dir`; none of our variables are inherited."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    path = os.pathsep.join(filter(None, [str(site_dir), os.environ.get("PYTHONPATH")]))
-    environment |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | variables
-    return subprocess.Popen(
-        [*python, "-c", code],
-        env=environment,
-        cwd=site_dir,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def start_python(site_dir: Path, code: str, **variables: str) -> torch_processes.Running:
+    """A process that has imported torch, and finds the package in `site_dir`; none of our variables are inherited."""
+    return torch_processes.start(code, _environment(site_dir, variables), site_dir)
 
 
-def run_python(
+def run_python(site_dir: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`start_python`, waited for; fails the test where it does not exit with 0."""
+    done = start_python(site_dir, code, **variables).wait(600.0)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_python_from_the_start(
     site_dir: Path, code: str, python: Sequence[str | Path] = (sys.executable,), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """`start_python`, waited for; fails the test where it does not exit with 0."""
-    process = start_python(site_dir, code, python, **variables)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    return subprocess.CompletedProcess(process.args, 0, out, err)
+    """`run_python` where the process has imported nothing."""
+    done = subprocess.run(
+        [*python, "-c", code], env=_environment(site_dir, variables), cwd=site_dir, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def _environment(site_dir: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    path = os.pathsep.join(filter(None, [str(site_dir), os.environ.get("PYTHONPATH")]))
+    return {**inherited, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **variables}
 
 
 def fork(task: Callable[[], object]) -> int:

@@ -14,7 +14,7 @@ from shapes import logits, targets
 from switch_tools import by_ours, runs_ours
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from virtual_process import run
+from virtual_process import run_from_the_start
 
 import npu_ce_jit
 
@@ -184,5 +184,5 @@ print(npu_ce_jit.info()["answers"][operator])
 
 
 def test_torch_npu_that_is_imported_later_takes_another_install() -> None:
-    done = run(IMPORTED_LATER, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    done = run_from_the_start(IMPORTED_LATER, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
     assert done.stdout.split() == ["none", "torch_npu", "npu_ce_jit", "torch_npu"], done.stderr
