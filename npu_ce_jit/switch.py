@@ -91,8 +91,9 @@ def installed() -> Iterator[None]:
     """`install()` for a block: on in all threads while any is inside one; what `install()` did outlasts it."""
     with _switch.lock:
         _switch.blocks += 1
-        _follow()
     try:
+        with _switch.lock:
+            _follow()
         yield
     finally:
         with _switch.lock:

@@ -172,6 +172,22 @@ npu_ce_jit.install()
 print(npu_ce_jit.info()["answers"]["torch.nn.functional.cross_entropy"])
 """
 
+WARNINGS_ARE_ERRORS = """
+import torch, torch.nn.functional as F, warnings
+import npu_ce_jit
+warnings.simplefilter("error", RuntimeWarning)
+torchs = F.cross_entropy
+F.cross_entropy = lambda input, target: torchs(input, target)
+try:
+    with npu_ce_jit.installed():
+        print("entered")
+except RuntimeWarning:
+    F.cross_entropy = torchs
+with npu_ce_jit.installed():
+    print(npu_ce_jit.info()["answers"]["torch.nn.functional.cross_entropy"])
+print(npu_ce_jit.info()["answers"]["torch.nn.functional.cross_entropy"])
+"""
+
 TAKEN_OUT_OF_SYS_MODULES = """
 import sys, torch, torch.nn.functional as F
 import npu_ce_jit
@@ -200,6 +216,10 @@ def test_what_stood_there_before_stays_and_a_warning_says_so() -> None:
     assert "got __main__.theirs: it stays" in warning
     assert stays == "True __main__.theirs"
     assert after == "npu_ce_jit"
+
+
+def test_a_block_that_is_not_entered_is_not_on() -> None:
+    assert lines_of(WARNINGS_ARE_ERRORS) == ["npu_ce_jit", "torch"]
 
 
 def test_an_import_anew_finds_what_is_redirected() -> None:
