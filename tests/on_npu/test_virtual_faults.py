@@ -94,7 +94,7 @@ def test_a_failed_launch_is_raised_at_the_synchronise_and_later_tasks_are_droppe
     x = torch.zeros(8).npu()
     torch.npu.synchronize()
     stream = torch.npu.current_stream()
-    observe.set_faults("launch=2,slow=50ms")
+    observe.set_faults("launch=2,slow=200ms")
     for _ in range(3):
         kernels.launch(1, stream.npu_stream, x.data_ptr())  # returns before the device comes to it
     assert not stream.query()
@@ -178,8 +178,9 @@ x = torch.ones(8).npu()
 y = torch.ones(8).to("npu:1")
 torch.npu.synchronize()
 observe.set_faults("lost=2")
-for _ in range(5):
-    x.add_(1)
+x.add_(1).add_(1)
+torch.npu.synchronize()
+x.add_(1)  # one alone: a later one would raise where it is queued, if the device has come to this by then
 for _ in range(2):
     try:
         torch.npu.synchronize()
