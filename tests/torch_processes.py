@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch.distributed.tensor"])  # the latter for `ranks`, and no less slow
+CONTEXT.set_forkserver_preload(["torch", "torch.distributed.tensor"])  # the latter takes as long again
 
 
 class Running(NamedTuple):

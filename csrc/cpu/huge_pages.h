@@ -11,5 +11,5 @@ void advise_huge_pages(void* data, int64_t bytes);
 
 }  // namespace npu_ce
 
-// The largest output that asks for them, in MiB; 0 turns them off. Called by ctypes, before the first use.
+// The largest output that asks for them, in MiB; 0 turns them off. Called by ctypes, once the library is loaded.
 extern "C" __attribute__((visibility("default"))) void npu_ce_jit_set_huge_pages(int most_mib);

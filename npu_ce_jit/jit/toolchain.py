@@ -21,7 +21,8 @@ _ARM = ("aarch64", "arm64")
 _ISA_OF_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}
 _ISA_ORDER = ("baseline", "avx2", "avx512")
 # The largest outputs that ask for huge pages, in MiB; None is any.
-HUGE_PAGES_MIB = {"yes": None, "up to 192 MiB": 192, "no": 0}
+_WHERE_REPORTED = "up to 192 MiB"
+HUGE_PAGES_MIB = {"yes": None, _WHERE_REPORTED: 192, "no": 0}
 _PAGE_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 
 
@@ -185,8 +186,8 @@ def _find_cpu_isa(settings: Settings) -> Evidence:
 
 
 def _find_huge_pages(settings: Settings) -> Evidence:
-    """Which outputs ask for them, a key of HUGE_PAGES_MIB. A virtual machine that reports its free blocks to its host
-    loses the largest ones in every step, and each fresh huge page then costs more than the 512 small ones in its place
+    """Which outputs ask for them, a key of HUGE_PAGES_MIB. A virtual machine that reports free memory to its host loses
+    the huge pages of a block that stays free for two seconds, and to get one back costs more than 512 small ones do
     (docs/design.md, 4)."""
     name = "huge pages"
     if settings.huge_pages is not None:
@@ -197,7 +198,7 @@ def _find_huge_pages(settings: Settings) -> Evidence:
     except (OSError, ValueError):  # a kernel that reports none
         order = -1
     if order >= 0:
-        return Evidence(name, "up to 192 MiB", f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
+        return Evidence(name, _WHERE_REPORTED, f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
     return Evidence(name, "yes", "no free blocks go back to a host")
 
 
