@@ -29,8 +29,9 @@ from npu_ce_jit.op.schema import LSE, MEAN, NONE, LossTerms, accumulation_dtype
 _SHARE = 1 / 4
 # Elements of a chunk's logits: a smaller chunk saves no memory worth having, a larger one gains no speed.
 _FEWEST, _MOST = 1 << 21, 1 << 27
-# Elements of the widened copy of some classes' weights.
-_WIDENED = 1 << 20
+# Elements of the widened copy of some classes' weights, and the share of all classes that they are at most: of few
+# features, that many elements would be the whole of linear_weight.
+_WIDENED, _WIDENED_SHARE = 1 << 20, 1 / 8
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -192,7 +193,8 @@ class _Head:
         self._width = classes
         self._widened = None
         if weight.dtype != dtype:
-            self._width = min(classes, max(256, _WIDENED // features if features else 0))
+            width = min(_WIDENED // max(1, features), int(classes * _WIDENED_SHARE))
+            self._width = min(classes, max(256, width))
             self._widened = weight.new_empty((self._width, features), dtype=dtype)
 
     def multiply(self, x: Tensor, out: Tensor) -> None:
