@@ -20,9 +20,9 @@ class BackwardNarrow {
     if (tiles_.options.nothing) {
       return;
     }
-    rows_.SetWeightTotal(static_cast<float>(problem->classes));
-    if (plan->buffers.weights > 0) {
-      pipe->InitBuffer(weights_, plan->buffers.weights);
+    rows_.SetWeightTotal(AsFloat(problem.classes));
+    if (plan.buffers.weights > 0) {
+      pipe->InitBuffer(weights_, plan.buffers.weights);
       LoadWeights();  // before queues hold all events of V_MTE2
     }
     rows_.Init(pipe, problem, gradients, plan, &tiles_.options, &tiles_.logits);

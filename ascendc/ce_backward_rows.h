@@ -130,7 +130,7 @@ class BackwardRows {
     } else {
       inputs_.Scaled(math_, spread, kLossGradient, per_weight_);
       if (options_->smooth) {
-        math_.Multiply(smooth, spread, problem_->label_smoothing / problem_->classes);
+        math_.Multiply(smooth, spread, problem_->label_smoothing / AsFloat(problem_->classes));
         math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
         math_.Multiply(rest_, smooth, weight_total_);
         math_.Multiply(spread, spread, 1 - problem_->label_smoothing);

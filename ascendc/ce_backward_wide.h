@@ -31,7 +31,7 @@ class BackwardWide {
     if (tiles_.options.weighted) {
       rows_.SetWeightTotal(InGm<float>(gradients->workspace + plan->weight_total.sums, 1).GetValue(0));
     } else {
-      rows_.SetWeightTotal(static_cast<float>(problem->classes));
+      rows_.SetWeightTotal(AsFloat(problem.classes));
     }
   }
 

@@ -96,7 +96,7 @@ class NarrowForward {
 
   // The sum of all weights is the same for every row.
   __aicore__ inline void SumWeights() {
-    float sum = problem_.classes;
+    float sum = AsFloat(problem_.classes);
     if (options_.weights) {
       const LocalTensor<float> terms = terms_.Get<float>(), total = log_sums_.Get<float>();
       FoldInto<SumOf>(terms, target_weights_.All(), Repeats(problem_.classes));

@@ -20,6 +20,10 @@ constexpr bool kIsFloat = sizeof(T) == sizeof(float);
 __aicore__ inline uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 __aicore__ inline uint32_t CeilTo(uint32_t n, uint32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Of a number below 2^31. By way of a signed one: the compiler refuses every conversion between an unsigned integer and
+// a float in device code ("cast between floating and unsigned integer variable is not allowed in aicore function").
+__aicore__ inline float AsFloat(uint32_t n) { return static_cast<float>(static_cast<int32_t>(n)); }
+
 // By way of an integer, because the host's pointers are in no address space of the device.
 template <class T>
 __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
