@@ -32,19 +32,22 @@ __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
   return tensor;
 }
 
-// Padding up to 32 bytes with the value that the parameters begin with, 0: they make it of their own type, whereas not
-// every compiler makes a bfloat16 of a number of ours.
+// What makes blocks of `count` elements whole ones of 32 bytes, with the value that the parameters begin with, 0: they
+// make it of their own type, whereas not every compiler makes a bfloat16 of a number of ours. It has to be asked for:
+// without a left or a right padding the value is not heeded, and the copy fills up with the block's first element (page
+// DataCopyPad, example 2).
 template <class T>
-__aicore__ inline DataCopyPadExtParams<T> ZeroPadding() {
+__aicore__ inline DataCopyPadExtParams<T> ZeroPadding(uint32_t count) {
   DataCopyPadExtParams<T> padding;
   padding.isPad = true;
+  padding.rightPadding = CeilTo(count * sizeof(T), kBlockBytes) / sizeof(T) - count;
   return padding;
 }
 
 // What follows a tile's end up to 32 bytes is 0, so that no lane is ever left undefined.
 template <class T>
 __aicore__ inline void CopyIn(const LocalTensor<T>& tile, const GlobalTensor<T>& from, uint32_t count) {
-  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), ZeroPadding<T>());
+  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), ZeroPadding<T>(count));
 }
 
 template <class T>
@@ -66,7 +69,7 @@ __aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor
   }
   const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
   DataCopyPad(tile, from, DataCopyExtParams(rows, count * sizeof(T), static_cast<uint32_t>(gap), ub_gap, 0),
-              ZeroPadding<T>());
+              ZeroPadding<T>(count));
 }
 
 // The same way out.
