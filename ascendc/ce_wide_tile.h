@@ -21,8 +21,7 @@ class WideTile {
     if (options.argmax) {
       pipe->InitBuffer(bits_, columns / 8);
       pipe->InitBuffer(columns_, columns * sizeof(float));
-      CreateVecIndex(columns_.Get<float>(), 0.0f, columns);
-      VectorBarrier();
+      CountUp(columns_.Get<float>(), columns);
     }
   }
 
