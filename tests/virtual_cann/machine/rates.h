@@ -27,7 +27,7 @@ struct Rate {
   const char* unit;
   bool documented;  // by a page or a published measurement; a guess has half and double for its range
   const char* source;
-  const char* moves_with = nullptr;  // the rate with which it makes one range
+  const char* moves_with = nullptr;  // the rate with which it makes one range, and which moves where this one does
 };
 
 inline constexpr Rate kRates[] = {
