@@ -61,8 +61,8 @@ def test_rows_cut_into_spans(dtype: torch.dtype, rows: int, classes: int) -> Non
     outputs = EVERYTHING if rows * classes > 200_000 else tuple(name for name in EVERYTHING if name != "log_prob")
     a = Arguments(outputs=outputs, z_loss=0.01, label_smoothing=0.1, weight=torch.rand(classes), reduction="none")
     for reduction in ("none", "mean"):
-        a = a._replace(reduction=reduction)
-        result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), a)
+        options = a._replace(reduction=reduction)
+        result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), options)
         assert result.plan.forward.spans > 1 and result.plan.merge_blocks == (2 if rows > 64 else 1)
         assert result.plan.reduces == (rows <= 64)
 
@@ -72,10 +72,11 @@ def test_rows_cut_into_spans(dtype: torch.dtype, rows: int, classes: int) -> Non
 def test_one_block_reduces_its_rows(dtype: torch.dtype, rows: int, classes: int) -> None:
     """Of several groups too: the lanes behind the rows of the last hold what was there before."""
     torch.manual_seed(rows)
-    for a in (Arguments(outputs=("log_prob",)), Arguments(weight=torch.rand(classes), z_loss=0.1, outputs=("z_loss",))):
+    plain, all_terms = Arguments(), Arguments(weight=torch.rand(classes), z_loss=0.1, outputs=("z_loss", "log_prob"))
+    for a in (plain, all_terms):
         for reduction in ("mean", "sum", "none"):
-            a = a._replace(reduction=reduction)
-            result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), a)
+            options = a._replace(reduction=reduction)
+            result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), options)
             assert result.plan.reduces and result.plan.reduce_blocks == 0 and len(result.reports) == 1
 
 
