@@ -66,7 +66,8 @@ void SetFlag(int32_t eventID, Place place = Place::here()) {
   Core& core = Core::current();
   core.issue(Pipe::S, "SetFlag", place);
   if constexpr (event == HardEvent::V_V)
-    core.barrier(Pipe::V);  // a pipe has no flag for itself: the real headers put a barrier here, and nothing at WaitFlag
+    core.barrier(
+        Pipe::V);  // a pipe has no flag for itself: the real headers put a barrier here, and nothing at WaitFlag
   else
     core.set_flag(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(eventID));
 }

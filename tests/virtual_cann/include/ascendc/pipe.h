@@ -167,11 +167,11 @@ class TPipe {
   static void require_some(virtual_cann::Core& core, int64_t buffers, uint32_t bytes) {
     using namespace virtual_cann::api;
     if (buffers < 1 || bytes < 1)
-      core.violate(Rule::ub_buffers, "a buffer or more, of 1 byte or more",
-                   text(buffers) + " of " + text(bytes) + " bytes");
+      core.stop(Rule::ub_buffers, "a buffer or more, of 1 byte or more",
+                text(buffers) + " of " + text(bytes) + " bytes");
   }
-  // A buffer holds an event of its position's pair of pipes for as long as it is free or enqueued (page TQue, "limits of
-  // TQue's buffers").
+  // A buffer holds an event of its position's pair of pipes for as long as it is free or enqueued (page TQue, "limits
+  // of TQue's buffers").
   void require_position(virtual_cann::Core& core, virtual_cann::api::PipePair filled) const;
 
   // Atomic mode and mask, which the constructor and Reset set (InitSocState).
