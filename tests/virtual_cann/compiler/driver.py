@@ -150,6 +150,8 @@ def _predefined(source: Source, tree: Tree) -> list[str]:
     macros = ["__CCE_AICORE__=220", "__DAV_C220_VEC__=1", f"VIRTUAL_CANN_GENERATION={tree.generation}"]
     if tree.generation >= 9:
         macros += ["__NPU_ARCH__=2201", "__DAV_VEC__=1"]
+    if source.language == "asc":
+        macros.append("L2_CACHE_HINT")
     # The machine's headers, which the API's headers include.
     return [*(f"-D{macro}" for macro in macros), "-include", str(BUILTINS), "-isystem", str(VIRTUAL_CANN)]
 
