@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gather takes elements from where a tensor of byte offsets says, GatherMask those whose bit is set. What the headers do
-// around the instructions shows in the mask register that they leave, and in S, which waits for GatherMask's count.
+// Gather takes elements from where a tensor of byte offsets says, GatherMask those whose bit is set. What the headers
+// do around the instructions shows in the mask register that they leave, and in S, which waits for GatherMask's count.
 #pragma once
 
 #include "elementwise.h"
