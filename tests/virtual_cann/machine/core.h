@@ -68,6 +68,8 @@ class Core {
   void wait_flag(Pipe from, Pipe to, uint32_t id);
   void barrier(Pipe pipe);
   void barrier_all();
+  // The time that a pipe loses where the headers wait inside a call, and no page promises it: nothing is ordered.
+  void stall(Pipe pipe, Pipe on);
   void sync_all();
   void set_kernel_type(KernelType type);
 

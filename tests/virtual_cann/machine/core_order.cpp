@@ -67,6 +67,10 @@ void Core::barrier_all() {
   state.gm.clear();
 }
 
+void Core::stall(Pipe pipe, Pipe on) {
+  if (!state_->launch.stopped) state_->timelines.wait(pipe, state_->timelines.over(on));
+}
+
 void Core::sync_all() {
   State& state = *state_;
   if (state.launch.stopped) return;

@@ -37,6 +37,7 @@ const char* rule_name(Rule rule) {
     NAME(overlap);
     NAME(type);
     NAME(cast_mode);
+    NAME(shift_limit);
     NAME(copy_length);
     NAME(pad_block);
     NAME(pad_padding);

@@ -34,6 +34,7 @@ enum class Rule {
   overlap,           // operands coincide or lie apart
   type,              // the instruction exists for this type
   cast_mode,         // the conversion exists with this rounding
+  shift_limit,       // a shift by at most the width of the type
   copy_length,       // DataCopy moves whole blocks of 32 bytes, and at least one
   pad_block,         // DataCopyPad: block count, length and strides fit their fields
   pad_padding,       // DataCopyPad: padding fits 32 bytes, and its value the type
