@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from virtual_cann.environment import libclang
 from virtual_cann.layouts import LAYOUTS, build_tree
 from virtual_cann.runtime_library import VIRTUAL_CANN
 
@@ -56,11 +57,11 @@ struct TPipe { void Init() {} void Process() {} };
 }
 """
 
-Trees = dict[int, Path]  # by generation
+Trees = dict[float, Path]  # by generation
 
 
 def build_trees(root: Path) -> Trees:
-    """Both layouts, and beside them the API as a directory of its own."""
+    """All layouts, and beside them the API as a directory of its own."""
     (root / "runtime.cpp").write_text(RUNTIME)
     (root / "acl").mkdir()
     (root / "api").mkdir()
@@ -70,7 +71,7 @@ def build_trees(root: Path) -> Trees:
          "-o", root / "libascendcl.so"], check=True,
     )  # fmt: skip
     for generation, layout in LAYOUTS.items():
-        build_tree(root / str(generation), layout, root / "libascendcl.so", root / "acl", "test")
+        build_tree(root / str(generation), layout, root / "libascendcl.so", root / "acl", libclang(Path(sys.prefix)), "test")
     return {generation: root / str(generation) for generation in LAYOUTS}
 
 
