@@ -33,11 +33,12 @@ extern "C" void launch(uint32_t blocks, void* stream, float* x, int32_t count) {
 SONAME = "libascendcl_of_a_few_lines.so"
 RUNTIME = """
 #include "machine/launch.h"
-extern "C" { char last_kernel[100]; uint32_t last_blocks; void* last_stream; }
+extern "C" { char last_kernel[100]; uint32_t last_blocks; void* last_stream; bool last_through_plugin; }
 void virtual_cann::enqueue_kernel(KernelLaunch launch, void* stream) {
   last_kernel[launch.kernel.copy(last_kernel, 99)] = 0;
   last_blocks = launch.blocks;
   last_stream = stream;
+  last_through_plugin = launch.through_plugin;
   for (uint32_t block = 0; block < launch.blocks; ++block) launch.body();
 }
 """
@@ -71,7 +72,9 @@ def build_trees(root: Path) -> Trees:
          "-o", root / "libascendcl.so"], check=True,
     )  # fmt: skip
     for generation, layout in LAYOUTS.items():
-        build_tree(root / str(generation), layout, root / "libascendcl.so", root / "acl", libclang(Path(sys.prefix)), "test")
+        build_tree(
+            root / str(generation), layout, root / "libascendcl.so", root / "acl", libclang(Path(sys.prefix)), "test"
+        )
     return {generation: root / str(generation) for generation in LAYOUTS}
 
 

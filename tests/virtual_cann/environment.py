@@ -26,7 +26,14 @@ LIBCLANG = "15.0.6.1"
 _MARK = "virtual_cann_environment"  # a file in each such environment; it names the caller's interpreter
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
-_NEEDED = ("torch", "numpy", "pyyaml", "ninja", "filelock", "libclang")  # whether the caller has them decides what is installed
+_NEEDED = (
+    "torch",
+    "numpy",
+    "pyyaml",
+    "ninja",
+    "filelock",
+    "libclang",
+)  # whether the caller has them decides what is installed
 
 _PIP_THAT_SERVES_OTHERS = (22, 3)  # the first with --python
 
@@ -56,7 +63,9 @@ def environment(cache: Path) -> Path:
 def libclang(environment: Path) -> Path:
     """The library, which is the environment's own or the caller's."""
     directories = [*environment.glob("lib/python3*/site-packages"), *map(Path, sys.path)]
-    found = next((path for directory in directories if (path := directory / "clang/native/libclang.so").is_file()), None)
+    found = next(
+        (path for directory in directories if (path := directory / "clang/native/libclang.so").is_file()), None
+    )
     if found is None:
         raise PreparationError(f"{environment} has no libclang: remove that directory and run again")
     return found

@@ -108,9 +108,7 @@ def _of_devkit(generation: float, version: str) -> Layout:
 LAYOUTS = {layout.generation: layout for layout in (_OF_CANN_8, _of_devkit(8.5, "8.5.0"), _of_devkit(9, "9.1.0"))}
 
 
-def build_tree(
-    root: Path, layout: Layout, library: Path, acl_headers: Path, libclang: Path, content: str
-) -> None:
+def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, libclang: Path, content: str) -> None:
     """Fills the empty directory `root`. Nothing in it names where it lies: it may be renamed afterwards."""
     _link(root / layout.compiler_dir / "bisheng", VIRTUAL_CANN / "bin" / "bisheng")
     # A header that includes instead of a link: what it includes in turn is then looked up beside the real one.

@@ -8,6 +8,7 @@ wrote are told as that compiler sees them. g++ has no dump in which a constant s
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_uint, c_void_p
@@ -20,13 +21,13 @@ from virtual_cann.compiler.tokens import Place, Problem
 # libclang's numbers, from clang-c/Index.h.
 FIELD, FUNCTION, METHOD, CONSTRUCTOR, DESTRUCTOR, CONVERSION = 6, 8, 21, 24, 25, 26
 FUNCTIONS = frozenset({FUNCTION, METHOD, CONSTRUCTOR, DESTRUCTOR, CONVERSION})
-SCOPES = frozenset({2, 3, 4, 22, 23})  # struct, union, class, namespace, extern "C"
 EXPRESSIONS = range(100, 200)
+CODE = range(100, 300)  # expressions and statements
 IMPLICIT_CAST = 100  # "unexposed": no other such expression has a type that differs from that of its operand
-CALL = 103
+CALL, COMPOUND_ASSIGNMENT, LIST = 103, 115, 119
 REFERENCES = frozenset({101, 102, CALL})  # of a function or variable, of a member, of what a call calls
 ANNOTATION = 406
-ENUM_TYPE = 106
+ENUM_TYPE, ARRAY_TYPE = 106, 112
 _CONTINUE, _RECURSE = 1, 2
 _KEEP_GOING = 0x200
 _ERROR, _FATAL = 3, 4
@@ -83,6 +84,7 @@ _FUNCTIONS = {
     "getCanonicalType": (Type, Type),
     "getTypeSpelling": (_String, Type),
     "getTypeDeclaration": (Cursor, Type),
+    "getArrayElementType": (Type, Type),
     "getEnumDeclIntegerType": (Type, Cursor),
     "getCursorReferenced": (Cursor, Cursor),
     "getCursorDefinition": (Cursor, Cursor),
@@ -104,19 +106,39 @@ class FrontEnd:
     def visit(self, cursor: Cursor, see: Callable[[Cursor, Cursor], bool]) -> None:
         """Calls see(node, its parent) for all below the cursor, but for what is below a node to which it says False."""
         self._call(
-            "visitChildren", cursor, _Visitor(lambda node, parent, _: _RECURSE if see(node, parent) else _CONTINUE), None
+            "visitChildren",
+            cursor,
+            _Visitor(lambda node, parent, _: _RECURSE if see(node, parent) else _CONTINUE),
+            None,
         )
 
-    def fields(self, cursor: Cursor) -> list[Cursor]:
-        """Those of the class that an expression's type is."""
+    def children(self, cursor: Cursor) -> list[Cursor]:
+        found: list[Cursor] = []
+
+        def keep(node: Cursor, _: Cursor) -> bool:
+            found.append(Cursor.from_buffer_copy(node))
+            return False
+
+        self.visit(cursor, keep)
+        return found
+
+    def fields(self, type_: Type) -> list[Cursor]:
+        """Those of a class, as it was instantiated."""
         found: list[Cursor] = []
 
         def keep(field: Cursor, _: None) -> int:
             found.append(Cursor.from_buffer_copy(field))
             return _CONTINUE
 
-        self._call("Type_visitFields", self.type(cursor), _FieldVisitor(keep), None)
+        self._call("Type_visitFields", type_, _FieldVisitor(keep), None)
         return found
+
+    def element_types(self, list_: Cursor, count: int) -> list[Type]:
+        """What the first elements of a list in braces are to become."""
+        type_ = self._call("getCanonicalType", self.type(list_))
+        if type_.kind == ARRAY_TYPE:
+            return [self._call("getArrayElementType", type_)] * count
+        return [self.type(field) for field in self.fields(type_)][:count]
 
     def type(self, cursor: Cursor) -> Type:
         type_: Type = self._call("getCursorType", cursor)
@@ -165,7 +187,8 @@ class FrontEnd:
     def _place(self, location: _Location) -> Place:
         file, line = c_void_p(), c_uint()
         self._call("getExpansionLocation", location, byref(file), byref(line), None, None)
-        return Place(self._text(self._call("getFileName", file)), line.value)
+        name = self._text(self._call("getFileName", file))
+        return Place(os.path.normpath(name) if name else name, line.value)
 
     def _text(self, string: _String) -> str:
         data: bytes | None = self._call("getCString", string)

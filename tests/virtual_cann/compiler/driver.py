@@ -110,9 +110,7 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
     shutil.copyfile(compiled / _OBJECT, output)
 
 
-def _compiled_once(
-    command: Sequence[str], preprocessed: Path, tree: Tree, judge: Callable[[], None] | None
-) -> Path:
+def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree, judge: Callable[[], None] | None) -> Path:
     """A directory with the object and with what the compiler said, kept beside the trees: a test run compiles the same
     kernels for a dozen purposes, half a minute each. What is there was judged."""
     compiler = shutil.which(command[0]) or ""
@@ -152,7 +150,9 @@ def _judge_conversions(options: Options, tree: Tree, source: Source) -> None:
     try:
         problems = conversions.check(tree.libclang, source.path, arguments, _users_files(tree))
     except (OSError, FrontEndError) as error:
-        raise CompileError(f"bisheng: error: the virtual CANN needs libclang to read {source.path}: {error}\n") from error
+        raise CompileError(
+            f"bisheng: error: the virtual CANN needs libclang to read {source.path}: {error}\n"
+        ) from error
     if problems:
         raise CompileError(_lines(problems))
 
