@@ -13,6 +13,8 @@ __aicore__ inline float take(float x) { return x; }
 __aicore__ inline uint32_t take_u(uint32_t x) { return x; }
 """
 F = "__aicore__ inline float f(const P& p) {{ {} }}"
+USE = "__global__ __aicore__ void k(uint32_t n) {{ {} }}"
+LAUNCH = '#include "machine/launch.h"\n'
 U = "__aicore__ inline uint32_t f(const P& p) {{ {} }}"
 
 # How it is asked for: the source below, and the types that the message names.
@@ -74,18 +76,16 @@ REFUSED = {
         "to 'float'",
     ),
     "in a member of a class template": (
-        "template <class T> struct A { T n; __aicore__ inline float get() { return n; } }; __global__ __aicore__ void "
-        + "k(uint32_t n) { A<uint32_t> a{n}; a.get(); }",
+        "template <class T> struct A { T n; __aicore__ float get() { return n; } }; " + USE.format("A<uint32_t> a{n}; a.get();"),
         "to 'float'",
     ),
     "in a constructor of a class template": (
-        "template <class T> struct A { float x; __aicore__ A(T n) { x = n; } }; __global__ __aicore__ void "
-        + "k(uint32_t n) { A<uint32_t> a(n); }",
+        "template <class T> struct A { float x; __aicore__ A(T n) { x = n; } }; " + USE.format("A<uint32_t> a(n);"),
         "to 'float'",
     ),
     "in a kernel that is a template": (
-        '#include "machine/launch.h"\ntemplate <class T> __global__ __aicore__ void k(T n) { float x = n; } '
-        + "void launch(void* s) { k<uint32_t><<<1, nullptr, s>>>(1); }",
+        LAUNCH + "template <class T> __global__ __aicore__ void k(T n) { float x = n; } "
+        "void launch(void* s) { k<uint32_t><<<1, nullptr, s>>>(1); }",
         "to 'float'",
     ),
     "in a lambda": (F.format("auto g = [](uint32_t u) { return 2.0f * u; }; return g(p.u);"), "'uint32_t' to 'float'"),
@@ -131,7 +131,7 @@ ALLOWED = {
         + F.format("return to_float(p.u);")
     ),
     "on the host": (
-        '#include "machine/launch.h"\n__global__ __aicore__ void k(float x) {}\n'
+        LAUNCH + "__global__ __aicore__ void k(float x) {}\n"
         "void launch(uint32_t n, void* s) { uint32_t back = 2.5f; k<<<back, nullptr, s>>>(1.0f / n); }"
     ),
 }  # fmt: skip
