@@ -20,7 +20,7 @@ struct KernelLaunch {
 
 // Puts the launch on the stream. The runtime defines it; like the real launch it returns nothing. Where it is refused,
 // its error is the thread's last one and the device's; of a launch through CANN 8.5's plugin it is printed, and that is
-// all: the plugin's host stub calls the runtime below ACL, prints the code and returns.
+// all, as on a board after the plugin's registration of the library failed.
 void enqueue_kernel(KernelLaunch launch, void* stream);
 
 template <bool kThroughPlugin>
