@@ -468,6 +468,8 @@ def test_every_rung_has_what_public_builds_have():
     for rung in LADDER:
         assert {"-std=c++17", "-O2", "-fPIC"} <= set(rung.flags)
         macros = {flag.partition("=")[0] for flag in rung.flags if flag.startswith("-D")}
+        names_the_cores = "-DNPU_CE_VECTOR=__vector__" in rung.flags
+        assert names_the_cores == ("--npu-arch=dav-2201" in rung.flags), "which has both kinds"
         if "-xcce" in rung.flags:
             assert macros == {"-DNPU_CE_VECTOR", "-DTILING_KEY_VAR"}
             assert "-DTILING_KEY_VAR=0" in rung.flags

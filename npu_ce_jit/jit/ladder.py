@@ -50,9 +50,8 @@ _CCE = (
         for word in ("-mllvm", option)
     ),
     "-DTILING_KEY_VAR=0",
-    "-DNPU_CE_VECTOR=",
 )
-_CCE_VEC = ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_CCE)
+_CCE_VEC = ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_CCE, "-DNPU_CE_VECTOR=")
 
 # A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: that, or the options of the old
 # form, says that it needs vector cores only. There is no rung for both kinds of cores (dav-c220): the macro with which
@@ -63,13 +62,18 @@ LADDER = (
     Rung("asc", _ASC, needs_cann_dirs=False),
     # The same, where the driver does not find its own headers or libraries.
     Rung("asc-dirs", _ASC, needs_cann_dirs=True),
-    # The old front door of 9.x, which takes the architecture by its new name too.
-    Rung("cce-npu-arch", ("-xcce", "--npu-arch=dav-2201", *_CCE), needs_cann_dirs=True),
+    # The old front door of 9.x, which takes the architecture by its new name too. That one has both kinds of cores, so
+    # the kernels name theirs: a compiler that does not know the word refuses it, where without it it would take both.
+    Rung(
+        "cce-npu-arch",
+        ("-xcce", "--npu-arch=dav-2201", *_CCE, "-DNPU_CE_VECTOR=__vector__"),
+        needs_cann_dirs=True,
+    ),
     # 8.0 to 8.3, as their manual has it. It wants the name of a chip, and takes from it the architecture that all chips
     # of A2 and A3 share: any of these names gives the same code. Asking for the real one would make a device context.
     Rung(
         "cce-soc",
-        ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_CCE),
+        ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_CCE, "-DNPU_CE_VECTOR="),
         needs_cann_dirs=True,
     ),
     # The architecture by its own name, where a release refuses that of the chip.
