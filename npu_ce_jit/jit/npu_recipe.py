@@ -61,8 +61,13 @@ def npu_recipes(
             library = f"libnpu_ce_kernels-{rung.name}{suffix}"
             commands = compiler.commands(rung, sources.root_dir, units, library, (*attempt.more, *more))
             recipe = _recipe(toolchain, sources, compiler, commands, environment)
-            told = {"rung": rung.name, "rungs": list(map(str, (*attempts, attempt)))}
-            failure = yield recipe._replace(facts={**recipe.facts, **told})
+            failure = yield recipe._replace(
+                facts={
+                    "rung": rung.name,
+                    "rungs": list(map(str, (*attempts, attempt))),
+                    "flags": [*rung.flags, *attempt.more, *recipe.facts["flags"]],
+                }
+            )
             output = "\n".join(failure.lines)
             if was_killed(output) or not {command.output for command in commands} & set(failure.outputs):
                 return
@@ -117,7 +122,7 @@ def _recipe(
         rules={**_BISHENG_RULES, **CXX_RULES},
         steps=(*by_bisheng, *by_cxx, link),
         environment=environment,
-        facts={"flags": [*commands[0].words[1:], *compile_flags, *flags.NPU_LINK, *flags.NPU_LIBRARIES]},
+        facts={"flags": [*compile_flags, *flags.NPU_LINK, *flags.NPU_LIBRARIES]},
         tools={"bisheng": [compiler.program], "compiler": toolchain.cxx_command},
     )
 
