@@ -88,7 +88,7 @@ def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         ("CANN build", toolchain.cann_build.value or "unknown"),
         ("bisheng", bisheng_identity(toolchain.bisheng, toolchain.cann_home)),
         ("NPU architecture", architecture),
-        *((f"bisheng flags {rung.name}", " ".join(rung.flags)) for rung in LADDER),
+        *((f"bisheng flags {rung.name}", str(rung)) for rung in LADDER),
         ("compile flags", " ".join(flags.NPU_COMPILE)),
         ("link flags", " ".join(flags.NPU_LINK + flags.NPU_LIBRARIES)),
     )
