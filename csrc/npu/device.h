@@ -23,9 +23,9 @@ class NpuGuard {
   // Those that the current stream may use. More blocks would take other streams' share.
   uint32_t vector_cores() const;
 
-  // Has `launch` enqueue one or more kernels on the current stream, after all that torch_npu was told to do before: from another
-  // thread and after this returns. So `launch` holds values only, and no tensor: memory that is given back meanwhile is
-  // taken again by what runs later on this stream.
+  // Has `launch` enqueue kernels, one at least, on the current stream, after all that torch_npu was told to do before:
+  // from another thread and after this returns. So `launch` holds values only, and no tensor: memory that is given back
+  // meanwhile is taken again by what runs later on this stream.
   void enqueue(const char* name, std::function<int(void* stream)> launch) const;
 
  private:

@@ -14,9 +14,9 @@ namespace npu_ce {
 constexpr int32_t kVectorCores = 1;
 
 // How many cores the stream's work may take: the limit that was set on it, else the process's on its device, else all.
-// Since CANN 8.3.
-extern "C" aclError stream_resource_limit(aclrtStream stream, int32_t resource, uint32_t* value) __asm__(
-    "aclrtGetStreamResLimit") __attribute__((weak));
+// CANN 8.1 lacks it.
+extern "C" aclError stream_resource_limit(aclrtStream stream, int32_t resource,
+                                          uint32_t* value) __asm__("aclrtGetStreamResLimit") __attribute__((weak));
 
 // The number of the task that this thread was the last to put on any stream, and that stream's: they change with what
 // is launched and captured, and not with what is refused.

@@ -34,7 +34,7 @@ _KERNEL_FAILED = re.compile(r"\b5070(14|15|16|34|35|36)\b|expected its kernels t
 class Case(NamedTuple):
     """A problem, and which of the NPU's kernels it runs, by the outputs that show them; {dtype} is the logits'.
 
-    The kernel that writes an output comes first; behind it those that it takes something from, which nothing else shows.
+    The kernel that writes an output comes first; behind it those whose work it goes on with, if nothing else shows it.
     """
 
     rows: int
@@ -86,7 +86,8 @@ CASES = (
     # Rows of several spans.
     Case(
         70, 2051, torch.int32, LossTerms(SUM, _IGNORED, 0.1, 1e-3, 0.0, 1.0), _ALL, ("loss", "log_prob", "lse"),
-        of_rows=("npu_ce_merge", _WIDE), log_prob=("npu_ce_log_prob_{dtype}",), totals=("npu_ce_reduce", "npu_ce_merge"),
+        of_rows=("npu_ce_merge", _WIDE), log_prob=("npu_ce_log_prob_{dtype}",),
+        totals=("npu_ce_reduce", "npu_ce_merge"),
         gradient=(_SUMS, "npu_ce_backward_sums_float32", _WIDE_BACKWARD),
     ),
 )  # fmt: skip
@@ -129,10 +130,11 @@ def run(device: torch.device) -> None:
 def _check(device: torch.device, case: Case, dtype: torch.dtype) -> None:
     logits, target, weight, gradients = _problem(case, dtype)
     forward = (logits, target, weight, *case.terms, case.outputs, torch.float32)
-    expected = _named(case, reference.forward(*forward))
+    expected = _named(reference.forward(*forward))
     # What backward takes from forward is the reference's, so that a wrong gradient is backward's fault alone.
-    saved = (expected["row_stats"], expected["entropy"] if gradients[-1] is not None else None, expected["denominators"])
-    backward = (*gradients, logits, target, weight, *saved, *case.terms)
+    entropy = expected["entropy"] if "entropy" in case.gradients else None
+    saved = (expected["row_stats"], entropy, expected["denominators"])
+    backward: tuple[Any, ...] = (*gradients, logits, target, weight, *saved, *case.terms)
     if case.gradients:
         expected["gradient"] = reference.backward(*backward)
     got = _computed(device, case, dtype, forward, backward)
@@ -148,7 +150,7 @@ def _computed(
     forward, backward = there.of(forward), there.of(backward)
     there.require_whole()  # waits for what was queued before, so that its errors are not taken for the kernels'
     try:
-        results = _named(case, OPS._forward.default(*forward))
+        results = _named(OPS._forward.default(*forward))
         if case.gradients:
             results["gradient"] = OPS._backward.default(*backward)
         return {name: result.cpu() for name, result in results.items()}
@@ -210,8 +212,8 @@ def _spread(*shape: int) -> Tensor:
     return (step * step * 0.6180339887498949).frac().mul(2).sub(1).reshape(shape)
 
 
-def _named(case: Case, results: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The outputs that the case asks for, by name."""
+def _named(results: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The outputs that were asked for, by name."""
     return {name: result for name, result in zip(_FORWARD, results, strict=True) if result.numel()}
 
 
