@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     clean = add("clean", _clean, "remove from the cache what serves nobody")
     what = clean.add_mutually_exclusive_group()
     what.add_argument("--broken", action="store_true", help="damaged entries and dead builders' leftovers; the default")
+    what.add_argument(
+        "--rejected", action="store_true", help="also what failed its self-check; its flags are tried again"
+    )
     what.add_argument("--older-than", type=_days, metavar="DAYS", help="also entries that were built earlier")
     what.add_argument("--all", action="store_true", help="everything")
     clean.add_argument("--dry-run", action="store_true", help="only say what would go")
@@ -151,7 +154,11 @@ def _clean(parsed: argparse.Namespace) -> int:
     from npu_ce_jit import cache_commands
 
     return cache_commands.clean(
-        _store(), everything=parsed.all, older_than_days=parsed.older_than, dry_run=parsed.dry_run
+        _store(),
+        everything=parsed.all,
+        rejected=parsed.rejected,
+        older_than_days=parsed.older_than,
+        dry_run=parsed.dry_run,
     )
 
 

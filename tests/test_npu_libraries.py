@@ -141,7 +141,7 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert wrong["cpu"] == "loaded"
     first, second = wrong["errors"]
     assert first.split(". ", 1)[1] == second.split(". ", 1)[1], "the second call is refused as the first"
-    assert "fail their self-check in float32: expected loss = " in first
+    assert "fail their self-check in float32: expected loss[0] = " in first
     assert ", got " in first
     assert not list((site.parent / "cache").glob("v1/*cann*/e-*"))
     assert not list((site.parent / "cache").glob("v1/*cann*/note-*"))
@@ -166,11 +166,11 @@ def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(
 
     wrong = start(TOY_ERROR="0.5")
     assert wrong["rung"] == "asc"
-    assert "expected loss = " in wrong["errors"][0]
+    assert "expected loss[0] = " in wrong["errors"][0]
     right = start()
     assert (right["rung"], right["errors"]) == ("asc-dirs", [])
     assert right["rungs"][0].startswith(
-        "asc: error: The NPU kernels fail their self-check in float32: expected loss = "
+        "asc: error: The NPU kernels fail their self-check in float32: expected loss[0] = "
     )
     (note,) = tmp_path.glob("v1/*/note-*")
     note.unlink()
@@ -184,7 +184,7 @@ def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(
     none = start()
     assert none["at import"] == "none"
     every = ", ".join(rung.name for rung in LADDER)
-    assert f"{every}: error: The NPU kernels fail their self-check in float32: expected loss = " in none["problem"]
+    assert f"{every}: error: The NPU kernels fail their self-check in float32: expected loss[0] = " in none["problem"]
     assert f"{every}: error: " in none["errors"][0]
     assert not list(tmp_path.glob("v1/*cann*/e-*")), "nothing more was built"
 

@@ -13,7 +13,7 @@ GROUPS = (
     ("device",),
     ("calls", "launches", "operators"),
     ("amp", "commands", "glue"),
-    ("rebuild", "switch"),
+    ("rebuild", "self_check", "switch"),
     ("faults",),
 )
 
