@@ -27,7 +27,8 @@ def npu_recipe(
     key_digest: str,
     rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
 ) -> Recipe:
-    """Without the flags of manifests that were `rejected`, each with its verdict.
+    """Without the flags of manifests that were `rejected`, each with its verdict. Sources without units of C++ have no
+    glue, and make the library of kernels alone.
 
     The glue needs the kernels by name, and the linker serves that with what the process has open under the same name.
     So each set of kernels has a name of its own.
@@ -52,9 +53,9 @@ def npu_recipe(
     kernels = Step("bisheng", f"lib{name}.so", sources.units(".asc"))
     compiles = [Step("compile", object_of(unit), (unit,)) for unit in sources.units(".cpp")]
     objects = tuple(step.output for step in compiles)
-    link = Step("link", flags.NPU_LIBRARY, objects=objects, after=(kernels.output,))
+    link = [Step("link", flags.NPU_LIBRARY, objects=objects, after=(kernels.output,))] if compiles else []
     return Recipe(
-        libraries=(link.output, kernels.output),
+        libraries=(*(step.output for step in link), kernels.output),
         words={
             "bisheng": [bisheng],
             "before": (*command.before, *sources.define_flags, f"-I{root}/ascendc"),
@@ -65,7 +66,7 @@ def npu_recipe(
             "libs": (f"-l{name}", *flags.NPU_LIBRARIES),
         },
         rules={"bisheng": _BISHENG_RULE, **CXX_RULES},
-        steps=(kernels, *compiles, link),
+        steps=(kernels, *compiles, *link),
         environment=environment,
         facts={
             "rung": attempts[-1].rung.name,
