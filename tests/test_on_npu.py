@@ -13,6 +13,7 @@ GROUPS = (
     ("device",),
     ("calls", "launches", "operators"),
     ("amp", "commands", "glue"),
+    ("board",),
     ("rebuild", "switch"),
     ("faults",),
 )

@@ -36,7 +36,7 @@ COMPUTED: dict[str, dict[str, str]] = {
         "Greater(1, nan)": "0", "BelowOne(nan)": "0", "NotZero(nan)": "1", "Equal(-0, 0)": "1", "NotZero(-0)": "0",
         "Equal(inf, inf)": "1", "Equal(-inf, -inf)": "1",
     },
-    "subnormal_exp": {"Exp(-88)": "0x1.be6c6p-127", "Exp(-103)": "0x1p-149"},
+    "subnormal_exp": {"Exp(-88)": "0x1.07b71p-127", "Exp(-103)": "0x1p-149"},
     "subnormal_ln": {"Ln(0x1p-130)": "-90.1091309", "Ln(0x1p-149)": "-103.278931"},
     "subnormal_add": {
         "Add(0x1p-130, 0x1p-130)": "0x1p-129", "Add(0x1p-126, -0x1.8p-127)": "0x1p-128",
@@ -124,4 +124,27 @@ LAST_BITS: dict[str, Any] = {
     "exp_last_bits": {"ulp at most": 1},
     "ln_last_bits": {"ulp at most": 1},
     "div_last_bits": {"ulp at most": 0},
+}
+
+# Rates of the virtual NPU's timeline by name and unit, at their fast and their slow ends.
+_OF_COPIES = {"dma, bytes/cycle": [32, 32], "dma_of_l2, bytes/cycle": [64, 32], "short_copy, bytes": [0, 3072]}
+_OF_MEMORY = {"hbm, bytes/s": [1.6e12, 0.98e12], "l2, bytes/s": [2.0e12, 1.6e12]}
+COSTS: dict[str, Any] = {
+    "launch_cost": {"launch, us": [1.7, 2.8], "launch_on_cores, us on all": [0, 12.9]},
+    "copy_bandwidth_by_size": _OF_COPIES,
+    "copy_bandwidth_by_working_set": {**_OF_MEMORY, "read_and_write, bytes/s": [2.3456e12, 2.3456e12]},
+    "read_bandwidth_by_size": _OF_COPIES,
+    "read_bandwidth_by_working_set": _OF_MEMORY,
+    "vector_times": {
+        "vector_start, cycles": [22, 22],
+        "simple, cycles/repeat": [1, 1],
+        "cast, cycles/repeat": [0.5, 2],
+        "exp, cycles/repeat": [2, 8],
+        "ln, cycles/repeat": [2, 8],
+        "divide, cycles/repeat": [2, 8],
+        "reduce, cycles/repeat": [1, 4],
+        "compare, cycles/repeat": [0.5, 2],
+        "select, cycles/repeat": [0.5, 2],
+        "gather, cycles/repeat": [8, 32],
+    },
 }

@@ -48,9 +48,8 @@ def launch_cost(probes: Probes, cores: int) -> dict[str, Any]:
 
 def bandwidth_by_size(probes: Probes, cores: int, seconds: float, *, writes: bool) -> dict[str, Any]:
     """GB/s of all cores, by the KiB of a copy, over the largest of a few working sets that there is time for."""
-    began = time.perf_counter()
-    _copied(probes, cores, _BY_SIZE_MIB[0] * _MIB, _KIB, writes=writes)
-    seconds_of_a_mib = len(_PIECES_KIB) * (time.perf_counter() - began) / _BY_SIZE_MIB[0]
+    slowest = _copied(probes, cores, _BY_SIZE_MIB[0] * _MIB, _KIB, writes=writes)
+    seconds_of_a_mib = len(_PIECES_KIB) * (1 + _ROUNDS) * _MIB * (1 + writes) / (slowest * 1e9)
     mib = max((size for size in _BY_SIZE_MIB if size * seconds_of_a_mib < seconds), default=_BY_SIZE_MIB[0])
     return {
         "working set, MiB": mib,

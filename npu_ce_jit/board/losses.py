@@ -12,28 +12,36 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit import cells
-from npu_ce_jit.cells import DTYPES, FORMS, Cell, Effort, Row
+from npu_ce_jit.cells import DTYPES, FORMS, Cell, Effort
 from npu_ce_jit.contestants import CONTESTANTS
 
 # From few elements to many, so that what there is no time for comes last.
 _SHAPES = ((16, 1000), (4, 131072), (1024, 1024), (48, 131072), (4096, 8080), (1024, 32000), (1024, 128256))
 _EFFORT = Effort(rounds=5, seconds=1.0, compile=False, calls=10)
+_SHOWN = ("milliseconds", "share of the limit", "peak over logits", "value")
 _GRAPH_SHAPE = (1024, 8080)
 _WARM_UPS, _REPLAYS = 3, 20
 
 
-def beside_peers(device: torch.device, seconds: float) -> list[Row]:
-    """Rows as `bench --json` has them, of as many cells as there is time for."""
-    began, rows = time.perf_counter(), list[Row]()
-    seconds_of_an_element = 0.0
-    for (rows_, classes), dtype, form, loss in product(_SHAPES, DTYPES, FORMS, ("lean", "drop-in")):
+def beside_peers(device: torch.device, seconds: float) -> dict[str, Any]:
+    """As `bench` measures and names it, of as many cells as there is time for; and why others did not run."""
+    began, seconds_of_an_element = time.perf_counter(), 0.0
+    found: dict[str, Any] = {}
+    not_run: dict[str, str] = {}
+    for (rows, classes), dtype, form, loss in product(_SHAPES, DTYPES, FORMS, ("lean", "drop-in")):
         began_cell = time.perf_counter()
-        if began_cell - began + seconds_of_an_element * rows_ * classes > seconds:
+        if began_cell - began + seconds_of_an_element * rows * classes > seconds:
             break
-        cell = Cell(loss, form, dtype, rows_, classes)
-        rows += cells.measure(cell, CONTESTANTS[loss], device, _EFFORT)
-        seconds_of_an_element = (time.perf_counter() - began_cell) / (rows_ * classes)
-    return rows
+        cell = Cell(loss, form, dtype, rows, classes)
+        contestants = [one for one in CONTESTANTS[loss] if not one.compiles]
+        of_cell = found[f"{loss}, {form}, {dtype}, {cell.shape}"] = {}
+        for row in cells.measure(cell, contestants, device, _EFFORT):
+            if "not run" in row:
+                not_run.setdefault(row["contestant"], row["not run"])
+            else:
+                of_cell[row["contestant"]] = {name: float(f"{row[name]:.4g}") for name in _SHOWN if name in row}
+        seconds_of_an_element = (time.perf_counter() - began_cell) / (rows * classes)
+    return {"not run": not_run, **found}
 
 
 def graph_step(device: torch.device) -> dict[str, Any]:

@@ -42,13 +42,16 @@ class Board:
 
 
 class Question(NamedTuple):
-    """`assumed` is None where nothing is; `share` is of the time that all may take, for those that can use any amount."""
+    """`agrees` takes the answer and what is assumed; None where they are there to be read side by side.
+
+    `share` is of the time that all may take, for a question that can use any amount.
+    """
 
     name: str
     ask: Callable[[Board], Any]
     assumed: Any = None
+    agrees: Callable[[Any, Any], bool] | None = operator.eq
     share: float = 0.0
-    agrees: Callable[[Any, Any], bool] = operator.eq
 
 
 def questions() -> Iterator[Question]:
@@ -66,23 +69,26 @@ def questions() -> Iterator[Question]:
         "launches_keep_their_place", lambda board: memory.launches_out_of_place(board.device), {"out of place": 0}
     )
     yield from _costs()
+    yield from last
     yield Question(
         "npu_graph_step",
         lambda board: losses.graph_step(board.device),
         {"the bits of the eager step": True},
         agrees=losses.same_bits,
     )
-    yield from last
 
 
 def _costs() -> Iterator[Question]:
-    yield Question("launch_cost", lambda board: costs.launch_cost(board.probes, board.cores))
+    def question(name: str, ask: Callable[[Board], Any], share: float = 0.0) -> Question:
+        return Question(name, ask, assumed.COSTS.get(name), agrees=None, share=share)
+
+    yield question("launch_cost", lambda board: costs.launch_cost(board.probes, board.cores))
     for name, writes in (("copy", True), ("read", False)):
         for by, ask in (("size", costs.bandwidth_by_size), ("working_set", costs.bandwidth_by_working_set)):
-            yield Question(f"{name}_bandwidth_by_{by}", partial(_bandwidth, ask, writes), share=0.1)
-    yield Question("vector_times", _of_probes(costs.vector_times))
-    yield Question("gather_mask_stall", _of_probes(costs.gather_mask_stall))
-    yield Question("losses", lambda board: losses.beside_peers(board.device, board.seconds), share=0.5)
+            yield question(f"{name}_bandwidth_by_{by}", partial(_bandwidth, ask, writes), share=0.1)
+    yield question("vector_times", _of_probes(costs.vector_times))
+    yield question("gather_mask_stall", _of_probes(costs.gather_mask_stall))
+    yield question("losses", lambda board: losses.beside_peers(board.device, board.seconds), share=0.5)
 
 
 def _computed(texts: list[str], board: Board) -> dict[str, str]:

@@ -19,16 +19,18 @@ from typing import Any
 
 import torch
 
-from npu_ce_jit import bootstrap
+from npu_ce_jit import bootstrap, chips
 from npu_ce_jit._version import __version__
 from npu_ce_jit.board import answers
 from npu_ce_jit.board.probes import Probes
 from npu_ce_jit.board.questions import Board, Question, questions
 from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.devices import require_npu
-from npu_ce_jit.errors import BuildError, NpuCeJitError
+from npu_ce_jit.errors import BuildError, NpuCeJitError, SelfCheckError
 
 _SECONDS = 90.0
+_MOST_SAID = 2000  # characters
+_MOST_FLAGS = 10  # sets of them, each of which a new process tries
 _BEGUN = {"not asked": "the process ended while it was asked"}
 
 
@@ -48,50 +50,68 @@ def run_board(arguments: list[str]) -> int:
         "--resume", action="store_true", help="ask only what FILE, from a run that was ended, has no answer to"
     )
     parsed = parser.parse_args(arguments)
-    began = time.perf_counter()
+    seconds: float = parsed.seconds
     report: dict[str, Any] = json.loads(parsed.file.read_text("utf-8")) if parsed.resume else {"what": answers.WHAT}
     answers.write(parsed.file, report)  # before a minute is spent on what cannot be written
     device = require_npu()
-    board = _prepared(device, report)
-    if not _ask_all(board, report, parsed.file, parsed.seconds):
-        left = max(1.0, parsed.seconds - (time.perf_counter() - began))
-        _say("the device does not answer any more; a new process goes on")
-        command = [sys.executable, "-m", "npu_ce_jit", "board", str(parsed.file), f"--seconds={left:.0f}", "--resume"]
-        return subprocess.run(command, check=False).returncode  # noqa: S603  this package's own
+    chips.require_supported(torch.get_device_module(device).get_device_name(device), "Run it on one of these.")
+    _say("building the kernels, unless they are there")
+    session, problem = _checked(device)
+    if isinstance(problem, SelfCheckError) and len(report.get("failed self-checks", ())) < _MOST_FLAGS:
+        report.setdefault("failed self-checks", []).append(_told(problem))
+        answers.write(parsed.file, report)
+        return _go_on(
+            "its kernels compute wrongly; a new process builds with the next flags", parsed.file, parsed.seconds
+        )
+    board = _board(session, device)
+    report = {**_head(session, problem, board), "answers": {}, **report}
+    _say(f"self-check: {report['kernels']['self-check']}")
+    began = time.perf_counter()
+    if not _ask_all(board, report, parsed.file, seconds):
+        left = max(1.0, seconds - (time.perf_counter() - began))
+        return _go_on("the device does not answer any more; a new process goes on", parsed.file, left)
     return _summarise(report, parsed.file)
 
 
-def _prepared(device: torch.device, report: dict[str, Any]) -> Board:
-    """Builds, checks, and puts what came of it at the head of the report."""
-    _say("building the kernels, unless they are there")
-    session, problem = bootstrap.load_all(may_build=True), None
-    if session.npu.state != "none":
-        session, problem = bootstrap.try_npu(device)
-    problem = problem or session.npu.problem
+def _checked(device: torch.device) -> tuple[Session, NpuCeJitError | None]:
+    """The session with the kernels of the loss, and why there are none that compute rightly."""
+    session = bootstrap.load_all(may_build=True)
+    if session.npu.state == "none":
+        return session, session.npu.problem
+    return bootstrap.try_npu(device)
+
+
+def _board(session: Session, device: torch.device) -> Board:
     probes: Probes | NpuCeJitError
     try:
         probes = Probes(session, device)
     except NpuCeJitError as error:
         probes = error
     properties = torch.get_device_module(device).get_device_properties(device)
-    cores = int(properties.vector_core_num)
-    if "answers" not in report:
-        artifact = session.npu.artifact
-        report |= {
-            "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d"),
-            "chip": {"name": properties.name, "vector cores": cores, "memory, MiB": properties.total_memory >> 20},
-            "versions": _versions(session),
-            "kernels": {"self-check": "passed"} if problem is None else {"self-check": _told(problem)},
-            "answers": {},
-        }
-        if artifact is not None:
-            report["kernels"] |= {
-                "flags": artifact.manifest.get("rung"),
-                "tried": [answers.without_paths(line) for line in artifact.manifest.get("rungs", [])],
-                "built in seconds": artifact.manifest.get("seconds"),
-            }
-        _say(f"self-check: {report['kernels']['self-check']}")
-    return Board(device, cores, probes)
+    return Board(device, int(properties.vector_core_num), probes)
+
+
+def _head(session: Session, problem: NpuCeJitError | None, board: Board) -> dict[str, Any]:
+    """What the answers are the answers of."""
+    properties = torch.get_device_module(board.device).get_device_properties(board.device)
+    kernels: dict[str, Any] = {"self-check": "passed" if problem is None else _told(problem)}
+    if session.npu.artifact is not None:
+        manifest = session.npu.artifact.manifest
+        kernels |= {"flags": manifest.get("rung"), "tried": manifest.get("rungs"), "seconds": manifest.get("seconds")}
+    return {
+        "what": answers.WHAT,
+        "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d"),
+        "chip": {"name": properties.name, "vector cores": board.cores, "MiB": properties.total_memory >> 20},
+        "versions": _versions(session),
+        "kernels": kernels,
+    }
+
+
+def _go_on(why: str, file: Path, seconds: float) -> int:
+    """The exit code of a process that goes on from the file."""
+    _say(why)
+    command = [sys.executable, "-m", "npu_ce_jit", "board", str(file), f"--seconds={seconds:.0f}", "--resume"]
+    return subprocess.run(command, check=False).returncode  # noqa: S603  this package's own
 
 
 def _ask_all(board: Board, report: dict[str, Any], file: Path, seconds: float) -> bool:
@@ -118,8 +138,8 @@ def _ask(board: Board, question: Question) -> dict[str, Any]:
         answer = question.ask(board)
     except Exception as error:  # noqa: BLE001  whatever it is, the next question is asked
         return {"not asked": _told(error), **expected}
-    if question.assumed is None:
-        return {"answer": answer}
+    if question.assumed is None or question.agrees is None:
+        return {"answer": answer, **expected}
     return {"answer": answer, **expected, "as assumed": question.agrees(answer, question.assumed)}
 
 
@@ -169,14 +189,14 @@ def _versions(session: Session) -> dict[str, Any]:
 
 
 def _told(error: Exception) -> str:
-    """What it says of the fault, in a few lines, without paths."""
+    """What it says of the fault, on one line."""
     if isinstance(error, BuildError):
         said = " | ".join((error.fact, *error.first_lines))
     elif isinstance(error, NpuCeJitError):
         said = error.fact
     else:
         said = f"{type(error).__name__}: {error}"
-    return answers.without_paths(" ".join(said.split()))[:1000]
+    return " ".join(said.split())[:_MOST_SAID]
 
 
 def _say(text: str) -> None:
