@@ -43,7 +43,7 @@ class NarrowForward {
     if (options_.argmax) {
       pipe->InitBuffer(columns_, tiling_.pitch * sizeof(float));
       pipe->InitBuffer(bits_, tiling_.step_rows * kCeLanes / 8);
-      CreateVecIndex(columns_.Get<float>(), 0.0f, tiling_.pitch);
+      CountUp(columns_.Get<float>(), tiling_.pitch);
     }
     // Rows without logits, and what lies between the end of a row and the next, take part in instructions.
     LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
@@ -51,10 +51,7 @@ class NarrowForward {
     Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), tile * sizeof(T) / sizeof(uint16_t));
     in_.FreeTensor(first);
     in_.FreeTensor(second);
-    CreateVecIndex(row_offsets_.Get<int32_t>(), int32_t(0), tiling_.step_rows);
-    VectorBarrier();
-    Muls(row_offsets_.Get<int32_t>(), row_offsets_.Get<int32_t>(), static_cast<int32_t>(tiling_.pitch * sizeof(float)),
-         tiling_.step_rows);
+    CountBytes(row_offsets_.Get<int32_t>(), tiling_.pitch * sizeof(float), tiling_.step_rows);
     logits_.Init(pipe, problem);
     states_.Init(pipe, options_, group);
     targets_.Init(pipe, problem, group);
@@ -65,7 +62,7 @@ class NarrowForward {
     }
   }
 
-  __aicore__ inline void Process(TPipe*) {
+  __aicore__ inline void Process() {
     begin_ = next_ = FirstRow(GetBlockIdx());
     end_ = FirstRow(GetBlockIdx() + 1);
     targets_.Read(begin_, RowsFrom(begin_, tiling_.group_units));
@@ -96,7 +93,7 @@ class NarrowForward {
 
   // The sum of all weights is the same for every row.
   __aicore__ inline void SumWeights() {
-    float sum = problem_.classes;
+    float sum = AsFloat(problem_.classes);
     if (options_.weights) {
       const LocalTensor<float> terms = terms_.Get<float>(), total = log_sums_.Get<float>();
       FoldInto<SumOf>(terms, target_weights_.All(), Repeats(problem_.classes));

@@ -125,7 +125,7 @@ class RowFinish {
       VectorBarrier();
       Sub(scratch, states[kWeighted], scratch, count_);
       VectorBarrier();
-      Muls(scratch, scratch, -smoothing / static_cast<float>(problem_.classes), count_);
+      Muls(scratch, scratch, -smoothing / AsFloat(problem_.classes), count_);
       VectorBarrier();
       Add(ce, ce, scratch, count_);
       VectorBarrier();

@@ -55,7 +55,7 @@ class WideForward {
   }
 
   // Every core has a unit.
-  __aicore__ inline void Process(TPipe* pipe) {
+  __aicore__ inline void Process() {
     const uint64_t core = GetBlockIdx(), cores = GetBlockNum();
     begin_ = units_ * core / cores;
     end_ = units_ * (core + 1) / cores;
@@ -72,7 +72,7 @@ class WideForward {
       }
       for (uint32_t i = 0; i < tiling_.input_tiles; ++i) {
         WaitForWrite(i);
-        pipe->ReleaseEventID<HardEvent::MTE3_MTE2>(written_[i]);
+        GetTPipePtr()->ReleaseEventID<HardEvent::MTE3_MTE2>(written_[i]);
       }
     }
   }

@@ -20,15 +20,11 @@ import argparse
 import importlib.util
 import json
 import math
-import multiprocessing
 import sys
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from npu_call import CHIP, DTYPES, FORMS, Case, Measured, compile_all, load_all, run
+from npu_call import CHIP, DTYPES, FORMS, Case, Measured, measure
 from official_npu import Figures
 
 SHAPES = ["4096x8080", "4096x32000", "1024x128256", "8x152064", "65536x10", "8192x1000", "49x32000"]
@@ -36,7 +32,6 @@ OPTIONS = ("weights", "smoothing", "softcap")
 OF_OPTIONS = "480x8080"
 QUICK_ELEMENTS = 2_000_000
 MOST_ELEMENTS = 400_000_000  # simulated in a minute, and held in memory twice
-PROCESSES = 2
 
 
 # -- the bars
@@ -174,17 +169,6 @@ def cases_of_options() -> list[Case]:
     rows, classes = shape_of(OF_OPTIONS)
     pairs = [(form, dtype) for form in ("forward", "backward") for dtype in ("fp32", "bf16")]
     return [Case(form, dtype, rows, classes, option) for option in ("", *OPTIONS) for form, dtype in pairs]
-
-
-def measure(cases: list[Case]) -> list[Measured]:
-    with tempfile.TemporaryDirectory() as folder:
-        compile_all(Path(folder))
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(PROCESSES, spawn, initializer=load_all, initargs=(Path(folder),)) as pool:
-            # The long ones first, so that no process is left alone with one.
-            order = sorted(range(len(cases)), key=lambda i: -cases[i].rows * cases[i].classes)
-            pending = {i: pool.submit(run, cases[i]) for i in order}
-            return [pending[i].result() for i in range(len(cases))]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "banks.h"
@@ -47,18 +48,17 @@ struct Counters {
   uint64_t barriers = 0;
 };
 
-// Microseconds, by the rate table of timeline.h, and by the same table with every rate that no page documents halved
-// and doubled.
+// Microseconds, under each of the assumptions that rates.h makes of its table: by its values ("table"), with all rates
+// at their fast or slow ends, and with each range alone at either.
 struct Estimate {
-  double microseconds;
-  double with_half_rates;
-  double with_double_rates;
-  std::array<double, 4> busy;  // how long S, V, MTE2 and MTE3 of the slowest core are at work
+  std::vector<std::pair<std::string, double>> microseconds;
+  std::array<double, 4> busy;  // by the table: how long S, V, MTE2 and MTE3 of the slowest core are at work
 };
 
 struct Report {
   std::string kernel;
   uint32_t blocks;
+  uint32_t blocks_run = 0;  // all of them, unless run.h was asked for fewer
   std::vector<Violation> violations;
   std::string exception;  // what the kernel threw, which no kernel may; empty if it did not
   std::vector<Counters> cores;

@@ -39,7 +39,7 @@ void Core::State::record(const Instruction& instruction, Pipe on, AtomicMode ato
   pipe = on;
   order.issue(pipe);
   history.record(order.now(), current);
-  timelines.each([&](Timeline& timeline, int) { timeline.issue(pipe); });
+  timelines.each([&](Timeline& timeline) { timeline.issue(pipe); });
 }
 
 void Core::State::violate(Rule rule, std::string expected, std::string got) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <atomic>
 #include <cstdio>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace virtual_cann {
 namespace {
 
 constexpr uint32_t kMostBlocks = 65535;
+
+std::atomic<uint32_t> every_nth_block{1};
 
 // What the kernel may touch: live memory of its device, which stays mapped until the launch is over.
 class Lookup {
@@ -36,7 +39,7 @@ class Lookup {
 
 void run(const KernelLaunch& launch, int device) {
   Lookup lookup(device);
-  Report report = run_kernel(launch, *settings().hardware, std::ref(lookup), Options{settings().auto_sync});
+  Report report = run_kernel(launch, *settings().hardware, std::ref(lookup), {settings().auto_sync, every_nth_block});
   keep_report(report.json());
   if (!report.failed()) return;
   std::fprintf(stderr, "[virtual CANN] kernel %s failed\n%s\n", launch.kernel.c_str(), report.message().c_str());
@@ -77,3 +80,5 @@ void enqueue_kernel(KernelLaunch launch, void* handle) {
 }
 
 }  // namespace virtual_cann
+
+extern "C" void virtual_cann_run_every_nth_block(uint32_t n) { virtual_cann::every_nth_block = n; }
