@@ -31,7 +31,8 @@ def npu_recipes(
     key_digest: str,
     rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
 ) -> Generator[Recipe, Failure, None]:
-    """One for each rung of the ladder that takes the probe; is sent how one failed, to give the next.
+    """One for each rung of the ladder that takes the probe; is sent how one failed, to give the next. Sources without
+    units of C++ have no glue, and make the library of kernels alone.
 
     Without the rungs of manifests that were `rejected`, each with its verdict. Ends where a failure is not one that
     another rung could mend. Raises ToolchainError for what is missing, OSError where the disk of `directory` is full,
@@ -109,9 +110,10 @@ def _recipe(
         for command in commands
     ]  # fmt: skip
     by_cxx = [Step("compile", object_of(unit), (unit,)) for unit in sources.units(".cpp")]
-    link = Step("link", flags.NPU_LIBRARY, objects=tuple(step.output for step in by_cxx), after=(kernels,))
+    objects = tuple(step.output for step in by_cxx)
+    link = [Step("link", flags.NPU_LIBRARY, objects=objects, after=(kernels,))] if by_cxx else []
     return Recipe(
-        libraries=(link.output, kernels),
+        libraries=(*(step.output for step in link), kernels),
         words={
             "open": open_words(),
             "cxx": toolchain.cxx_command,
@@ -120,7 +122,7 @@ def _recipe(
             "libs": (f"-l{kernels.removeprefix('lib').removesuffix('.so')}", *flags.NPU_LIBRARIES),
         },
         rules={**_BISHENG_RULES, **CXX_RULES},
-        steps=(*by_bisheng, *by_cxx, link),
+        steps=(*by_bisheng, *by_cxx, *link),
         environment=environment,
         facts={"flags": [*compile_flags, *flags.NPU_LINK, *flags.NPU_LIBRARIES]},
         tools={"bisheng": [compiler.program], "compiler": toolchain.cxx_command},
