@@ -221,7 +221,7 @@ def _preprocessing(options: Options, tree: Tree, source: Source, builtins: Path)
     if tree.generation >= 8.5:
         macros += ["__NPU_ARCH__=2201", "__DAV_VEC__=1", "VIRTUAL_CANN_KNOWS_ASC=1"]
     if source.language == "asc":
-        macros.append("TILING_KEY_VAR=0")
+        macros += ["TILING_KEY_VAR=0", "L2_CACHE_HINT"]
     # The machine's headers, which the API's headers include.
     before = [*(f"-D{macro}" for macro in macros), "-include", str(builtins), "-isystem", str(VIRTUAL_CANN)]
     adds_dirs = source.language == "asc" and "asc-dirs" not in options.refusals.forms

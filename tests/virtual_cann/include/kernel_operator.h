@@ -8,6 +8,7 @@
 #include "ascendc/compare_select.h"
 #include "ascendc/copy.h"
 #include "ascendc/copy_pad.h"
+#include "ascendc/create_vec_index.h"
 #include "ascendc/duplicate.h"
 #include "ascendc/events.h"
 #include "ascendc/gather.h"
