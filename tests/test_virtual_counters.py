@@ -139,6 +139,40 @@ def test_counters_are_what_one_counts(counted: ctypes.CDLL, name: str) -> None:
     assert report["total"]["vector_repeats"] == sum(core.vector_repeats for core in CASES[name])
 
 
+# The instructions, and their repeats, that the headers of dav_c220 make of a call.
+CALLS = {
+    "index": (7 + 4, 7 + 4),  # 300 floats: 7 blocks behind the scalar unit's, 3 repeats, and the rest
+    "gather": (2, 1 + 1),  # 64 and 6 floats
+    "compare": (2, 252 + 1),
+    "compare_scalar": (2, 252 + 0),  # the second one has nothing to do
+    "select_scalar": (3, 1 + 1 + 2),  # the scalar goes into UB, from there into a register; 70 floats
+    "select_tensor": (3, 1 + 1 + 2),  # as the bits' address does
+    "select_same": (2, 1 + 1),
+    "gather_mask": (1, 253),
+    "duplicate": (1, 253),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_counts_as_the_instructions_that_the_headers_make_of_it(counted: ctypes.CDLL, name: str) -> None:
+    core = run(counted[f"launch_{name}"], 1, torch.ones(2048), torch.zeros(2048))["cores"][0]
+    fills = (2, 253 + 8)  # of what it works on
+    assert (core["vector_instructions"], core["vector_repeats"]) == (
+        CALLS[name][0] + fills[0],
+        CALLS[name][1] + fills[1],
+    )
+
+
+def test_the_scalar_unit_waits_for_the_count_of_gather_mask(counted: ctypes.CDLL) -> None:
+    """It starts no copy until then; behind an instruction that it need not wait for, the copy hides."""
+    waits, hides = (
+        run(counted[f"launch_{name}"], 1, torch.ones(2048), torch.zeros(2048))["estimates"]["table"]
+        for name in ("gather_mask", "duplicate")
+    )
+    launch = hides["microseconds"] - hides["V"]
+    assert waits["microseconds"] == pytest.approx(launch + waits["V"] + waits["MTE2"], rel=0.02)
+
+
 def test_every_counter_is_counted_somewhere() -> None:
     for name in Counters.__dataclass_fields__.keys() - {"read_read_conflicts", "write_write_conflicts"}:
         assert any(getattr(core, name) for cores in CASES.values() for core in cores)
