@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,6 @@ from npu_call import CHIP, DTYPES, FORMS, Case, Measured, measure
 ROWS = (1, 4, 16, 48, 1024, 4096)
 CLASSES = (1000, 8080, 32000, 131072, 151936)
 MOST_ELEMENTS = 4_000_000
-FEWEST_BLOCKS = 1  # that run of a launch on all cores
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Cell:
 
 
 def case_of(form: str, dtype: str, rows: int, classes: int) -> Case:
-    every = 1
-    while rows * classes / every > MOST_ELEMENTS and every < CHIP.cores // FEWEST_BLOCKS:
-        every *= 2
+    every = min(CHIP.cores, math.ceil(rows * classes / MOST_ELEMENTS))
     return Case(form, dtype, rows, classes, every_nth_block=every)
 
 
