@@ -7,7 +7,7 @@ Each cell is estimated by the table of rates, with all rates at their fast and a
 alone at either end, for both sides alike (official_npu.py); the bar is 1 for the worst of these ratios. CANN's forward
 always writes log_prob, so ours has to be as fast with it and without.
 
-Of a launch with more than MOST_ELEMENTS elements only every nth block runs. A kernel's blocks have the same work but for
+Of a launch with more than MOST_ELEMENTS elements only every nth block runs. All blocks have the same work but for
 one unit of it, and the last has no less than another.
 """
 
