@@ -153,7 +153,7 @@ device = torch.device("npu", 0)
 x, target = torch.randn(4, 5, device="cpu"), torch.zeros(4, dtype=torch.int64, device="cpu")
 right = torch.nn.functional.cross_entropy(x, target)
 (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(x.requires_grad_(), target), x)
-there, target = x.detach().to(NPU), target.to(NPU)
+there, target = x.detach().to(device), target.to(device)
 generators = torch.get_rng_state(), torch.npu.get_rng_state()
 """
 AFTER_IT = """
