@@ -78,7 +78,7 @@ print(json.dumps(said))
 def test_a_kernel_whose_last_block_does_nothing_is_named() -> None:
     kernels = all_kernels()
     assert len(kernels) > 20
-    said = json.loads(run_hooked(f"KERNELS = {kernels}" + LAME))
+    said = json.loads(run_hooked(f"KERNELS = {kernels}" + LAME).stdout)
     first_named = {name: re.search(r", from (\w+)[ ,]", said.get(name, "")) for name in kernels}
     assert {name: found and found[1] for name, found in first_named.items()} == {name: name for name in kernels}, said
 
