@@ -12,8 +12,8 @@ from npu_ce_jit.console import print_table, size_of
 from npu_ce_jit.errors import BuildError, NpuCeJitError
 from npu_ce_jit.jit import inventory
 from npu_ce_jit.jit.archive import pack, unpack
-from npu_ce_jit.jit.build import BUILD_LOG
 from npu_ce_jit.jit.build import build as build_target
+from npu_ce_jit.jit.build_log import BUILD_LOG
 from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.entry import is_refusal, noted_dir
 from npu_ce_jit.jit.inventory import BROKEN, Item

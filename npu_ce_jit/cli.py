@@ -16,6 +16,7 @@ from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.jit.store import Store
 
 _COMPUTING = {
+    "board": "ask the NPU here what only a chip can answer, and write the answers to a file",
     "bench": "time the losses beside PyTorch's on the best device here",
     "demo": "compute, compare and trace on the best device here",
 }
@@ -106,6 +107,10 @@ def _days(text: str) -> float:
 
 def _compute(command: str, arguments: list[str]) -> int:
     """What computes for a while is imported when it is asked for."""
+    if command == "board":
+        from npu_ce_jit.board.run import run_board
+
+        return run_board(arguments)
     if command == "bench":
         from npu_ce_jit.bench import run_bench
 

@@ -13,6 +13,7 @@ GROUPS = (
     ("device",),
     ("calls", "launches", "operators"),
     ("amp", "commands", "glue"),
+    ("board",),
     ("rebuild", "self_check", "switch"),
     ("faults",),
 )
