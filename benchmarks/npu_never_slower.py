@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from npu_call import CHIP, DTYPES, FORMS, Case, Measured, measure
 
@@ -33,8 +34,8 @@ class Cell:
     @property
     def ratios(self) -> dict[str, float]:
         """Ours over CANN's."""
-        official = self.measured.official.estimates
-        return {name: ours / official[name] for name, ours in self.measured.ours.estimates.items()}
+        official = self.measured.official.times
+        return {name: ours.estimate / official[name].estimate for name, ours in self.measured.ours.times.items()}
 
     @property
     def worst(self) -> str:
@@ -59,13 +60,19 @@ def case_of(form: str, dtype: str, rows: int, classes: int) -> Case:
 
 def line(cell: Cell) -> str:
     ours, official = cell.measured.ours, cell.measured.official
+    ends = ("table", "fast", "slow", cell.worst)
+    pairs = "  ".join(f"{ours.times[name].estimate:8.1f}{official.times[name].estimate:8.1f}" for name in ends)
+    lost = sum(ratio > 1 for ratio in cell.ratios.values())
+    verdict = f"MISSED at {lost} ends" if lost else "met"
+    return f"{cell.name:38} {len(ours.blocks)} {pairs}  {cell.ratios[cell.worst]:6.3f} {cell.worst:20} {verdict}"
 
-    def pair(name: str) -> str:
-        return f"{ours.estimates[name]:8.1f}{official.estimates[name]:8.1f}"
 
-    verdict = "met" if cell.met else f"MISSED: {sum(ratio > 1 for ratio in cell.ratios.values())}"
-    pairs = "  ".join(map(pair, ("table", "fast", "slow", cell.worst)))
-    return f"{cell.name:38} {len(ours.launch_blocks)} {pairs}  {cell.ratios[cell.worst]:6.3f} {cell.worst:20} {verdict}"
+def as_json(cell: Cell) -> dict[str, Any]:
+    sides = {"ours": cell.measured.ours, "official": cell.measured.official}
+    estimates = {
+        side: {name: times.estimate for name, times in figures.times.items()} for side, figures in sides.items()
+    }
+    return cell.measured.case._asdict() | estimates | {"blocks": cell.measured.ours.blocks, "met": cell.met}
 
 
 def shape_of(text: str) -> tuple[int, int]:
@@ -82,8 +89,7 @@ def main() -> None:
         map(Cell, measure([case_of(f, d, *shape) for f in FORMS for d in DTYPES for shape in arguments.shapes]))
     )
     if arguments.json:
-        rows = [cell.measured.case._asdict() | {"worst": cell.worst, "ratios": cell.ratios} for cell in cells]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(list(map(as_json, cells)), indent=2))
     else:
         print("microseconds, ours and CANN's: by the table, all rates fast, all slow, and at the worst of all ends")
         for cell in cells:

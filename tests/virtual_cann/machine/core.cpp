@@ -141,6 +141,9 @@ uint32_t Core::allocate_ub(uint32_t bytes) {
        std::to_string(bytes) + " bytes behind " + std::to_string(state.ub.allocated()) + " that are taken");
 }
 
-void Core::reset_ub() { state_->ub.free_all(); }
+void Core::reset_pipe() {
+  state_->ub.free_all();
+  state_->events.give_all();
+}
 
 }  // namespace virtual_cann
