@@ -56,11 +56,15 @@ class RowSums {
     }
     if (problem_.reduction == kCeMean) {
       Div(Sum(kCeTerm), Sum(kCeTerm), Sum(kWeightTerm), 1);
-      Div(Sum(kZTerm), Sum(kZTerm), Sum(kCountTerm), 1);
+      if (HasZLoss()) {
+        Div(Sum(kZTerm), Sum(kZTerm), Sum(kCountTerm), 1);
+      }
       VectorBarrier();
     }
-    AscendC::Add(Sum(kCeTerm), Sum(kCeTerm), Sum(kZTerm), 1);
-    VectorBarrier();
+    if (HasZLoss()) {
+      AscendC::Add(Sum(kCeTerm), Sum(kCeTerm), Sum(kZTerm), 1);
+      VectorBarrier();
+    }
     if (outputs_.loss_dtype == kCeFloat32) {
       WriteResults<float>();
     } else if (outputs_.loss_dtype == kCeFloat16) {
@@ -73,6 +77,8 @@ class RowSums {
  private:
   __aicore__ inline LocalTensor<float> Sum(uint32_t term) { return sums_.Get<float>()[term * kBlockFloats]; }
 
+  __aicore__ inline bool HasZLoss() const { return problem_.z_loss != 0 || outputs_.z_loss != nullptr; }
+
   __aicore__ inline void AddUpLanes() {
     WholeReduceSum(sums_.Get<float>(), lanes_.Get<float>(), kCeLanes, kSumTerms, kBlockFloats, 1, 8);
     VectorBarrier();
@@ -83,7 +89,9 @@ class RowSums {
     LocalTensor<L> out = out_.AllocTensor<L>();
     const LocalTensor<L> second = out[kBlockBytes / sizeof(L)];
     FromFloats(out, Sum(kCeTerm), 1);
-    FromFloats(second, Sum(kZTerm), 1);
+    if (HasZLoss()) {
+      FromFloats(second, Sum(kZTerm), 1);
+    }
     out_.EnQue(out);
     out = out_.DeQue<L>();
     CopyOut(InGm<L>(outputs_.loss, 1), out, 1);

@@ -9,8 +9,8 @@ namespace npu_ce {
 
 namespace {
 
-// From so many on, work outweighs launches, and every core is to be busy.
-constexpr uint64_t kMuchWork = 1'000'000;
+// Elements that are left to one core, which then reduces the rows too: a launch less, where it is worth most.
+constexpr uint64_t kAlone = 20'000;
 // Less than this many columns of a unit are not worth its finish.
 constexpr uint64_t kLeastSpan = 1024;
 // With so many units, any number of them is balanced.
@@ -32,6 +32,10 @@ Spans spans_of(uint64_t classes, uint64_t wanted) {
 double imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint64_t cores) {
   const double busiest = static_cast<double>(ceil_div(rows * spans.count, cores) * spans.columns);
   return busiest * static_cast<double>(cores) / (static_cast<double>(rows) * static_cast<double>(classes));
+}
+
+uint64_t cores_of_forward(const CeProblem& problem) {
+  return problem.rows * problem.classes <= kAlone ? 1 : useful_cores(problem);
 }
 
 // Of the chips there are, which have 40 and 48 cores.
@@ -93,14 +97,6 @@ void keep_ends_of_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardT
   tiling.tile_columns = even_tiles(classes, room / ub.wide_per_column(tiling.input_tiles, true) / kLanes * kLanes);
 }
 
-// log_prob of spans takes another launch on as many cores; of whole rows that stay in UB it does not. So these have a
-// core each, though others are idle: but not where their work is more than that launch, unless at least the larger chip
-// is busy.
-bool keeps_whole_rows(const CeProblem& problem) {
-  return problem.rows * problem.classes < kMuchWork ||
-         imbalance(problem.rows, problem.classes, whole_rows(problem.classes), 48) <= kBalanced;
-}
-
 void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
   const uint64_t classes = problem.classes;
   const auto columns = [&](const Spans& spans) { return std::min(spans.columns, classes); };
@@ -108,8 +104,12 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   const auto group = [&](const Spans& spans) { return columns(spans) <= 16384 ? 32 : 8; };
   const auto room = [&](const Spans& spans) { return ub_bytes - ub.wide_fixed(group(spans)); };
   const Spans whole = whole_rows(classes);
-  Spans spans = choose_spans(problem.rows, classes, useful_cores(problem));
-  if (ub.log_prob() && keeps_whole_rows(problem) && keep_rows(ub, classes, room(whole), tiling)) spans = whole;
+  Spans spans = choose_spans(problem.rows, classes, cores_of_forward(problem));
+  // log_prob of spans takes another launch on as many cores; of whole rows it does not. So these have a core each where
+  // that keeps the larger chip busy; and with little work though it does not, if they stay in UB.
+  const bool balanced = imbalance(problem.rows, classes, whole, 48) <= kBalanced;
+  const bool little = problem.rows * classes < kMuchWork;
+  if (ub.log_prob() && (balanced || (little && keep_rows(ub, classes, room(whole), tiling)))) spans = whole;
   tiling.spans = static_cast<uint32_t>(spans.count);
   tiling.span_columns = static_cast<uint32_t>(spans.columns);
   tiling.group_units = group(spans);
@@ -133,7 +133,7 @@ uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
 uint64_t choose_sum_rows(const CeProblem& problem) {
   for (const uint64_t rows : {64, 8}) {
     const Spans sums{ceil_div(problem.rows, rows), rows};
-    if (problem.rows > 0 && worst_imbalance(1, problem.rows, sums, useful_cores(problem)) <= kBalanced) return rows;
+    if (problem.rows > 0 && worst_imbalance(1, problem.rows, sums, cores_of_forward(problem)) <= kBalanced) return rows;
   }
   return 2;
 }
@@ -194,7 +194,7 @@ CeForwardTiling plan_log_prob(const Ub& ub, const CeForwardTiling& forward, uint
 
 CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& outputs, const NpuLimits& limits) {
   CeForwardPlan plan{};
-  const uint64_t useful = useful_cores(problem);
+  const uint64_t useful = cores_of_forward(problem);
   const bool few_rows = problem.rows <= kLanes;  // to merge them takes one block
   const Ub ub(problem, outputs, few_rows || useful == 1);
   const auto blocks = [&](uint64_t work) {
