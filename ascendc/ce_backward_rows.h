@@ -166,7 +166,7 @@ class BackwardRows {
     }
     if (options_->entropy) {
       inputs_.Scaled(math_, slope, kEntropyGradient, -1.0f);
-      math_.Multiply(term_, slope, inputs_.Get(kEntropy));
+      math_.Multiply(term_, slope, inputs_.Get(kEntropyOfRow));
       math_.Add(rest_, rest_, term_);
     }
     if (inputs_.Has(kLogProbSum)) {

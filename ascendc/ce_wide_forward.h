@@ -65,6 +65,9 @@ class WideForward {
     for (uint64_t unit = begin_; unit < end_; unit += tiling_.group_units) {
       RunGroup(unit, GroupFrom(unit));
     }
+    if (tiling_.spans == 1) {
+      finish_.Close();
+    }
     target_weights_.Close();
     if (WritesLogProb()) {
       for (uint32_t column = 0; column < read_again_; column += tiling_.tile_columns) {

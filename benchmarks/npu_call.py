@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from official_npu import Figures, chips, official  # which puts tests/ on the path
+from official_npu import Chip, Figures, Times, chips, official  # which puts tests/ on the path
 
 import backward_npu  # isort: skip
 import npu_kernels  # isort: skip
@@ -36,6 +36,10 @@ class Case(NamedTuple):
     classes: int
     option: str = ""
     every_nth_block: int = 1  # runs: the others of a launch are like those
+
+    @property
+    def elements_run(self) -> float:
+        return self.rows * self.classes / self.every_nth_block
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,9 @@ def measure(cases: list[Case]) -> list[Measured]:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(PROCESSES, spawn, initializer=load_all, initargs=(Path(folder),)) as pool:
             # The long ones first, so that no process is left alone with one.
-            order = sorted(range(len(cases)), key=lambda i: -cases[i].rows * cases[i].classes / cases[i].every_nth_block)
+            order = sorted(
+                range(len(cases)), key=lambda i: -cases[i].rows * cases[i].classes / cases[i].every_nth_block
+            )
             pending = {i: pool.submit(run, cases[i]) for i in order}
             return [pending[i].result() for i in range(len(cases))]
 
@@ -203,9 +209,6 @@ def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: s
     total = {name: sum(each[name] for each in totals) for name in totals[0]}
     read, written = total["gm_bytes_read"], total["gm_bytes_written"]
     busiest, cores = max((core_bytes(report) for report in reports), key=sum), CHIP.cores
-    goes_round = [round_l2 is not None and round_l2 in report["kernel"] for report in reports]
-    memory = sum(map(memory_seconds, totals, goes_round))
-    estimates = [report["estimate"]["microseconds"] for report in reports]
     return Figures(
         read=read / elements / size,
         written=written / elements / size,
@@ -213,16 +216,31 @@ def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: s
         repeats=total["vector_repeats"] / elements,
         conflicts=total["bank_conflicts"] / elements,
         busiest=max(busiest) * cores / sum(busiest),
-        estimates={name: sum(each[name] for each in estimates) for name in estimates[0]},
-        launches=sum(CHIP.launch(report["blocks"]) for report in reports),
-        launch_blocks=[report["blocks"] for report in reports],
-        traffic_bound=1e6 * max(memory, (read + written) / CHIP.rates["read_and_write"]),
-        vector_bound=sum(report["estimate"]["busy"]["V"] for report in reports),
+        blocks=[report["blocks"] for report in reports],
+        times={name: times(name, reports, totals, round_l2) for name in chips(SOC)},
     )
 
 
-def memory_seconds(total: dict[str, float], round_l2: bool) -> float:
+def times(name: str, reports: list[dict[str, Any]], totals: list[dict[str, float]], round_l2: str | None) -> Times:
+    on = chips(SOC)[name]
+    estimates = [report["estimates"][name] for report in reports]
+    memory = sum(
+        memory_seconds(total, round_l2 is not None and round_l2 in report["kernel"], on)
+        for report, total in zip(reports, totals, strict=True)
+    )
+    return Times(
+        estimate=sum(estimate["microseconds"] for estimate in estimates),
+        launches=sum(on.launch(report["blocks"]) for report in reports),
+        traffic_bound=1e6 * max(memory, sum(map(moved, totals)) / on.rates["read_and_write"]),
+        vector_bound=sum(estimate["V"] for estimate in estimates),
+    )
+
+
+def moved(total: dict[str, float]) -> float:
+    return total["gm_bytes_read"] + total["gm_bytes_written"]
+
+
+def memory_seconds(total: dict[str, float], round_l2: bool, on: Chip) -> float:
     """Of a launch. While reads go round the L2, it takes up what is written as long as it has room."""
-    moved = total["gm_bytes_read"] + total["gm_bytes_written"]
-    rate = CHIP.rates["l2"] if CHIP.fits_l2(moved) else CHIP.rates["hbm"] * CHIP.hbm_share
-    return (moved - (min(total["gm_bytes_written"], CHIP.l2_bytes) if round_l2 else 0)) / rate
+    taken_up = min(total["gm_bytes_written"], on.l2_bytes) if round_l2 else 0
+    return (moved(total) - taken_up) / on.memory(on.fits_l2(moved(total)))

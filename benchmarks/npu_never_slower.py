@@ -7,23 +7,24 @@ Each cell is estimated by the table of rates, with all rates at their fast and a
 alone at either end, for both sides alike (official_npu.py); the bar is 1 for the worst of these ratios. CANN's forward
 always writes log_prob, so ours has to be as fast with it and without.
 
-Of a launch with more than MOST_ELEMENTS elements for them only every nth block runs. Blocks have the same work but for
-one unit of it, and the first has no less than another.
+Of a launch with more than MOST_ELEMENTS elements only every nth block runs. All blocks have the same work but for
+one unit of it, and the last has no less than another.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from npu_call import CHIP, DTYPES, FORMS, Case, Measured, measure
 
 ROWS = (1, 4, 16, 48, 1024, 4096)
 CLASSES = (1000, 8080, 32000, 131072, 151936)
 MOST_ELEMENTS = 4_000_000
-FEWEST_BLOCKS = 1  # that run of a launch on all cores
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Cell:
     @property
     def ratios(self) -> dict[str, float]:
         """Ours over CANN's."""
-        official = self.measured.official.estimates
-        return {name: ours / official[name] for name, ours in self.measured.ours.estimates.items()}
+        official = self.measured.official.times
+        return {name: ours.estimate / official[name].estimate for name, ours in self.measured.ours.times.items()}
 
     @property
     def worst(self) -> str:
@@ -51,21 +52,25 @@ class Cell:
 
 
 def case_of(form: str, dtype: str, rows: int, classes: int) -> Case:
-    every = 1
-    while rows * classes / every > MOST_ELEMENTS and every < CHIP.cores // FEWEST_BLOCKS:
-        every *= 2
+    every = min(CHIP.cores, math.ceil(rows * classes / MOST_ELEMENTS))
     return Case(form, dtype, rows, classes, every_nth_block=every)
 
 
 def line(cell: Cell) -> str:
     ours, official = cell.measured.ours, cell.measured.official
+    ends = ("table", "fast", "slow", cell.worst)
+    pairs = "  ".join(f"{ours.times[name].estimate:8.1f}{official.times[name].estimate:8.1f}" for name in ends)
+    lost = sum(ratio > 1 for ratio in cell.ratios.values())
+    verdict = f"MISSED at {lost} ends" if lost else "met"
+    return f"{cell.name:38} {len(ours.blocks)} {pairs}  {cell.ratios[cell.worst]:6.3f} {cell.worst:20} {verdict}"
 
-    def pair(name: str) -> str:
-        return f"{ours.estimates[name]:8.1f}{official.estimates[name]:8.1f}"
 
-    verdict = "met" if cell.met else f"MISSED: {sum(ratio > 1 for ratio in cell.ratios.values())}"
-    pairs = "  ".join(map(pair, ("table", "fast", "slow", cell.worst)))
-    return f"{cell.name:38} {len(ours.launch_blocks)} {pairs}  {cell.ratios[cell.worst]:6.3f} {cell.worst:20} {verdict}"
+def as_json(cell: Cell) -> dict[str, Any]:
+    sides = {"ours": cell.measured.ours, "official": cell.measured.official}
+    estimates = {
+        side: {name: times.estimate for name, times in figures.times.items()} for side, figures in sides.items()
+    }
+    return cell.measured.case._asdict() | estimates | {"blocks": cell.measured.ours.blocks, "met": cell.met}
 
 
 def shape_of(text: str) -> tuple[int, int]:
@@ -82,8 +87,7 @@ def main() -> None:
         map(Cell, measure([case_of(f, d, *shape) for f in FORMS for d in DTYPES for shape in arguments.shapes]))
     )
     if arguments.json:
-        rows = [cell.measured.case._asdict() | {"worst": cell.worst, "ratios": cell.ratios} for cell in cells]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(list(map(as_json, cells)), indent=2))
     else:
         print("microseconds, ours and CANN's: by the table, all rates fast, all slow, and at the worst of all ends")
         for cell in cells:

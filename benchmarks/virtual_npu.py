@@ -56,7 +56,7 @@ def measure(kernel: str, dtype_name: str, library: ctypes.CDLL, rounds: int) -> 
             outcome = kernels.launch(launcher, CORES, *pointers, *sizes)
             seconds.append(time.process_time() - start)
     assert outcome.message == ""
-    total, estimate = outcome.report["total"], outcome.report["estimate"]
+    total, estimates = outcome.report["total"], outcome.report["estimates"]
     case = f"{kernel}, {dtype_name} {SHAPE}"
     speed = elements / statistics.median(seconds) / 1e6
     moved = (total["gm_bytes_read"] + total["gm_bytes_written"]) / elements
@@ -66,11 +66,11 @@ def measure(kernel: str, dtype_name: str, library: ctypes.CDLL, rounds: int) -> 
         row(f"{case}: vector repeats / element", total["vector_repeats"] / elements, ""),
         row(
             f"{case}: estimate",
-            estimate["microseconds"]["table"],
+            estimates["table"]["microseconds"],
             "us",
-            fast=estimate["microseconds"]["fast"],
-            slow=estimate["microseconds"]["slow"],
-            **{f"{pipe}_busy": busy for pipe, busy in estimate["busy"].items()},
+            fast=estimates["fast"]["microseconds"],
+            slow=estimates["slow"]["microseconds"],
+            **{f"{pipe}_busy": busy for pipe, busy in estimates["table"].items() if pipe != "microseconds"},
         ),
     ]
 

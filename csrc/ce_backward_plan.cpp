@@ -177,7 +177,8 @@ CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gra
     if (needs.smooth_weights) plan.weight_total = plan_sums(1, problem.classes, workspace);
     plan.workspace_bytes = workspace * sizeof(float);
   }
-  plan.blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, problem.rows * plan.pieces));
+  plan.blocks = static_cast<uint32_t>(
+      std::min({uint64_t{limits.cores}, problem.rows * plan.pieces, npu_ce::useful_cores(problem)}));
   plan.round_l2 = npu_ce::beyond_l2_share(problem);
   return plan;
 }

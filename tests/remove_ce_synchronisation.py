@@ -174,10 +174,10 @@ def forward_cases(dtype: torch.dtype) -> list[Case]:
         forward_case(5, 20011, dtype, tiled_as=1200, outputs=("log_prob",), softcap=5.0, weight=True),
         forward_case(5, 70001, dtype, tiled_as=1200, outputs=("log_prob",)),
         # Spans and their merge.
-        forward_case(3, 20011, dtype, **everything),
-        forward_case(70, 3001, dtype, label_smoothing=0.1),
-        forward_case(3, 3001, dtype, weight=True),
-        forward_case(150, 2049, dtype, weight=True),  # groups of the merge
+        forward_case(2, 100_003, dtype, **everything),
+        forward_case(70, 14_303, dtype, label_smoothing=0.1),
+        forward_case(3, 20011, dtype, weight=True),
+        forward_case(150, 7001, dtype, weight=True),  # groups of the merge
         # Sums of rows of every length; reductions of more than one block, and of more than one read.
         *(forward_case(301, 3, dtype, sums=(rows, 20), **ALL_OPTIONS) for rows in (1, 2, 8, 64)),
         forward_case(9001, 1, dtype, sums=(1, 9001), weight=True, reduction="sum"),

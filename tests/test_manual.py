@@ -82,8 +82,10 @@ def declared(header: str) -> Iterator[str]:
             opens = ""
         elif token in "()":
             depth += 1 if token == "(" else -1
-        is_function = tokens[i + 1] == "(" and (token[0].isupper() or token.startswith("operator"))
-        if is_function and not depth and scopes[:1] == ["AscendC"] and all(scopes) and tokens[i - 1] not in (":", ",", "operator"):
+        if tokens[i + 1] != "(" or not (token[0].isupper() or token.startswith("operator")):
+            continue
+        in_body = depth or scopes[:1] != ["AscendC"] or not all(scopes)
+        if not in_body and tokens[i - 1] not in (":", ",", "operator"):
             classes = [*scopes[1:], *([tokens[i - 2]] if tokens[i - 1] == "::" else [])]
             yield token if classes in ([], [token]) else f"{classes[-1].replace('TQueBind', 'TQue')}::{token}"
 

@@ -13,7 +13,8 @@ GROUPS = (
     ("device",),
     ("calls", "launches", "operators"),
     ("amp", "commands", "glue"),
-    ("rebuild", "switch"),
+    ("board",),
+    ("rebuild", "self_check", "switch"),
     ("faults",),
 )
 

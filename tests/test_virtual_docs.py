@@ -22,7 +22,7 @@ def rule_row(name: str, demand: str) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value / 1e12:g}e12" if value >= 1e12 else f"{value:g}"
+    return f"{value / 1e12:g}e12" if value >= 1e9 else f"{value:g}"
 
 
 def rate_row(rate: rates.Rate) -> str:
@@ -48,17 +48,6 @@ def test_every_rate_is_on_the_page(rate: rates.Rate, page: set[str]) -> None:
 @pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate.name)
 def test_a_guess_has_half_and_double_for_its_range(rate: rates.Rate) -> None:
     assert rate.documented or (rate.fast, rate.slow) == (rate.value / 2, rate.value * 2)
-
-
-def test_the_published_times_lie_between_the_ends(page: set[str]) -> None:
-    """The page's rows have what CANN's kernel is costed at."""
-    for rows, classes, measured in ((1024, 1024, 44.64), (4, 131072, 26.66)):
-        row = f"| {rows} x {classes} | {measured:.1f} us |"
-        for soc in ("Ascend910B2", "Ascend910B4"):
-            times = official("forward", rows, classes, 2, soc).estimates
-            assert min(times.values()) < measured < max(times.values())
-            row += f" {times['table']:.1f} us, {times['fast']:.1f} to {times['slow']:.1f} |"
-        assert row in page
 
 
 def test_the_page_has_no_rule_and_no_rate_of_its_own(page: set[str]) -> None:

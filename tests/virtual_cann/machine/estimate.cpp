@@ -14,7 +14,7 @@ double launch_cost(const Rates& rates, KernelType type, double share_of_cores) {
 
 }  // namespace
 
-Estimate estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware) {
+Estimates estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware) {
   // Blocks above the number of cores wait for those before them.
   Moments cycles{};
   for (size_t wave = 0; wave < cores.size(); wave += hardware.vector_cores) {
@@ -30,21 +30,20 @@ Estimate estimate(const std::vector<CoreTimes>& cores, double moved, KernelType 
   // RMSNorm had 80 MB at the L2's rate and 132 MB at none of its, of 192.
   const bool in_l2 = moved <= static_cast<double>(hardware.l2_bytes) / 2;
 
-  Estimate estimate{};
+  Estimates estimates;
   for (size_t i = 0; i < kAssumptions; ++i) {
     const auto& [name, rates] = assumptions()[i];
+    const size_t timeline = timeline_of(i, in_l2);
     // No launch is faster than all that it moves.
     const double memory = moved / rates[rate_named("read_and_write")];
-    const double work = std::max(memory, cycles[timeline_of(i, in_l2)] / hardware.hertz);
-    estimate.microseconds.emplace_back(name, launch_cost(rates, type, share) + 1e6 * work);
+    const double work = std::max(memory, cycles[timeline] / hardware.hertz);
+    Estimate& estimate = estimates.emplace_back(Estimate{name, launch_cost(rates, type, share) + 1e6 * work, {}});
+    const auto ends_first = [&](const CoreTimes& a, const CoreTimes& b) { return a.end[timeline] < b.end[timeline]; };
+    const auto slowest = std::max_element(cores.begin(), cores.end(), ends_first);
+    for (int pipe = 0; pipe < kPipes; ++pipe)
+      estimate.busy[pipe] = 1e6 * slowest->busy[pipe][timeline] / hardware.hertz;
   }
-  const auto ends_first = [&](const CoreTimes& a, const CoreTimes& b) {
-    return a.end[timeline_of(0, in_l2)] < b.end[timeline_of(0, in_l2)];
-  };
-  const auto slowest = std::max_element(cores.begin(), cores.end(), ends_first);
-  if (slowest == cores.end()) return estimate;
-  for (int pipe = 0; pipe < kPipes; ++pipe) estimate.busy[pipe] = 1e6 * slowest->busy[in_l2][pipe] / hardware.hertz;
-  return estimate;
+  return estimates;
 }
 
 }  // namespace virtual_cann

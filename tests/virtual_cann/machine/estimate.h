@@ -11,10 +11,10 @@ namespace virtual_cann {
 
 struct CoreTimes {
   Moments end{};
-  std::array<std::array<Cycles, kPipes>, 2> busy{};  // by the table, beyond the L2 and in it
+  std::array<Moments, kPipes> busy{};
 };
 
 // `moved`: bytes read and written by all cores.
-Estimate estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware);
+Estimates estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware);
 
 }  // namespace virtual_cann

@@ -72,12 +72,10 @@ std::string to_json(const Counters& counters) {
 }
 
 std::string to_json(const Estimate& estimate) {
-  std::string busy;
+  std::string json = member("microseconds", number(estimate.microseconds));
   for (int pipe = 0; pipe < kPipes; ++pipe)
-    busy += (busy.empty() ? "" : ", ") + member(pipe_name(static_cast<Pipe>(pipe)), number(estimate.busy[pipe]));
-  const auto under = [](const auto& entry) { return member(entry.first.c_str(), number(entry.second)); };
-  return "{" + member("microseconds", "{" + list(estimate.microseconds, under) + "}") + ", " +
-         member("busy", "{" + busy + "}") + "}";
+    json += ", " + member(pipe_name(static_cast<Pipe>(pipe)), number(estimate.busy[pipe]));
+  return member(estimate.assumption.c_str(), "{" + json + "}");
 }
 
 }  // namespace
@@ -119,7 +117,7 @@ std::string Report::json() const {
          member("blocks_run", number(uint64_t{blocks_run})) + ", " +
          member("violations", "[" + list(violations, convert) + "]") + ", " + member("exception", quoted(exception)) +
          ", " + member("total", to_json(total())) + ", " + member("cores", "[" + list(cores, convert) + "]") + ", " +
-         member("estimate", to_json(estimate)) + "}";
+         member("estimates", "{" + list(estimates, convert) + "}") + "}";
 }
 
 }  // namespace virtual_cann

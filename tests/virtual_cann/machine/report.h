@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "banks.h"
@@ -48,12 +47,13 @@ struct Counters {
   uint64_t barriers = 0;
 };
 
-// Microseconds, under each of the assumptions that rates.h makes of its table: by its values ("table"), with all rates
-// at their fast or slow ends, and with each range alone at either.
+// Microseconds, under one of the assumptions that rates.h makes of its table.
 struct Estimate {
-  std::vector<std::pair<std::string, double>> microseconds;
-  std::array<double, 4> busy;  // by the table: how long S, V, MTE2 and MTE3 of the slowest core are at work
+  std::string assumption;  // "table", "fast", "slow", "exp fast", ...
+  double microseconds;
+  std::array<double, 4> busy;  // how long S, V, MTE2 and MTE3 of the slowest core are at work
 };
+using Estimates = std::vector<Estimate>;
 
 struct Report {
   std::string kernel;
@@ -62,7 +62,7 @@ struct Report {
   std::vector<Violation> violations;
   std::string exception;  // what the kernel threw, which no kernel may; empty if it did not
   std::vector<Counters> cores;
-  Estimate estimate;
+  Estimates estimates;
 
   bool failed() const { return !violations.empty() || !exception.empty(); }
   Counters total() const;

@@ -34,7 +34,8 @@ class Run {
   }
 
   Report run() {
-    for (uint32_t index = 0; index < launch_.blocks && !state_.stopped; index += every_nth_) {
+    const uint32_t first = (launch_.blocks - 1) % every_nth_;
+    for (uint32_t index = first; index < launch_.blocks && !state_.stopped; index += every_nth_) {
       ++report_.blocks_run;
       RunningCore core = start(index);
       resume(core);
@@ -43,7 +44,7 @@ class Run {
     while (!waiting_.empty() && !state_.stopped) sync_all();
     release();  // if the launch was stopped, those that wait unwind
     report_.violations = state_.verdicts.take();
-    report_.estimate = estimate(times_, bytes_moved(), state_.type, state_.hardware);
+    report_.estimates = estimate(times_, bytes_moved(), state_.type, state_.hardware);
     return std::move(report_);
   }
 
@@ -93,7 +94,7 @@ class Run {
     }
     Core::State& state = running.core->state();
     report_.cores[state.index] = std::move(state.counters);
-    times_[state.index] = {state.timelines.all_over(), {state.timelines.busy(false), state.timelines.busy(true)}};
+    times_[state.index] = {state.timelines.all_over(), state.timelines.busy()};
     free_ub_.push_back(std::move(running.ub));
   }
 

@@ -100,6 +100,13 @@ Moments Timelines::all_over() const {
   return moments;
 }
 
+std::array<Moments, kPipes> Timelines::busy() const {
+  std::array<Moments, kPipes> busy;
+  for (int pipe = 0; pipe < kPipes; ++pipe)
+    for (size_t i = 0; i < kTimelines; ++i) busy[pipe][i] = timelines_[i].busy()[pipe];
+  return busy;
+}
+
 void Timelines::wait(Pipe pipe, const Moments& until) {
   for (size_t i = 0; i < kTimelines; ++i) timelines_[i].wait(pipe, until[i]);
 }

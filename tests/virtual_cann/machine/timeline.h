@@ -70,7 +70,7 @@ class Timelines {
   Moments all_over() const;
   void wait(Pipe pipe, const Moments& until);
   void wait_all(const Moments& until);
-  const std::array<Cycles, kPipes>& busy(bool in_l2) const { return timelines_[timeline_of(0, in_l2)].busy(); }
+  std::array<Moments, kPipes> busy() const;
 
  private:
   std::vector<Timeline> timelines_;

@@ -52,11 +52,20 @@ void enqueue(KernelLaunch launch, Stream& stream) {
                 std::to_string(launch.blocks) + " blocks: expected 1 to " + std::to_string(kMostBlocks));
   }
   std::string name = "kernel " + launch.kernel;
-  if (launch_must_fail()) {
+  const LaunchFault fault = fault_of_launch();
+  if (fault == LaunchFault::refused) throw Error(ACL_ERROR_RT_INTERNAL_ERROR, "VIRTUAL_CANN_FAULTS says so");
+  if (fault == LaunchFault::fails) {
     stream.enqueue(name, [] { throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS says so"); });
     return;
   }
   stream.enqueue(name, [launch = std::move(launch), device = stream.device.id] { run(launch, device); });
+}
+
+// In the words of the host code that CANN 8.5's plugin generates.
+void print_as_plugin(const std::string& kernel, uint32_t blocks, void* stream, aclError code) {
+  std::printf("[ERROR] [AscPlugin] AscendKernelLaunchWithFlagV2 ret %d\n", code);
+  std::printf("[ERROR] [AscPlugin] Kernel: [%s] Stream: [%p] BlockDim: [%u] kernel launch failure!\n", kernel.c_str(),
+              stream, blocks);
 }
 
 }  // namespace
@@ -64,7 +73,10 @@ void enqueue(KernelLaunch launch, Stream& stream) {
 // The launch syntax returns nothing: a launch that is refused leaves its error to the thread's last error, and to the
 // next synchronise of the device.
 void enqueue_kernel(KernelLaunch launch, void* handle) {
-  std::string name = "launch of kernel " + launch.kernel;
+  const std::string kernel = launch.kernel;
+  const uint32_t blocks = launch.blocks;
+  const bool through_plugin = launch.through_plugin;
+  std::string name = "launch of kernel " + kernel;
   api(name.c_str(), [&] {
     Device* device = &current_device();
     try {
@@ -72,6 +84,7 @@ void enqueue_kernel(KernelLaunch launch, void* handle) {
       device = &stream->device;
       enqueue(std::move(launch), *stream);
     } catch (const Error& error) {
+      if (through_plugin) return print_as_plugin(kernel, blocks, handle, error.code);
       Error named(error.code, name + " refused: " + error.what());
       device->leave_error(named);
       throw error;
