@@ -7,14 +7,15 @@ Each cell is estimated by the table of rates, with all rates at their fast and a
 alone at either end, for both sides alike (official_npu.py); the bar is 1 for the worst of these ratios. CANN's forward
 always writes log_prob, so ours has to be as fast with it and without.
 
-Of a launch with more than MOST_ELEMENTS elements for them only every nth block runs. Blocks have the same work but for
-one unit of it, and the first has no less than another.
+Of a launch with more than MOST_ELEMENTS elements only every nth block runs. All blocks have the same work but for
+one unit of it, and the last has no less than another.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,6 @@ from npu_call import CHIP, DTYPES, FORMS, Case, Measured, measure
 ROWS = (1, 4, 16, 48, 1024, 4096)
 CLASSES = (1000, 8080, 32000, 131072, 151936)
 MOST_ELEMENTS = 4_000_000
-FEWEST_BLOCKS = 1  # that run of a launch on all cores
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Cell:
 
 
 def case_of(form: str, dtype: str, rows: int, classes: int) -> Case:
-    every = 1
-    while rows * classes / every > MOST_ELEMENTS and every < CHIP.cores // FEWEST_BLOCKS:
-        every *= 2
+    every = min(CHIP.cores, math.ceil(rows * classes / MOST_ELEMENTS))
     return Case(form, dtype, rows, classes, every_nth_block=every)
 
 

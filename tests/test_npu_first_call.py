@@ -168,9 +168,18 @@ def test_a_library_that_fails_its_check_is_rejected_with_the_verdict(stage):
     assert (rejected / "verdict").read_text("utf-8") == "expected 1, got 2."
 
 
-def test_a_check_that_could_not_be_made_is_no_verdict_and_is_made_by_the_next_process(stage):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no memory on npu:0"),
+        RuntimeError("error code is 507010: npu:0 is lost"),
+        TypeError("a fault of ours"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_check_that_could_not_be_made_is_no_verdict_and_is_made_by_the_next_process(stage, error):
     stage.begin()
-    stage.check_error = torch.OutOfMemoryError("no memory on npu:0")
+    stage.check_error = error
     assert stage.call()
     assert stage.artifact.entry_dir.exists()
     stage.check_error = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CANN's own operator, as benchmarks/official_npu.py costs it, beside what was published and what one counts by hand."""
+"""CANN's own operator, as benchmarks/official_npu.py costs it: beside what was published, and by hand."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def test_a_published_time_lies_between_the_ends(rows: int, classes: int, measure
 
 
 def test_a_long_row_takes_what_its_copies_and_its_arithmetic_take() -> None:
-    """One core, float32, a row of ten tiles. At 32 bytes a cycle it is read three times and written once; of 64 elements
-    a max and a sum take 2.12 reductions of 2 cycles, exp 4, two others 1 each; each of the 30 reads has its latency; of
-    each 8192 elements nine reductions begin, in 22 cycles, and the scalar unit reads one sum, in 11.
+    """One core, float32, a row of ten tiles. At 32 bytes a cycle it is read three times and written once, and each of
+    the 30 reads has its latency; of 64 elements a max and a sum take 2.12 reductions of 2 cycles, exp 4, two others 1
+    each; of each 8192 elements nine reductions begin, in 22 cycles, and the scalar unit reads one sum, in 11.
     """
     classes, chunks = 10 * 47744, 59
     copies, vector = 4 * classes * 4 / 32 + 30 * 190, classes / 64 * (2.12 * 2 + 4 + 2) + chunks * 9 * 22

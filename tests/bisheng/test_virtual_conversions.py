@@ -132,7 +132,7 @@ ALLOWED = {
     ),
     "on the host": (
         LAUNCH + "__global__ __aicore__ void k(float x) {}\n"
-        "void launch(uint32_t n, void* s) { uint32_t back = 2.5f; k<<<back, nullptr, s>>>(1.0f / n); }"
+        "int variadic(const char*, ...); void launch(uint32_t n, void* s) { uint32_t back = 2.5f; k<<<back, nullptr, s>>>(1.0f / n); }"
     ),
 }  # fmt: skip
 

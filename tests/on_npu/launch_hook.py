@@ -19,12 +19,12 @@ hook = ctypes.CDLL(None)
 """
 
 
-def run_hooked(code: str, **environment: str) -> str:
-    """What it prints, of a program that has `hook` with the functions of launch_hook.cpp."""
+def run_hooked(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program that has `hook` with the functions of launch_hook.cpp, and that ends well."""
     variables = {"LD_PRELOAD": str(_library()), "PYTORCH_NO_NPU_MEMORY_CACHING": "1"} | environment
     done = run_from_the_start(_PROLOGUE + code, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done
 
 
 @cache

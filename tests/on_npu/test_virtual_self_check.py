@@ -23,6 +23,7 @@ from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.op import self_check
 from npu_ce_jit.op.autograd import OPS
 
+NPU = torch.device("npu", 0)
 _KERNEL = re.compile(r"__global__ [\w ]*void (npu_ce_\w+)\(")
 
 
@@ -77,7 +78,7 @@ print(json.dumps(said))
 def test_a_kernel_whose_last_block_does_nothing_is_named() -> None:
     kernels = all_kernels()
     assert len(kernels) > 20
-    said = json.loads(run_hooked(f"KERNELS = {kernels}" + LAME))
+    said = json.loads(run_hooked(f"KERNELS = {kernels}" + LAME).stdout)
     first_named = {name: re.search(r", from (\w+)[ ,]", said.get(name, "")) for name in kernels}
     assert {name: found and found[1] for name, found in first_named.items()} == {name: name for name in kernels}, said
 
@@ -95,49 +96,47 @@ def test_a_kernel_whose_last_block_does_nothing_is_named() -> None:
         ("stream is captured, error code is 107029", False),
     ],
 )
-def test_only_what_the_kernels_did_is_a_verdict(
-    raised: str, is_verdict: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_the_kernels_did_is_a_verdict(raised: str, is_verdict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(*_: Any) -> Any:
         raise RuntimeError(raised)
 
     operators = {"_forward": types.SimpleNamespace(default=forward), "_backward": OPS._backward}
     monkeypatch.setattr(self_check, "OPS", types.SimpleNamespace(**operators))
     with pytest.raises(SelfCheckError if is_verdict else RuntimeError) as caught:
-        self_check.run(device)
+        self_check.run(NPU)
     assert isinstance(caught.value, SelfCheckError) is is_verdict
     assert raised in str(caught.value)
 
 
-def test_a_kernel_that_a_core_cannot_run_is_a_verdict(device: torch.device) -> None:
-    self_check.run(device)
+def test_a_kernel_that_a_core_cannot_run_is_a_verdict() -> None:
+    self_check.run(NPU)
     observe.set_faults("launch=3")
     with pytest.raises(SelfCheckError, match=r"one of npu_ce_forward_narrow_float32, .* raised RuntimeError"):
-        self_check.run(device)
+        self_check.run(NPU)
 
 
-def test_what_failed_before_the_check_is_none(device: torch.device) -> None:
-    x = torch.zeros(8).to(device)
+def test_what_failed_before_the_check_is_none() -> None:
+    x = torch.zeros(8).to(NPU)
     torch.npu.synchronize()
     observe.set_faults("slow=50ms,launch=1")
-    cross_entropy(x.view(2, 4), torch.zeros(2, dtype=torch.int64).to(device))  # fails when the check has begun
+    cross_entropy(x.view(2, 4), torch.zeros(2, dtype=torch.int64).to(NPU))  # fails when the check has begun
     with pytest.raises(RuntimeError, match="507035") as caught:
-        self_check.run(device)
+        self_check.run(NPU)
     assert not isinstance(caught.value, SelfCheckError)
 
 
-def test_memory_that_is_not_there_is_none(device: torch.device) -> None:
+def test_memory_that_is_not_there_is_none() -> None:
     torch.npu.empty_cache()
     observe.set_faults("malloc=1")
     with pytest.raises(torch.OutOfMemoryError):
-        self_check.run(device)
+        self_check.run(NPU)
 
 
-def test_inputs_that_arrive_as_something_else_are_none(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_that_arrive_as_something_else_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda x, *how, **more: moved(x, *how, **more).clone().fill_(1))
     with pytest.raises(Exception, match="came back as something else") as caught:
-        self_check.run(device)
+        self_check.run(NPU)
     assert not isinstance(caught.value, SelfCheckError)
 
 

@@ -44,8 +44,8 @@ def clear_reports() -> None:
 
 
 def run_every_nth_block(n: int) -> None:
-    """Of launches from now on: the report is then of blocks that are like the others, and what those would have
-    written is not. For costs of problems that are too large to run."""
+    """Of launches from now on, the last block among them: a report counts what these do, and takes the others to be
+    like them; what those would have written is not. For the cost of problems that are too large to run."""
     _library().virtual_cann_run_every_nth_block(n)
 
 

@@ -26,14 +26,23 @@ _FLOATING = frozenset({21, 22, 23, 30, 31, 32, 39})
 _DEVICE_MARK = "aicore"  # include/bisheng_builtins_for_clang.h
 
 
-def check(library: Path, source: str, arguments: Sequence[str], is_users: Callable[[str], bool]) -> list[Problem]:
-    """The conversions, or what clang itself refuses in the user's files. Raises FrontEndError where clang gives up."""
+def check(
+    library: Path,
+    source: str,
+    arguments: Sequence[str],
+    is_users: Callable[[str], bool],
+    is_systems: Callable[[str], bool],
+) -> list[Problem]:
+    """The conversions, or what clang itself refuses: but for headers of the system, which were written for g++.
+
+    Raises FrontEndError where clang gives up.
+    """
     with clang.parsed(library, source, arguments) as unit:
         refused = []
         for reads_on, problem in unit.errors():
             if not reads_on:
                 raise clang.FrontEndError(str(problem))
-            if is_users(problem.place.file):
+            if not is_systems(problem.place.file):
                 refused.append(problem)
         return refused or _Walk(unit, is_users).problems()
 

@@ -145,10 +145,14 @@ def _judge_conversions(options: Options, tree: Tree, source: Source) -> None:
     """Raises CompileError with every conversion that bisheng would refuse."""
     # CUDA is the language with launches that clang knows. Of the host's compiler, clang takes the headers only.
     arguments = ["-x", "cuda", "--cuda-host-only", "-nocudainc", "-nocudalib", "-ferror-limit=0", "-w"]
+    arguments += ["-Xclang", "-fcuda-allow-variadic-functions"]
     arguments += [f"-std={options.standard or 'c++17'}", "-nostdinc", "-nostdinc++"]
-    arguments += [*_preprocessing(options, tree, source, _BUILTINS_FOR_CLANG), *_system_includes()]
+    arguments += [*_preprocessing(options, tree, source, _BUILTINS_FOR_CLANG)]
+    arguments += [word for path in _system_directories() for word in ("-isystem", str(path))]
     try:
-        problems = conversions.check(tree.libclang, source.path, arguments, _users_files(tree))
+        problems = conversions.check(
+            tree.libclang, source.path, arguments, _users_files(tree), _within(_system_directories())
+        )
     except (OSError, FrontEndError) as error:
         raise CompileError(
             f"bisheng: error: the virtual CANN needs libclang to read {source.path}: {error}\n"
@@ -158,22 +162,26 @@ def _judge_conversions(options: Options, tree: Tree, source: Source) -> None:
 
 
 def _users_files(tree: Tree) -> Callable[[str], bool]:
-    ours = tuple(f"{directory}{os.sep}" for directory in (tree.root, *_HEADERS))
-    systems = tuple(f"{os.path.realpath(path)}{os.sep}" for path in _system_includes()[1::2])
+    is_others = _within([tree.root, *_HEADERS, *_system_directories()])
+    return lambda file: not (file.startswith("<") or is_others(file))
+
+
+def _within(directories: Sequence[Path]) -> Callable[[str], bool]:
+    prefixes = tuple(f"{os.path.realpath(path)}{os.sep}" for path in directories)
 
     @functools.cache
-    def is_users(file: str) -> bool:
-        return not (file.startswith("<") or os.path.realpath(file).startswith((*ours, *systems)))
+    def is_within(file: str) -> bool:
+        return os.path.realpath(file).startswith(prefixes)
 
-    return is_users
+    return is_within
 
 
 @functools.cache
-def _system_includes() -> list[str]:
-    """Where g++ looks for headers, as options."""
+def _system_directories() -> list[Path]:
+    """Where g++ looks for headers."""
     said = _run(["g++", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull])
     listed = said.partition("search starts here:\n#include <...>")[2].partition("\n")[2].partition("End of search")[0]
-    return [word for line in listed.splitlines() for word in ("-isystem", line.strip())]
+    return [Path(line.strip()) for line in listed.splitlines()]
 
 
 def _lines(problems: Sequence[Problem]) -> str:
@@ -233,7 +241,9 @@ def _depfile(options: Options, output: str) -> list[str]:
 def _run(command: Sequence[str]) -> str:
     """What the host's compiler said though it went well."""
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
+        done = subprocess.run(
+            command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
+        )
     except FileNotFoundError as error:
         raise CompileError("bisheng: error: the virtual CANN needs g++ on PATH\n") from error
     if done.returncode:

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same words as in bisheng_builtins.h, for clang, which reads the source beside g++ to judge types
 // (compiler/conversions.py). It takes kernel<<<...>>>() for CUDA's, whose kernels may call device functions only: every
-// function is one from here on. <new> comes first, since clang knows its operators already.
+// function is one from here on.
 #pragma once
-
-#include <new>
 
 #pragma clang force_cuda_host_device begin
 extern "C" int __cudaPushCallConfiguration(unsigned long, ...);

@@ -34,7 +34,8 @@ class Run {
   }
 
   Report run() {
-    for (uint32_t index = 0; index < launch_.blocks && !state_.stopped; index += every_nth_) {
+    const uint32_t first = (launch_.blocks - 1) % every_nth_;
+    for (uint32_t index = first; index < launch_.blocks && !state_.stopped; index += every_nth_) {
       ++report_.blocks_run;
       RunningCore core = start(index);
       resume(core);

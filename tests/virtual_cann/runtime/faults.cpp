@@ -29,10 +29,11 @@ uint64_t launches, allocations;
 std::map<int, uint64_t> tasks;
 
 [[noreturn]] void reject(const std::string& item) {
-  throw Error(ACL_ERROR_INVALID_PARAM, "VIRTUAL_CANN_FAULTS: \"" + item +
-                                           "\": expected a comma list of launch=N, refuse=N, lost=N, malloc=N, slow=Nms "
-                                           "or slow=Nus, each at most once, N from 1 to " +
-                                           std::to_string(kMost));
+  throw Error(ACL_ERROR_INVALID_PARAM,
+              "VIRTUAL_CANN_FAULTS: \"" + item +
+                  "\": expected a comma list of launch=N, refuse=N, lost=N, malloc=N, slow=Nms "
+                  "or slow=Nus, each at most once, N from 1 to " +
+                  std::to_string(kMost));
 }
 
 // The number that the text starts with; what follows it is left in `unit`.
