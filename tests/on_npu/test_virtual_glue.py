@@ -279,6 +279,7 @@ def test_a_call_that_has_nothing_to_launch_is_none_of_these() -> None:
 
 
 LIMITED = """
+import torch, torch_npu, npu_ce_jit
 from virtual_cann import observe
 def compute():
     torch.manual_seed(0)
@@ -290,16 +291,19 @@ def compute():
         yield from (output.loss.detach().cpu(), output.lse.detach().cpu(), x.grad.cpu())
     print(max(report["blocks"] for report in observe.reports()))
 free = list(compute())
-hook.hook_vector_cores(7)
+torch.npu.set_device_limit(0, vector_num=9)
+list(compute())
+torch.npu.set_stream_limit(torch.npu.current_stream(), vector_num=7)
 limited = list(compute())
 print(all(torch.equal(a, b) for a, b in zip(free, limited, strict=True)))
-hook.hook_vector_cores(1000)
+torch.npu.reset_stream_limit(torch.npu.current_stream())
 list(compute())
 """
 
 
 def test_no_launch_has_more_blocks_than_the_stream_may_use_cores_and_the_bits_are_the_same() -> None:
-    assert run_hooked(LIMITED).stdout.split() == ["48", "7", "True", "48"]
+    done = run(LIMITED)
+    assert done.stdout.split() == ["48", "9", "7", "True", "9"], done.stderr
 
 
 # Processes

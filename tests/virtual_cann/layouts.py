@@ -34,6 +34,7 @@ class Layout:
     api_dir: str  # kernel_operator.h
     bin_dirs: tuple[str, ...]  # what set_env.sh puts on PATH
     driver_include_dirs: tuple[str, ...] = ()  # what the compiler adds of its own accord
+    lacks: tuple[str, ...] = ()  # of the runtime's functions
 
 
 # Field names are those of the files of the real packages; what they say of themselves is ours.
@@ -67,6 +68,11 @@ _OF_CANN_8 = Layout(
     },
     api_dir="compiler/tikcpp/tikcfw",
     bin_dirs=("bin", "compiler/ccec_compiler/bin", "tools/ccec_compiler/bin"),
+    lacks=(
+        "aclrtGetDeviceResLimit", "aclrtSetDeviceResLimit", "aclrtResetDeviceResLimit",
+        "aclrtGetStreamResLimit", "aclrtSetStreamResLimit", "aclrtResetStreamResLimit",
+        "aclrtUseStreamResInCurrentThread", "aclrtUnuseStreamResInCurrentThread", "aclrtGetResInCurrentThread",
+    ),
 )  # fmt: skip
 
 

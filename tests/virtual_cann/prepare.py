@@ -44,8 +44,8 @@ def prepare(generation: float | None = None, variables: Mapping[str, str] = os.e
     cache = cache_dir(variables)
     python = environment(cache)
     acl_headers = _acl_headers(python)
-    library = runtime_library(cache, acl_headers)
-    content = content_hash(_code(), f"{VIRTUAL_CANN} {python.name} {library.parent.name}")
+    library = runtime_library(cache, acl_headers, layout)
+    content = content_hash(_code(), f"{VIRTUAL_CANN} {python.name} {library.parent.parent.name}")
     home = build_once(
         cache / "trees" / f"cann-{layout.version}-{content}",
         f"laying out CANN {layout.version}",
