@@ -290,7 +290,7 @@ def compute():
         yield from (output.loss.detach().cpu(), output.lse.detach().cpu(), x.grad.cpu())
     print(max(report["blocks"] for report in observe.reports()))
 free = list(compute())
-hook.hook_vector_cores(7)
+hook.hook_vector_cores(5)
 limited = list(compute())
 print(all(torch.equal(a, b) for a, b in zip(free, limited, strict=True)))
 hook.hook_vector_cores(1000)
@@ -299,7 +299,9 @@ list(compute())
 
 
 def test_no_launch_has_more_blocks_than_the_stream_may_use_cores_and_the_bits_are_the_same() -> None:
-    assert run_hooked(LIMITED).stdout.split() == ["48", "7", "True", "48"]
+    free, limited, same, above = run_hooked(LIMITED).stdout.split()
+    assert int(free) > 5
+    assert (limited, same, above) == ("5", "True", free)
 
 
 # Processes
