@@ -302,8 +302,9 @@ list(compute())
 
 
 def test_no_launch_has_more_blocks_than_the_stream_may_use_cores_and_the_bits_are_the_same() -> None:
-    done = run(LIMITED)
-    assert done.stdout.split() == ["48", "9", "7", "True", "9"], done.stderr
+    free, of_device, of_stream, same, after = run(LIMITED).stdout.split()
+    assert int(free) > 9
+    assert (of_device, of_stream, same, after) == ("9", "7", "True", "9")
 
 
 # Processes
