@@ -30,13 +30,6 @@ def _wait_for(path_exists, seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def _is_running(pid: str) -> bool:
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie's is empty
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_a_build_is_found_again_and_tells_what_it_was(tmp_path, caplog):
     caplog.set_level(logging.INFO, "npu_ce_jit")
     one = toy(tmp_path)

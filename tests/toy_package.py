@@ -197,6 +197,14 @@ def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def is_running(pid: int | str) -> bool:
+    """Whether the process has not ended; one that was killed goes on for a moment."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie's is empty
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
     """Fails the test where it does not become so."""
     deadline = time.monotonic() + seconds
