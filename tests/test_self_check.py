@@ -125,12 +125,12 @@ def test_the_self_check_looks_at_every_element_of_the_gradient(
 ) -> None:
     def backward(*arguments: Any) -> Any:
         gradient = OPS._backward.default(*arguments)
-        if gradient.dtype == dtype and gradient.shape == (70, 2051):
-            gradient[69, 2050] *= 1.5
+        if gradient.dtype == dtype and gradient.shape == (3, 40009):
+            gradient[2, 40008] *= 1.5
         return gradient
 
     spoiled(backward=backward)
-    with pytest.raises(SelfCheckError, match=r"expected gradient\[69, 2050\] = .* of 70 x 2051 logits"):
+    with pytest.raises(SelfCheckError, match=r"expected gradient\[2, 40008\] = .* of 3 x 40009 logits"):
         self_check.run(CPU)
 
 

@@ -284,7 +284,7 @@ from virtual_cann import observe
 def compute():
     torch.manual_seed(0)
     observe.clear_reports()
-    for rows, classes in ((300, 100), (70, 2051)):
+    for rows, classes in ((300, 100), (210, 2051)):
         x, target = torch.randn(rows, classes).npu().requires_grad_(), torch.randint(classes, (rows,)).npu()
         output = npu_ce_jit.cross_entropy(x, target, return_lse=True)
         (output.loss + output.lse.sum()).backward()
@@ -302,8 +302,9 @@ list(compute())
 
 
 def test_no_launch_has_more_blocks_than_the_stream_may_use_cores_and_the_bits_are_the_same() -> None:
-    done = run(LIMITED)
-    assert done.stdout.split() == ["48", "9", "7", "True", "9"], done.stderr
+    free, of_device, of_stream, same, after = run(LIMITED).stdout.split()
+    assert int(free) > 9
+    assert (of_device, of_stream, same, after) == ("9", "7", "True", "9")
 
 
 # Processes
