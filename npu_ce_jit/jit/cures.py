@@ -16,7 +16,7 @@ _NO_HEADERS = "Ascend C's headers are not in {home}: install CANN's toolkit pack
 _NO_LINKER = "The device linker has to lie beside {bisheng} or on PATH: install CANN's toolkit package again."
 _WRONG = (
     "Call .cpu() on the tensors, and report this with the output of `python -m npu_ce_jit doctor`. "
-    "To have these flags tried again, remove the directories rejected-* beside the log."
+    "To have these flags tried again, run `python -m npu_ce_jit clean --rejected`."
 )
 # (what the output holds, what to do), the most telling first.
 _CURES = (

@@ -73,13 +73,14 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
 
 def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
     """Raises ToolchainError where there is no torch_npu or no CANN."""
+    of_npu = _of_npu(settings, toolchain)
     assert sources.npu is not None, "a package without NPU kernels has no such target"
     return Target(
         name="npu",
         title="NPU kernels",
         sources=sources.npu,
         switches={"npu_ce_jit_set_check_targets": True} if settings.check_targets else {},
-        **_of_npu(settings, toolchain),
+        **of_npu,
     )
 
 
