@@ -42,12 +42,10 @@ std::string LaunchCheck::problem(int error) const {
   if (error != ACL_SUCCESS) return told(error, aclGetRecentErrMsg());
   const uint64_t task = last_task();
   if (task != earlier_task_ || !numbers_tasks(task)) return {};
-  // A launch may fail with the very error that was there before: then ACL has a text again, which is gone once it was
-  // asked for. Or with none: where CANN 8.5.0 could not register the kernels, which it does within the first launch,
-  // every later one does nothing.
-  const char* meaning = aclGetRecentErrMsg();
-  if (last_error != ACL_SUCCESS && meaning != nullptr) return told(last_error, meaning);
-  return "nothing on its stream and no error of ACL's; see what CANN has printed";
+  // A launch may fail with the very error that was there before, or with none: where CANN 8.5.0 could not register the
+  // kernels, which it does within the first launch, every later one does nothing.
+  if (last_error == ACL_SUCCESS) return "nothing on its stream and no error of ACL's; see what CANN has printed";
+  return "nothing on its stream, and the error that was there before: " + told(last_error, aclGetRecentErrMsg());
 }
 
 }  // namespace npu_ce

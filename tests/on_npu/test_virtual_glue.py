@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 
@@ -215,7 +216,7 @@ try:
         npu_ce_jit.cross_entropy(x, target)
     torch.npu.synchronize()
 except RuntimeError as error:
-    print("device 0 is lost" in str(error) and "507010" in str(error))
+    print(str(error).replace("\\n", " "))
 observe.set_faults("")
 print(npu_ce_jit.cross_entropy(*there).item())
 """
@@ -225,7 +226,9 @@ print(npu_ce_jit.cross_entropy(*there).item())
 def test_a_lost_device_is_told_and_the_other_one_works(queue: str) -> None:
     done = run(LOST, TASK_QUEUE_ENABLE=queue)
     first, second = done.stdout.splitlines()
-    assert first == "True", done.stderr
+    # A launch that fails in its queue, torch_npu tells there, with the text that ACL gives once.
+    ours = [line for line in done.stderr.splitlines() if "npu_ce_jit::_forward: expected" in line]
+    assert re.search("507010.*device 0 is lost", "\n".join([first, *ours])), done.stderr
     assert float(second) == pytest.approx(1.609438), done.stderr
 
 
