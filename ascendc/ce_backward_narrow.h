@@ -11,22 +11,24 @@ namespace npu_ce {
 template <class T>
 class BackwardNarrow {
  public:
-  __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
-                              const CeBackwardPlan* plan) {
-    problem_ = problem;
-    plan_ = plan;
-    tiles_.Init(pipe, *problem, *gradients, *plan);
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeGradients& gradients,
+                              const CeBackwardPlan& plan) {
+    problem_ = &problem;
+    plan_ = &plan;
+    tiles_.Init(pipe, problem, gradients, plan);
     tiles_.InitBuffers(pipe);
     if (tiles_.options.nothing) {
       return;
     }
-    rows_.SetWeightTotal(static_cast<float>(problem->classes));
-    if (plan->buffers.weights > 0) {
-      pipe->InitBuffer(weights_, plan->buffers.weights);
+    rows_.SetWeightTotal(AsFloat(problem.classes));
+    if (plan.buffers.weights > 0) {
+      pipe->InitBuffer(weights_, plan.buffers.weights);
       LoadWeights();  // before queues hold all events of V_MTE2
     }
-    rows_.Init(pipe, problem, gradients, plan, &tiles_.options, &tiles_.logits);
-    many_.Init(pipe, &rows_, *plan);
+    rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
+    many_.Init(pipe, &rows_, plan);
+    pipe->InitBuffer(row_starts_, plan.row_vector * sizeof(int32_t));
+    CountBytes(row_starts_.Get<int32_t>(), plan.tile_columns * sizeof(float), plan.row_vector);
     tiles_.Fill();
   }
 
@@ -79,12 +81,9 @@ class BackwardNarrow {
   // What rows_ wants of each row's target, and the sum of grad_log_prob.
   __aicore__ inline void TakeElements(const BackwardTile<T>& tile, uint32_t rows) {
     const LocalTensor<int32_t> in_row = rows_.Scratch(), in_tile = rows_.MoreScratch();  // bytes from the beginning
-    CreateVecIndex(in_tile, int32_t(0), rows);
     Muls(in_row, rows_.Classes(), int32_t(sizeof(float)), rows);
     VectorBarrier();
-    Muls(in_tile, in_tile, int32_t(plan_->tile_columns * sizeof(float)), rows);
-    VectorBarrier();
-    Add(in_tile, in_tile, in_row, rows);
+    Add(in_tile, row_starts_.Get<int32_t>(), in_row, rows);
     VectorBarrier();
 
     Gather(rows_.logit, tile.x, in_tile.ReinterpretCast<uint32_t>(), 0, rows);
@@ -126,7 +125,7 @@ class BackwardNarrow {
   BackwardTiles<T> tiles_;
   BackwardRows rows_;
   ManyRows many_;
-  TBuf<QuePosition::VECCALC> weights_;
+  TBuf<QuePosition::VECCALC> weights_, row_starts_;
 };
 
 }  // namespace npu_ce

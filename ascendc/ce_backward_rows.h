@@ -21,9 +21,6 @@ class BackwardRows {
  public:
   using Floats = LocalTensor<float>;
 
-  // exp() of it is 0 in float32, and b times it a number: b * d is none where a masked class has the logit -inf.
-  static constexpr float kLowestExponent = -104.0f;
-
   __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
                               const CeBackwardPlan* plan, const BackwardOptions* options, Logits* logits) {
     problem_ = problem;
@@ -130,7 +127,7 @@ class BackwardRows {
     } else {
       inputs_.Scaled(math_, spread, kLossGradient, per_weight_);
       if (options_->smooth) {
-        math_.Multiply(smooth, spread, problem_->label_smoothing / problem_->classes);
+        math_.Multiply(smooth, spread, problem_->label_smoothing / AsFloat(problem_->classes));
         math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
         math_.Multiply(rest_, smooth, weight_total_);
         math_.Multiply(spread, spread, 1 - problem_->label_smoothing);
@@ -169,7 +166,7 @@ class BackwardRows {
     }
     if (options_->entropy) {
       inputs_.Scaled(math_, slope, kEntropyGradient, -1.0f);
-      math_.Multiply(term_, slope, inputs_.Get(kEntropy));
+      math_.Multiply(term_, slope, inputs_.Get(kEntropyOfRow));
       math_.Add(rest_, rest_, term_);
     }
     if (inputs_.Has(kLogProbSum)) {
@@ -197,7 +194,7 @@ class BackwardRows {
     if (options_->rest) {
       math_.Exp(term_, logit);
       if (options_->entropy) {
-        math_.AtLeast(more_, logit, kLowestExponent);
+        math_.AtLeast(more_, logit, -kExponentOfZero);
         math_.Multiply(more_, more_, slope);
         math_.Add(more_, more_, rest_);
         math_.Multiply(term_, term_, more_);

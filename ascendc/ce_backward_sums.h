@@ -20,10 +20,10 @@ struct ClassSumsProblem {
 template <class T>
 class ClassSums {
  public:
-  __aicore__ inline void Init(TPipe* pipe, const ClassSumsProblem* problem) {
-    problem_ = problem;
-    from_ = InGm<T>(problem->from, (problem->rows - 1) * problem->row_stride + problem->columns);
-    to_ = InGm<float>(problem->to, problem->rows * problem->spans);
+  __aicore__ inline void Init(TPipe* pipe, const ClassSumsProblem& problem) {
+    problem_ = &problem;
+    from_ = InGm<T>(problem.from, (problem.rows - 1) * problem.row_stride + problem.columns);
+    to_ = InGm<float>(problem.to, problem.rows * problem.spans);
     pipe->InitBuffer(in_, 2, kTile * sizeof(T));
     pipe->InitBuffer(sums_, 2, kSums * sizeof(float));
     pipe->InitBuffer(tile_, kTile * sizeof(float));

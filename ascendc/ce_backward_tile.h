@@ -73,7 +73,7 @@ __aicore__ inline void ComputeGradient(const BackwardTile<T>& tile, const Rows& 
     rows.Add(result, x, rows.offset);
   }
   if (options.entropy) {
-    Maxs(result, result, BackwardRows::kLowestExponent, count);
+    Maxs(result, result, -kExponentOfZero, count);
     VectorBarrier();
     rows.Multiply(term, result, rows.slope);
     rows.Add(term, term, rows.spread);

@@ -11,27 +11,27 @@ namespace npu_ce {
 template <class T>
 class BackwardWide {
  public:
-  __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
-                              const CeBackwardPlan* plan) {
-    problem_ = problem;
-    plan_ = plan;
-    weight_ = InGm<float>(problem->weight, problem->weight != nullptr ? problem->classes : 0);
-    tiles_.Init(pipe, *problem, *gradients, *plan);
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeGradients& gradients,
+                              const CeBackwardPlan& plan) {
+    problem_ = &problem;
+    plan_ = &plan;
+    weight_ = InGm<float>(problem.weight, problem.weight != nullptr ? problem.classes : 0);
+    tiles_.Init(pipe, problem, gradients, plan);
     if (tiles_.options.nothing) {
       tiles_.InitBuffers(pipe);
       return;
     }
-    const CeBackwardBuffers& bytes = plan->buffers;
+    const CeBackwardBuffers& bytes = plan.buffers;
     pipe->InitBuffer(elements_, 1, bytes.row_elements);
-    pipe->InitBuffer(block_starts_, plan->row_vector * sizeof(uint32_t));
+    pipe->InitBuffer(block_starts_, plan.row_vector * sizeof(uint32_t));
     Fill();
-    rows_.Init(pipe, problem, gradients, plan, &tiles_.options, &tiles_.logits);
+    rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
     tiles_.InitBuffers(pipe);
     if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
     if (tiles_.options.weighted) {
-      rows_.SetWeightTotal(InGm<float>(gradients->workspace + plan->weight_total.sums, 1).GetValue(0));
+      rows_.SetWeightTotal(InGm<float>(gradients.workspace + plan.weight_total.sums, 1).GetValue(0));
     } else {
-      rows_.SetWeightTotal(static_cast<float>(problem->classes));
+      rows_.SetWeightTotal(AsFloat(problem.classes));
     }
   }
 
@@ -210,11 +210,7 @@ class BackwardWide {
     LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     FillZeros(elements, plan_->buffers.row_elements);
     elements_.FreeTensor(elements);
-    const LocalTensor<int32_t> starts = block_starts_.Get<int32_t>();
-    CreateVecIndex(starts, int32_t(0), plan_->row_vector);
-    VectorBarrier();
-    Muls(starts, starts, int32_t(kBlockBytes), plan_->row_vector);
-    VectorBarrier();
+    CountBytes(block_starts_.Get<int32_t>(), kBlockBytes, plan_->row_vector);
   }
 
   const CeProblem* problem_;

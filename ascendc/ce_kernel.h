@@ -1,8 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a kernel's declaration says that it needs vector cores only. Each release of the compiler has its own way, which
-// the build defines; undefined, the compiler finds out by itself.
+// What every kernel is: its name spelled out, one TPipe, and a class that does the work. A name that a macro pastes has
+// no place in the source, by which a release of the compiler looks up which cores a kernel is for. The TPipe stands in
+// the kernel function, since in an object it keeps scalars out of registers (page "Avoid TPipe inside objects").
 #pragma once
 
+#include "kernel_operator.h"
+
+// How a kernel's declaration says that it needs vector cores only. Each release of the compiler has its own way, which
+// the build defines; undefined, the compiler finds out by itself.
 #ifndef NPU_CE_VECTOR
 #define NPU_CE_VECTOR
 #endif
+
+namespace npu_ce {
+
+template <class Kernel, class... Arguments>
+__aicore__ inline void Run(AscendC::TPipe* pipe, const Arguments&... arguments) {
+  Kernel kernel;
+  kernel.Init(pipe, arguments...);
+  kernel.Process();
+}
+
+}  // namespace npu_ce

@@ -11,6 +11,10 @@ constexpr uint32_t kRepeatBlocks = kCeLanes / kBlockFloats;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLargestFloat = 3.402823466e38f;
 
+// exp of minus this is 0 in float32. The entropy's 0 * log(0) is 0, and so is its gradient there, so a logit of -inf
+// may not get into either as one.
+constexpr float kExponentOfZero = 104.0f;
+
 __aicore__ inline void VectorBarrier() { PipeBarrier<PIPE_V>(); }
 
 // One pipe waits for all that another has been given.
@@ -32,6 +36,22 @@ __aicore__ inline void FillTail(const LocalTensor<float>& tile, uint32_t count, 
   }
   uint64_t mask[2] = {~uint64_t(0) << tail, 0};
   Duplicate(tile[count - tail], value, mask, 1, 1, kRepeatBlocks);
+  VectorBarrier();
+}
+
+// to[i] = i. For Init, and a buffer that nothing has used yet: the scalar unit writes the first 32 bytes without a wait
+// for what came before, and each 32 bytes and 256 bytes more take an instruction with a barrier, all but the last (page
+// CreateVecIndex, and its implementation for this chip).
+template <class T>
+__aicore__ inline void CountUp(const LocalTensor<T>& to, uint32_t count) {
+  CreateVecIndex(to, T(0), count);
+  VectorBarrier();
+}
+
+// to[i] = i * step, as Gather takes it.
+__aicore__ inline void CountBytes(const LocalTensor<int32_t>& to, uint32_t step, uint32_t count) {
+  CountUp(to, count);
+  Muls(to, to, static_cast<int32_t>(step), count);
   VectorBarrier();
 }
 

@@ -28,8 +28,7 @@ class ManyRows {
     if (plan.buffers.row_blocks > 0) pipe->InitBuffer(blocks_, plan.buffers.row_blocks);
     pipe->InitBuffer(column_index_, plan.buffers.column_index);
     pipe->InitBuffer(bits_, plan.buffers.bits);
-    CreateVecIndex(column_index_.Get<float>(), 0.0f, CeilTo(pitch_, kCeLanes));  // Compare takes whole repeats
-    VectorBarrier();
+    CountUp(column_index_.Get<float>(), CeilTo(pitch_, kCeLanes));  // Compare takes whole repeats
   }
 
   __aicore__ inline void SetRows(uint32_t rows) {
@@ -86,7 +85,7 @@ class ManyRows {
     Spread(column);
     for (uint32_t at = 0; at < pitch_; at += chunk_) {
       Compare(bits[at / chunk_ * bits_of_chunk], index[at], spread_, CMPMODE::EQ, uint64_t(kCeLanes), repeats_,
-              Params(kBits, columns_, value_));
+              Params(SideBySide(), columns_, value_));
     }
     Spread(value);
     for (uint32_t at = 0; at < pitch_; at += chunk_) {
@@ -112,7 +111,7 @@ class ManyRows {
     Duplicate(out_, 0.0f, repeats_ * kCeLanes);
     VectorBarrier();
     for (uint32_t at = 0; at < pitch_; at += chunk_) {
-      AscendC::Add(out_, out_, tile[at], Lanes(at), repeats_, Params(kFolded, kFolded, tile_));
+      AscendC::Add(out_, out_, tile[at], Lanes(at), repeats_, Params(SideBySide(), SideBySide(), tile_));
       VectorBarrier();
     }
     if (by_blocks_) {
@@ -135,8 +134,9 @@ class ManyRows {
     uint8_t repeat;
   };
 
-  static constexpr Strides kFolded = {1, 8};  // a chunk of every row
-  static constexpr Strides kBits = {1, 8};    // which lie side by side whatever is said
+  // Of a chunk of every row, and of their bits, which lie so whatever is said. No constant: a copy of one takes its
+  // address, which device code may have no memory for.
+  __aicore__ static inline Strides SideBySide() { return {1, 8}; }
 
   __aicore__ static inline BinaryRepeatParams Params(Strides to, Strides a, Strides b) {
     return BinaryRepeatParams(to.block, a.block, b.block, to.repeat, a.repeat, b.repeat);

@@ -43,18 +43,12 @@ class NarrowForward {
     if (options_.argmax) {
       pipe->InitBuffer(columns_, tiling_.pitch * sizeof(float));
       pipe->InitBuffer(bits_, tiling_.step_rows * kCeLanes / 8);
-      CreateVecIndex(columns_.Get<float>(), 0.0f, tiling_.pitch);
+      CountUp(columns_.Get<float>(), tiling_.pitch);
     }
-    // Rows without logits, and what lies between the end of a row and the next, take part in instructions.
-    LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
-    Duplicate(first.template ReinterpretCast<uint16_t>(), uint16_t(0), tile * sizeof(T) / sizeof(uint16_t));
-    Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), tile * sizeof(T) / sizeof(uint16_t));
-    in_.FreeTensor(first);
-    in_.FreeTensor(second);
-    CreateVecIndex(row_offsets_.Get<int32_t>(), int32_t(0), tiling_.step_rows);
-    VectorBarrier();
-    Muls(row_offsets_.Get<int32_t>(), row_offsets_.Get<int32_t>(), static_cast<int32_t>(tiling_.pitch * sizeof(float)),
-         tiling_.step_rows);
+    begin_ = next_ = FirstRow(GetBlockIdx());
+    end_ = FirstRow(GetBlockIdx() + 1);
+    FillTiles();
+    CountBytes(row_offsets_.Get<int32_t>(), tiling_.pitch * sizeof(float), tiling_.step_rows);
     logits_.Init(pipe, problem);
     states_.Init(pipe, options_, group);
     targets_.Init(pipe, problem, group);
@@ -65,9 +59,7 @@ class NarrowForward {
     }
   }
 
-  __aicore__ inline void Process(TPipe*) {
-    begin_ = next_ = FirstRow(GetBlockIdx());
-    end_ = FirstRow(GetBlockIdx() + 1);
+  __aicore__ inline void Process() {
     targets_.Read(begin_, RowsFrom(begin_, tiling_.group_units));
     FetchNext();
     for (uint64_t first = begin_; first < end_; first += tiling_.group_units) {
@@ -81,6 +73,7 @@ class NarrowForward {
       }
       finish_.Finish(states_, targets_, target_weights_, first, rows);
     }
+    finish_.Close();
     target_weights_.Close();
   }
 
@@ -94,9 +87,23 @@ class NarrowForward {
     return end_ - row < most ? static_cast<uint32_t>(end_ - row) : most;
   }
 
+  // Rows without logits, and what lies between the end of a row and the next, take part in instructions. As many rows
+  // as there are: the first copy waits for this.
+  __aicore__ inline void FillTiles() {
+    const uint32_t rows = CeilTo(RowsFrom(begin_, tiling_.tile_rows), kBlockFloats);
+    const uint32_t words = rows * tiling_.pitch * sizeof(T) / sizeof(uint16_t);
+    LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
+    Duplicate(first.template ReinterpretCast<uint16_t>(), uint16_t(0), words);
+    if (end_ - begin_ > tiling_.tile_rows) {
+      Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), words);
+    }
+    in_.FreeTensor(first);
+    in_.FreeTensor(second);
+  }
+
   // The sum of all weights is the same for every row.
   __aicore__ inline void SumWeights() {
-    float sum = problem_.classes;
+    float sum = AsFloat(problem_.classes);
     if (options_.weights) {
       const LocalTensor<float> terms = terms_.Get<float>(), total = log_sums_.Get<float>();
       FoldInto<SumOf>(terms, target_weights_.All(), Repeats(problem_.classes));
@@ -218,7 +225,7 @@ class NarrowForward {
 
   __aicore__ inline void LogProb(const LocalTensor<float>& shift, const LocalTensor<float>& sum, uint32_t row) {
     const LocalTensor<float> log_sums = log_sums_.Get<float>();
-    Ln(log_sums, sum, rows_.Rows());
+    Ln(log_sums, sum, CeilTo(rows_.Rows(), kBlockFloats));  // as many as are spread
     VectorBarrier();
     if (row == 0) {  // not before it is needed, since the last tile may be on its way out
       log_probs_ = out_.template AllocTensor<T>();

@@ -3,6 +3,7 @@
 // row known to the scalar unit. docs/design.md section 2 has the formulas.
 #pragma once
 
+#include "ce_row_sums.h"
 #include "ce_states.h"
 #include "ce_sum_terms.h"
 #include "ce_target.h"
@@ -20,6 +21,7 @@ class RowFinish {
     capacity_ = capacity;
     per_row_ = problem.reduction == kCeNone;
     sum_rows_ = plan.sum_rows;
+    reduces_ = plan.reduces != 0;
     terms_ = plan.reduce_blocks > 0 ? CountTerms(problem) : 0;
     sums_ = SumsOf(problem, plan);
     sums_to_ = InGm<float>(outputs.workspace + plan.sums_offset, terms_ * sums_);
@@ -46,6 +48,9 @@ class RowFinish {
     pipe->InitBuffer(out_, 1, (sum_rows_ > 1 ? sums_at_ + terms_ * sums_pitch_ : present * capacity) * sizeof(float));
     pipe->InitBuffer(scratch_, capacity * sizeof(float));
     pipe->InitBuffer(bits_, CeilTo(capacity / 8, kBlockBytes));
+    if (reduces_) {
+      row_sums_.Init(pipe, problem, outputs);
+    }
   }
 
   __aicore__ inline void Finish(const States& states, Targets& targets, TargetWeights& weights, uint64_t first,
@@ -60,7 +65,7 @@ class RowFinish {
     if (problem_.z_loss != 0) {
       ZLoss(targets);
     }
-    if (terms_ > 0) {
+    if (terms_ > 0 || reduces_) {
       SumRows(targets, rows);
     }
     if (outputs_.entropy != nullptr) {
@@ -72,6 +77,13 @@ class RowFinish {
       Argmax(states);
     }
     Write(first, rows);
+  }
+
+  // After the last group.
+  __aicore__ inline void Close() {
+    if (reduces_) {
+      row_sums_.Finish();
+    }
   }
 
  private:
@@ -125,7 +137,7 @@ class RowFinish {
       VectorBarrier();
       Sub(scratch, states[kWeighted], scratch, count_);
       VectorBarrier();
-      Muls(scratch, scratch, -smoothing / static_cast<float>(problem_.classes), count_);
+      Muls(scratch, scratch, -smoothing / AsFloat(problem_.classes), count_);
       VectorBarrier();
       Add(ce, ce, scratch, count_);
       VectorBarrier();
@@ -151,18 +163,20 @@ class RowFinish {
     }
   }
 
-  // For the reduction. Lanes behind the last row add nothing.
+  // For the reduction, or for this launch's own. Lanes behind the last row add nothing.
   __aicore__ inline void SumRows(Targets& targets, uint32_t rows) {
     Duplicate(Vector(kCount), 1.0f, count_);
     VectorBarrier();
     Select(Vector(kCount), targets.Counted(), Vector(kCount), 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
-    if (sum_rows_ == 1) {
+    if (sum_rows_ == 1 && !reduces_) {
       return;
     }
     VectorBarrier();
     LocalTensor<float> sums = vectors_[sums_at_];
     for (uint32_t term = 0; term < kSumTerms; ++term) {
-      if (HasTerm(problem_, term)) {
+      if (HasTerm(problem_, term) && reduces_) {
+        row_sums_.Add(term, Vector(kTerms + term), rows);
+      } else if (HasTerm(problem_, term)) {
         FillTail(Vector(kTerms + term), rows, 0.0f);
         SumBlocks(sums, Vector(kTerms + term));
         sums = sums[sums_pitch_];
@@ -262,7 +276,7 @@ class RowFinish {
   CeProblem problem_;
   CeForwardOutputs outputs_;
   ForwardOptions options_;
-  bool per_row_;
+  bool per_row_, reduces_;
   uint32_t capacity_, sum_rows_, terms_, sums_at_, sums_pitch_;
   uint64_t sums_;  // of each term, in GM
   GlobalTensor<float> row_stats_, sums_to_;
@@ -271,6 +285,7 @@ class RowFinish {
   LocalTensor<float> vectors_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> scratch_, bits_;
+  RowSums row_sums_;
 };
 
 }  // namespace npu_ce

@@ -14,7 +14,7 @@ enum RowInput : uint32_t {
   kZLossGradient,
   kLseGradient,
   kEntropyGradient,
-  kEntropy,
+  kEntropyOfRow,
   kLogProbSum,
   kRowInputs,
 };
@@ -33,7 +33,7 @@ class RowInputs {
     vectors_[kZLossGradient] = gradients.z_loss;
     vectors_[kLseGradient] = gradients.lse;
     vectors_[kEntropyGradient] = gradients.entropy;
-    vectors_[kEntropy] = Floats(gradients.entropy.data != nullptr ? gradients.entropy_value : nullptr);
+    vectors_[kEntropyOfRow] = Floats(gradients.entropy.data != nullptr ? gradients.entropy_value : nullptr);
     vectors_[kLogProbSum] =
         Floats(plan.log_prob_sums.spans > 0 ? gradients.workspace + plan.log_prob_sums.sums : nullptr);
     uint32_t at = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vectors of sums that forward leaves of blocks of rows, added up in 64 lanes for each term until the end.
+// The sums over the rows, added up in 64 lanes for each term until the end, and what they make: the loss and the
+// denominators.
 #pragma once
 
 #include "ce_lanes.h"
@@ -12,7 +13,6 @@ class RowSums {
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs) {
     problem_ = problem;
     outputs_ = outputs;
-    pipe->InitBuffer(in_, 1, kSumTerms * kChunk * sizeof(float));
     pipe->InitBuffer(lanes_, kSumTerms * kCeLanes * sizeof(float));
     pipe->InitBuffer(sums_, kSumTerms * kBlockBytes);
     pipe->InitBuffer(out_, 1, 2 * kBlockBytes);
@@ -20,31 +20,18 @@ class RowSums {
     VectorBarrier();
   }
 
-  // Elements `begin` to `end` of vectors of `length`.
-  __aicore__ inline void AddUp(const float* vectors, uint64_t length, uint64_t begin, uint64_t end) {
-    const uint32_t terms = CountTerms(problem_);
-    const GlobalTensor<float> from = InGm<float>(vectors, terms * length);
-    for (uint64_t at = begin; at < end; at += kChunk) {
-      const uint32_t count = Least(end - at, kChunk);
-      LocalTensor<float> in = in_.AllocTensor<float>();
-      CopyRowsIn(in, from[at], terms, count, length, kChunk);
-      in_.EnQue(in);
-      in = in_.DeQue<float>();
-      uint32_t vector = 0;
-      for (uint32_t term = 0; term < kSumTerms; ++term) {
-        if (HasTerm(problem_, term)) {
-          AddTo(lanes_.Get<float>()[term * kCeLanes], in[vector * kChunk], count);
-          ++vector;
-        }
-      }
-      in_.FreeTensor(in);
-    }
-    WholeReduceSum(sums_.Get<float>(), lanes_.Get<float>(), kCeLanes, kSumTerms, kBlockFloats, 1, 8);
+  // A vector of a term, which is lost.
+  __aicore__ inline void Add(uint32_t term, const LocalTensor<float>& vector, uint32_t count) {
+    const LocalTensor<float> lanes = lanes_.Get<float>()[term * kCeLanes];
+    FillTail(vector, count, 0.0f);
+    Fold<SumOf>(vector, Repeats(count));
+    AscendC::Add(lanes, lanes, vector, kCeLanes);
     VectorBarrier();
   }
 
   // As element `at` of vectors of `length`.
   __aicore__ inline void WritePartial(float* vectors, uint64_t length, uint64_t at) {
+    AddUpLanes();
     Order<HardEvent::V_MTE3>();
     for (uint32_t term = 0; term < kSumTerms; ++term) {
       if (HasTerm(problem_, term)) {
@@ -55,6 +42,7 @@ class RowSums {
   }
 
   __aicore__ inline void Finish() {
+    AddUpLanes();
     if (problem_.weight == nullptr) {
       Adds(Sum(kWeightTerm), Sum(kCountTerm), 0.0f, 1);
       VectorBarrier();
@@ -68,11 +56,15 @@ class RowSums {
     }
     if (problem_.reduction == kCeMean) {
       Div(Sum(kCeTerm), Sum(kCeTerm), Sum(kWeightTerm), 1);
-      Div(Sum(kZTerm), Sum(kZTerm), Sum(kCountTerm), 1);
+      if (HasZLoss()) {
+        Div(Sum(kZTerm), Sum(kZTerm), Sum(kCountTerm), 1);
+      }
       VectorBarrier();
     }
-    Add(Sum(kCeTerm), Sum(kCeTerm), Sum(kZTerm), 1);
-    VectorBarrier();
+    if (HasZLoss()) {
+      AscendC::Add(Sum(kCeTerm), Sum(kCeTerm), Sum(kZTerm), 1);
+      VectorBarrier();
+    }
     if (outputs_.loss_dtype == kCeFloat32) {
       WriteResults<float>();
     } else if (outputs_.loss_dtype == kCeFloat16) {
@@ -83,14 +75,12 @@ class RowSums {
   }
 
  private:
-  static constexpr uint32_t kChunk = 4096;
-
   __aicore__ inline LocalTensor<float> Sum(uint32_t term) { return sums_.Get<float>()[term * kBlockFloats]; }
 
-  __aicore__ inline void AddTo(const LocalTensor<float>& lanes, const LocalTensor<float>& vector, uint32_t count) {
-    FillTail(vector, count, 0.0f);
-    Fold<SumOf>(vector, Repeats(count));
-    Add(lanes, lanes, vector, kCeLanes);
+  __aicore__ inline bool HasZLoss() const { return problem_.z_loss != 0 || outputs_.z_loss != nullptr; }
+
+  __aicore__ inline void AddUpLanes() {
+    WholeReduceSum(sums_.Get<float>(), lanes_.Get<float>(), kCeLanes, kSumTerms, kBlockFloats, 1, 8);
     VectorBarrier();
   }
 
@@ -99,7 +89,9 @@ class RowSums {
     LocalTensor<L> out = out_.AllocTensor<L>();
     const LocalTensor<L> second = out[kBlockBytes / sizeof(L)];
     FromFloats(out, Sum(kCeTerm), 1);
-    FromFloats(second, Sum(kZTerm), 1);
+    if (HasZLoss()) {
+      FromFloats(second, Sum(kZTerm), 1);
+    }
     out_.EnQue(out);
     out = out_.DeQue<L>();
     CopyOut(InGm<L>(outputs_.loss, 1), out, 1);
@@ -111,7 +103,6 @@ class RowSums {
 
   CeProblem problem_;
   CeForwardOutputs outputs_;
-  TQue<QuePosition::VECIN, 1> in_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> lanes_, sums_;
 };

@@ -23,7 +23,7 @@ class RowTile {
 
   // The rows that instructions work on from now on.
   __aicore__ inline void SetRows(uint32_t rows) {
-    rows_ = CeilTo(rows, kBlockFloats);
+    rows_ = by_blocks_ ? CeilTo(rows, kBlockFloats) : rows;
     repeats_ = by_blocks_ ? rows_ / kBlockFloats : rows_;
   }
   __aicore__ inline uint32_t Rows() const { return rows_; }  // in whole instructions
@@ -47,7 +47,7 @@ class RowTile {
   }
 
   __aicore__ inline void Max(const LocalTensor<float>& result, const LocalTensor<float>& tile) const {
-    const LocalTensor<float> folded = FoldChunks<MaxChunk>(tile);
+    const LocalTensor<float> folded = FoldChunks<MaxOf>(tile);
     if (by_blocks_) {
       BlockReduceMax(result, folded, repeats_, kCeLanes, 1, 1, 8);
     } else {
@@ -57,7 +57,7 @@ class RowTile {
   }
 
   __aicore__ inline void Min(const LocalTensor<float>& result, const LocalTensor<float>& tile) const {
-    const LocalTensor<float> folded = FoldChunks<MinChunk>(tile);
+    const LocalTensor<float> folded = FoldChunks<MinOf>(tile);
     if (by_blocks_) {
       BlockReduceMin(result, folded, repeats_, kCeLanes, 1, 1, 8);
     } else {
@@ -67,7 +67,7 @@ class RowTile {
   }
 
   __aicore__ inline void Sum(const LocalTensor<float>& result, const LocalTensor<float>& tile) const {
-    const LocalTensor<float> folded = FoldChunks<AddChunk>(tile);
+    const LocalTensor<float> folded = FoldChunks<SumOf>(tile);
     if (by_blocks_) {
       BlockReduceSum(result, folded, repeats_, kCeLanes, 1, 1, 8);
     } else {
@@ -81,7 +81,7 @@ class RowTile {
   __aicore__ inline void Subtract(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                   const LocalTensor<float>& values) const {
     const LocalTensor<float> spread = Spread(values);
-    if (!by_blocks_ && rows_ <= pitch_ / chunk_) {
+    if (FewerThanChunks()) {
       for (uint32_t row = 0; row < rows_; ++row) {
         Sub(dst[row * pitch_], src[row * pitch_], spread[row * kBlockFloats], kCeLanes, pitch_ / kCeLanes,
             BinaryRepeatParams(1, 1, 0, kRepeatBlocks, kRepeatBlocks, 0));
@@ -132,33 +132,13 @@ class RowTile {
   }
 
  private:
+  // Instructions then go row by row rather than chunk by chunk.
+  __aicore__ inline bool FewerThanChunks() const { return !by_blocks_ && rows_ <= pitch_ / chunk_; }
   __aicore__ inline uint8_t BlockStep() const { return by_blocks_ ? pitch_ / kBlockFloats : 1; }
   __aicore__ inline uint8_t RepeatStep() const { return by_blocks_ ? pitch_ : pitch_ / kBlockFloats; }
   // Of values spread over blocks, one a row.
   __aicore__ inline uint8_t ValueBlockStep() const { return by_blocks_ ? 1 : 0; }
   __aicore__ inline uint8_t ValueRepeatStep() const { return by_blocks_ ? 8 : 1; }
-
-  struct MaxChunk {
-    __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
-                                        const LocalTensor<float>& b, uint8_t repeats,
-                                        const BinaryRepeatParams& strides) {
-      AscendC::Max(dst, a, b, kCeLanes, repeats, strides);
-    }
-  };
-  struct MinChunk {
-    __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
-                                        const LocalTensor<float>& b, uint8_t repeats,
-                                        const BinaryRepeatParams& strides) {
-      AscendC::Min(dst, a, b, kCeLanes, repeats, strides);
-    }
-  };
-  struct AddChunk {
-    __aicore__ static inline void Apply(const LocalTensor<float>& dst, const LocalTensor<float>& a,
-                                        const LocalTensor<float>& b, uint8_t repeats,
-                                        const BinaryRepeatParams& strides) {
-      Add(dst, a, b, kCeLanes, repeats, strides);
-    }
-  };
 
   __aicore__ inline LocalTensor<float> Spread(const LocalTensor<float>& values) const {
     const LocalTensor<float> spread = scratch_.Get<float>();
@@ -174,11 +154,21 @@ class RowTile {
       return tile;
     }
     const LocalTensor<float> folded = scratch_.Get<float>();
-    Op::Apply(folded, tile, tile[chunk_], repeats_,
+    Op::Apply(folded, tile, tile[chunk_], uint64_t(kCeLanes), repeats_,
               BinaryRepeatParams(1, BlockStep(), BlockStep(), 8, RepeatStep(), RepeatStep()));
     VectorBarrier();
+    if (FewerThanChunks()) {  // in the same order
+      for (uint32_t row = 0; row < rows_ && pitch_ > 2 * chunk_; ++row) {
+        const LocalTensor<float> of_row = folded[row * kCeLanes];
+        Op::Apply(of_row, tile[row * pitch_ + 2 * kCeLanes], of_row, uint64_t(kCeLanes), pitch_ / kCeLanes - 2,
+                  BinaryRepeatParams(1, 1, 1, 0, kRepeatBlocks, 0));
+      }
+      VectorBarrier();
+      return folded;
+    }
     for (uint32_t column = 2 * chunk_; column < pitch_; column += chunk_) {
-      Op::Apply(folded, folded, tile[column], repeats_, BinaryRepeatParams(1, 1, BlockStep(), 8, 8, RepeatStep()));
+      Op::Apply(folded, folded, tile[column], uint64_t(kCeLanes), repeats_,
+                BinaryRepeatParams(1, 1, BlockStep(), 8, 8, RepeatStep()));
       VectorBarrier();
     }
     return folded;

@@ -22,9 +22,6 @@ enum State : uint32_t {
 
 constexpr float kNoColumn = kLargestFloat;
 
-// exp of minus this is 0 in float32. The entropy's 0 * log(0) is 0, so a logit of -inf may not get there as one.
-constexpr float kExponentOfZero = 104.0f;
-
 // What of all that this loss needs.
 struct ForwardOptions {
   __aicore__ inline ForwardOptions() = default;

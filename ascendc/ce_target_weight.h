@@ -28,11 +28,8 @@ class TargetWeights {
       looked_up_ = table_.DeQue<float>();
       FillTail(looked_up_, problem.classes, 0.0f);
     } else {
-      CreateVecIndex(offsets_.Get<int32_t>(), int32_t(0), capacity);
-      VectorBarrier();
-      Muls(offsets_.Get<int32_t>(), offsets_.Get<int32_t>(), int32_t(kBlockBytes), capacity);
+      CountBytes(offsets_.Get<int32_t>(), kBlockBytes, capacity);
     }
-    VectorBarrier();
   }
 
   __aicore__ inline bool Present() const { return present_; }

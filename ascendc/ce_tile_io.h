@@ -20,6 +20,10 @@ constexpr bool kIsFloat = sizeof(T) == sizeof(float);
 __aicore__ inline uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 __aicore__ inline uint32_t CeilTo(uint32_t n, uint32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Of a number below 2^31. By way of a signed one: the compiler refuses every conversion between an unsigned integer and
+// a float in device code ("cast between floating and unsigned integer variable is not allowed in aicore function").
+__aicore__ inline float AsFloat(uint32_t n) { return static_cast<float>(static_cast<int32_t>(n)); }
+
 // By way of an integer, because the host's pointers are in no address space of the device.
 template <class T>
 __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
@@ -28,19 +32,22 @@ __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
   return tensor;
 }
 
-// Padding up to 32 bytes with the value that the parameters begin with, 0: they make it of their own type, whereas not
-// every compiler makes a bfloat16 of a number of ours.
+// What makes blocks of `count` elements whole ones of 32 bytes, with the value that the parameters begin with, 0: they
+// make it of their own type, whereas not every compiler makes a bfloat16 of a number of ours. It has to be asked for:
+// without a left or a right padding the value is not heeded, and the copy fills up with the block's first element (page
+// DataCopyPad, example 2).
 template <class T>
-__aicore__ inline DataCopyPadExtParams<T> ZeroPadding() {
+__aicore__ inline DataCopyPadExtParams<T> ZeroPadding(uint32_t count) {
   DataCopyPadExtParams<T> padding;
   padding.isPad = true;
+  padding.rightPadding = CeilTo(count * sizeof(T), kBlockBytes) / sizeof(T) - count;
   return padding;
 }
 
 // What follows a tile's end up to 32 bytes is 0, so that no lane is ever left undefined.
 template <class T>
 __aicore__ inline void CopyIn(const LocalTensor<T>& tile, const GlobalTensor<T>& from, uint32_t count) {
-  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), ZeroPadding<T>());
+  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), ZeroPadding<T>(count));
 }
 
 template <class T>
@@ -62,7 +69,7 @@ __aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor
   }
   const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
   DataCopyPad(tile, from, DataCopyExtParams(rows, count * sizeof(T), static_cast<uint32_t>(gap), ub_gap, 0),
-              ZeroPadding<T>());
+              ZeroPadding<T>(count));
 }
 
 // The same way out.

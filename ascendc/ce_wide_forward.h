@@ -55,7 +55,7 @@ class WideForward {
   }
 
   // Every core has a unit.
-  __aicore__ inline void Process(TPipe* pipe) {
+  __aicore__ inline void Process() {
     const uint64_t core = GetBlockIdx(), cores = GetBlockNum();
     begin_ = units_ * core / cores;
     end_ = units_ * (core + 1) / cores;
@@ -65,6 +65,9 @@ class WideForward {
     for (uint64_t unit = begin_; unit < end_; unit += tiling_.group_units) {
       RunGroup(unit, GroupFrom(unit));
     }
+    if (tiling_.spans == 1) {
+      finish_.Close();
+    }
     target_weights_.Close();
     if (WritesLogProb()) {
       for (uint32_t column = 0; column < read_again_; column += tiling_.tile_columns) {
@@ -72,7 +75,7 @@ class WideForward {
       }
       for (uint32_t i = 0; i < tiling_.input_tiles; ++i) {
         WaitForWrite(i);
-        pipe->ReleaseEventID<HardEvent::MTE3_MTE2>(written_[i]);
+        GetTPipePtr()->ReleaseEventID<HardEvent::MTE3_MTE2>(written_[i]);
       }
     }
   }

@@ -21,8 +21,7 @@ class WideTile {
     if (options.argmax) {
       pipe->InitBuffer(bits_, columns / 8);
       pipe->InitBuffer(columns_, columns * sizeof(float));
-      CreateVecIndex(columns_.Get<float>(), 0.0f, columns);
-      VectorBarrier();
+      CountUp(columns_.Get<float>(), columns);
     }
   }
 
@@ -139,9 +138,9 @@ class WideTile {
     if (options_.weights) {
       FoldInto<SumOf>(terms, weights, repeats);
     } else {
-      Duplicate(terms, static_cast<float>(repeats), kCeLanes);
+      Duplicate(terms, AsFloat(repeats), kCeLanes);
       VectorBarrier();
-      FillTail(terms, count % kCeLanes, static_cast<float>(repeats - 1));
+      FillTail(terms, count % kCeLanes, AsFloat(repeats - 1));
     }
     AscendC::Add(total, total, terms, kCeLanes);
     VectorBarrier();
@@ -187,7 +186,7 @@ class WideTile {
            repeats * kCeLanes);
     VectorBarrier();
     Fold<MinOf>(found, repeats);
-    Adds(found, found, static_cast<float>(first), kCeLanes);  // which leaves kNoColumn what it is
+    Adds(found, found, AsFloat(first), kCeLanes);  // which leaves kNoColumn what it is
     VectorBarrier();
   }
 

@@ -4,28 +4,29 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
-import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from official_npu import Figures, chip, official
+from official_npu import Chip, Figures, Times, chips, official  # which puts tests/ on the path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-import backward_npu
-import npu_kernels
-from npu_kernels import CeForwardOutputs, CeProblem
-from virtual_cann import kernels, observe
+import backward_npu  # isort: skip
+import npu_kernels  # isort: skip
+from npu_kernels import CeForwardOutputs, CeProblem  # isort: skip
+from virtual_cann import kernels, observe  # isort: skip
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMS = ("forward", "forward+log_prob", "backward")
-CHIP = chip(os.environ.get("VIRTUAL_CANN_SOC", "Ascend910B2"))
+SOC = os.environ.get("VIRTUAL_CANN_SOC", "Ascend910B2")
+CHIP = chips(SOC)["table"]
+PROCESSES = 2
 
 
 class Case(NamedTuple):
@@ -34,6 +35,11 @@ class Case(NamedTuple):
     rows: int
     classes: int
     option: str = ""
+    every_nth_block: int = 1  # runs: the others of a launch are like those
+
+    @property
+    def elements_run(self) -> float:
+        return self.rows * self.classes / self.every_nth_block
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,24 @@ class Libraries(NamedTuple):
     backward_planner: ctypes.CDLL
 
 
+def measure(cases: list[Case]) -> list[Measured]:
+    with tempfile.TemporaryDirectory() as folder:
+        compile_all(Path(folder))
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(PROCESSES, spawn, initializer=load_all, initargs=(Path(folder),)) as pool:
+            # The long ones first, so that no process is left alone with one.
+            order = sorted(
+                range(len(cases)), key=lambda i: -cases[i].rows * cases[i].classes / cases[i].every_nth_block
+            )
+            pending = {i: pool.submit(run, cases[i]) for i in order}
+            return [pending[i].result() for i in range(len(cases))]
+
+
 def compile_all(folder: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         more = map(str, npu_kernels.SOURCES[1:])
         pending = [
-            pool.submit(kernels.compile_kernels, npu_kernels.SOURCES[0], folder / "forward.so", *more),
+            pool.submit(kernels.compile_kernels, npu_kernels.SOURCES[0], folder / "forward.so", "-O2", *more),
             pool.submit(backward_npu.compile_backward, folder / "backward.so"),
         ]
         backward_npu.compile_planner(folder / "planner.so")
@@ -108,7 +127,9 @@ def reports_of(launch: Callable[..., int], *structs: ctypes.Structure) -> list[d
 
 
 def run(case: Case) -> Measured:
-    form, dtype_name, rows, classes, option = case
+    form, dtype_name, rows, classes, option, every_nth_block = case
+    observe.run_every_nth_block(every_nth_block)
+    whole = every_nth_block == 1
     dtype = DTYPES[dtype_name]
     size = dtype.itemsize
     with ExitStack() as stack:
@@ -120,9 +141,10 @@ def run(case: Case) -> Measured:
             return stack.enter_context(kernels.on_device(tensor)).value or 0
 
         problem = CeProblem(
-            input=stack.enter_context(random_rows(rows, classes, dtype)),
+            # Without the others' memory: one row for all of them.
+            input=stack.enter_context(random_rows(rows if whole else 1, classes, dtype)),
             rows=rows,
-            row_stride=classes,
+            row_stride=classes if whole else 0,
             classes=classes,
             dtype=npu_kernels.DTYPES[dtype],
             target=device(torch.randint(classes, (rows,))),
@@ -167,7 +189,7 @@ def run(case: Case) -> Measured:
     return Measured(
         case,
         figures(reports, rows * classes, size, round_l2),
-        official(direction, rows, classes, size, CHIP),
+        official(direction, rows, classes, size, SOC),
         keeps_row,
     )
 
@@ -176,14 +198,17 @@ def core_bytes(report: dict[str, Any]) -> list[int]:
     return [core["gm_bytes_read"] + core["gm_bytes_written"] for core in report["cores"]]
 
 
+def of_all_blocks(report: dict[str, Any]) -> dict[str, float]:
+    times = report["blocks"] / report["blocks_run"]
+    return {name: count * times for name, count in report["total"].items() if name != "dma_sizes"}
+
+
 def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: str | None) -> Figures:
     """`round_l2`: what the name of a kernel that reads round the L2 has in it."""
-    total = {name: sum(r["total"][name] for r in reports) for name in reports[0]["total"] if name != "dma_sizes"}
+    totals = list(map(of_all_blocks, reports))
+    total = {name: sum(each[name] for each in totals) for name in totals[0]}
     read, written = total["gm_bytes_read"], total["gm_bytes_written"]
     busiest, cores = max((core_bytes(report) for report in reports), key=sum), CHIP.cores
-    # While reads go round the L2, it takes up what is written as long as it has room.
-    round_ = [r["total"]["gm_bytes_written"] for r in reports if round_l2 and round_l2 in r["kernel"]]
-    hbm = (read + written - sum(min(bytes_, CHIP.l2_bytes) for bytes_ in round_)) / CHIP.rates["kHbm"]
     return Figures(
         read=read / elements / size,
         written=written / elements / size,
@@ -191,8 +216,31 @@ def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: s
         repeats=total["vector_repeats"] / elements,
         conflicts=total["bank_conflicts"] / elements,
         busiest=max(busiest) * cores / sum(busiest),
-        estimate=sum(report["estimate"]["microseconds"] for report in reports),
-        launches=sum(CHIP.launch(report["blocks"]) for report in reports),
-        traffic_bound=1e6 * max(hbm, (read + written) / CHIP.rates["kReadAndWrite"]),
-        vector_bound=sum(report["estimate"]["busy"]["V"] for report in reports),
+        blocks=[report["blocks"] for report in reports],
+        times={name: times(name, reports, totals, round_l2) for name in chips(SOC)},
     )
+
+
+def times(name: str, reports: list[dict[str, Any]], totals: list[dict[str, float]], round_l2: str | None) -> Times:
+    on = chips(SOC)[name]
+    estimates = [report["estimates"][name] for report in reports]
+    memory = sum(
+        memory_seconds(total, round_l2 is not None and round_l2 in report["kernel"], on)
+        for report, total in zip(reports, totals, strict=True)
+    )
+    return Times(
+        estimate=sum(estimate["microseconds"] for estimate in estimates),
+        launches=sum(on.launch(report["blocks"]) for report in reports),
+        traffic_bound=1e6 * max(memory, sum(map(moved, totals)) / on.rates["read_and_write"]),
+        vector_bound=sum(estimate["V"] for estimate in estimates),
+    )
+
+
+def moved(total: dict[str, float]) -> float:
+    return total["gm_bytes_read"] + total["gm_bytes_written"]
+
+
+def memory_seconds(total: dict[str, float], round_l2: bool, on: Chip) -> float:
+    """Of a launch. While reads go round the L2, it takes up what is written as long as it has room."""
+    taken_up = min(total["gm_bytes_written"], on.l2_bytes) if round_l2 else 0
+    return (moved(total) - taken_up) / on.memory(on.fits_l2(moved(total)))

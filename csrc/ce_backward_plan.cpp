@@ -9,7 +9,6 @@ constexpr uint32_t kBlock = 32;                 // bytes that UB is addressed in
 constexpr uint32_t kRepeat = 256;               // bytes that a vector instruction takes at a time
 constexpr uint32_t kMostRepeats = 255;          // of an instruction with strides
 constexpr uint32_t kMostTileBytes = 64 * 1024;  // of narrow rows: more makes no copy faster
-constexpr uint32_t kWideVectors = 1;            // block_starts_ of BackwardWide
 constexpr uint32_t kWideGroup = 64;             // rows: of the weights, one 64th is then read for each
 constexpr uint32_t kNarrowColumns = 640;        // beyond, the tiles of many rows are too low to be worth their Select
 constexpr uint64_t kWholeRows = 2048;           // from so many on, rows are dealt to the cores whole
@@ -51,7 +50,8 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
   return needs;
 }
 
-// What grows with the rows of a group. The buffers of ce_target.h and ce_logits.h are among it.
+// What grows with the rows of a group. The buffers of ce_target.h and ce_logits.h are among it, and block_starts_ of
+// BackwardWide or row_starts_ of BackwardNarrow.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   const uint32_t vector = length * sizeof(float);
@@ -61,7 +61,8 @@ uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwar
   const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
   const uint32_t targets = (plan.row_buffers * words + 2) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
   const uint32_t capped = needs.capped ? kBlock : 0;
-  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + targets + capped;
+  const uint32_t starts = vector;
+  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + starts + targets + capped;
 }
 
 uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, CeBackwardPlan& plan) {
@@ -115,8 +116,8 @@ bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const n
 uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns, CeBackwardPlan& plan) {
   plan.group_rows = kWideGroup;
   plan.tile_columns = columns;
-  uint32_t bytes = set_row_buffers(problem, needs, plan) + kWideVectors * plan.row_vector * uint32_t(sizeof(float));
-  bytes += set_tile_buffers(needs, needs.smooth_weights, columns, plan);
+  const uint32_t bytes =
+      set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, needs.smooth_weights, columns, plan);
   plan.buffers.row_elements = 3 * plan.row_vector * kBlock;
   return bytes + plan.buffers.row_elements;
 }
@@ -176,7 +177,8 @@ CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gra
     if (needs.smooth_weights) plan.weight_total = plan_sums(1, problem.classes, workspace);
     plan.workspace_bytes = workspace * sizeof(float);
   }
-  plan.blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, problem.rows * plan.pieces));
+  plan.blocks = static_cast<uint32_t>(
+      std::min({uint64_t{limits.cores}, problem.rows * plan.pieces, npu_ce::useful_cores(problem)}));
   plan.round_l2 = npu_ce::beyond_l2_share(problem);
   return plan;
 }

@@ -9,8 +9,8 @@ namespace npu_ce {
 
 namespace {
 
-// A launch's cost grows with its cores, so each of them gets a few copies' worth of the logits.
-constexpr uint64_t kLeastBytesOfCore = 16 * 1024;
+// Elements that are left to one core, which then reduces the rows too: a launch less, where it is worth most.
+constexpr uint64_t kAlone = 20'000;
 // Less than this many columns of a unit are not worth its finish.
 constexpr uint64_t kLeastSpan = 1024;
 // With so many units, any number of them is balanced.
@@ -34,15 +34,27 @@ double imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint64_t c
   return busiest * static_cast<double>(cores) / (static_cast<double>(rows) * static_cast<double>(classes));
 }
 
-// As few spans as give balance on the chips there are, of 40 and of 48 cores; on whichever of them it runs, so that the
-// result has the same bits on both.
-Spans choose_spans(uint64_t rows, uint64_t classes) {
-  Spans best{1, ceil_to(classes, kLanes)};
+uint64_t cores_of_forward(const CeProblem& problem) {
+  return problem.rows * problem.classes <= kAlone ? 1 : useful_cores(problem);
+}
+
+// Of the chips there are, which have 40 and 48 cores.
+double worst_imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint64_t useful) {
+  return std::max(imbalance(rows, classes, spans, std::min<uint64_t>(40, useful)),
+                  imbalance(rows, classes, spans, std::min<uint64_t>(48, useful)));
+}
+
+Spans whole_rows(uint64_t classes) { return {1, ceil_to(classes, kLanes)}; }
+
+// As few spans as give balance on the chips there are; on whichever of them it runs, so that the result has the same
+// bits on both.
+Spans choose_spans(uint64_t rows, uint64_t classes, uint64_t useful) {
+  Spans best = whole_rows(classes);
   double best_imbalance = 0;
   for (uint64_t wanted = 1; wanted == 1 || (wanted * kLeastSpan <= classes && wanted * rows <= kEnoughUnits);
        ++wanted) {
     const Spans spans = spans_of(classes, wanted);
-    const double worst = std::max(imbalance(rows, classes, spans, 40), imbalance(rows, classes, spans, 48));
+    const double worst = worst_imbalance(rows, classes, spans, useful);
     if (wanted == 1 || worst < best_imbalance) {
       best = spans;
       best_imbalance = worst;
@@ -86,18 +98,26 @@ void keep_ends_of_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardT
 }
 
 void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
-  const Spans spans = choose_spans(problem.rows, problem.classes);
+  const uint64_t classes = problem.classes;
+  const auto columns = [&](const Spans& spans) { return std::min(spans.columns, classes); };
+  // A finish is shared by as many units as make it cheap beside their tiles.
+  const auto group = [&](const Spans& spans) { return columns(spans) <= 16384 ? 32 : 8; };
+  const auto room = [&](const Spans& spans) { return ub_bytes - ub.wide_fixed(group(spans)); };
+  const Spans whole = whole_rows(classes);
+  Spans spans = choose_spans(problem.rows, classes, cores_of_forward(problem));
+  // log_prob of spans takes another launch on as many cores; of whole rows it does not. So these have a core each where
+  // that keeps the larger chip busy; and with little work though it does not, if they stay in UB.
+  const bool balanced = imbalance(problem.rows, classes, whole, 48) <= kBalanced;
+  const bool little = problem.rows * classes < kMuchWork;
+  if (ub.log_prob() && (balanced || (little && keep_rows(ub, classes, room(whole), tiling)))) spans = whole;
   tiling.spans = static_cast<uint32_t>(spans.count);
   tiling.span_columns = static_cast<uint32_t>(spans.columns);
-  // A finish is shared by as many units as make it cheap beside their tiles.
-  const uint64_t columns = std::min<uint64_t>(spans.columns, problem.classes);
-  tiling.group_units = columns <= 16384 ? 32 : 8;
-  const uint64_t room = ub_bytes - ub.wide_fixed(tiling.group_units);
+  tiling.group_units = group(spans);
   if (spans.count == 1 && ub.log_prob()) {
-    if (!keep_rows(ub, problem.classes, room, tiling)) keep_ends_of_rows(ub, problem.classes, room, tiling);
+    if (!keep_rows(ub, classes, room(spans), tiling)) keep_ends_of_rows(ub, classes, room(spans), tiling);
   } else {
     tiling.input_tiles = 2;
-    tiling.tile_columns = even_tiles(columns, room / ub.wide_per_column(2, false) / kLanes * kLanes);
+    tiling.tile_columns = even_tiles(columns(spans), room(spans) / ub.wide_per_column(2, false) / kLanes * kLanes);
   }
   tiling.apart = ub.fits_apart(tiling, ub_bytes);
 }
@@ -110,12 +130,10 @@ uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
 
 // Rows that forward adds up: as many as one instruction does, unless dealing them out together leaves cores idle. Then
 // two at the least, for a row's two sums, of ce and of rows that count, are much beside the shortest rows.
-uint64_t choose_sum_rows(const Ub& ub, const CeProblem& problem) {
-  const uint64_t useful = ceil_div(problem.rows * problem.classes * ub.size(), kLeastBytesOfCore);
+uint64_t choose_sum_rows(const CeProblem& problem) {
   for (const uint64_t rows : {64, 8}) {
     const Spans sums{ceil_div(problem.rows, rows), rows};
-    const auto of = [&](uint64_t cores) { return imbalance(1, problem.rows, sums, std::min(cores, useful)); };
-    if (problem.rows > 0 && std::max(of(40), of(48)) <= kBalanced) return rows;
+    if (problem.rows > 0 && worst_imbalance(1, problem.rows, sums, cores_of_forward(problem)) <= kBalanced) return rows;
   }
   return 2;
 }
@@ -176,19 +194,21 @@ CeForwardTiling plan_log_prob(const Ub& ub, const CeForwardTiling& forward, uint
 
 CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& outputs, const NpuLimits& limits) {
   CeForwardPlan plan{};
-  const Ub ub(problem, outputs);
+  const uint64_t useful = cores_of_forward(problem);
+  const bool few_rows = problem.rows <= kLanes;  // to merge them takes one block
+  const Ub ub(problem, outputs, few_rows || useful == 1);
   const auto blocks = [&](uint64_t work) {
-    const uint64_t bytes = problem.rows * problem.classes * ub.size();
-    return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, ceil_div(bytes, kLeastBytesOfCore)}));
+    return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, useful}));
   };
 
-  const uint64_t sum_rows = choose_sum_rows(ub, problem);
+  const uint64_t sum_rows = choose_sum_rows(problem);
   const bool narrow =
       problem.classes <= kCeNarrowClasses && plan_narrow(ub, problem, limits.ub_bytes, sum_rows, plan.forward);
   if (!narrow) plan_wide(ub, problem, limits.ub_bytes, plan.forward);
   plan.sum_rows = narrow ? static_cast<uint32_t>(sum_rows) : 1;
   const uint64_t units = problem.rows * plan.forward.spans, sums = ceil_div(problem.rows, plan.sum_rows);
-  plan.forward_blocks = blocks(narrow ? sums : units);
+  const uint64_t work = narrow ? sums : units;
+  plan.forward_blocks = blocks(work);
   if (plan.forward.spans > 1) {
     plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
     plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, kLanes)));
@@ -200,7 +220,9 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   plan.round_l2 = !narrow && outputs.log_prob != nullptr && beyond_l2_share(problem);
   plan.reduce_sums = kReduceSums;
   if (problem.reduction != kCeNone || outputs.denominators != nullptr) {
-    plan.reduce_blocks = static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(sums, kReduceSums)));
+    const uint64_t blocks_of_rows = plan.forward.spans > 1 ? ceil_div(problem.rows, kLanes) : std::min(work, useful);
+    plan.reduces = blocks_of_rows == 1;
+    plan.reduce_blocks = plan.reduces ? 0 : static_cast<uint32_t>(std::max<uint64_t>(1, ceil_div(sums, kReduceSums)));
   }
 
   uint64_t floats = 0;

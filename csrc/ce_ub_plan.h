@@ -18,7 +18,8 @@ inline uint64_t ceil_to(uint64_t n, uint64_t multiple) { return ceil_div(n, mult
 // What the kernels of one problem need of UB. Each term names the class whose Init takes it.
 class Ub {
  public:
-  Ub(const CeProblem& problem, const CeForwardOutputs& outputs)
+  // `reduces`: the launch that finishes the rows may have to reduce them.
+  Ub(const CeProblem& problem, const CeForwardOutputs& outputs, bool reduces)
       : problem_(problem),
         size_(problem.dtype == kCeFloat32 ? 4 : 2),
         smoothing_(problem.label_smoothing != 0),
@@ -27,13 +28,14 @@ class Ub {
         argmax_(outputs.argmax != nullptr),
         log_prob_(outputs.log_prob != nullptr),
         lse_(outputs.lse != nullptr || problem.z_loss != 0),
-        z_loss_(problem.z_loss != 0 || outputs.z_loss != nullptr) {}
+        z_loss_(problem.z_loss != 0 || outputs.z_loss != nullptr),
+        reduces_(reduces) {}
 
   uint64_t size() const { return size_; }
   // Of the reduction, at most: ce, count, weight, z-loss.
   uint64_t terms() const { return 2 + weights_ + z_loss_; }
 
-  // Targets, States, RowFinish, TargetWeights, Logits: vectors over the units of a group.
+  // Targets, States, RowFinish, RowSums, TargetWeights, Logits: vectors over the units of a group.
   uint64_t vectors(uint64_t group) const {
     const uint64_t length = ceil_to(group, kLanes), bits = ceil_to(length / 8, kBlockBytes);
     const uint64_t targets = 4 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
@@ -42,7 +44,8 @@ class Ub {
     const uint64_t table =
         problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes, kLanes) * kFloat : length * kBlockBytes;
     const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
-    return targets + states + finish + weights + kBlockBytes;
+    const uint64_t row_sums = reduces_ ? 4 * kLanes * kFloat + 6 * kBlockBytes : 0;
+    return targets + states + finish + weights + row_sums + kBlockBytes;
   }
 
   // WideForward, UnitLanes, WideTile: all but what grows with the tile.
@@ -94,7 +97,7 @@ class Ub {
 
   const CeProblem& problem_;
   uint64_t size_;
-  bool smoothing_, weights_, entropy_, argmax_, log_prob_, lse_, z_loss_;
+  bool smoothing_, weights_, entropy_, argmax_, log_prob_, lse_, z_loss_, reduces_;
 };
 
 }  // namespace npu_ce

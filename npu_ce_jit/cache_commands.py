@@ -12,10 +12,10 @@ from npu_ce_jit.console import print_table, size_of
 from npu_ce_jit.errors import BuildError, NpuCeJitError
 from npu_ce_jit.jit import inventory
 from npu_ce_jit.jit.archive import pack, unpack
-from npu_ce_jit.jit.build import BUILD_LOG
 from npu_ce_jit.jit.build import build as build_target
+from npu_ce_jit.jit.build_log import BUILD_LOG
 from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.entry import noted_dir
+from npu_ce_jit.jit.entry import is_refusal, noted_dir
 from npu_ce_jit.jit.inventory import BROKEN, Item
 from npu_ce_jit.jit.roots import Root
 from npu_ce_jit.jit.store import Store
@@ -54,15 +54,17 @@ def _targets(session: Session, for_npu: bool) -> dict[str, Callable[[], Target]]
     return targets
 
 
-def clean(store: Store, *, everything: bool, older_than_days: float | None, dry_run: bool) -> int:
+def clean(store: Store, *, everything: bool, rejected: bool, older_than_days: float | None, dry_run: bool) -> int:
     """Removes what serves nobody, and further copies; with an age also entries made before that; or everything.
+
+    With `rejected` also the verdicts on flags and libraries, so that these are tried again.
 
     What a living builder works in stays. A process that has a library open keeps it: files go, mappings stay.
     """
     failed = False
     freed = count = 0
     items = [item for item in inventory.items(store) if not item.root.read_only]
-    going = {item.path for item in items if _goes(item, everything, older_than_days)}
+    going = {item.path for item in items if _goes(item, everything, rejected, older_than_days)}
     for item in items:
         if item.path not in going and noted_dir(item.path) not in going:  # a note goes with its entry
             continue
@@ -82,10 +84,12 @@ def clean(store: Store, *, everything: bool, older_than_days: float | None, dry_
     return 1 if failed else 0
 
 
-def _goes(item: Item, everything: bool, older_than_days: float | None) -> bool:
+def _goes(item: Item, everything: bool, rejected: bool, older_than_days: float | None) -> bool:
     if item.kind in ("building", "untrusted"):
         return False
     if everything or item.kind in BROKEN or item.kind == "copy":
+        return True
+    if rejected and (item.kind == "rejected" or (item.kind == "note" and is_refusal(item.path))):
         return True
     return older_than_days is not None and item.age > older_than_days * 86400
 

@@ -16,6 +16,7 @@ from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.jit.store import Store
 
 _COMPUTING = {
+    "board": "ask the NPU here what only a chip can answer, and write the answers to a file",
     "bench": "time the losses beside PyTorch's on the best device here",
     "demo": "compute, compare and trace on the best device here",
 }
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     clean = add("clean", _clean, "remove from the cache what serves nobody")
     what = clean.add_mutually_exclusive_group()
     what.add_argument("--broken", action="store_true", help="damaged entries and dead builders' leftovers; the default")
+    what.add_argument(
+        "--rejected", action="store_true", help="also what failed its self-check; its flags are tried again"
+    )
     what.add_argument("--older-than", type=_days, metavar="DAYS", help="also entries that were built earlier")
     what.add_argument("--all", action="store_true", help="everything")
     clean.add_argument("--dry-run", action="store_true", help="only say what would go")
@@ -103,6 +107,10 @@ def _days(text: str) -> float:
 
 def _compute(command: str, arguments: list[str]) -> int:
     """What computes for a while is imported when it is asked for."""
+    if command == "board":
+        from npu_ce_jit.board.run import run_board
+
+        return run_board(arguments)
     if command == "bench":
         from npu_ce_jit.bench import run_bench
 
@@ -151,7 +159,11 @@ def _clean(parsed: argparse.Namespace) -> int:
     from npu_ce_jit import cache_commands
 
     return cache_commands.clean(
-        _store(), everything=parsed.all, older_than_days=parsed.older_than, dry_run=parsed.dry_run
+        _store(),
+        everything=parsed.all,
+        rejected=parsed.rejected,
+        older_than_days=parsed.older_than,
+        dry_run=parsed.dry_run,
     )
 
 

@@ -19,6 +19,7 @@ from npu_ce_jit.report import state_of
 
 Verdict = Literal["ok", "warn", "fail"]
 
+_MOST_LINES = 8  # of a compiler's words: as many as there may be rungs of bisheng's ladder, each with its own
 _STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -196,4 +197,4 @@ def _evidence(problem: NpuCeJitError) -> str:
     if not isinstance(problem, BuildError):
         return problem.fact
     log = [f"Log: {problem.log_path}"] if problem.log_path else []
-    return "\n".join([problem.fact, *problem.first_lines[:4], *log])
+    return "\n".join([problem.fact, *problem.first_lines[:_MOST_LINES], *log])

@@ -72,7 +72,7 @@ class CeForwardTiling(ctypes.Structure):
 class CeForwardPlan(ctypes.Structure):
     _fields_ = _fields(
         (CeForwardTiling, "forward merge log_prob"),
-        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows round_l2"),
+        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows reduces round_l2"),
         (_u64, "states_offset sums_offset partials_offset workspace_bytes"),
     )
 
@@ -249,12 +249,14 @@ def tiled_as(rows: int, problem: CeProblem, outputs: CeForwardOutputs, plan: CeF
     plan.forward, plan.sum_rows = many.forward, many.sum_rows
     plan.forward_blocks = min(plan.forward_blocks, -(-few // plan.sum_rows))
     plan.merge_blocks = plan.log_prob_blocks = 0
+    if plan.reduces:
+        reduce_as(plan.sum_rows, plan.reduce_sums, few, plan)
     return plan
 
 
 def reduce_as(sum_rows: int, reduce_sums: int, rows: int, plan: CeForwardPlan) -> None:
     terms, sums = 4, -(-rows // sum_rows)
-    plan.sum_rows, plan.reduce_sums = sum_rows, reduce_sums
+    plan.sum_rows, plan.reduce_sums, plan.reduces = sum_rows, reduce_sums, 0
     plan.forward_blocks = min(plan.forward_blocks, sums)
     plan.reduce_blocks = -(-sums // reduce_sums)
     plan.partials_offset = plan.sums_offset + terms * sums

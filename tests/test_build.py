@@ -30,13 +30,6 @@ def _wait_for(path_exists, seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def _is_running(pid: str) -> bool:
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie's is empty
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_a_build_is_found_again_and_tells_what_it_was(tmp_path, caplog):
     caplog.set_level(logging.INFO, "npu_ce_jit")
     one = toy(tmp_path)
@@ -146,10 +139,11 @@ def test_the_library_is_told_which_outputs_use_huge_pages(tmp_path):
 
 def test_the_failing_command_is_told_from_ninjas_output():
     log = "[1/3] compile a\nFAILED: [code=1] b.o \ng++ -c b.cpp\nb.cpp: note\n" + "b.cpp:1: error: x\n" * 30
-    command, lines = compiler_failure(log)
-    assert command == "g++ -c b.cpp"
-    assert lines == ("b.cpp:1: error: x",) * 20
-    assert compiler_failure("ninja: fatal: no\n") == ("", ("ninja: fatal: no",))
+    failure = compiler_failure(log)
+    assert failure.command == "g++ -c b.cpp"
+    assert failure.lines == ("b.cpp:1: error: x",) * 20
+    assert failure.outputs == ("[code=1]", "b.o")
+    assert compiler_failure("ninja: fatal: no\n") == ((), "", ("ninja: fatal: no",))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from npu_ce_jit.jit.cache_key import cache_key
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.jit.ladder import LADDER
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.targets import cpu_target, npu_target
+from npu_ce_jit.jit.targets import board_target, cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
@@ -43,6 +43,7 @@ TOOLCHAIN = Toolchain(Settings()).replace(
     lld=Evidence("ld.lld", "/usr/local/Ascend/cann/bin/ld.lld", ""),
 )
 CONTENTS = {
+    "ascendc/board/b.asc": "0",
     "ascendc/k.asc": "1",
     "ascendc/k.h": "2",
     "csrc/ce_plan.h": "3",
@@ -65,8 +66,8 @@ def _written(root_dir: Path, contents: dict[str, str] = CONTENTS) -> Sources:
 
 _DIRECTORY = tempfile.TemporaryDirectory()
 SOURCES = _written(Path(_DIRECTORY.name))
-TARGETS = {"cpu": cpu_target, "npu": npu_target}
-both = pytest.mark.parametrize("name", TARGETS)
+TARGETS = {"cpu": cpu_target, "npu": npu_target, "board": board_target}
+both = pytest.mark.parametrize("name", ["cpu", "npu"])
 
 
 def _key(name: str, settings: Settings = SETTINGS, toolchain: Toolchain = TOOLCHAIN, sources: Sources = SOURCES) -> str:
@@ -96,19 +97,19 @@ def test_what_changes_the_bytes_of_both_targets_changes_both_keys(name, changed)
 
 
 @pytest.mark.parametrize(
-    ("fact", "value", "name"),
+    ("fact", "value", "names"),
     [
-        ("cpu_isa", "avx512", "cpu"),
-        ("torch_npu_version", "2.13.0 git 22", "npu"),
-        ("cann_version", "8.1.RC1", "npu"),
-        ("cann_version", None, "npu"),
-        ("cann_build", "bb", "npu"),
-        ("npu_architecture", "dav-9999", "npu"),
+        ("cpu_isa", "avx512", ["cpu"]),
+        ("torch_npu_version", "2.13.0 git 22", ["npu", "board"]),
+        ("cann_version", "8.1.RC1", ["npu", "board"]),
+        ("cann_version", None, ["npu", "board"]),
+        ("cann_build", "bb", ["npu", "board"]),
+        ("npu_architecture", "dav-9999", ["npu", "board"]),
     ],
 )
-def test_the_rest_changes_the_key_of_its_target_only(fact, value, name):
+def test_the_rest_changes_the_keys_of_its_targets_only(fact, value, names):
     changed = _with(**{fact: value})
-    assert [one for one in TARGETS if _key(one, toolchain=changed) != _key(one)] == [name]
+    assert [one for one in TARGETS if _key(one, toolchain=changed) != _key(one)] == names
 
 
 def test_the_cpu_library_is_the_same_with_cann_and_without():
@@ -130,6 +131,7 @@ def test_a_bisheng_from_elsewhere_changes_the_key_and_cann_s_own_does_not(tmp_pa
 @pytest.mark.parametrize(
     ("changed", "names"),
     [
+        ("ascendc/board/b.asc", ["board"]),
         ("ascendc/k.asc", ["npu"]),
         ("ascendc/k.h", ["npu"]),
         ("csrc/ce_plan.h", ["npu"]),

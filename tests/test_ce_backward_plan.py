@@ -61,8 +61,8 @@ def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
     )
     buffers = sizes.weights + sizes.work + sizes.result + sizes.term + sizes.row_vectors + sizes.gap
     narrow = sizes.row_blocks + sizes.column_index + sizes.bits
-    indices = 0 if plan.narrow else vector
-    return queues + buffers + narrow + indices + targets + (32 if problem.softcap else 0)
+    starts = vector  # of rows, or of their blocks
+    return queues + buffers + narrow + starts + targets + (32 if problem.softcap else 0)
 
 
 def work_of_cores(plan: CeBackwardPlan, problem: CeProblem) -> list[int]:

@@ -113,8 +113,10 @@ def test_properties_of_any_plan() -> None:
         assert (plan.log_prob_blocks > 0) == (bool(outputs.log_prob) and plan.forward.spans > 1)
         one_launch = bool(outputs.log_prob) and plan.forward.spans == 1 and not plan.forward.tile_rows
         assert (plan.forward.kept_tiles > 0) == one_launch
-        if plan.reduce_blocks:
-            assert plan.reduce_blocks == ceil_div(ceil_div(problem.rows, plan.sum_rows), plan.reduce_sums)
+        assert not plan.reduces or (plan.merge_blocks or plan.forward_blocks) == 1
+        wanted = problem.reduction != 0 and not plan.reduces
+        sums = ceil_div(problem.rows, plan.sum_rows)
+        assert plan.reduce_blocks == (ceil_div(sums, plan.reduce_sums) if wanted else 0)
         if problem.rows * problem.classes >= 10**6:
             assert busiest_over_mean(problem, plan) <= 1.15, (problem.rows, problem.classes)
 
@@ -147,9 +149,8 @@ def test_only_numbers_of_blocks_depend_on_the_cores() -> None:
         for cores in (1, 7, 20, 40, 48):
             plan = plan_forward(problem, outputs, cores)
             assert max(plan.forward_blocks, plan.merge_blocks, plan.log_prob_blocks) <= cores
-            tilings.add(
-                (bytes(plan.forward), bytes(plan.merge), bytes(plan.log_prob), plan.reduce_blocks, plan.sum_rows)
-            )
+            reduction = plan.reduce_blocks, plan.sum_rows, plan.reduces
+            tilings.add((bytes(plan.forward), bytes(plan.merge), bytes(plan.log_prob), *reduction))
         assert len(tilings) == 1
 
 
@@ -161,16 +162,48 @@ def test_rows_of_a_sum() -> None:
     assert (plan.sum_rows, plan.reduce_blocks) == (64, 2)
 
 
-def test_small_problems_take_few_cores() -> None:
-    assert plan_forward(problem_of(8, 1000), CeForwardOutputs()).forward_blocks == 2
-    assert plan_forward(problem_of(1, 1), CeForwardOutputs()).forward_blocks == 1
+def launches(plan: CeForwardPlan) -> list[int]:
+    """The blocks of each."""
+    blocks = [plan.forward_blocks, plan.merge_blocks, plan.log_prob_blocks, plan.reduce_blocks]
+    return [number for number in blocks if number > 0]
+
+
+@pytest.mark.parametrize("dtype", [0, 1])
+@pytest.mark.parametrize("log_prob", [None, PRESENT])
+@pytest.mark.parametrize(
+    ("rows", "classes", "blocks"),
+    [(1, 1, 1), (1, 20000, 1), (8, 1000, 1), (48, 1000, 5), (16, 8080, 8), (100, 5000, 16)],
+)
+def test_small_problems_take_few_cores(rows: int, classes: int, blocks: int, log_prob: int | None, dtype: int) -> None:
+    """And one launch where it is one core; a second one for what several cores have found."""
+    plan = plan_forward(problem_of(rows, classes, dtype), CeForwardOutputs(log_prob=log_prob))
+    assert launches(plan) == ([1] if blocks == 1 else [blocks, 1])
+
+
+@pytest.mark.parametrize("dtype", [0, 1])
+@pytest.mark.parametrize(
+    ("rows", "classes", "blocks"),
+    [(1, 32000, 1), (4, 32000, 4), (16, 32000, 16), (48, 32000, 48), (22, 33_000, 19)],
+)
+def test_log_prob_of_rows_that_stay_in_ub_takes_no_launch(rows: int, classes: int, blocks: int, dtype: int) -> None:
+    plan = plan_forward(problem_of(rows, classes, dtype), CeForwardOutputs(log_prob=PRESENT))
+    assert launches(plan) == ([1] if blocks == 1 else [blocks, 1])
+
+
+def test_much_work_is_for_all_cores() -> None:
+    outputs = CeForwardOutputs(log_prob=PRESENT)
+    assert launches(plan_forward(problem_of(49, 32000), outputs)) == [48, 1, 48]
+    assert launches(plan_forward(problem_of(8, 152_064), outputs)) == [48, 1, 48]
 
 
 def test_no_denominators_no_reduction() -> None:
-    outputs = CeForwardOutputs()
-    assert plan_forward(problem_of(5, 10, reduction=0), outputs).reduce_blocks == 0
-    outputs.denominators = PRESENT
-    assert plan_forward(problem_of(5, 10, reduction=0), outputs).reduce_blocks == 1
+    for rows, classes in ((5, 10), (5, 10_000)):
+        problem, outputs = problem_of(rows, classes, reduction=0), CeForwardOutputs()
+        plan = plan_forward(problem, outputs)
+        assert plan.reduce_blocks == plan.reduces == 0
+        outputs.denominators = PRESENT
+        plan = plan_forward(problem, outputs)
+        assert plan.reduce_blocks + plan.reduces == 1
 
 
 def test_a_million_rows_are_summed_in_two_reads() -> None:

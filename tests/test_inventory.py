@@ -14,7 +14,7 @@ from toy_package import Toy, exit_code, fork, needs_compiler, toy
 from npu_ce_jit import bootstrap, cache_commands
 from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit import inventory
-from npu_ce_jit.jit.entry import Artifact, remember
+from npu_ce_jit.jit.entry import Artifact, is_refused_here, refuse_here, remember
 from npu_ce_jit.jit.staging import staging_dir
 
 pytestmark = needs_compiler
@@ -63,8 +63,17 @@ def full(built) -> tuple[Toy, dict[str, Path]]:
     return one, places
 
 
-def _clean(one: Toy, *, everything: bool = False, older_than_days: float | None = None, dry_run: bool = False) -> int:
-    return cache_commands.clean(one.store, everything=everything, older_than_days=older_than_days, dry_run=dry_run)
+def _clean(
+    one: Toy,
+    *,
+    everything: bool = False,
+    rejected: bool = False,
+    older_than_days: float | None = None,
+    dry_run: bool = False,
+) -> int:
+    return cache_commands.clean(
+        one.store, everything=everything, rejected=rejected, older_than_days=older_than_days, dry_run=dry_run
+    )
 
 
 def test_each_thing_is_told_for_what_it_is(full):
@@ -85,6 +94,19 @@ def test_clean_removes_what_serves_nobody(full, capsys):
         assert path.exists() is not goes, kind
         assert (f"removed {path} " in told) is goes, kind
     assert one.find() is not None
+
+
+def test_a_verdict_can_be_taken_back(full, capsys):
+    one, places = full
+    entry = Artifact(places["entry"], places["entry"] / "lib.so", {})
+    refuse_here(entry)
+    assert is_refused_here(entry)
+    (refusal,) = set(one.key_dir.glob("note-*")) - {places["note"]}
+    assert _clean(one, rejected=True) == 0
+    assert {path for path in (places["rejected"], refusal) if path.exists()} == set()
+    assert places["entry"].exists()
+    assert places["note"].exists(), "that an entry passed is no verdict against it"
+    assert f"removed {places['rejected']} (rejected, " in capsys.readouterr().out
 
 
 def test_a_note_goes_with_its_entry(built):

@@ -10,19 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
+from toy_package import Toy, compiler_script, exit_code, fork, is_running, needs_compiler, toy, wait_until
 
 from npu_ce_jit.jit import build as build_module
 from npu_ce_jit.jit import entry, staging
 
 pytestmark = needs_compiler
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie's is empty
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _descendants(pid: int) -> list[int]:
@@ -56,13 +49,13 @@ def test_a_compiler_that_outlives_its_killed_builder_writes_into_nothing_that_co
     orphan = int(pid_file.read_text("ascii"))
     try:
         _require_right(one)
-        assert _is_running(orphan)
+        assert is_running(orphan)
         assert _names(one) == [".b", "e-"], "its directory is young"
         monkeypatch.setattr(staging, "_YOUNG_SECONDS", 0.0)
         build_module._remove_leftovers(one.store.roots[0])
     finally:
         os.kill(orphan, signal.SIGKILL)
-    wait_until(lambda: not _is_running(orphan))
+    wait_until(lambda: not is_running(orphan))
     build_module._remove_leftovers(one.store.roots[0])
     assert _names(one) == ["e-"]
 
@@ -129,7 +122,7 @@ def test_an_interrupt_stops_the_compilers_and_leaves_nothing_and_the_next_call_b
         with pytest.raises(KeyboardInterrupt):
             one.build()
     assert list(one.key_dir.iterdir()) == []
-    wait_until(lambda: not _is_running(int(pids.read_text("utf-8").split()[0])))
+    wait_until(lambda: not is_running(int(pids.read_text("utf-8").split()[0])))
     stop.touch()
     _require_right(one)
 
@@ -152,4 +145,4 @@ def test_control_c_at_a_terminal_reaches_the_builder_which_stops_its_compilers(t
     os.killpg(builder, signal.SIGINT)
     assert exit_code(builder) == 0
     assert time.monotonic() - start < 30, "the compilers were not waited for"
-    wait_until(lambda: not _is_running(int(pids.read_text("utf-8").split()[0])))
+    wait_until(lambda: not is_running(int(pids.read_text("utf-8").split()[0])))

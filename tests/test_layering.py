@@ -32,6 +32,7 @@ ALLOWED = {
     "parallel": {"op"},
     "contestants": {"op"},
     "cells": {"contestants", "measure"},
+    "board": {"board", "bootstrap", "cells", "chips", "contestants", "devices", "jit", "errors", "_version"},
     "bench": {"bootstrap", "cells", "contestants", "devices", "errors", "_version"},
     "console": set(),
     "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},
@@ -39,13 +40,16 @@ ALLOWED = {
     "switch": {"switch", "redirected_calls", "op"},
     "report": {"bootstrap", "console", "jit", "switch", "_version"},
     "demo": {"bootstrap", "op", "measure", "errors"},
-    "cli": {"bootstrap", "console", "report", "doctor", "cache_commands", "bench", "demo", "jit", "errors", "_version"},
+    "cli": {
+        "bootstrap", "console", "report", "doctor", "cache_commands", "bench", "board", "demo", "jit", "errors",
+        "_version",
+    },
     "__main__": {"cli"},
     "fake_npu": {"errors"},
     "notebook": {"bootstrap", "report", "errors"},
     "experiment": {"bootstrap", "report", "jit", "op", "errors"},
     "__init__": {"bootstrap", "notebook", "experiment", "fake_npu", "switch", "op", "errors", "_version"},
-}
+}  # fmt: skip
 TORCH_HEADERS = re.compile(r"<(?:torch|ATen|c10|caffe2)/|torch_npu")
 
 

@@ -10,10 +10,11 @@ import torch
 from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit.ladder import LADDER, Command
+from npu_ce_jit.jit.attempts import Attempt
+from npu_ce_jit.jit.ladder import LADDER
 from npu_ce_jit.jit.ninja_file import ninja_file
-from npu_ce_jit.jit.npu_recipe import npu_recipe
-from npu_ce_jit.jit.probe import Attempt, Probe
+from npu_ce_jit.jit.npu_recipe import npu_recipes
+from npu_ce_jit.jit.probe import Probe
 from npu_ce_jit.jit.recipe import cpu_recipe
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.toolchain import Toolchain
@@ -48,32 +49,54 @@ def test_each_unit_of_the_cpu_library_becomes_one_object():
     assert f"-L{torch_dir}/lib" in _text()
 
 
-def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path, monkeypatch):
-    command = Command(("-x", "asc"), ("-L/cann/lib64", "-lruntime"))
-    attempts = [Attempt(LADDER[0], (), command, "", "")]
-    monkeypatch.setattr(Probe, "first_that_works", lambda self: (command, attempts))
+def _npu_recipe(tmp_path, monkeypatch, rung):
+    """As it is where the probe passes on this rung first."""
+    takes = lambda self, tried: iter([Attempt(tried, output="" if tried is rung else "error: no")])  # noqa: E731
+    monkeypatch.setattr(Probe, "attempts", takes)
     sources = Sources(Path("/src"), ("ascendc/a.asc", "ascendc/b.asc", "csrc/npu/n.cpp"))
     known = Toolchain(Settings())
     values = {"bisheng": "/cann 9/bin/bisheng", "cann_home": "/cann 9", "torch_npu_dir": "/torch_npu", "cxx": "g++"}
     toolchain = known.replace(**{name: getattr(known, name)._replace(value=value) for name, value in values.items()})
-    recipe = npu_recipe(Settings(path="/bin"), toolchain, sources, tmp_path, "0123456789ab")
+    return next(npu_recipes(Settings(path="/bin"), toolchain, sources, tmp_path, "0123456789ab"))
+
+
+def _builds(lines):
+    return [line for line in lines if line.startswith("build ")]
+
+
+def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path, monkeypatch):
+    recipe = _npu_recipe(tmp_path, monkeypatch, LADDER[0])
     lines = ninja_file(recipe, Path("/src")).splitlines()
     kernels = "libnpu_ce_kernels-asc-0123456789ab.so"
-    assert [line for line in lines if line.startswith("build ")] == [
-        f"build {kernels}: bisheng $root/ascendc/a.asc $root/ascendc/b.asc",
+    assert _builds(lines) == [
+        f"build {kernels}: bisheng_library $root/ascendc/a.asc $root/ascendc/b.asc",
         "build csrc/npu/n.o: compile $root/csrc/npu/n.cpp",
         f"build libnpu_ce_jit_npu.so: link csrc/npu/n.o | {kernels}",
     ]
     assert recipe.libraries == ("libnpu_ce_jit_npu.so", kernels)
+    assert f"  words = '/cann 9/bin/bisheng' {' '.join(LADDER[0].flags)} -I/src/ascendc -shared" in "\n".join(lines)
     variables = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith(" "))
-    assert variables["bisheng"] == "'/cann 9/bin/bisheng'"
-    assert variables["before"] == "-x asc -I/src/ascendc"
-    assert variables["after"] == "-L/cann/lib64 -lruntime"
     assert "-isystem /torch_npu/include -isystem /torch_npu/include/third_party/acl/inc" in variables["cflags"]
     assert "'-Wl,-rpath,$$ORIGIN'" in variables["ldflags"]
     assert "-L. -L/torch_npu/lib" in variables["ldflags"]
+    assert "-lnpu_ce_kernels-asc-0123456789ab" in variables["libs"]
     assert recipe.environment["PATH"] == "/cann 9/bin:/bin"
     assert recipe.facts["rung"] == LADDER[0].name
+    assert recipe.compiles == 2
+
+
+def test_in_two_steps_the_units_are_compiled_side_by_side(tmp_path, monkeypatch):
+    (rung,) = (rung for rung in LADDER if rung.form == "two steps")
+    recipe = _npu_recipe(tmp_path, monkeypatch, rung)
+    kernels = f"libnpu_ce_kernels-{rung.name}-0123456789ab.so"
+    assert _builds(ninja_file(recipe, Path("/src")).splitlines()) == [
+        "build ascendc/a.asc.o: bisheng $root/ascendc/a.asc",
+        "build ascendc/b.asc.o: bisheng $root/ascendc/b.asc",
+        f"build {kernels}: bisheng_library ascendc/a.asc.o ascendc/b.asc.o",
+        "build csrc/npu/n.o: compile $root/csrc/npu/n.cpp",
+        f"build libnpu_ce_jit_npu.so: link csrc/npu/n.o | {kernels}",
+    ]
+    assert recipe.compiles == 3
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from npu_runs import HERE, require_all_pass_on_npu
 
 # Files that share a process, since it takes as long to start as most of them to run.
 GROUPS = (
-    ("device",),
+    ("device", "runtime"),
     ("calls", "launches", "operators"),
-    ("amp", "commands", "glue"),
-    ("rebuild", "switch"),
+    ("amp", "commands", "glue", "graphs"),
+    ("board",),
+    ("rebuild", "self_check", "switch"),
     ("faults",),
 )
 

@@ -98,6 +98,17 @@ def test_in_a_notebook_one_line_moves_and_the_outcome_takes_its_place(stderr, er
         assert end.endswith("the compilers are stopped, the next import or call builds")
 
 
+def test_what_a_person_should_know_of_takes_the_moving_line_s_place(stderr):
+    stream = stderr(OutStream())
+    with BuildProgress("the toy kernels", "/cache", "somebody wants them") as progress:
+        progress.show("[1/3] compile a.cpp\n")
+        progress.say("one way failed")
+        progress.show("[2/3] compile a.cpp\n")
+    start, said, end = _screen(stream.getvalue())
+    assert (start, said) == (START, "npu_ce_jit: one way failed")
+    assert end.startswith("npu_ce_jit: built in ")
+
+
 def test_a_cell_that_runs_again_shows_the_same_and_nothing_of_the_last_run(stderr):
     for _ in range(2):
         stream = stderr(OutStream())

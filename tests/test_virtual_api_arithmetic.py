@@ -73,3 +73,13 @@ def test_arithmetic(kernel: str, size: int, run: Launch) -> None:
         )
     else:
         assert torch.equal(result, expected.to(dtype))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shifts_of_signed_numbers_keep_the_sign(size: int, run: Launch) -> None:
+    a = torch.randint(-(2**31), 2**31 - 1, (size,), dtype=torch.int32)
+    shifted = (a.long() << 28) & 0x7FFFFFFF
+    signed = run("ShiftLeftBy28_int32_t", a, a, torch.empty_like(a), size)
+    assert torch.equal(signed.long(), torch.where(a < 0, shifted - 2**31, shifted))
+    assert torch.equal(run("ShiftLeftBy28_uint32_t", a, a, torch.empty_like(a), size), a << 28)
+    assert torch.equal(run("ShiftRightBy32_int32_t", a, a, torch.empty_like(a), size), (a < 0).int().neg())

@@ -109,13 +109,31 @@ def test_gathers_and_fills(size: int, run: Launch) -> None:
     if size > 1:
         odd = run("GatherMaskOdd_float", a, a, torch.empty(size // 2 + 1), size)
         assert torch.equal(odd, torch.cat([a[1::2], torch.tensor([float(size // 2)])]))
-    counted = run("CreateVecIndex_int32_t", index, index, torch.empty(size, dtype=torch.int32), size)
-    assert torch.equal(counted, torch.arange(5, size + 5, dtype=torch.int32))
     wide = a.bfloat16()
     assert torch.equal(
         run("Duplicate_bfloat16_t", wide, wide, torch.empty_like(wide), size), torch.full_like(wide, 1.5)
     )
     assert torch.equal(run("Axpy_float", a, a, torch.empty(size), size), 1 + 2 * a)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_index_counts_from_its_first_value(size: int, run: Launch) -> None:
+    for kernel in ("CreateVecIndex_int32_t", "CreateVecIndex_float", "CreateVecIndex_half", "CreateVecIndex_int16_t"):
+        unused = torch.zeros(size, dtype=DTYPES[kernel.partition("_")[2]])
+        counted = run(kernel, unused, unused, torch.empty_like(unused), size)
+        assert torch.equal(counted, torch.arange(5, size + 5).to(unused.dtype))
+    unused = torch.zeros(size, dtype=torch.int32)
+    first_block = (torch.tensor(2**24 + 1).float() + torch.arange(8.0)).int()  # which CANN 8.5 makes of floats
+    expected = first_block.repeat(-(-size // 8))[:size] + 8 * (torch.arange(size) // 8)
+    counted = run("CreateVecIndexFar_int32_t", unused, unused, torch.empty_like(unused), size)
+    assert torch.equal(counted, expected.int())
+
+
+@pytest.mark.parametrize(("kernel", "lanes"), [("MaskOfGather_float", 70 - 64), ("MaskOfBrcb_float", 64)])
+def test_a_call_leaves_the_mask_register_as_its_last_instruction_had_it(kernel: str, lanes: int, run: Launch) -> None:
+    a = numbers(torch.float32, 70, 1, 9)
+    result = run(kernel, a, a, torch.empty(70), 70)
+    assert torch.equal(result, torch.where(torch.arange(70) < lanes, a, 0))
 
 
 def test_strides_and_masks_leave_the_rest_alone(run: Launch) -> None:

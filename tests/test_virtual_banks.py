@@ -79,7 +79,7 @@ def test_a_published_scenario_has_its_conflicts_and_its_time(library: ctypes.CDL
     assert conflicts_of(idle) == conflicts()
     assert conflicts_of(busy) == {kind: 100 * times for kind, times in sample.conflicts.items()}
     measured = sample.ticks / 50e6 / 1000 * MEASURED_HERTZ  # cycles
-    estimated = (busy["estimate"]["busy"]["V"] - idle["estimate"]["busy"]["V"]) / 100 * 1e-6 * HERTZ
+    estimated = (busy["estimates"]["table"]["V"] - idle["estimates"]["table"]["V"]) / 100 * 1e-6 * HERTZ
     assert estimated == pytest.approx(measured, rel=0.12)
 
 

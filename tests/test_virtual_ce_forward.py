@@ -54,12 +54,30 @@ def test_awkward_numbers_of_rows(dtype: torch.dtype, classes: int, rows: int) ->
 
 
 @every_dtype
-@pytest.mark.parametrize(("rows", "classes"), [(1, 4096), (3, 40000), (49, 3001), (2, 100003)])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 40001), (3, 20011), (2, 100003), (70, 14303)])
 def test_rows_cut_into_spans(dtype: torch.dtype, rows: int, classes: int) -> None:
+    """With log_prob, only those that are too long for UB, or much work. One block merges up to 64, and reduces them."""
     torch.manual_seed(rows)
-    a = Arguments(outputs=EVERYTHING, z_loss=0.01, label_smoothing=0.1, weight=torch.rand(classes), reduction="none")
-    result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), a)
-    assert result.plan.forward.spans > 1 and result.plan.merge_blocks > 0
+    outputs = EVERYTHING if rows * classes > 200_000 else tuple(name for name in EVERYTHING if name != "log_prob")
+    a = Arguments(outputs=outputs, z_loss=0.01, label_smoothing=0.1, weight=torch.rand(classes), reduction="none")
+    for reduction in ("none", "mean"):
+        options = a._replace(reduction=reduction)
+        result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), options)
+        assert result.plan.forward.spans > 1 and result.plan.merge_blocks == (2 if rows > 64 else 1)
+        assert result.plan.reduces == (rows <= 64)
+
+
+@every_dtype
+@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (13, 1000), (1999, 10), (17, 1100), (2, 9001)])
+def test_one_block_reduces_its_rows(dtype: torch.dtype, rows: int, classes: int) -> None:
+    """Of several groups too: the lanes behind the rows of the last hold what was there before."""
+    torch.manual_seed(rows)
+    plain, all_terms = Arguments(), Arguments(weight=torch.rand(classes), z_loss=0.1, outputs=("z_loss", "log_prob"))
+    for a in (plain, all_terms):
+        for reduction in ("mean", "sum", "none"):
+            options = a._replace(reduction=reduction)
+            result = check(logits_of(rows, classes, dtype), targets_of(rows, classes, 0.1), options)
+            assert result.plan.reduces and result.plan.reduce_blocks == 0 and len(result.reports) == 1
 
 
 def test_many_rows() -> None:

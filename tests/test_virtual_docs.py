@@ -7,26 +7,27 @@ import re
 from pathlib import Path
 
 import pytest
+from virtual_cann import rates
 
 HERE = Path(__file__).resolve().parent
 MACHINE = HERE / "virtual_cann" / "machine"
 PAGE = HERE.parent / "docs" / "virtual-npu.md"
 
 RULES = re.findall(r"^  (\w+), +// (.+)$", (MACHINE / "rules.h").read_text("utf-8"), re.MULTILINE)
-RATES = re.findall(
-    r'(?:Rate (k\w+) = |^    )\{([\d.e]+), "([^"]+)", (true|false),\s*"([^"]+)"\}',
-    (MACHINE / "rates.h").read_text("utf-8"),
-    re.MULTILINE,
-)
+RATES = rates.table()
 
 
 def rule_row(name: str, demand: str) -> str:
     return f"| `{name}` | {demand} |"
 
 
-def rate_row(name: str, value: str, unit: str, documented: str, source: str) -> str:
-    mark = "" if documented == "true" else " *"
-    return f"| {name or source.split(':')[0].split(';')[0]}{mark} | {value} {unit} | {source} |"
+def number(value: float) -> str:
+    return f"{value / 1e12:g}e12" if value >= 1e9 else f"{value:g}"
+
+
+def rate_row(rate: rates.Rate) -> str:
+    cells = [rate.name + " *" * (not rate.documented), *map(number, (rate.value, rate.fast, rate.slow))]
+    return f"| {' | '.join([*cells, rate.unit, rate.source])} |"
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +40,25 @@ def test_every_rule_is_on_the_page(rule: tuple[str, str], page: set[str]) -> Non
     assert rule_row(*rule) in page
 
 
-@pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate[0] or rate[4].split()[0])
-def test_every_rate_is_on_the_page(rate: tuple[str, ...], page: set[str]) -> None:
-    assert rate_row(*rate) in page
+@pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate.name)
+def test_every_rate_is_on_the_page(rate: rates.Rate, page: set[str]) -> None:
+    assert rate_row(rate) in page
+
+
+@pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate.name)
+def test_a_guess_has_half_and_double_for_its_range(rate: rates.Rate) -> None:
+    assert rate.documented or (rate.fast, rate.slow) == (rate.value / 2, rate.value * 2)
 
 
 def test_the_page_has_no_rule_and_no_rate_of_its_own(page: set[str]) -> None:
-    names = r"`[a-z_]+`|k[A-Z]\w+(?: \*)?|[a-z]+(?: \*)?"
-    heads = {"| rule | what it demands |", "| rate | value | from |", "| variable | what it does | default |"}
+    names = r"`[a-z_]+`|[a-z_0-9]+(?: \*)?"
+    heads = {
+        "| rule | what it demands |",
+        "| rate | value | fast | slow | unit | from |",
+        "| variable | what it does | default |",
+    }
     rows = {line for line in page if re.match(rf"\| (?:{names}) \|", line)} - heads
-    assert rows == {rule_row(*rule) for rule in RULES} | {rate_row(*rate) for rate in RATES}
+    assert rows == {rule_row(*rule) for rule in RULES} | set(map(rate_row, RATES))
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

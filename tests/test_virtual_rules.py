@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +68,40 @@ def test_a_kernel_is_judged_by_the_rule_it_is_about(case: Case, libraries: dict[
         for part in (violation["rule"], violation["expected"], violation["got"]):
             assert part
             assert part in outcome.message
+
+
+LAUNCH = """
+import ctypes, json, sys, torch
+from virtual_cann import kernels
+kernels.acl()
+library, x = ctypes.CDLL(sys.argv[1]), torch.linspace(-2, 2, 16384)
+with kernels.on_device(x) as x_gm, kernels.on_device(x) as y_gm:
+    found = {name: kernels.launch(library[f"launch_{name}"], x_gm, y_gm, 256).rules_broken for name in sys.argv[2:]}
+print(json.dumps({name: sorted(rules) for name, rules in found.items()}))
+"""
+
+
+def test_auto_sync_orders_vectors_and_scalars_and_no_copies(libraries: dict[Path, ctypes.CDLL]) -> None:
+    """As table 3 of the manual's page on it has it."""
+    expected = {
+        "vector_after_vector": [],
+        "scalar_after_vector": [],
+        "vector_after_scalar": [],
+        "scalar_after_copy_in": [],
+        "copy_out_after_scalar": [],
+        "vector_after_copy_in": ["hazard_raw"],
+        "copy_out_after_vector": ["hazard_raw"],
+    }
+    names = [f"hazard_raw__broken__{what}" for what in expected]
+    library = libraries[HERE / "kernels" / "rules_order_reads.asc"]
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, library._name, *names],
+        env={**os.environ, "PYTHONPATH": str(HERE), "VIRTUAL_CANN_AUTO_SYNC": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == dict(zip(names, expected.values(), strict=True))
 
 
 @pytest.mark.parametrize("rule", RULES)

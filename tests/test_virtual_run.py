@@ -162,7 +162,7 @@ def test_run_inside_run_is_the_same_machine(machine):
 def test_each_layout_looks_like_its_generation(machine, generation):
     script = "echo $ASCEND_HOME_PATH; command -v bisheng; bisheng --version; . $ASCEND_HOME_PATH/set_env.sh"
     script += "; bisheng --version"
-    done = machine("bash", "-c", script, VIRTUAL_CANN_LAYOUT=str(generation))
+    done = machine("bash", "-c", script, VIRTUAL_CANN_LAYOUT=f"{generation:g}")
     home, compiler, *versions = done.stdout.splitlines()
     assert compiler.startswith(home)
     assert versions[:2] == versions[2:]
@@ -181,7 +181,7 @@ def test_each_layout_looks_like_its_generation(machine, generation):
 def test_without_a_command_it_lists_the_variables(machine):
     done = machine()
     assert done.returncode == 1
-    variables = ("LAYOUT", "CACHE_DIR", "SOC", "DEVICES", "MEMORY", "FAULTS", "AUTO_SYNC", "REPORT")
+    variables = ("LAYOUT", "REFUSES", "CACHE_DIR", "SOC", "DEVICES", "MEMORY", "FAULTS", "AUTO_SYNC", "REPORT")
     assert all(f"VIRTUAL_CANN_{name} " in done.stderr for name in variables)
 
 
@@ -189,7 +189,7 @@ def test_without_a_command_it_lists_the_variables(machine):
     ("command", "variables", "message"),
     [
         (["no-such-program"], {}, "no-such-program: command not found"),
-        (["true"], {"VIRTUAL_CANN_LAYOUT": "7"}, "VIRTUAL_CANN_LAYOUT is '7': expected 8 or 9"),
+        (["true"], {"VIRTUAL_CANN_LAYOUT": "7"}, "VIRTUAL_CANN_LAYOUT is '7': expected one of 8, 8.5, 9"),
         (["true"], {"PATH": "/nowhere"}, "needs g++ on PATH"),
         (["true"], {"VIRTUAL_CANN_CACHE_DIR": "/proc/none"}, "cannot make the cache /proc/none"),
     ],
@@ -251,6 +251,7 @@ def test_versions_are_those_of_the_package():
     if pyproject.is_file():  # the tests may have been copied elsewhere
         text = pyproject.read_text("utf-8")
         assert f'npu = ["torch_npu=={environment.TORCH_NPU}"]' in text
+        assert f'"libclang=={environment.LIBCLANG}"' in text
         assert f'"torch>={environment.TORCH.rsplit(".", 1)[0]},' in text
 
 
@@ -266,3 +267,17 @@ print(torch.npu.is_available(), x.device, x.cpu().sum().item())
 """
     done = subprocess.run([PYTHON, VIRTUAL_CANN / "run", "python", "-c", code], capture_output=True, text=True)
     assert done.stdout == "True npu:0 28.0\n", done.stderr
+
+
+def functions_of_the_runtime(generation: float) -> set[str]:
+    listed = subprocess.run(["nm", "-D", "--defined-only", prepare(generation).library], capture_output=True, text=True)
+    return {line.split()[-1] for line in listed.stdout.splitlines()}
+
+
+def test_a_generation_has_no_function_that_its_release_lacks():
+    every = functions_of_the_runtime(9)
+    missing = every - functions_of_the_runtime(8)
+    assert {"aclrtGetStreamResLimit", "aclrtGetResInCurrentThread"} <= missing
+    assert missing == set(LAYOUTS[8].lacks)
+    assert {"rtGetTaskIdAndStreamID", "aclmdlRICaptureBegin"} <= functions_of_the_runtime(8)
+    assert functions_of_the_runtime(8.5) == every

@@ -17,7 +17,11 @@ from virtual_cann.prepare import prepare
 
 SOURCES = {name: Path(__file__).parent / "kernels" / f"{name}.asc" for name in ("add", "log_softmax")}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-OLDER_FLAGS = ("-xcce", "--cce-soc-version=Ascend910B2", "--cce-soc-core-type=VecCore", "--cce-auto-sync", "-std=c++17")
+OLDER_FLAGS = (
+    "-xcce", "--cce-soc-version=Ascend910B2", "--cce-soc-core-type=VecCore", "--cce-auto-sync", "-std=c++17",
+    "-DTILING_KEY_VAR=0",  # without it each unit defines g_tilingKey
+)  # fmt: skip
+OLDER_LIBRARIES = ("-lruntime", "-lascendcl", "-lstdc++")
 ADD_TILE = 16 * 1024  # bytes
 LOG_SOFTMAX_TILE = 8192  # elements
 INF = float("inf")
@@ -168,10 +172,12 @@ def test_the_older_flags_compile_the_same_sources(tmp_path: Path, layout: int) -
     tree = prepare(layout)
     library = tmp_path / "samples.so"
     includes = [f"-I{tree.home}/compiler/tikcpp/tikcfw{sub}" for sub in ("", "/impl", "/interface")]
-    command = [tree.bisheng, *OLDER_FLAGS, "-O0", "-shared", "-fPIC", *includes, *SOURCES.values(), "-o", library]
+    libraries = (f"-L{tree.home}/lib64", *OLDER_LIBRARIES)
+    flags = (*OLDER_FLAGS, "-O0", "-shared", "-fPIC", *includes)
+    command = [tree.bisheng, *flags, *SOURCES.values(), "-o", library, *libraries]
     assert subprocess.run(command, capture_output=True, text=True).stderr == ""
     kernels.acl()
-    libraries = dict.fromkeys(SOURCES, ctypes.CDLL(str(library)))
+    samples = dict.fromkeys(SOURCES, ctypes.CDLL(str(library)))
     x, y = torch.randn(2, 3, 77)
-    assert torch.equal(add(libraries, x, y), x + y)
-    assert_is_log_softmax(log_softmax(libraries, x), x)
+    assert torch.equal(add(samples, x, y), x + y)
+    assert_is_log_softmax(log_softmax(samples, x), x)

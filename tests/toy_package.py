@@ -20,7 +20,6 @@ import npu_ce_jit
 from npu_ce_jit.jit.build import build
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
 from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.probe import KERNEL, LAUNCHER
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target
@@ -43,7 +42,24 @@ NO_KERNELS = f"""
 _BODY = f'#include "toy.h"\n{NO_KERNELS}{EXPORT} int toy() {{ return TOY; }}\n'
 _NPU_SOURCES = {
     "ascendc/toy.h": "#ifndef TOY_FILL\n#define TOY_FILL 42.0f\n#endif\n",
-    "ascendc/toy.asc": '#include "toy.h"\n' + KERNEL.replace(LAUNCHER, "toy_launch").replace("1.0f", "TOY_FILL"),
+    "ascendc/toy.asc": """
+#include "kernel_operator.h"
+#include "toy.h"
+extern "C" __global__ NPU_CE_VECTOR __aicore__ void toy_kernel(GM_ADDR out) {
+  AscendC::TPipe pipe;
+  AscendC::TQue<AscendC::QuePosition::VECOUT, 1> queue;
+  pipe.InitBuffer(queue, 1, 256);
+  AscendC::GlobalTensor<float> to;
+  to.SetGlobalBuffer((__gm__ float*)out, 64);
+  AscendC::LocalTensor<float> tile = queue.AllocTensor<float>();
+  AscendC::Duplicate(tile, TOY_FILL, 64);
+  queue.EnQue(tile);
+  tile = queue.DeQue<float>();
+  AscendC::DataCopy(to, tile, 64);
+  queue.FreeTensor(tile);
+}
+extern "C" void toy_launch(void* stream, void* out) { toy_kernel<<<1, nullptr, stream>>>((GM_ADDR)out); }
+""",
     # What the real glue registers is in C++; here it stands in a module of Python.
     "csrc/npu/toy.cpp": """
 #include <dlfcn.h>
@@ -179,6 +195,14 @@ def fork(task: Callable[[], object]) -> int:
 def exit_code(pid: int) -> int:
     """Waits for a forked child."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def is_running(pid: int | str) -> bool:
+    """Whether the process has not ended; one that was killed goes on for a moment."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie's is empty
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:

@@ -3,11 +3,14 @@
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 
+#include "launch_check.h"
+#include "runtime_abi.h"
 #include "torch_npu_abi.h"
 
 namespace npu_ce {
@@ -40,10 +43,26 @@ aclrtStream current_stream(const c10::Device& device) {
   static const bool is_torchs = stream == current.native_handle();
   if (!is_torchs) {
     throw std::runtime_error(
-        "expected torch_npu's NPUStream to be laid out as that of 2.13.0, got another stream from "
-        "it than from torch; install torch_npu 2.13.0, and report this");
+        "expected torch_npu's NPUStream to hold torch's stream and nothing else, got another stream from it than from "
+        "torch; install the torch_npu that npu_ce_jit[npu] asks for, and report this");
   }
   return stream;
+}
+
+uint32_t vector_cores_of(const c10::Device& device) {
+  static std::mutex mutex;
+  static std::map<c10::DeviceIndex, int64_t> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  int64_t& cores = known[device.index()];
+  if (cores == 0) {
+    const int error =
+        aclGetDeviceCapability(static_cast<uint32_t>(device.index()), ACL_DEVICE_INFO_VECTOR_CORE_NUM, &cores);
+    if (error != ACL_SUCCESS || cores <= 0) {
+      throw std::runtime_error("expected aclGetDeviceCapability to tell the vector cores of " + device.str() +
+                               ", got ACL error " + std::to_string(error));
+    }
+  }
+  return static_cast<uint32_t>(cores);
 }
 
 }  // namespace
@@ -58,35 +77,22 @@ void require_plain_format(const Tensor& tensor, const char* name) {
                            " of aclFormat; call torch_npu.npu_format_cast(" + name + ", torch_npu.Format.ND)");
 }
 
-NpuGuard::NpuGuard(const Tensor& input) : device_(npu_of(input)), guard_(device_) {}
+NpuGuard::NpuGuard(const Tensor& input) : device_(npu_of(input)), guard_(device_), stream_(current_stream(device_)) {}
 
 uint32_t NpuGuard::vector_cores() const {
-  static std::mutex mutex;
-  static std::map<c10::DeviceIndex, int64_t> known;
-  const std::lock_guard<std::mutex> lock(mutex);
-  int64_t& cores = known[device_.index()];
-  if (cores == 0) {
-    const int error =
-        aclGetDeviceCapability(static_cast<uint32_t>(device_.index()), ACL_DEVICE_INFO_VECTOR_CORE_NUM, &cores);
-    if (error != ACL_SUCCESS || cores <= 0) {
-      throw std::runtime_error("expected aclGetDeviceCapability to tell the vector cores of " + device_.str() +
-                               ", got ACL error " + std::to_string(error));
-    }
-  }
-  return static_cast<uint32_t>(cores);
+  const uint32_t all = vector_cores_of(device_);
+  uint32_t limit = 0;
+  const bool known = stream_resource_limit != nullptr &&
+                     stream_resource_limit(stream_, kVectorCores, &limit) == ACL_SUCCESS && limit > 0;
+  return known ? std::min(all, limit) : all;
 }
 
 void NpuGuard::enqueue(const char* name, std::function<int(void* stream)> launch) const {
-  std::function<int()> task = [name, launch = std::move(launch), stream = current_stream(device_)] {
-    // A launch returns nothing. What an earlier call left, such as an allocation that was tried again, is not its
-    // error.
-    aclrtGetLastError(ACL_RT_THREAD_LEVEL);
-    int error = launch(stream);
-    if (error == ACL_SUCCESS) error = aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL);
-    if (error == ACL_SUCCESS) return error;
-    const char* meaning = aclGetRecentErrMsg();
-    throw std::runtime_error(std::string(name) + ": expected its kernels to be launched, got ACL error " +
-                             std::to_string(error) + ": " + (meaning != nullptr ? meaning : "ACL says nothing of it"));
+  std::function<int()> task = [name, launch = std::move(launch), stream = stream_] {
+    const LaunchCheck check;
+    const std::string problem = check.problem(launch(stream));
+    if (problem.empty()) return ACL_SUCCESS;
+    throw std::runtime_error(std::string(name) + ": expected its kernels to be launched, got " + problem);
   };
   at_npu::native::OpCommand::RunOpApiV2(name, task);
 }

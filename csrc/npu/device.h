@@ -20,16 +20,18 @@ class NpuGuard {
  public:
   explicit NpuGuard(const Tensor& input);
 
+  // Those that the current stream may use. More blocks would take other streams' share.
   uint32_t vector_cores() const;
 
-  // Has `launch` enqueue kernels on the current stream, after all that torch_npu was told to do before: from another
-  // thread and after this returns. So `launch` holds values only, and no tensor: memory that is given back meanwhile is
-  // taken again by what runs later on this stream.
+  // Has `launch` enqueue kernels, one at least, on the current stream, after all that torch_npu was told to do before:
+  // from another thread and after this returns. So `launch` holds values only, and no tensor: memory that is given back
+  // meanwhile is taken again by what runs later on this stream.
   void enqueue(const char* name, std::function<int(void* stream)> launch) const;
 
  private:
   c10::Device device_;
   c10::DeviceGuard guard_;
+  void* stream_;
 };
 
 }  // namespace npu_ce

@@ -11,12 +11,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.build_log import compiler_failure, is_full_disk
+from npu_ce_jit.jit.build_log import BUILD_LOG, Failure, compiler_failure, is_full_disk, open_log
 from npu_ce_jit.jit.cache_key import CacheKey, cache_key
 from npu_ce_jit.jit.entry import Artifact, publish
 from npu_ce_jit.jit.failure import tell, told
@@ -39,8 +39,8 @@ _logger = logging.getLogger("npu_ce_jit")
 _POLL_SECONDS = 0.1
 _VERSION_SECONDS = 30.0
 _STOP_SECONDS = 5.0
-BUILD_LOG = "build.log"
 _FAILED_LOG = "failed-build.log"
+_NINJA_FILE = "build.ninja"
 _LEAST_BYTES = 1 << 16  # less than any build writes
 
 
@@ -101,22 +101,30 @@ class _Build(NamedTuple):
                 return self._compile(directory, progress)
             except BuildError as error:
                 if error.log_path:
-                    _require_room(Path(error.log_path))
+                    write_private(directory / "room", bytes(_LEAST_BYTES))  # a full disk may be told in any words
                     error = _with_kept_log(error, directory)
                 raise error from error.__cause__
 
     def _compile(self, directory: Path, progress: BuildProgress) -> Artifact:
         target, toolchain = self.target, self.toolchain
         started, start = time.time(), time.monotonic()
-        recipe = self._recipe(directory)
-        write_private(directory / "build.ninja", ninja_file(recipe, target.sources.root_dir))
-        environment = self.settings.child_environment(
-            LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(directory), **recipe.environment
-        )
-        jobs = job_count(self.settings.max_jobs, recipe.compiles)
-        ninja, log_file = toolchain.ninja.require(), directory / BUILD_LOG
-        if not _run_ninja([ninja, f"-j{jobs}"], directory, environment, log_file, progress):
-            raise _failure(target, log_file)
+        ninja = toolchain.ninja.require()
+        recipes = self._recipes(directory)
+        recipe = next(recipes)
+        while True:
+            jobs = job_count(self.settings.max_jobs, recipe.compiles)
+            environment = self.settings.child_environment(
+                LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(directory), **recipe.environment
+            )
+            ninja_text = ninja_file(recipe, target.sources.root_dir)
+            failure = _failure_of([ninja, f"-j{jobs}"], ninja_text, directory, environment, progress)
+            if failure is None:
+                break
+            try:
+                recipe = recipes.send(failure)
+            except StopIteration:
+                raise _error(target, failure, directory / BUILD_LOG) from None
+            progress.say(f"trying another way, since one failed: {next(iter(failure.lines), failure.command)}")
         if cache_key(target).text != self.key.text:
             raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Build again.")
         tools = {"ninja": [ninja], **recipe.tools}
@@ -133,15 +141,17 @@ class _Build(NamedTuple):
             "seconds": round(time.monotonic() - start, 3),
             "jobs": jobs,
         }
-        return publish(directory, recipe.libraries, ("build.ninja", BUILD_LOG), facts)
+        return publish(directory, recipe.libraries, (_NINJA_FILE, BUILD_LOG), facts)
 
-    def _recipe(self, directory: Path) -> Recipe:
+    def _recipes(self, directory: Path) -> Generator[Recipe, Failure, None]:
+        """What to try in turn: is sent how one failed, and ends where no other would do better."""
         if self.target.name == "cpu":
-            return cpu_recipe(self.toolchain, self.target.sources)
-        from npu_ce_jit.jit.npu_recipe import npu_recipe  # most machines have no NPU
+            yield cpu_recipe(self.toolchain, self.target.sources)
+            return
+        from npu_ce_jit.jit.npu_recipe import npu_recipes  # most machines have no NPU
 
-        rejected = self.store.rejected(self.key)
-        return npu_recipe(self.settings, self.toolchain, self.target.sources, directory, self.key.digest, rejected)
+        sources, rejected = self.target.sources, self.store.rejected(self.key)
+        yield from npu_recipes(self.settings, self.toolchain, sources, directory, self.key.digest, rejected)
 
 
 def _remove_leftovers(root: Root) -> None:
@@ -150,12 +160,31 @@ def _remove_leftovers(root: Root) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _failure_of(
+    command: list[str], ninja_text: str, directory: Path, environment: dict[str, str], progress: BuildProgress
+) -> Failure | None:
+    """Makes what this ninja file says. What it has in common with one that was followed before is not made again.
+
+    Raises OSError where a tool failed because the disk was full. Such a disk may have no room to log that either.
+    """
+    (directory / _NINJA_FILE).unlink(missing_ok=True)
+    write_private(directory / _NINJA_FILE, ninja_text)
+    succeeded, said = _run_ninja(command, directory, environment, progress)
+    if succeeded:
+        return None
+    if is_full_disk(said):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+    if not said:
+        raise OSError(errno.EIO, "the compilers said nothing, as on a disk that was full", str(directory))
+    return compiler_failure(said)
+
+
 def _run_ninja(
-    command: list[str], directory: Path, environment: dict[str, str], log_file: Path, progress: BuildProgress
-) -> bool:
-    """Whether it succeeded. Its output goes straight to a file, which outlives us if we are killed."""
-    descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as log:
+    command: list[str], directory: Path, environment: dict[str, str], progress: BuildProgress
+) -> tuple[bool, str]:
+    """Whether it succeeded, and its output. That goes straight to a file, which outlives us if we are killed."""
+    with open_log(directory) as log:
+        begin = log.tell()
         process = subprocess.Popen(  # noqa: S603  no shell; ninja is where Toolchain found it
             command,
             cwd=directory,
@@ -166,12 +195,16 @@ def _run_ninja(
             umask=0o077,  # a library that the group can write would be refused later
             start_new_session=True,  # an interrupt from the keyboard is ours to handle, see _stop
         )
+
+    def said() -> str:
+        return (directory / BUILD_LOG).read_bytes()[begin:].decode("utf-8", "replace")
+
     try:
         while True:
             try:
-                return process.wait(_POLL_SECONDS) == 0
+                return process.wait(_POLL_SECONDS) == 0, said()
             except subprocess.TimeoutExpired:
-                progress.show(log_file.read_text("utf-8", errors="replace"))
+                progress.show(said())
     finally:
         if process.poll() is None:
             _stop(process)
@@ -187,25 +220,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _failure(target: Target, log_file: Path) -> BuildError:
-    command, first_lines = compiler_failure(log_file.read_text("utf-8", errors="replace"))
+def _error(target: Target, failure: Failure, log_file: Path) -> BuildError:
     return BuildError(
         f"The {target.title} did not compile.",
         "Mend the first error and build again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
-        command,
-        first_lines,
+        failure.command,
+        failure.lines,
         str(log_file),
     )
-
-
-def _require_room(log_file: Path) -> None:
-    """Raises OSError where a tool failed because the disk was full. Such a disk may have no room to log that either."""
-    log = log_file.read_text("utf-8", errors="replace")
-    if is_full_disk(log):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_file.parent))
-    if not log:
-        raise OSError(errno.EIO, "the compilers said nothing, as on a disk that was full", str(log_file.parent))
-    write_private(log_file.with_name("room"), bytes(_LEAST_BYTES))
 
 
 def _with_kept_log(error: BuildError, directory: Path) -> BuildError:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from npu_ce_jit.jit.ladder import api_dir_of
+from npu_ce_jit.jit.ladder import Compiler
 
 MISSING_CXX_HEADER = re.compile(r"fatal error: '(?:c?std\w+|type_traits|utility|string|algorithm)' file not found")
 
@@ -17,7 +16,7 @@ _NO_HEADERS = "Ascend C's headers are not in {home}: install CANN's toolkit pack
 _NO_LINKER = "The device linker has to lie beside {bisheng} or on PATH: install CANN's toolkit package again."
 _WRONG = (
     "Call .cpu() on the tensors, and report this with the output of `python -m npu_ce_jit doctor`. "
-    "To have these flags tried again, remove the directories rejected-* beside the log."
+    "To have these flags tried again, run `python -m npu_ce_jit clean --rejected`."
 )
 # (what the output holds, what to do), the most telling first.
 _CURES = (
@@ -33,18 +32,18 @@ _CURES = (
     ),
     (r"Exec format error|cannot execute binary file", "Install CANN for {machine}: {bisheng} is for another machine."),
     (r"Permission denied", "Run: chmod +x {bisheng}"),
-    (r"No space left on device", "Free space on that disk, or set NPU_CE_JIT_CACHE_DIR to another."),
+    (r"Killed|Cannot allocate memory|out of memory", "Free memory, or set MAX_JOBS=1, and build again."),
     (r"timed out after", "Run the command above by hand: {bisheng} hangs."),
 )
 _OTHERWISE = "Run the command above by hand; set NPU_CE_JIT_BISHENG if CANN's compiler is another one."
 
 
-def of(output: str, bisheng: str, home: str) -> str:
+def of(output: str, compiler: Compiler) -> str:
     """What to do about a failure of which this is the output."""
-    machine = platform.machine()
-    otherwise = _OTHERWISE if api_dir_of(home, machine) else _NO_HEADERS
+    otherwise = _OTHERWISE if compiler.api_dirs() else _NO_HEADERS
     cure = next((cure for pattern, cure in _CURES if re.search(pattern, output)), otherwise)
-    return cure.format(bisheng=bisheng, home=home, machine=machine, cxx=_cxx_package())
+    program, home, machine = compiler
+    return cure.format(bisheng=program, home=home, machine=machine, cxx=_cxx_package())
 
 
 def gcc_flags(cxx: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[str, ...]]:

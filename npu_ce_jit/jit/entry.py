@@ -22,6 +22,7 @@ REJECTED_PREFIX = "rejected-"
 NOTE_PREFIX = "note-"
 
 _VERDICT = "verdict"
+_REFUSAL = "does not load on"
 
 _refused: set[Path] = set()  # by this process, where the note of it cannot be written
 
@@ -107,6 +108,13 @@ def refuse_here(artifact: Artifact) -> None:
     remember(artifact, _refusal())
 
 
+def is_refusal(note_file: Path) -> bool:
+    """Whether a note is one of `refuse_here`, on whichever machine. Raises nothing."""
+    with contextlib.suppress(OSError, UntrustedError):
+        return read_trusted(note_file).startswith(_REFUSAL.encode())
+    return False
+
+
 def is_refused_here(artifact: Artifact) -> bool:
     return artifact.entry_dir in _refused or knows(artifact, _refusal())
 
@@ -148,7 +156,7 @@ def _manifest(entry_dir: Path) -> dict[str, Any]:
 
 
 def _refusal() -> str:
-    return f"does not load on {socket.gethostname()}"
+    return f"{_REFUSAL} {socket.gethostname()}"
 
 
 def _note_file(artifact: Artifact, fact: str) -> Path:

@@ -106,7 +106,7 @@ def _item(root: Root, path: Path, *, is_dead: bool) -> Item:
     if path.name.startswith(entry.BAD_PREFIX):
         return Item(root, path, "set aside", "it was damaged")
     if path.name.startswith(entry.REJECTED_PREFIX):
-        return Item(root, path, "rejected", "it failed its self-check; its flags are not tried again")
+        return Item(root, path, "rejected", "it failed its self-check; `clean --rejected` has its flags tried again")
     noted_dir = entry.noted_dir(path)
     if noted_dir is not None and not noted_dir.exists():
         return Item(root, path, "leftover", "its entry is gone")

@@ -1,38 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets of flags with which the releases of bisheng compile a vector kernel and its launcher into one library.
+"""The ways in which the releases of bisheng make a library of vector kernels and their launchers.
 
 Each rung is a form that vendor documents or projects show; none works on all releases, and no file says which one a
-release takes, so a build tries them on a small kernel (`probe`) and keeps the first that works.
-
-All of them compile and link in one command. Objects hold device images, and what registers those at load time is made
-by the link, under options that differ between releases: the one command is documented for all.
+release takes. So a build tries them in this order, each on a small pair of kernels (`probe`) and then on all.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Rung(NamedTuple):
-    """One set of flags. `needs_cann_dirs`: this form of the driver adds no include directory or library by itself."""
+    """One way. `needs_cann_dirs`: this form of the driver adds no include directory or library by itself.
+
+    "one command" compiles and links all units; "two steps" compiles each by itself, for a link that bisheng makes as
+    well, since it adds what registers the device code; "one unit" has one unit include all others.
+    """
 
     name: str
     flags: tuple[str, ...]
     needs_cann_dirs: bool
+    form: Literal["one command", "two steps", "one unit"] = "one command"
+
+    def __str__(self) -> str:
+        """All that shapes what it makes: a cache's key has it."""
+        return " ".join((f"{self.form}:", *self.flags, *(_LIBRARIES if self.needs_cann_dirs else ())))
 
 
-_ALL = ("-std=c++17", "-O3", "-fPIC", "-shared")
-# What CANN's own build rules of 8.x pass for this front door.
-_LLVM = tuple(
-    word
-    for option in (
-        "-cce-aicore-stack-size=0x8000",
-        "-cce-aicore-function-stack-size=0x8000",
-        "-cce-aicore-record-overflow=true",
-        "-cce-aicore-addr-transform",
-        "-cce-aicore-dcci-insert-for-scalar=false",
-    )
-    for word in ("-mllvm", option)
+# -O2 is what projects have whose kernels ran on a board through these front doors. -O3 is in CANN's rules for packages
+# of operators alone; which is faster, only a board can tell.
+_ALL = ("-std=c++17", "-O2", "-fPIC")
+_ASC = ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__")
+# What CANN's own build rules pass for the old front door, and what the driver of the new one adds by itself. Without
+# TILING_KEY_VAR every unit defines g_tilingKey, and several cannot be linked; no kernel here reads it. L2_CACHE_HINT is
+# not among them: the hint adds an offset that is 0 unless whoever loads the binary sets it, and its variable is one
+# more symbol that a release may lack. So on these rungs the hint does nothing, which costs time and no digit.
+_CCE = (
+    *_ALL,
+    "--cce-auto-sync",
+    *(
+        word
+        for option in (
+            "-cce-aicore-stack-size=0x8000",
+            "-cce-aicore-function-stack-size=0x8000",
+            "-cce-aicore-record-overflow=true",
+            "-cce-aicore-addr-transform",
+            "-cce-aicore-dcci-insert-for-scalar=false",
+        )
+        for word in ("-mllvm", option)
+    ),
+    "-DTILING_KEY_VAR=0",
 )
+_CCE_VEC = ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_CCE, "-DNPU_CE_VECTOR=")
 
 # A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: that, or the options of the old
 # form, says that it needs vector cores only. There is no rung for both kinds of cores (dav-c220): the macro with which
@@ -40,51 +59,92 @@ _LLVM = tuple(
 # it each block runs on a cube core and on two vector cores.
 LADDER = (
     # 8.5 and later.
+    Rung("asc", _ASC, needs_cann_dirs=False),
+    # The same, where the driver does not find its own headers or libraries.
+    Rung("asc-dirs", _ASC, needs_cann_dirs=True),
+    # The old front door of 9.x, which takes the architecture by its new name too. That one has both kinds of cores, so
+    # the kernels name theirs: a compiler that does not know the word refuses it, where without it it would take both.
     Rung(
-        "asc",
-        ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__"),
-        needs_cann_dirs=False,
+        "cce-npu-arch",
+        ("-xcce", "--npu-arch=dav-2201", *_CCE, "-DNPU_CE_VECTOR=__vector__"),
+        needs_cann_dirs=True,
     ),
     # 8.0 to 8.3, as their manual has it. It wants the name of a chip, and takes from it the architecture that all chips
     # of A2 and A3 share: any of these names gives the same code. Asking for the real one would make a device context.
     Rung(
         "cce-soc",
-        ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_ALL, "--cce-auto-sync",
-         "-DNPU_CE_VECTOR="),
+        ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_CCE, "-DNPU_CE_VECTOR="),
         needs_cann_dirs=True,
     ),
     # The architecture by its own name, where a release refuses that of the chip.
-    Rung(
-        "cce-vec",
-        ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_ALL, "--cce-auto-sync", *_LLVM,
-         "-DNPU_CE_VECTOR="),
-        needs_cann_dirs=True,
-    ),
-)  # fmt: skip
+    Rung("cce-vec", _CCE_VEC, needs_cann_dirs=True),
+    # What public projects with several units do at this front door.
+    Rung("cce-two-steps", _CCE_VEC, needs_cann_dirs=True, form="two steps"),
+    # Nothing is left to link: the names of all kernels differ, and nothing else of two units clashes.
+    Rung("cce-one-unit", _CCE_VEC, needs_cann_dirs=True, form="one unit"),
+)
 
-# Below CANN's home, {machine} as in x86_64: 8.x, then 9.x, where the first is a link that older packages lack.
-_API_DIRS = ("compiler/tikcpp/tikcfw", "{machine}-linux/tikcpp/tikcfw", "{machine}-linux/asc/include")
-_LIBRARIES = ("-lruntime", "-lascendcl")
+# Below CANN's home: where Ascend C is in 9.x (8.x may have a link of that name), and in 8.x.
+_API_HOMES = ("{machine}-linux", "compiler")
+# In there, as CANN's build rules for packages of operators name them: 9.x and 8.5, then 8.x, whose place 9.x keeps for
+# headers that are made when it is packed. They include each other by bare names, so one directory is not enough.
+_API_PARTS = ("", "/basic_api", "/basic_api/reg_compute", "/adv_api", "/c_api", "/utils")
+_API_DIRS = (
+    "asc",
+    *(f"asc/include{part}" for part in _API_PARTS),
+    *(f"asc/impl{part}" for part in _API_PARTS),
+    *(f"tikcpp/tikcfw{part}" for part in ("", "/interface", "/impl")),
+)
+_LIBRARIES = ("-lruntime", "-lascendcl", "-lstdc++")
 
 
 class Command(NamedTuple):
-    """bisheng's words before and after the sources."""
+    """One start of bisheng. `sources` are units, `objects` what commands before this one made, like `output`."""
 
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-
-
-def command_of(rung: Rung, home: str, machine: str, more: tuple[str, ...] = ()) -> Command:
-    """The rung's flags on this machine, with `more` behind them."""
-    if not rung.needs_cann_dirs:
-        return Command((*rung.flags, *more), ())
-    api_dir = api_dir_of(home, machine)
-    dirs = [Path(home, "include"), *([api_dir, api_dir / "impl", api_dir / "interface"] if api_dir else [])]
-    includes = tuple(f"-I{path}" for path in dirs if path.is_dir())
-    return Command((*rung.flags, *more, *includes), (f"-L{home}/lib64", *_LIBRARIES))
+    words: tuple[str, ...]
+    output: str
+    sources: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
 
 
-def api_dir_of(home: str, machine: str) -> Path | None:
-    """Where Ascend C's headers are."""
-    dirs = (Path(home, name.format(machine=machine)) for name in _API_DIRS)
-    return next((path for path in dirs if (path / "kernel_operator.h").is_file()), None)
+class Compiler(NamedTuple):
+    """bisheng on this machine, and the CANN whose headers and libraries it is given."""
+
+    program: str
+    home: str
+    machine: str
+
+    def commands(
+        self, rung: Rung, root_dir: Path, units: Sequence[str], library: str, more: Sequence[str] = ()
+    ) -> tuple[Command, ...]:
+        """What makes the library of these units below `root_dir`; `more` are flags for every command."""
+        units = tuple(units)
+        includes, libraries = self._cann_dirs() if rung.needs_cann_dirs else ((), ())
+        before, after = (self.program, *rung.flags, *more, *includes), ("-o", library, *libraries)
+        paths = [str(root_dir / unit) for unit in units]
+        if rung.form == "two steps":
+            compiles = [
+                Command((*before, "-c", path, "-o", f"{unit}.o"), f"{unit}.o", (unit,))
+                for unit, path in zip(units, paths, strict=True)
+            ]
+            objects = tuple(command.output for command in compiles)
+            link = (self.program, "--cce-fatobj-link", "-fPIC", "-shared", *more, *objects, *after)
+            return *compiles, Command(link, library, objects=objects)
+        if rung.form == "one unit":
+            *others, last = paths
+            paths = [*(word for path in others for word in ("-include", path)), last]
+        return (Command((*before, "-shared", *paths, *after), library, units),)
+
+    def api_dirs(self) -> list[Path]:
+        """Where Ascend C's headers are; empty where they are not."""
+        for name in _API_HOMES:
+            home = Path(self.home, name.format(machine=self.machine))
+            dirs = [path for path in (home / part for part in _API_DIRS) if path.is_dir()]
+            if any((path / "kernel_operator.h").is_file() for path in dirs):
+                return dirs
+        return []
+
+    def _cann_dirs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Words for the headers and for the libraries."""
+        dirs = [Path(self.home, "include"), *self.api_dirs()]
+        return tuple(f"-I{path}" for path in dirs if path.is_dir()), (f"-L{self.home}/lib64", *_LIBRARIES)

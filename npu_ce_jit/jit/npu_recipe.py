@@ -5,85 +5,139 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from npu_ce_jit.jit import flags
-from npu_ce_jit.jit.probe import Probe
+from npu_ce_jit.jit.attempts import Attempt, Reached, is_the_sources_fault, none_works
+from npu_ce_jit.jit.build_log import BUILD_LOG, Failure, open_log, was_killed
+from npu_ce_jit.jit.ladder import LADDER, Command, Compiler
+from npu_ce_jit.jit.probe import Probe, open_words
 from npu_ce_jit.jit.recipe import CXX_RULES, Recipe, Step, object_of, system_includes, torch_dirs
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.toolchain import Toolchain
 from npu_ce_jit.settings import Settings
 
-_BISHENG_RULE = "$bisheng $before $in -o $out $after"
+# Each command of bisheng is a rung's own. A library that it links may still lack a symbol: so it is opened as well.
+_BISHENG_RULES = {"bisheng": "$words", "bisheng_library": "$words && $open $out"}
 
 
-def npu_recipe(
+def npu_recipes(
     settings: Settings,
     toolchain: Toolchain,
     sources: Sources,
     directory: Path,
     key_digest: str,
     rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
-) -> Recipe:
-    """Without the flags of manifests that were `rejected`, each with its verdict.
+) -> Generator[Recipe, Failure, None]:
+    """One for each rung of the ladder that takes the probe; is sent how one failed, to give the next. Sources without
+    units of C++ have no glue, and make the library of kernels alone.
 
-    The glue needs the kernels by name, and the linker serves that with what the process has open under the same name.
-    So each set of kernels has a name of its own.
-
-    Raises ToolchainError for what is missing, BuildError where bisheng compiles nothing that works.
+    Without the rungs of manifests that were `rejected`, each with its verdict. Ends where a failure is not one that
+    another rung could mend. Raises ToolchainError for what is missing, OSError where the disk of `directory` is full,
+    and BuildError, with a line for each rung, where none works.
     """
-    bisheng, home = toolchain.bisheng.require(), toolchain.cann_home.require()
-    environment = cann_environment(settings, bisheng, home)
+    compiler = Compiler(toolchain.bisheng.require(), toolchain.cann_home.require(), platform.machine())
+    environment = cann_environment(settings, compiler)
     probe = Probe(
-        bisheng, home, toolchain.cxx_command, directory,
+        compiler, toolchain.cxx_command, directory,
         settings.child_environment(LC_ALL="C", TMPDIR=str(directory), **environment),
-        {manifest["rung"]: verdict for manifest, verdict in rejected},
     )  # fmt: skip
-    command, attempts = probe.first_that_works()
+    # The glue needs the kernels by name, and the linker serves that with what the process has open under the same name.
+    # So each set of kernels has a name of its own.
+    suffix, units = f"-{key_digest}.so", sources.units(".asc")
+    more = (*sources.define_flags, f"-I{sources.root_dir}/ascendc")
+    verdicts = {manifest["rung"]: verdict for manifest, verdict in rejected}
+    attempts: list[Attempt] = []
+    for rung in LADDER:
+        if rung.name in verdicts:
+            verdict = Attempt(rung, output=f"error: {verdicts[rung.name]}", reached=Reached.SELF_CHECK)
+            _note(verdict, attempts, directory)
+            continue
+        for attempt in probe.attempts(rung):
+            if not attempt.works:
+                _note(attempt, attempts, directory)
+                continue
+            library = f"libnpu_ce_kernels-{rung.name}{suffix}"
+            commands = compiler.commands(rung, sources.root_dir, units, library, (*attempt.more, *more))
+            recipe = _recipe(toolchain, sources, compiler, commands, environment)
+            failure = yield recipe._replace(
+                facts={
+                    "rung": rung.name,
+                    "rungs": list(map(str, (*attempts, attempt))),
+                    "flags": [*rung.flags, *attempt.more, *recipe.facts["flags"]],
+                }
+            )
+            output = "\n".join(failure.lines)
+            if was_killed(output) or not {command.output for command in commands} & set(failure.outputs):
+                return
+            attempts.append(attempt._replace(command=failure.command, output=output, reached=Reached.KERNELS))
+            if is_the_sources_fault(attempts, sources.root_dir):
+                return
+        if attempts[-1].is_the_last:
+            break
+    raise none_works(attempts, compiler, directory / BUILD_LOG)
+
+
+def _note(attempt: Attempt, attempts: list[Attempt], directory: Path) -> None:
+    """Also in the log, where ninja's words are too."""
+    attempts.append(attempt)
+    with open_log(directory) as log:
+        log.write(f"{attempt.name}: {attempt.command}\n{attempt.output}\n\n".encode("utf-8", "surrogateescape"))
+
+
+def _recipe(
+    toolchain: Toolchain,
+    sources: Sources,
+    compiler: Compiler,
+    commands: tuple[Command, ...],
+    environment: Mapping[str, str],
+) -> Recipe:
+    """The kernels by these commands, and the glue."""
     torch_includes, torch_libraries = torch_dirs(toolchain)
     torch_npu = toolchain.torch_npu_dir.require()
     includes = (f"{torch_npu}/include", f"{torch_npu}/include/third_party/acl/inc", *torch_includes)
-    libraries = (".", f"{torch_npu}/lib", *torch_libraries, f"{home}/lib64")
+    libraries = (".", f"{torch_npu}/lib", *torch_libraries, f"{compiler.home}/lib64")
     root, compile_flags = sources.root_dir, (*flags.NPU_COMPILE, *sources.define_flags)
 
-    name = f"npu_ce_kernels-{attempts[-1].rung.name}-{key_digest}"
-    kernels = Step("bisheng", f"lib{name}.so", sources.units(".asc"))
-    compiles = [Step("compile", object_of(unit), (unit,)) for unit in sources.units(".cpp")]
-    objects = tuple(step.output for step in compiles)
-    link = Step("link", flags.NPU_LIBRARY, objects=objects, after=(kernels.output,))
+    kernels = commands[-1].output
+    by_bisheng = [
+        Step(
+            "bisheng_library" if command.output == kernels else "bisheng",
+            command.output, command.sources, command.objects, words={"words": command.words},
+        )
+        for command in commands
+    ]  # fmt: skip
+    by_cxx = [Step("compile", object_of(unit), (unit,)) for unit in sources.units(".cpp")]
+    objects = tuple(step.output for step in by_cxx)
+    link = [Step("link", flags.NPU_LIBRARY, objects=objects, after=(kernels,))] if by_cxx else []
     return Recipe(
-        libraries=(link.output, kernels.output),
+        libraries=(*(step.output for step in link), kernels),
         words={
-            "bisheng": [bisheng],
-            "before": (*command.before, *sources.define_flags, f"-I{root}/ascendc"),
-            "after": command.after,
+            "open": open_words(),
             "cxx": toolchain.cxx_command,
             "cflags": (*compile_flags, f"-I{root}/csrc", f"-I{root}/ascendc", *system_includes(includes)),
             "ldflags": (*flags.NPU_LINK, *(f"-L{path}" for path in libraries)),
-            "libs": (f"-l{name}", *flags.NPU_LIBRARIES),
+            "libs": (f"-l{kernels.removeprefix('lib').removesuffix('.so')}", *flags.NPU_LIBRARIES),
         },
-        rules={"bisheng": _BISHENG_RULE, **CXX_RULES},
-        steps=(kernels, *compiles, link),
+        rules={**_BISHENG_RULES, **CXX_RULES},
+        steps=(*by_bisheng, *by_cxx, *link),
         environment=environment,
-        facts={
-            "rung": attempts[-1].rung.name,
-            "rungs": list(map(str, attempts)),
-            "flags": [*command.before, *compile_flags, *flags.NPU_LINK, *flags.NPU_LIBRARIES],
-        },
-        tools={"bisheng": [bisheng], "compiler": toolchain.cxx_command},
+        facts={"flags": [*compile_flags, *flags.NPU_LINK, *flags.NPU_LIBRARIES]},
+        tools={"bisheng": [compiler.program], "compiler": toolchain.cxx_command},
     )
 
 
-def cann_environment(settings: Settings, bisheng: str, home: str) -> dict[str, str]:
+def cann_environment(settings: Settings, compiler: Compiler) -> dict[str, str]:
     """What set_env.sh would set, for a user who has not sourced it.
 
     bisheng starts ld.lld by name. devlib comes last: its libraries stand in for the driver's where there is no driver.
     """
-    devlib = f"{home}/{platform.machine()}-linux/devlib"
+    home = compiler.home
+    devlib = f"{home}/{compiler.machine}-linux/devlib"
     return {
         "ASCEND_HOME_PATH": home,
-        "PATH": os.pathsep.join(filter(None, [os.path.dirname(bisheng), settings.path])),
+        "PATH": os.pathsep.join(filter(None, [os.path.dirname(compiler.program), settings.path])),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [f"{home}/lib64", settings.library_path, devlib])),
     }

@@ -57,9 +57,13 @@ class BuildProgress:
         elif self._heartbeat.is_due():
             _logger.info("still building: %s%.0f s", step, self._heartbeat.age)
 
+    def say(self, text: str) -> None:
+        """What a person should know of before the end."""
+        self._wipe()
+        _logger.info("%s", text)
+
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self._shown:
-            _write(f"\r{' ' * len(self._shown)}\r")
+        self._wipe()
         seconds = self._heartbeat.age
         if error is None:
             _logger.info("built in %.1f s", seconds)
@@ -67,6 +71,11 @@ class BuildProgress:
             _logger.info("interrupted after %.1f s; the compilers are stopped, the next import or call builds", seconds)
         else:
             _logger.info("the build failed after %.1f s", seconds)
+
+    def _wipe(self) -> None:
+        if self._shown:
+            _write(f"\r{' ' * len(self._shown)}\r")
+            self._shown = ""
 
     def _move(self, text: str) -> None:
         """Spaces wipe out what was there: no escape sequence does that in a notebook too."""

@@ -15,6 +15,7 @@ _SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
 
 # What only one target is made of. The glue for the NPU reads headers of csrc/cpu and compiles none of its units.
 _NPU_FOLDERS = ("ascendc/", "csrc/npu/")
+_BOARD_FOLDER = "ascendc/board/"
 _NPU_STEMS = ("_plan.cpp", "_plan.h")
 _CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
@@ -71,10 +72,15 @@ class Sources:
     @property
     def npu(self) -> "Sources | None":
         """What the NPU libraries are made of; None where either the kernels or their glue are not there."""
-        has_glue = any(name.startswith("csrc/npu/") for name in self.units(".cpp"))
-        if not self.units(".asc") or not has_glue:
-            return None
-        return self._only(lambda name: not (name.endswith(".cpp") and name.startswith(_CPU_UNITS)))
+        cpu_units = [unit for unit in self.units(".cpp") if unit.startswith(_CPU_UNITS)]
+        sources = self._only(lambda name: name not in cpu_units and not name.startswith(_BOARD_FOLDER))
+        has_glue = any(name.startswith("csrc/npu/") for name in sources.units(".cpp"))
+        return sources if sources.units(".asc") and has_glue else None
+
+    @property
+    def board(self) -> "Sources":
+        """What the kernels that ask a chip are made of."""
+        return self._only(lambda name: name.startswith(_BOARD_FOLDER))
 
     def units(self, suffix: str) -> tuple[str, ...]:
         """The names that a compiler is started with."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be built: the CPU library and the NPU libraries. They share every step and no entry of the cache.
+"""What can be built: the CPU library, the NPU libraries, and the kernels that ask a chip. They share every step and no
+entry of the cache.
 
 An environment with CANN and one without share the CPU library, and a broken CANN harms it as little as a compiler that
 the CPU library cannot use harms the NPU's.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.jit import flags
@@ -24,7 +25,7 @@ class Target:
     def __init__(
         self,
         *,
-        name: Literal["cpu", "npu"],
+        name: Literal["cpu", "npu", "board"],
         title: str,
         detail: str,
         compiler: Literal["cxx", "bisheng"],
@@ -71,7 +72,39 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
 
 
 def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
-    """Raises ToolchainError where there is no torch_npu or no CANN.
+    """Raises ToolchainError where there is no torch_npu or no CANN."""
+    of_npu = _of_npu(settings, toolchain)
+    assert sources.npu is not None, "a package without NPU kernels has no such target"
+    return Target(
+        name="npu",
+        title="NPU kernels",
+        sources=sources.npu,
+        switches={"npu_ce_jit_set_check_targets": True} if settings.check_targets else {},
+        **of_npu,
+    )
+
+
+def board_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
+    """Kernels without glue, whose launches are called by name. Raises ToolchainError as `npu_target` does."""
+    return Target(
+        name="board",
+        title="kernels that ask the chip",
+        sources=sources.board,
+        switches={},
+        **_of_npu(settings, toolchain),
+    )
+
+
+class _OfNpu(TypedDict):
+    detail: str
+    compiler: Literal["bisheng"]
+    needs: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    name_parts: tuple[str, ...]
+
+
+def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
+    """What targets for an NPU have in common.
 
     The bisheng that CANN brings is left out of the facts, as the default C++ compiler is: CANN's version covers it, and
     a machine that only runs may have none.
@@ -81,34 +114,28 @@ def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
     from npu_ce_jit.jit.ladder import LADDER
 
     architecture, version = toolchain.npu_architecture.require(), toolchain.cann_version.value or "unknown"
-    facts = (
-        *_common_facts(settings, toolchain),
-        ("torch_npu", torch_npu),
-        ("CANN", version),
-        ("CANN build", toolchain.cann_build.value or "unknown"),
-        ("bisheng", bisheng_identity(toolchain.bisheng, toolchain.cann_home)),
-        ("NPU architecture", architecture),
-        *((f"bisheng flags {rung.name}", " ".join(rung.flags)) for rung in LADDER),
-        ("compile flags", " ".join(flags.NPU_COMPILE)),
-        ("link flags", " ".join(flags.NPU_LINK + flags.NPU_LIBRARIES)),
-    )
-    assert sources.npu is not None, "a package without NPU kernels has no such target"
-    return Target(
-        name="npu",
-        title="NPU kernels",
-        detail=f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}",
-        compiler="bisheng",
-        needs=("bisheng", "cxx", "ninja", "torch_npu_dir"),
-        facts=facts,
-        name_parts=(
+    return {
+        "detail": f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}",
+        "compiler": "bisheng",
+        "needs": ("bisheng", "cxx", "ninja", "torch_npu_dir"),
+        "facts": (
+            *_common_facts(settings, toolchain),
+            ("torch_npu", torch_npu),
+            ("CANN", version),
+            ("CANN build", toolchain.cann_build.value or "unknown"),
+            ("bisheng", bisheng_identity(toolchain.bisheng, toolchain.cann_home)),
+            ("NPU architecture", architecture),
+            *((f"bisheng flags {rung.name}", str(rung)) for rung in LADDER),
+            ("compile flags", " ".join(flags.NPU_COMPILE)),
+            ("link flags", " ".join(flags.NPU_LINK + flags.NPU_LIBRARIES)),
+        ),
+        "name_parts": (
             f"torch{toolchain.torch_version.require()}",
             toolchain.machine.require(),
             f"cann{version}",
             architecture,
         ),
-        sources=sources.npu,
-        switches={"npu_ce_jit_set_check_targets": True} if settings.check_targets else {},
-    )
+    }
 
 
 def _common_facts(settings: Settings, toolchain: Toolchain) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,8 @@ starts the transforms over although the dispatcher has already peeled off this l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,6 +110,23 @@ def is_plain_eager(tensor: Tensor) -> bool:
         and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         and not has_tangent(tensor)
     )
+
+
+@contextmanager
+def outside_every_mode() -> Iterator[None]:
+    """What is called within sees no transform, mode, autocast, inference or recording that is on in this thread.
+
+    A thread of its own would see none either, but it would also have its own stream, and no kernels on trial.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch._C._DisableAutocast(),
+        torch._C._DisableFuncTorch(),
+        torch._C._DisableTorchDispatch(),
+        torch._C.DisableTorchFunction(),
+    ):
+        yield
 
 
 def is_inside_backward() -> bool:

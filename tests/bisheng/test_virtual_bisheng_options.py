@@ -36,6 +36,9 @@ ACCEPTED = {
     "cce with an architecture": (8, [*CCE, "--cce-auto-sync=on", *LLVM]),
     "cce with both sub-cores": (8, ["-xcce", "--std=c++17", "--cce-aicore-arch=dav-c220", *LLVM]),
     "cce in the newer compiler": (9, [*CCE, *LLVM, "--gcc-toolchain=/usr"]),
+    "cce with the architecture's newer name": (9, ["-xcce", "--npu-arch=dav-2201", "-std=c++17", *LLVM]),
+    "asc by the plugin": (8.5, [*ASC]),
+    "cce beside the plugin": (8.5, [*CCE, *LLVM]),
 }  # fmt: skip
 
 
@@ -49,6 +52,7 @@ def test_the_flags_that_we_pass_build_a_library(bisheng, trees, tmp_path, name):
         f"-I{home}/include",
         f"-L{home}/lib64",
         "-lruntime",
+        "-lstdc++",
         "-Wl,--no-undefined",
     ]
     done = bisheng(*flags, "-fPIC", "--shared", *include, "k.cpp", "-o", "libk.so", generation=generation)
@@ -69,8 +73,10 @@ REFUSED = {
     "another language": (9, ["-x", "cuda"], "language not recognized: 'cuda'"),
     "asc without an architecture": (9, ["-x", "asc"], "--npu-arch is missing"),
     "cce without a chip": (8, ["-xcce", "-std=c++17"], "-xcce needs --cce-soc-version"),
-    "asc in CANN 8": (8, [*ASC], "CANN 8, which knows -xcce only"),
+    "asc in CANN 8": (8, [*ASC], "this compiler knows -xcce only"),
     "--npu-arch in CANN 8": (8, [*CCE, "--npu-arch=dav-2201"], "unknown argument: '--npu-arch'"),
+    "--npu-arch beside -xcce in CANN 8.5": (8.5, ["-xcce", "-std=c++17", "--npu-arch=dav-2201"], "unknown argument: '--npu-arch'"),
+    "c++20 in CANN 8.5": (8.5, [*ASC, "-std=c++20"], "invalid value 'c++20' in '-std='"),
     "another architecture": (9, ["-x", "asc", "--npu-arch=dav-3510"], "'dav-3510' is not one that is modelled"),
     "the new name in CANN 8": (8, ["-xcce", "-std=c++17", "--cce-aicore-arch=dav-2201"], "dav-c220, dav-c220-vec"),
     "a cube architecture": (8, ["-xcce", "-std=c++17", "--cce-aicore-arch=dav-c220-cube"], "not one that is modelled"),
@@ -116,6 +122,7 @@ def test_only_the_newer_language_finds_the_api_by_itself(bisheng, tmp_path):
     """-xcce needs -I, as the projects of its time pass it."""
     (tmp_path / "k.cpp").write_text('#if !__has_include("kernel_operator.h")\n#error absent\n#endif\n')
     assert bisheng(*ASC, "-c", "k.cpp").returncode == 0
+    assert "absent" in bisheng(*ASC, "-c", "k.cpp", refuses="asc-dirs").stderr
     for generation in LAYOUTS:
         done = bisheng(*CCE, "-c", "k.cpp", generation=generation)
         assert "k.cpp:2:" in done.stderr
@@ -136,7 +143,7 @@ def test_version_names_itself_and_its_content(bisheng, trees):
         (8, "compiler/ccec_compiler/bin/bisheng"), (8, "tools/ccec_compiler/bin/bisheng"),
         (8, f"{os.uname().machine}-linux/ccec_compiler/bin/bisheng"), (8, "compiler/ccec_compiler/bin/ccec"),
         (9, f"{os.uname().machine}-linux/ccec_compiler/bin/bisheng"), (9, "tools/bisheng_compiler/bin/bisheng"),
-        (9, "bin/bisheng"),
+        (9, "bin/bisheng"), (8.5, "bin/bisheng"),
     ],
 )  # fmt: skip
 def test_every_place_where_the_compiler_lies_leads_to_its_own_tree(trees, tmp_path, generation, path):

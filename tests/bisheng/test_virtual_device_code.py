@@ -82,7 +82,7 @@ def test_a_rule_of_device_code_is_enforced(compile_text, name):
 
 
 LEGAL = {
-    "numbers": "__aicore__ void f2(float) {} __aicore__ float f(float x) { float y = 1.0, z = -1e-5; f2(2.0); return x * 2.5f + 0x1F + 1'000 + 1u + (y < 2.0f); }",
+    "numbers": "__aicore__ void f2(float) {} __aicore__ float f(float x) { float y = 1.0, z = -1e-5; f2(2.0); unsigned u = 1u; return x * 2.5f + 0x1F + 1'000 + (y < 2.0f); }",
     "host class with any member": "#include <cmath>\n#include <string>\nstruct H { H() {} std::string s; virtual ~H() {} double d() { return exp(1.0); } };",
     "compile-time std": (
         "#include <limits>\n#include <type_traits>\ntemplate <class T> __aicore__ int f() { if constexpr (std::is_same_v<T, int>) { return std::numeric_limits<T>::max(); }"

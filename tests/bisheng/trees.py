@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from virtual_cann.environment import libclang
 from virtual_cann.layouts import LAYOUTS, build_tree
 from virtual_cann.runtime_library import VIRTUAL_CANN
 
@@ -32,11 +33,12 @@ extern "C" void launch(uint32_t blocks, void* stream, float* x, int32_t count) {
 SONAME = "libascendcl_of_a_few_lines.so"
 RUNTIME = """
 #include "machine/launch.h"
-extern "C" { char last_kernel[100]; uint32_t last_blocks; void* last_stream; }
+extern "C" { char last_kernel[100]; uint32_t last_blocks; void* last_stream; bool last_through_plugin; }
 void virtual_cann::enqueue_kernel(KernelLaunch launch, void* stream) {
   last_kernel[launch.kernel.copy(last_kernel, 99)] = 0;
   last_blocks = launch.blocks;
   last_stream = stream;
+  last_through_plugin = launch.through_plugin;
   for (uint32_t block = 0; block < launch.blocks; ++block) launch.body();
 }
 """
@@ -56,11 +58,11 @@ struct TPipe { void Init() {} void Process() {} };
 }
 """
 
-Trees = dict[int, Path]  # by generation
+Trees = dict[float, Path]  # by generation
 
 
 def build_trees(root: Path) -> Trees:
-    """Both layouts, and beside them the API as a directory of its own."""
+    """All layouts, and beside them the API as a directory of its own."""
     (root / "runtime.cpp").write_text(RUNTIME)
     (root / "acl").mkdir()
     (root / "api").mkdir()
@@ -70,7 +72,9 @@ def build_trees(root: Path) -> Trees:
          "-o", root / "libascendcl.so"], check=True,
     )  # fmt: skip
     for generation, layout in LAYOUTS.items():
-        build_tree(root / str(generation), layout, root / "libascendcl.so", root / "acl", "test")
+        build_tree(
+            root / str(generation), layout, root / "libascendcl.so", root / "acl", libclang(Path(sys.prefix)), "test"
+        )
     return {generation: root / str(generation) for generation in LAYOUTS}
 
 

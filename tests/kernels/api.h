@@ -8,6 +8,13 @@ using namespace AscendC;
 
 constexpr uint32_t kApiBytes = 16384;
 
+template <HardEvent event>
+__aicore__ inline void Wait() {
+  const TEventID id = GetTPipePtr()->FetchEventID(event);
+  SetFlag<event>(id);
+  WaitFlag<event>(id);
+}
+
 template <class To, class From>
 class Api {
  public:
@@ -21,13 +28,11 @@ class Api {
     work = buffers_.GetWithOffset<From>(kApiBytes / sizeof(From), 3 * kApiBytes);
     Load(a, a_gm);
     Load(b, b_gm);
-    SetFlag<HardEvent::MTE2_V>(EVENT_ID0);
-    WaitFlag<HardEvent::MTE2_V>(EVENT_ID0);
+    Wait<HardEvent::MTE2_V>();
   }
 
   __aicore__ inline void Store(uint32_t count) {
-    SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-    WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+    Wait<HardEvent::V_MTE3>();
     const uint32_t bytes = count * sizeof(To);
     DataCopyPad(result_, result, DataCopyExtParams(1, bytes, 0, 0, 0));
   }
@@ -41,8 +46,9 @@ class Api {
   __aicore__ inline void Load(const LocalTensor<From>& tensor, GM_ADDR gm) {
     GlobalTensor<From> source;
     source.SetGlobalBuffer((__gm__ From*)gm, n);
-    const uint32_t bytes = n * sizeof(From);
-    DataCopyPad(tensor, source, DataCopyExtParams(1, bytes, 0, 0, 0), DataCopyPadExtParams<From>(true, 0, 0, From(0)));
+    const uint32_t bytes = n * sizeof(From), behind = (32 - bytes % 32) % 32 / sizeof(From);
+    DataCopyPad(tensor, source, DataCopyExtParams(1, bytes, 0, 0, 0),
+                DataCopyPadExtParams<From>(true, 0, behind, From(0)));
   }
 
   TBuf<QuePosition::VECCALC> buffers_;

@@ -22,6 +22,7 @@ struct Tiles {
 
 template <HardEvent event>
 __aicore__ inline void Wait() {
-  SetFlag<event>(EVENT_ID0);
-  WaitFlag<event>(EVENT_ID0);
+  const TEventID id = GetTPipePtr()->FetchEventID(event);
+  SetFlag<event>(id);
+  WaitFlag<event>(id);
 }

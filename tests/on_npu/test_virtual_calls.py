@@ -151,9 +151,9 @@ except RuntimeError as error:
 @pytest.mark.parametrize("queue", ["0", "1"])
 def test_a_launch_that_is_refused_is_told_with_call_code_and_meaning(queue: str) -> None:
     done = run(REFUSED_LAUNCH, TASK_QUEUE_ENABLE=queue)
-    said = "npu_ce_jit::_forward: expected its kernels to be launched, got ACL error 507010: "
-    assert said in done.stdout + done.stderr
-    assert "device 0 is lost" in done.stdout, done.stderr
+    said = r"npu_ce_jit::_forward: expected its kernels to be launched, got .*ACL error 507010: .*device 0 is lost"
+    # What fails in its queue, torch_npu tells on stderr; ACL gave the text to us, and gives it once.
+    assert re.search(said, done.stdout if queue == "0" else done.stderr), done.stdout + done.stderr
     assert "npu_ce_jit::_forward" in done.stdout, done.stderr
 
 

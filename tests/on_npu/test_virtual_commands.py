@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/virtual-npu.md asks of the first person with a board."""
+"""What docs/first-board.md asks of the first person with a board and more time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch_npu  # noqa: F401
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PAGE = (CHECKOUT / "docs/virtual-npu.md").read_text("utf-8").partition("## On a real board")[2]
+PAGE = (CHECKOUT / "docs/first-board.md").read_text("utf-8").partition("## With more time")[2]
 COMMANDS = re.findall(r"^\.venv/bin/python (-m npu_ce_jit (\w+) --json) > (\w+)\.json$", PAGE, re.MULTILINE)
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Python environment that has torch_npu and, beside it, all that the caller's own has. The caller's is left alone."""
+"""A Python environment that has torch_npu and clang's front end and, beside them, all that the caller's own has.
+
+The caller's is left alone.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,20 @@ from virtual_cann.cache import PreparationError, build_once
 TORCH = "2.13.0"
 TORCH_NPU = "2.13.0"  # pyproject.toml's extra `npu` says the same; a test compares them
 
+# The release that the real bisheng is made from; pyproject.toml's extra `test` has it too, and a test compares them.
+LIBCLANG = "15.0.6.1"
+
 _MARK = "virtual_cann_environment"  # a file in each such environment; it names the caller's interpreter
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
-_NEEDED = ("torch", "numpy", "pyyaml", "ninja", "filelock")  # whether the caller has them decides what is installed
+_NEEDED = (
+    "torch",
+    "numpy",
+    "pyyaml",
+    "ninja",
+    "filelock",
+    "libclang",
+)  # whether the caller has them decides what is installed
 
 _PIP_THAT_SERVES_OTHERS = (22, 3)  # the first with --python
 
@@ -47,9 +60,22 @@ def environment(cache: Path) -> Path:
     return build_once(path, what, lambda private: _build(private, path, installed))
 
 
+def libclang(environment: Path) -> Path:
+    """The library, which is the environment's own or the caller's."""
+    directories = [*environment.glob("lib/python3*/site-packages"), *map(Path, sys.path)]
+    found = next(
+        (path for directory in directories if (path := directory / "clang/native/libclang.so").is_file()), None
+    )
+    if found is None:
+        raise PreparationError(f"{environment} has no libclang: remove that directory and run again")
+    return found
+
+
 def _requirements(installed: Mapping[str, str]) -> list[str]:
     """What the environment has to have. pip counts what the caller's packages have as installed."""
-    needed = {"torch_npu": f"=={TORCH_NPU}", "torch": f"=={TORCH}", "numpy": "", "pyyaml": ""}
+    needed = {
+        "torch_npu": f"=={TORCH_NPU}", "torch": f"=={TORCH}", "numpy": "", "pyyaml": "", "libclang": f"=={LIBCLANG}",
+    }  # fmt: skip
     if "npu_ce_jit" not in installed and _is_checkout():
         needed |= {"ninja": "", "filelock": ""}
     return [f"{name}{version}" for name, version in needed.items()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CANN tree of either generation: the files and links that programs look for where CANN is installed."""
+"""A CANN tree of each generation: the files and links that programs look for where CANN is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_cann.compiler.tree import DESCRIPTION
+from virtual_cann.compiler.tree import DESCRIPTION, LIBCLANG
 
 VIRTUAL_CANN = Path(__file__).resolve().parent
 
@@ -26,7 +26,7 @@ _LIBRARY_NAMES = (
 
 @dataclass(frozen=True)
 class Layout:
-    generation: int
+    generation: float
     version: str
     compiler_dir: str  # the real one; the rest of bin_dirs and links lead to it
     links: dict[str, str]  # path in the tree: path in the tree that it leads to
@@ -34,44 +34,53 @@ class Layout:
     api_dir: str  # kernel_operator.h
     bin_dirs: tuple[str, ...]  # what set_env.sh puts on PATH
     driver_include_dirs: tuple[str, ...] = ()  # what the compiler adds of its own accord
+    lacks: tuple[str, ...] = ()  # of the runtime's functions
 
 
 # Field names are those of the files of the real packages; what they say of themselves is ours.
-LAYOUTS = {
-    8: Layout(
-        generation=8,
-        version="8.1.RC1",
-        compiler_dir="compiler/ccec_compiler/bin",
-        links={
-            "tools/ccec_compiler": "compiler/ccec_compiler",
-            f"{_MACHINE_DIR}/ccec_compiler": "compiler/ccec_compiler",
-            "compiler/ccec_compiler/bin/ccec": "compiler/ccec_compiler/bin/bisheng",
-            f"{_MACHINE_DIR}/include": "include",
-            f"{_MACHINE_DIR}/lib64": "lib64",
-            f"{_MACHINE_DIR}/tikcpp": "compiler/tikcpp",
-        },
-        files={
-            "version.cfg": (
-                "# version: 1.0\n"
-                "runtime_running_version=[7.7.0.1.238:8.1.RC1]\n"
-                "compiler_running_version=[7.7.0.1.238:8.1.RC1]\n"
-                "toolkit_running_version=[7.7.0.1.238:8.1.RC1]\n"
-                "toolkit_installed_version=[7.7.0.1.238:8.1.RC1]\n"
-            ),
-            "compiler/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
-            "runtime/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
-            "opp/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
-            f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
-                f"package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
-            ),
-            "include/version/cann_version.h": "#pragma once\n#define CANN_VERSION_STR \"8.1.RC1\"\n",
-        },
-        api_dir="compiler/tikcpp/tikcfw",
-        bin_dirs=("bin", "compiler/ccec_compiler/bin", "tools/ccec_compiler/bin"),
+_OF_CANN_8 = Layout(
+    generation=8,
+    version="8.1.RC1",
+    compiler_dir="compiler/ccec_compiler/bin",
+    links={
+        "tools/ccec_compiler": "compiler/ccec_compiler",
+        f"{_MACHINE_DIR}/ccec_compiler": "compiler/ccec_compiler",
+        "compiler/ccec_compiler/bin/ccec": "compiler/ccec_compiler/bin/bisheng",
+        f"{_MACHINE_DIR}/include": "include",
+        f"{_MACHINE_DIR}/lib64": "lib64",
+        f"{_MACHINE_DIR}/tikcpp": "compiler/tikcpp",
+    },
+    files={
+        "version.cfg": (
+            "# version: 1.0\n"
+            "runtime_running_version=[7.7.0.1.238:8.1.RC1]\n"
+            "compiler_running_version=[7.7.0.1.238:8.1.RC1]\n"
+            "toolkit_running_version=[7.7.0.1.238:8.1.RC1]\n"
+            "toolkit_installed_version=[7.7.0.1.238:8.1.RC1]\n"
+        ),
+        "compiler/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+        "runtime/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+        "opp/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+        f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
+            f"package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
+        ),
+        "include/version/cann_version.h": "#pragma once\n#define CANN_VERSION_STR \"8.1.RC1\"\n",
+    },
+    api_dir="compiler/tikcpp/tikcfw",
+    bin_dirs=("bin", "compiler/ccec_compiler/bin", "tools/ccec_compiler/bin"),
+    lacks=(
+        "aclrtGetDeviceResLimit", "aclrtSetDeviceResLimit", "aclrtResetDeviceResLimit",
+        "aclrtGetStreamResLimit", "aclrtSetStreamResLimit", "aclrtResetStreamResLimit",
+        "aclrtUseStreamResInCurrentThread", "aclrtUnuseStreamResInCurrentThread", "aclrtGetResInCurrentThread",
     ),
-    9: Layout(
-        generation=9,
-        version="9.1.0",
+)  # fmt: skip
+
+
+def _of_devkit(generation: float, version: str) -> Layout:
+    """From 8.5 on, packages lie side by side and the headers of Ascend C are in that of asc-devkit."""
+    return Layout(
+        generation=generation,
+        version=version,
         compiler_dir=f"{_MACHINE_DIR}/ccec_compiler/bin",
         links={
             "tools/bisheng_compiler": f"{_MACHINE_DIR}/ccec_compiler",
@@ -86,30 +95,33 @@ LAYOUTS = {
             "compiler/version.info": "share/info/asc-devkit/version.info",
         },
         files={
-            "share/info/asc-devkit/version.info": "Version=9.1.0\nversion_dir=cann\n",
-            "runtime/version.info": "Version=9.1.0\nversion_dir=cann\n",
-            "opp/version.info": "Version=9.1.0\nversion_dir=cann\n",
+            "share/info/asc-devkit/version.info": f"Version={version}\nversion_dir=cann\n",
+            "runtime/version.info": f"Version={version}\nversion_dir=cann\n",
+            "opp/version.info": f"Version={version}\nversion_dir=cann\n",
             f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
-                f"package_name=Ascend-cann-toolkit\nversion=9.1.0\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
+                f"package_name=Ascend-cann-toolkit\nversion={version}\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
             ),
             "include/version/asc_devkit_version.h": (
-                "#pragma once\n#define ASC_DEVKIT_VERSION_STR \"9.1.0\"\n#define ASC_DEVKIT_MAJOR 9\n"
+                f"#pragma once\n#define ASC_DEVKIT_VERSION_STR \"{version}\"\n#define ASC_DEVKIT_MAJOR {version[0]}\n"
             ),
         },
         api_dir=f"{_MACHINE_DIR}/asc/include",
         bin_dirs=("bin", f"{_MACHINE_DIR}/ccec_compiler/bin"),
         driver_include_dirs=(f"{_MACHINE_DIR}/asc/include", "include"),
-    ),
-}  # fmt: skip
+    )  # fmt: skip
 
 
-def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, content: str) -> None:
+LAYOUTS = {layout.generation: layout for layout in (_OF_CANN_8, _of_devkit(8.5, "8.5.0"), _of_devkit(9, "9.1.0"))}
+
+
+def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, libclang: Path, content: str) -> None:
     """Fills the empty directory `root`. Nothing in it names where it lies: it may be renamed afterwards."""
     _link(root / layout.compiler_dir / "bisheng", VIRTUAL_CANN / "bin" / "bisheng")
     # A header that includes instead of a link: what it includes in turn is then looked up beside the real one.
     for name in ("kernel_operator.h", "interface/kernel_operator.h", "impl/kernel_operator.h"):
         _write(root / layout.api_dir / name, f'#pragma once\n#include "{VIRTUAL_CANN}/include/kernel_operator.h"\n')
     _link(root / layout.api_dir / "ascendc", VIRTUAL_CANN / "include" / "ascendc")
+    _link(root / LIBCLANG, libclang)
     _link(root / "include" / "acl", acl_headers)
     _link(root / "lib64" / "libascendcl.so", library)
     for name in _LIBRARY_NAMES:

@@ -17,6 +17,8 @@ def _library() -> ctypes.CDLL:
     library.virtual_cann_reports.restype = ctypes.c_char_p
     library.virtual_cann_clear_reports.restype = None
     library.virtual_cann_set_faults.argtypes = [ctypes.c_char_p]
+    library.virtual_cann_run_every_nth_block.argtypes = [ctypes.c_uint32]
+    library.virtual_cann_run_every_nth_block.restype = None
     library.aclGetRecentErrMsg.restype = ctypes.c_char_p
     return library
 
@@ -39,6 +41,12 @@ def reports() -> list[dict[str, Any]]:
 
 def clear_reports() -> None:
     _library().virtual_cann_clear_reports()
+
+
+def run_every_nth_block(n: int) -> None:
+    """Of launches from now on, the last block among them: a report counts what these do, and takes the others to be
+    like them; what those would have written is not. For the cost of problems that are too large to run."""
+    _library().virtual_cann_run_every_nth_block(n)
 
 
 def set_faults(text: str) -> None:

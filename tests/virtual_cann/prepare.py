@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtual_cann.cache import PreparationError, build_once, cache_dir
-from virtual_cann.environment import environment
+from virtual_cann.environment import environment, libclang
 from virtual_cann.layouts import LAYOUTS, VIRTUAL_CANN, Layout, build_tree, tree_variables
 from virtual_cann.runtime_library import content_hash, runtime_library
 
@@ -38,18 +38,18 @@ class Prepared:
         return variables
 
 
-def prepare(generation: int | None = None, variables: Mapping[str, str] = os.environ) -> Prepared:
+def prepare(generation: float | None = None, variables: Mapping[str, str] = os.environ) -> Prepared:
     """Raises PreparationError. Safe for any number of callers at once; a warm call reads a few small files."""
     layout = _layout(generation or variables.get("VIRTUAL_CANN_LAYOUT") or 9)
     cache = cache_dir(variables)
     python = environment(cache)
     acl_headers = _acl_headers(python)
-    library = runtime_library(cache, acl_headers)
-    content = content_hash(_code(), f"{VIRTUAL_CANN} {python.name} {library.parent.name}")
+    library = runtime_library(cache, acl_headers, layout)
+    content = content_hash(_code(), f"{VIRTUAL_CANN} {python.name} {library.parent.parent.name}")
     home = build_once(
         cache / "trees" / f"cann-{layout.version}-{content}",
         f"laying out CANN {layout.version}",
-        lambda private: build_tree(private, layout, library, acl_headers, content),
+        lambda private: build_tree(private, layout, library, acl_headers, libclang(python), content),
     )
     return Prepared(layout, python, home, library)
 
@@ -62,11 +62,11 @@ def _code() -> list[Path]:
     return files
 
 
-def _layout(generation: int | str) -> Layout:
-    layout = LAYOUTS.get(int(generation)) if str(generation).isdigit() else None
+def _layout(generation: float | str) -> Layout:
+    layout = next((layout for layout in LAYOUTS.values() if f"{layout.generation:g}" == str(generation)), None)
     if layout is None:
-        known = " or ".join(map(str, LAYOUTS))
-        raise PreparationError(f"VIRTUAL_CANN_LAYOUT is {generation!r}: expected {known}")
+        known = ", ".join(f"{known:g}" for known in LAYOUTS)
+        raise PreparationError(f"VIRTUAL_CANN_LAYOUT is {generation!r}: expected one of {known}")
     return layout
 
 

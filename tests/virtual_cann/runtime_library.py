@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libascendcl.so: the machine and the runtime, compiled by g++."""
+"""libascendcl.so of each generation: the machine and the runtime, compiled by g++."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from virtual_cann.cache import PreparationError, build_once
 from virtual_cann.environment import TORCH_NPU
+from virtual_cann.layouts import LAYOUTS, Layout
 
 VIRTUAL_CANN = Path(__file__).resolve().parent
 
@@ -22,20 +23,20 @@ _OPTIMISATION = {
 _LINK = ("-shared", "-pthread", "-Wl,-soname,libascendcl.so", "-Wl,--no-undefined", "-ldl")
 
 
-def runtime_library(cache: Path, acl_headers: Path) -> Path:
+def runtime_library(cache: Path, acl_headers: Path, layout: Layout) -> Path:
     """The library, for the content of its sources. The ACL headers are those of the one torch_npu that there is."""
     sources = [*_files("machine", ".cpp"), *_files("runtime", ".cpp")]
     sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core ends up with one alone
     headers = [*_files("machine", ".h"), *_files("runtime", ".h")]
-    name = content_hash(
-        [*sources, *headers], " ".join((*_COMPILE, *_OPTIMISATION.values(), *_LINK, TORCH_NPU, _compiler_identity()))
-    )
+    lacks = [name for layout in LAYOUTS.values() for name in layout.lacks]
+    words = (*_COMPILE, *_OPTIMISATION.values(), *_LINK, *lacks, TORCH_NPU, _compiler_identity())
+    name = content_hash([*sources, *headers], " ".join(words))
     directory = build_once(
         cache / "libraries" / name,
         f"compiling its runtime, {len(sources)} files",
         lambda private: _build(private, sources, acl_headers),
     )
-    return directory / "libascendcl.so"
+    return directory / layout.version / "libascendcl.so"
 
 
 def content_hash(files: list[Path], also: str) -> str:
@@ -72,9 +73,19 @@ def _build(private: Path, sources: list[Path], acl_headers: Path) -> None:
     ]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(_run, commands))
-    _run(["g++", *map(str, objects), *_LINK, "-o", str(private / "libascendcl.so")])
+    for layout in LAYOUTS.values():
+        _link(private / layout.version, objects, layout.lacks)
     for object_ in objects:
         object_.unlink()
+
+
+def _link(directory: Path, objects: list[Path], lacks: tuple[str, ...]) -> None:
+    """The library of one generation, in which nobody finds the functions that it lacks."""
+    directory.mkdir()
+    script = directory / "symbols.map"
+    script.write_text("{ local: no_function; " + "".join(f"{name}; " for name in lacks) + "};\n", "utf-8")
+    options = [*_LINK, f"-Wl,--version-script={script}", "-o", str(directory / "libascendcl.so")]
+    _run(["g++", *map(str, objects), *options])
 
 
 def _run(command: list[str]) -> None:

@@ -1,39 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bisheng: each source preprocessed, checked, its launches rewritten, and compiled for the host; then one link."""
+"""bisheng: each source preprocessed, checked, its launches rewritten, and compiled for the host; then one link.
+
+g++ compiles. clang, which the real one is, only reads: it judges conversions (conversions.py).
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from virtual_cann.cache import build_once
-from virtual_cann.compiler import device_code, launches
+from virtual_cann.compiler import conversions, device_code, launches, plugin, refusals
+from virtual_cann.compiler.clang import FrontEndError
 from virtual_cann.compiler.declarations import find_declarations
 from virtual_cann.compiler.options import Options, Source, UsageError, parse
-from virtual_cann.compiler.tokens import tokenize, without_marks
+from virtual_cann.compiler.tokens import Problem, tokenize, without_marks
 from virtual_cann.compiler.tree import Tree, find_tree
 
 VIRTUAL_CANN = Path(__file__).resolve().parents[1]
 BUILTINS = VIRTUAL_CANN / "include" / "bisheng_builtins.h"
+_BUILTINS_FOR_CLANG = VIRTUAL_CANN / "include" / "bisheng_builtins_for_clang.h"
 _HEADERS = (VIRTUAL_CANN / "include", VIRTUAL_CANN / "machine")  # not the user's, so not judged
 
-# A device object can only be linked by bisheng, which adds what registers the image. Here that is one symbol, with a
-# name that helps whoever meets it in another linker's message.
-_LINK_SYMBOL = "virtual_cann_link_with_bisheng"
+# A device object can only be linked by bisheng, which adds what registers the image, and one of -xcce only where the
+# command says --cce-fatobj-link or compiles it too. Here that is a symbol for each language, with a name that helps
+# whoever meets it in a linker's message.
+_LINK_SYMBOLS = {"asc": "virtual_cann_link_with_bisheng", "cce": "virtual_cann_link_with_cce_fatobj_link"}
 _REQUIRE_LINK = (
-    f'\nextern "C" __attribute__((visibility("hidden"))) char {_LINK_SYMBOL};'
-    f"\n[[gnu::used]] static const char* const virtual_cann_linked = &{_LINK_SYMBOL};\n"
+    '\nextern "C" __attribute__((visibility("hidden"))) char {0};'
+    "\n[[gnu::used]] static const char* const virtual_cann_linked = &{0};\n"
 )
-_PROVIDE_LINK = f'extern "C" {{ __attribute__((visibility("hidden"))) char {_LINK_SYMBOL} = 0; }}\n'
+_PROVIDE_LINK = 'extern "C" {{ __attribute__((visibility("hidden"))) char {0} = 0; }}\n'
 # What is kept of a compilation.
 _OBJECT, _SAID = "object.o", "stderr"
 
@@ -52,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         if "--version" in arguments[1:]:
             sys.stdout.write(version(tree))
             return 0
-        run(parse(arguments[1:], tree.generation), tree)
+        run(parse(arguments[1:], tree.generation, os.environ.get(refusals.VARIABLE, "")), tree)
     except UsageError as error:
         sys.stderr.write(f"bisheng: error: {error}\n")
         return 1
@@ -86,72 +93,141 @@ def run(options: Options, tree: Tree) -> None:
 
 def compile_source(options: Options, tree: Tree, source: Source, output: str, preprocessed: Path) -> None:
     standard = f"-std={options.standard or 'c++17'}"
-    command = ["g++", "-E", "-x", "c++", standard, *_predefined(source, tree), *options.preprocessor]
-    if source.language == "asc":
-        command += [argument for path in tree.include_dirs for argument in ("-isystem", str(path))]
+    command = ["g++", "-E", "-x", "c++", standard, *_preprocessing(options, tree, source, BUILTINS)]
     command += [*_depfile(options, output), "-o", str(preprocessed), source.path]
     sys.stderr.write(_run(command))
     if source.language != "c++":
-        text = preprocessed.read_text("utf-8", errors="surrogateescape")
-        preprocessed.write_text(translate(text, tree) + _REQUIRE_LINK, "utf-8", errors="surrogateescape")
+        text = translate(preprocessed.read_text("utf-8", errors="surrogateescape"), tree, source.language)
+        text += _REQUIRE_LINK.format(_LINK_SYMBOLS[source.language])
+        preprocessed.write_text(text, "utf-8", errors="surrogateescape")
     command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.host_compiler]
     # Without contraction, so that an expression has the same bits wherever it is inlined. Without symbols that a whole
     # process has once: clang, which bisheng is, makes none, and a library's next version would use the first one's.
     command += ["-ffp-contract=off", "-fno-gnu-unique", "-fPIC", "-pthread"]
-    compiled = _compiled_once(command, preprocessed, tree)
+    judge = partial(_judge_conversions, options, tree, source) if source.language != "c++" else None
+    compiled = _compiled_once(command, preprocessed, tree, judge)
     sys.stderr.write((compiled / _SAID).read_text("utf-8"))
     shutil.copyfile(compiled / _OBJECT, output)
 
 
-def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree) -> Path:
+def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree, judge: Callable[[], None] | None) -> Path:
     """A directory with the object and with what the compiler said, kept beside the trees: a test run compiles the same
-    kernels for a dozen purposes, half a minute each."""
+    kernels for a dozen purposes, half a minute each. What is there was judged."""
     compiler = shutil.which(command[0]) or ""
     status = os.stat(compiler) if compiler else None
     facts = (*command, compiler, str(status and (status.st_size, status.st_mtime_ns)), tree.content)
     key = hashlib.sha256(os.fsencode("\0".join(facts)) + b"\0" + preprocessed.read_bytes()).hexdigest()
 
     def compile_to(private: Path) -> None:
+        if judge is not None:
+            judge()
         said = _run([*command, "-o", str(private / _OBJECT), str(preprocessed)])
         (private / _SAID).write_text(said, "utf-8")
 
     return build_once(tree.root.parent.with_name("objects") / key[:32], None, compile_to)
 
 
-def translate(text: str, tree: Tree) -> str:
+def translate(text: str, tree: Tree, language: str) -> str:
     """Preprocessed Ascend C as C++ for the host. Raises CompileError with every problem that it has."""
-    ours = tuple(f"{directory}{os.sep}" for directory in (tree.root, *_HEADERS))
-
-    @functools.cache
-    def is_users(file: str) -> bool:
-        return not (file.startswith("<") or os.path.realpath(file).startswith(ours))
-
-    tokens = tokenize(text, is_users)
+    through_plugin = tree.generation == 8.5 and language == "asc"
+    tokens = tokenize(text, _users_files(tree))
     declarations = find_declarations(tokens)
-    rewritten, problems = launches.rewrite(text, tokens, declarations)
+    rewritten, problems = launches.rewrite(text, tokens, declarations, through_plugin)
     problems += device_code.check(tokens, declarations)
+    if through_plugin:
+        problems += plugin.unspelled_kernels(declarations)
     if problems:
-        raise CompileError("".join(f"{problem}\n" for problem in problems))
+        raise CompileError(_lines(problems))
     return without_marks(rewritten)
 
 
+def _judge_conversions(options: Options, tree: Tree, source: Source) -> None:
+    """Raises CompileError with every conversion that bisheng would refuse."""
+    # CUDA is the language with launches that clang knows. Of the host's compiler, clang takes the headers only.
+    arguments = ["-x", "cuda", "--cuda-host-only", "-nocudainc", "-nocudalib", "-ferror-limit=0", "-w"]
+    arguments += ["-Xclang", "-fcuda-allow-variadic-functions"]
+    arguments += [f"-std={options.standard or 'c++17'}", "-nostdinc", "-nostdinc++"]
+    arguments += [*_preprocessing(options, tree, source, _BUILTINS_FOR_CLANG)]
+    arguments += [word for path in _system_directories() for word in ("-isystem", str(path))]
+    try:
+        problems = conversions.check(
+            tree.libclang, source.path, arguments, _users_files(tree), _within(_system_directories())
+        )
+    except (OSError, FrontEndError) as error:
+        raise CompileError(
+            f"bisheng: error: the virtual CANN needs libclang to read {source.path}: {error}\n"
+        ) from error
+    if problems:
+        raise CompileError(_lines(problems))
+
+
+def _users_files(tree: Tree) -> Callable[[str], bool]:
+    is_others = _within([tree.root, *_HEADERS, *_system_directories()])
+    return lambda file: not (file.startswith("<") or is_others(file))
+
+
+def _within(directories: Sequence[Path]) -> Callable[[str], bool]:
+    prefixes = tuple(f"{os.path.realpath(path)}{os.sep}" for path in directories)
+
+    @functools.cache
+    def is_within(file: str) -> bool:
+        return os.path.realpath(file).startswith(prefixes)
+
+    return is_within
+
+
+@functools.cache
+def _system_directories() -> list[Path]:
+    """Where g++ looks for headers."""
+    said = _run(["g++", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull])
+    listed = said.partition("search starts here:\n#include <...>")[2].partition("\n")[2].partition("End of search")[0]
+    return [Path(line.strip()) for line in listed.splitlines()]
+
+
+def _lines(problems: Sequence[Problem]) -> str:
+    return "".join(f"{problem}\n" for problem in problems)
+
+
 def link(objects: Sequence[str], options: Options, tree: Tree, scratch: Path) -> None:
+    if problem := options.refusals.exceeded("link-units", len(objects) + len(options.objects)):
+        raise CompileError(f"bisheng: error: linker command failed: {problem}\n")
+    registered = options.device_languages or {"cce" if options.fatobj_link else "asc"}
     stub = scratch / "link.cpp"
-    stub.write_text(_PROVIDE_LINK, "utf-8")
-    command = ["g++", "-shared"] if options.shared else ["g++"]
+    stub.write_text("".join(_PROVIDE_LINK.format(_LINK_SYMBOLS[language]) for language in registered), "utf-8")
+    # gcc adds as little as a driver that adds nothing. What such a command forgot, the real linker leaves to whoever
+    # opens the library.
+    command = ["g++"] if options.adds_libraries else ["gcc", "-Wl,--no-undefined"]
+    command += ["-shared"] if options.shared else []
     command += ["-fPIC", "-pthread", *objects, *options.objects, str(stub), *options.linker]
-    command += [f"-L{tree.root / 'lib64'}", "-lascendcl", "-o", options.output or "a.out"]
-    sys.stderr.write(_run(command))
+    # The twin's Exp and Ln are the host's; a device's are no library's.
+    command += [f"-L{tree.root / 'lib64'}", "-lascendcl"] if options.adds_libraries else ["-lm"]
+    try:
+        sys.stderr.write(_run([*command, "-o", options.output or "a.out"]))
+    except CompileError as error:
+        raise CompileError(_as_lld_says(str(error))) from error
 
 
-def _predefined(source: Source, tree: Tree) -> list[str]:
+def _as_lld_says(text: str) -> str:
+    """Beside what GNU's linker says, the words by which people know the same of bisheng's."""
+    words = {"multiple definition of": "duplicate symbol", "undefined reference to": "undefined symbol"}
+    found = re.findall(rf"({'|'.join(words)}) `([^']+)'", text)
+    return "".join(f"ld.lld: error: {words[what]}: {symbol}\n" for what, symbol in dict.fromkeys(found)) + text
+
+
+def _preprocessing(options: Options, tree: Tree, source: Source, builtins: Path) -> list[str]:
+    """What decides which text the compiler reads."""
     if source.language == "c++":
-        return []
-    macros = ["__CCE_AICORE__=220", "__DAV_C220_VEC__=1", f"VIRTUAL_CANN_GENERATION={tree.generation}"]
-    if tree.generation >= 9:
-        macros += ["__NPU_ARCH__=2201", "__DAV_VEC__=1"]
+        return options.preprocessor
+    macros = ["__CCE_AICORE__=220", "__DAV_C220_VEC__=1"]
+    if tree.generation >= 8.5:
+        macros += ["__NPU_ARCH__=2201", "__DAV_VEC__=1", "VIRTUAL_CANN_KNOWS_ASC=1"]
+    if source.language == "asc":
+        macros += ["TILING_KEY_VAR=0", "L2_CACHE_HINT"]
     # The machine's headers, which the API's headers include.
-    return [*(f"-D{macro}" for macro in macros), "-include", str(BUILTINS), "-isystem", str(VIRTUAL_CANN)]
+    before = [*(f"-D{macro}" for macro in macros), "-include", str(builtins), "-isystem", str(VIRTUAL_CANN)]
+    adds_dirs = source.language == "asc" and "asc-dirs" not in options.refusals.forms
+    dirs = tree.include_dirs if adds_dirs else ()
+    return [*before, *options.preprocessor, *(word for path in dirs for word in ("-isystem", str(path)))]
 
 
 def _depfile(options: Options, output: str) -> list[str]:
@@ -166,7 +242,9 @@ def _depfile(options: Options, output: str) -> list[str]:
 def _run(command: Sequence[str]) -> str:
     """What the host's compiler said though it went well."""
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
+        done = subprocess.run(
+            command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
+        )
     except FileNotFoundError as error:
         raise CompileError("bisheng: error: the virtual CANN needs g++ on PATH\n") from error
     if done.returncode:

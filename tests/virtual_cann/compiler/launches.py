@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kernel<<<blocks, l2, stream>>>(arguments) becomes a call of virtual_cann::Launch (machine/launch.h)."""
+"""kernel<<<blocks, l2, stream>>>(arguments) becomes a call of a struct of machine/launch.h."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ class _Edit:
     text: str
 
 
-def rewrite(text: str, tokens: Sequence[Token], declarations: Declarations) -> tuple[str, list[Problem]]:
+def rewrite(
+    text: str, tokens: Sequence[Token], declarations: Declarations, through_plugin: bool
+) -> tuple[str, list[Problem]]:
     """The text with its launches rewritten, each line still where it was, and what is wrong with them."""
     kernels = {function.name for function in declarations.functions if "global" in function.marks}
+    launch = "PluginLaunch" if through_plugin else "Launch"
     edits: list[_Edit] = []
     problems: list[Problem] = []
     for index, token in enumerate(tokens):
         if token.text == "<<<":
-            found = _rewrite_one(text, tokens, index, kernels)
+            found = _rewrite_one(text, tokens, index, kernels, launch)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
@@ -36,7 +39,9 @@ def rewrite(text: str, tokens: Sequence[Token], declarations: Declarations) -> t
     return text, problems
 
 
-def _rewrite_one(text: str, tokens: Sequence[Token], opening: int, kernels: set[str]) -> list[_Edit] | Problem:
+def _rewrite_one(
+    text: str, tokens: Sequence[Token], opening: int, kernels: set[str], launch: str
+) -> list[_Edit] | Problem:
     place = tokens[opening].place
     end = _find_end(tokens, opening)
     first, name = _find_callee(tokens, opening)
@@ -63,7 +68,7 @@ def _rewrite_one(text: str, tokens: Sequence[Token], opening: int, kernels: set[
         _Edit(
             tokens[first].start,
             tokens[opening].end,
-            "\n" * callee.count("\n") + f'::virtual_cann::Launch{{"{kernel}", static_cast<unsigned int>(',
+            "\n" * callee.count("\n") + f'::virtual_cann::{launch}{{"{kernel}", static_cast<unsigned int>(',
         ),
         _Edit(pieces[0][-1].end, pieces[0][-1].end, ")"),
         _Edit(tokens[end].start, tokens[end + 2].end, "}.run"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bisheng's command line: what both generations accept, and what the one asked refuses."""
+"""bisheng's command line: what all generations accept, and what the one asked refuses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SOC_NAME = re.compile(r"Ascend910(B[1-4](C|-1)?|_93\d\d)")
-ARCHITECTURES_OF_GENERATION = {8: ("dav-c220", "dav-c220-vec"), 9: ("dav-2201", "dav-c220", "dav-c220-vec")}
-STANDARDS_OF_GENERATION = {8: ("c++17", "gnu++17"), 9: ("c++17", "gnu++17", "c++20", "gnu++20")}
+from virtual_cann.compiler import refusals
+from virtual_cann.compiler.refusals import Refusals
 
-# The compilers' own words for Ascend C, in both generations; everything else is for the host.
-_DEVICE_LANGUAGES = {"asc": "asc", "cce": "cce"}
+SOC_NAME = re.compile(r"Ascend910(B[1-4](C|-1)?|_93\d\d)")
+_C220 = ("dav-c220", "dav-c220-vec")
+ARCHITECTURES_OF_GENERATION = {8: _C220, 8.5: ("dav-2201", *_C220), 9: ("dav-2201", *_C220)}
+_CXX17 = ("c++17", "gnu++17")
+STANDARDS_OF_GENERATION = {8: _CXX17, 8.5: _CXX17, 9: (*_CXX17, "c++20", "gnu++20")}
+# Of 8.5, no public project passes --npu-arch beside -xcce.
+REFUSED_BY_GENERATION = {
+    8: frozenset({"asc", "xcce-npu-arch"}), 8.5: frozenset({"xcce-npu-arch"}), 9: frozenset[str](),
+}  # fmt: skip
+
+# The compilers' own words for Ascend C, in all generations; everything else is for the host.
+_DEVICE_LANGUAGES = frozenset({"asc", "cce"})
 _LANGUAGE_FLAGS = {
     "--asc-aicore-lang": "asc", "--cce-aicore-lang": "cce", "-xasc": "asc", "-xcce": "cce", "-xc++": "c++",
 }  # fmt: skip
@@ -58,14 +67,17 @@ class Source:
 
 @dataclass
 class Options:
-    generation: int
+    generation: float
+    refusals: Refusals
     sources: list[Source] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
     output: str | None = None
     compile_only: bool = False
     shared: bool = False
+    fatobj_link: bool = False
     standard: str | None = None
     architecture: str | None = None
+    npu_arch: bool = False  # whether it was named by --npu-arch
     soc: str | None = None
     core_type: str | None = None
     optimisation: str = "-O2"
@@ -78,15 +90,29 @@ class Options:
 
     @property
     def device_languages(self) -> set[str]:
-        return {source.language for source in self.sources if source.language in _DEVICE_LANGUAGES}
+        return {source.language for source in self.device_sources}
+
+    @property
+    def device_sources(self) -> list[Source]:
+        return [source for source in self.sources if source.language in _DEVICE_LANGUAGES]
+
+    @property
+    def adds_libraries(self) -> bool:
+        """Whether the driver links what kernels need of its own accord, or the user has to name all of it."""
+        cce = "cce" in self.device_languages or self.fatobj_link
+        return not cce and "asc-dirs" not in self.refusals.forms
 
     @property
     def wants_depfile(self) -> bool:
         return self.depfile is not None
 
 
-def parse(arguments: Sequence[str], generation: int) -> Options:
-    options = Options(generation)
+def parse(arguments: Sequence[str], generation: float, refused: str = "") -> Options:
+    """`refused` is VIRTUAL_CANN_REFUSES."""
+    try:
+        options = Options(generation, refusals.parse(refused, REFUSED_BY_GENERATION[generation]))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     language: str | None = None
     named_languages: set[str] = set()
     rest = iter(arguments)
@@ -95,8 +121,8 @@ def parse(arguments: Sequence[str], generation: int) -> Options:
             language = _LANGUAGE_FLAGS.get(argument) or _value(argument, "-x", rest)
             if language not in ("asc", "cce", "c++", "c"):
                 raise UsageError(f"language not recognized: '{language}'")
-            if language == "asc" and generation < 9:
-                raise UsageError("language not recognized: 'asc': this compiler is of CANN 8, which knows -xcce only")
+            if language == "asc" and "asc" in options.refusals.forms:
+                raise UsageError("language not recognized: 'asc': this compiler knows -xcce only")
             named_languages.add(language)
         elif not argument.startswith("-"):
             _add_input(options, argument, language)
@@ -111,8 +137,8 @@ def parse(arguments: Sequence[str], generation: int) -> Options:
 def _add_input(options: Options, path: str, language: str | None) -> None:
     suffix = Path(path).suffix
     if language is None and suffix == ".asc":
-        if options.generation < 9:
-            raise UsageError(f"'{path}': this compiler is of CANN 8, which does not know .asc: use -xcce and .cpp")
+        if "asc" in options.refusals.forms:
+            raise UsageError(f"'{path}': this compiler does not know .asc: use -xcce")
         language = "asc"
     if language is not None or suffix in _HOST_SUFFIXES:
         options.sources.append(Source(path, language or "c++"))
@@ -128,17 +154,17 @@ def _parse_option(options: Options, argument: str, rest: Iterator[str]) -> None:
         options.compile_only = True
     elif argument in ("-shared", "--shared"):
         options.shared = True
+    elif argument == "--cce-fatobj-link" and "fatobj-link" not in options.refusals.forms:
+        options.fatobj_link = True
     elif argument.startswith("-o"):
         options.output = _value(argument, "-o", rest)
     elif argument.startswith(("-std=", "--std=")):
         options.standard = argument.split("=", 1)[1]
     elif name == "--npu-arch":
-        if options.generation < 9:
-            raise UsageError("unknown argument: '--npu-arch': this compiler is of CANN 8: use --cce-aicore-arch")
-        options.architecture = _assigned(argument)
+        options.architecture, options.npu_arch = _assigned(argument), True
     elif name == "--cce-aicore-arch":
         options.architecture = _assigned(argument)
-    elif name == "--cce-soc-version":
+    elif name == "--cce-soc-version" and "soc" not in options.refusals.forms:
         options.soc = _assigned(argument)
     elif name == "--cce-soc-core-type":
         options.core_type = _assigned(argument)
@@ -185,6 +211,20 @@ def _check_files(options: Options) -> None:
         raise UsageError("cannot specify -o when generating multiple output files")
     if options.depfile and len(options.sources) > 1:
         raise UsageError("-MF names one file, and there are several sources")
+    if options.fatobj_link and (options.sources or options.compile_only):
+        raise UsageError("--cce-fatobj-link links objects of -xcce: compile each source with -c before")
+    _check_sizes(options)
+
+
+def _check_sizes(options: Options) -> None:
+    sources = options.device_sources
+    sizes = [Path(source.path).stat().st_size for source in sources]
+    exceeded = options.refusals.exceeded
+    problems = [exceeded("units", len(sources)), *(exceeded("bytes", size) for size in sizes)]
+    if problem := next(filter(None, problems), None):
+        raise UsageError(problem)
+    if "several-units" in options.refusals.forms and len(sources) > 1 and not options.compile_only:
+        raise UsageError(f"{len(sources)} device sources in one command that links: this compiler takes one")
 
 
 def _check_target(options: Options) -> None:
@@ -197,7 +237,11 @@ def _check_target(options: Options) -> None:
         )
     if "asc" in languages and (options.soc or options.core_type):
         raise UsageError("--cce-soc-version and --cce-soc-core-type go with -xcce; '-x asc' takes --npu-arch")
-    known = ARCHITECTURES_OF_GENERATION[options.generation]
+    if "asc" not in languages and options.npu_arch and "xcce-npu-arch" in options.refusals.forms:
+        raise UsageError("unknown argument: '--npu-arch': beside -xcce this compiler knows --cce-aicore-arch")
+    known = list(ARCHITECTURES_OF_GENERATION[options.generation])
+    if "vec" in options.refusals.forms:
+        known.remove("dav-c220-vec")
     if options.architecture is not None and options.architecture not in known:
         raise UsageError(f"architecture '{options.architecture}' is not one that is modelled: {', '.join(known)}")
     if options.soc is not None:

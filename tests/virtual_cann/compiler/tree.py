@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-DESCRIPTION = "virtual_cann.json"  # at the tree's root
+# At the tree's root:
+DESCRIPTION = "virtual_cann.json"
+LIBCLANG = "libclang.so"
 
 
 @dataclass(frozen=True)
 class Tree:
     root: Path
-    generation: int  # 8 or 9
+    generation: float  # 8, 8.5 or 9
     version: str
     content: str  # a hash of everything that the tree was made of
     include_dirs: tuple[Path, ...]  # what the driver adds for -x asc
+    libclang: Path
 
 
 def find_tree(program: str) -> Tree | None:
@@ -27,7 +30,9 @@ def find_tree(program: str) -> Tree | None:
         if description.is_file():
             facts = json.loads(description.read_text("utf-8"))
             include_dirs = tuple(directory / name for name in facts["include_dirs"])
-            return Tree(directory, facts["generation"], facts["version"], facts["content"], include_dirs)
+            return Tree(
+                directory, facts["generation"], facts["version"], facts["content"], include_dirs, directory / LIBCLANG
+            )
     return None
 
 

@@ -8,6 +8,7 @@
 #include "ascendc/compare_select.h"
 #include "ascendc/copy.h"
 #include "ascendc/copy_pad.h"
+#include "ascendc/create_vec_index.h"
 #include "ascendc/duplicate.h"
 #include "ascendc/events.h"
 #include "ascendc/gather.h"
@@ -20,3 +21,8 @@
 #include "ascendc/vector_scalar.h"
 #include "ascendc/vector_unary.h"
 #include "machine/launch.h"
+
+// As the real headers have it: a variable of each unit that is no inline one, unless the tiling key is said beforehand.
+#ifndef TILING_KEY_VAR
+uint64_t g_tilingKey;
+#endif

@@ -38,7 +38,7 @@ const uint8_t* Core::read(uint32_t address, uint32_t bytes) {
   state.touch_ub(address, bytes, false);
   if (state.pipe == Pipe::S) {
     ++state.counters.scalar_ub_accesses;
-    state.timelines.each([](Timeline& timeline, int) { timeline.scalar_access(false); });
+    state.timelines.each([](Timeline& timeline) { timeline.scalar_access(false); });
   }
   return state.ub.at(address);
 }
@@ -51,7 +51,7 @@ uint8_t* Core::write(uint32_t address, uint32_t bytes) {
   state.touch_ub(address, bytes, true);
   if (state.pipe == Pipe::S) {
     ++state.counters.scalar_ub_accesses;
-    state.timelines.each([](Timeline& timeline, int) { timeline.scalar_access(false); });
+    state.timelines.each([](Timeline& timeline) { timeline.scalar_access(false); });
   }
   return state.ub.at(address);
 }
@@ -69,7 +69,7 @@ const uint8_t* Core::gm_read(const void* pointer, uint64_t bytes) {
   if (state.pipe == Pipe::S) {
     ++state.counters.scalar_gm_accesses;
     const auto access = state.launch.caches.read(state.index, pointer, bytes);
-    state.timelines.each([&](Timeline& timeline, int) { timeline.scalar_access(access.miss); });
+    state.timelines.each([&](Timeline& timeline) { timeline.scalar_access(access.miss); });
     state.judge(access.fault);
   } else {
     state.judge(state.launch.caches.dma_read(pointer, bytes));
@@ -89,7 +89,7 @@ uint8_t* Core::gm_write(void* pointer, uint64_t bytes) {
   if (is_scalar) {
     ++state.counters.scalar_gm_accesses;
     const auto access = state.launch.caches.write(state.index, pointer, bytes, state.current);
-    state.timelines.each([&](Timeline& timeline, int) { timeline.scalar_access(access.miss); });
+    state.timelines.each([&](Timeline& timeline) { timeline.scalar_access(access.miss); });
     shared = access.fault && access.fault->rule == Rule::dcache_shared;
     state.judge(access.fault);
   } else {
@@ -107,7 +107,7 @@ void Core::vector_work(VectorClass kind, uint64_t repeats, const BankOperands& o
   state.counters.vector_repeats += repeats;
   const BankConflicts& conflicts = state.launch.banks.conflicts(operands);
   state.counters.bank_conflicts += conflicts;
-  state.timelines.each([&](Timeline& timeline, int) { timeline.vector_work(kind, repeats, conflicts.cycles); });
+  state.timelines.each([&](Timeline& timeline) { timeline.vector_work(kind, repeats, conflicts.cycles); });
 }
 
 void Core::transfer(uint64_t bytes, bool through_l2) {
@@ -120,7 +120,7 @@ void Core::transfer(uint64_t bytes, bool through_l2) {
     ++state.counters.dma_writes;
     state.counters.gm_bytes_written += bytes;
   }
-  state.timelines.each([&](Timeline& timeline, int) { timeline.transfer(state.pipe, bytes, through_l2); });
+  state.timelines.each([&](Timeline& timeline) { timeline.transfer(state.pipe, bytes, through_l2); });
 }
 
 void Core::violate(Rule rule, std::string expected, std::string got) {
@@ -141,6 +141,9 @@ uint32_t Core::allocate_ub(uint32_t bytes) {
        std::to_string(bytes) + " bytes behind " + std::to_string(state.ub.allocated()) + " that are taken");
 }
 
-void Core::reset_ub() { state_->ub.free_all(); }
+void Core::reset_pipe() {
+  state_->ub.free_all();
+  state_->events.give_all();
+}
 
 }  // namespace virtual_cann

@@ -68,13 +68,15 @@ class Core {
   void wait_flag(Pipe from, Pipe to, uint32_t id);
   void barrier(Pipe pipe);
   void barrier_all();
+  // The time that a pipe loses where the headers wait inside a call, and no page promises it: nothing is ordered.
+  void stall(Pipe pipe, Pipe on);
   void sync_all();
   void set_kernel_type(KernelType type);
 
   // -- UB and events, for TPipe and the queues
   // One call for each buffer: rounded up to whole blocks; address of the buffer.
   uint32_t allocate_ub(uint32_t bytes);
-  void reset_ub();                          // a new TPipe begins from address 0
+  void reset_pipe();                        // a new TPipe begins from address 0, and holds no events
   uint32_t take_event(Pipe from, Pipe to);  // the lowest id that is not held
   void give_event(Pipe from, Pipe to, uint32_t id);
 

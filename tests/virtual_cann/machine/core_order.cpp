@@ -21,7 +21,12 @@ void Core::set_flag(Pipe from, Pipe to, uint32_t id) {
     violate(Rule::event_set, "WaitFlag of " + event_name(from, to, id) + " before it is set again",
             "it is set, by " + describe(event.setter));
   }
-  event = {true, state.order.when_over(from), state.timelines.over(from), state.current};
+  if (!event.given)
+    violate(Rule::event_owner, "an event that AllocEventID or FetchEventID gave", event_name(from, to, id));
+  event.set = true;
+  event.clock = state.order.when_over(from);
+  event.moments = state.timelines.over(from);
+  event.setter = state.current;
 }
 
 void Core::wait_flag(Pipe from, Pipe to, uint32_t id) {
@@ -62,6 +67,10 @@ void Core::barrier_all() {
   state.gm.clear();
 }
 
+void Core::stall(Pipe pipe, Pipe on) {
+  if (!state_->launch.stopped) state_->timelines.wait(pipe, state_->timelines.over(on));
+}
+
 void Core::sync_all() {
   State& state = *state_;
   if (state.launch.stopped) return;
@@ -83,7 +92,7 @@ void Core::set_kernel_type(KernelType type) { state_->launch.type = type; }
 uint32_t Core::take_event(Pipe from, Pipe to) {
   State& state = *state_;
   if (state.launch.stopped) return 0;
-  if (const auto id = state.events.take(from, to)) return *id;
+  if (const auto id = state.events.take(from, to, state.current)) return *id;
   stop(Rule::event_ids, "at most " + std::to_string(kEventIds) + " events of " + pair_name(from, to) + " held",
        std::to_string(kEventIds + 1));
 }
@@ -91,7 +100,7 @@ uint32_t Core::take_event(Pipe from, Pipe to) {
 void Core::give_event(Pipe from, Pipe to, uint32_t id) {
   State& state = *state_;
   if (state.launch.stopped || state.events.give(from, to, id)) return;
-  violate(Rule::event_ids, "an event that AllocEventID gave", event_name(from, to, id));
+  violate(Rule::event_owner, "an event that AllocEventID gave", event_name(from, to, id) + ", which is not held");
 }
 
 void Core::clean_and_invalidate(const void* pointer, bool whole_cache) {

@@ -11,10 +11,10 @@ namespace virtual_cann {
 
 struct CoreTimes {
   Moments end{};
-  std::array<Cycles, kPipes> busy{};
+  std::array<Moments, kPipes> busy{};
 };
 
-Estimate estimate(const std::vector<CoreTimes>& cores, const Counters& total, KernelType type,
-                  const Hardware& hardware);
+// `moved`: bytes read and written by all cores.
+Estimates estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware);
 
 }  // namespace virtual_cann

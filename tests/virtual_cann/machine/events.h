@@ -17,28 +17,29 @@ struct Event {
   Clock clock{};      // what is over when the flag is set
   Moments moments{};  // when it is set
   Instruction setter;
+  bool held = false;
+  bool given = false;  // has been held: before that, the id is one that nobody was given
+  Instruction holder;
 };
 
 class Events {
  public:
-  Event& at(Pipe from, Pipe to, uint32_t id) { return pair(from, to).events[id]; }
-  std::optional<uint32_t> take(Pipe from, Pipe to);  // the lowest id that is not held
-  bool give(Pipe from, Pipe to, uint32_t id);        // false if it is not held
+  Event& at(Pipe from, Pipe to, uint32_t id) { return pair(from, to)[id]; }
+  // The lowest id that is not held.
+  std::optional<uint32_t> take(Pipe from, Pipe to, const Instruction& holder);
+  bool give(Pipe from, Pipe to, uint32_t id);  // false if it is not held
+  void give_all();
 
   template <class Visit>
-  void each_set(Visit&& visit) const {
+  void each(Visit&& visit) const {
     for (int from = 0; from < kPipes; ++from)
       for (int to = 0; to < kPipes; ++to)
         for (uint32_t id = 0; id < kEventIds; ++id)
-          if (const Event& event = pairs_[from][to].events[id]; event.set)
-            visit(static_cast<Pipe>(from), static_cast<Pipe>(to), id, event);
+          visit(static_cast<Pipe>(from), static_cast<Pipe>(to), id, pairs_[from][to][id]);
   }
 
  private:
-  struct Pair {
-    std::array<Event, kEventIds> events;
-    std::array<bool, kEventIds> held{};
-  };
+  using Pair = std::array<Event, kEventIds>;
   Pair& pair(Pipe from, Pipe to) { return pairs_[static_cast<size_t>(from)][static_cast<size_t>(to)]; }
 
   std::array<std::array<Pair, kPipes>, kPipes> pairs_;

@@ -16,6 +16,7 @@ struct Hardware {
   double hertz;           // clock of a vector core
   uint64_t hbm_bytes;
   uint64_t l2_bytes;
+  double hbm_share;  // of the rate of HBM in rates.h
 };
 
 // Null if no chip that we know has this name.

@@ -15,13 +15,16 @@ struct KernelLaunch {
   std::string kernel;
   uint32_t blocks;
   std::function<void()> body;  // runs the kernel once, for the core that is current
+  bool through_plugin = false;
 };
 
-// Puts the launch on the stream. The runtime defines it; like the real launch it returns nothing, and its errors are
-// the thread's last error and the stream's.
+// Puts the launch on the stream. The runtime defines it; like the real launch it returns nothing. Where it is refused,
+// its error is the thread's last one and the device's; of a launch through CANN 8.5's plugin it is printed, and that is
+// all, as on a board after the plugin's registration of the library failed.
 void enqueue_kernel(KernelLaunch launch, void* stream);
 
-struct Launch {
+template <bool kThroughPlugin>
+struct LaunchBy {
   const char* kernel;
   uint32_t blocks;
   void* l2_control;
@@ -31,8 +34,10 @@ struct Launch {
   template <class... Parameters, class... Arguments>
   void run(void (*function)(Parameters...), Arguments&&... arguments) const {
     std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);
-    enqueue_kernel({kernel, blocks, [function, copies] { std::apply(function, copies); }}, stream);
+    enqueue_kernel({kernel, blocks, [function, copies] { std::apply(function, copies); }, kThroughPlugin}, stream);
   }
 };
+using Launch = LaunchBy<false>;
+using PluginLaunch = LaunchBy<true>;
 
 }  // namespace virtual_cann

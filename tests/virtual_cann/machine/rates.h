@@ -1,60 +1,111 @@
 // SPDX-License-Identifier: Apache-2.0
-// What instructions cost. The numbers are frozen: a change of one changes every estimate that was ever compared.
+// What instructions cost. The values are frozen: a change of one changes every estimate that was ever compared. What is
+// not known for sure is a range, and an estimate is given at its ends too.
 //
 // README is that of the published sample add_high_performance: x + y of 8192 x 8192 halves in seven cases, measured on
-// an A2 of 48 vector cores at 1.85 GHz. Where it gives no rate itself, the rate follows from its times.
+// an A2 of 48 vector cores at 1.85 GHz. Where it gives no rate itself, the rate follows from its times. RMSNorm is a
+// published set of constants that were measured for an add and RMSNorm on 40 vector cores of a chip that it does not
+// name. fla is pull request 942 of flash-linear-attention: elementwise operators of three sizes on an Atlas 800T A3.
 #pragma once
+
+#include <array>
+#include <cstddef>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "core.h"
 
 namespace virtual_cann {
 
 struct Rate {
+  const char* name;
   double value;
+  double fast;  // the end of the range at which kernels take least time, and that at which they take most
+  double slow;
   const char* unit;
-  bool documented;  // by a page or a published measurement; a guess is varied to show what it decides
+  bool documented;  // by a page or a published measurement; a guess has half and double for its range
   const char* source;
+  const char* moves_with = nullptr;  // the rate with which it makes one range, and which moves where this one does
 };
 
-// -- device memory, shared by all cores that run
-inline constexpr Rate kHbm = {1.6e12, "bytes/s", true, "L2 Cache tiling: GM; README case 4, through the L2: 1.607e12"};
-// Writes that the L2 takes up cost HBM nothing while reads go round the L2. Then this limits both together.
-inline constexpr Rate kReadAndWrite = {2.3456e12, "bytes/s", true, "README case 6; MTE3 alone in cases 2 and 3"};
+inline constexpr Rate kRates[] = {
+    // -- device memory, shared by all cores that run
+    // Of a launch whose copies move more than half of the L2, times the chip's share of it (hardware.cpp).
+    {"hbm", 1.6e12, 1.6e12, 0.98e12, "bytes/s", true,
+     "L2 Cache tiling: GM; README case 4, through the L2: 1.607e12; RMSNorm: 1.41e12 of 132 MB, 0.98e12 of 2.5 GB"},
+    // Of a launch that moves no more, and may find it in the L2.
+    {"l2", 1.6e12, 2.0e12, 1.6e12, "bytes/s", true, "as hbm; RMSNorm: 1.95e12 to 2.05e12 of 30 to 80 MB"},
+    // Writes that the L2 takes up cost HBM nothing while reads go round the L2. Then this limits both together.
+    {"read_and_write", 2.3456e12, 2.3456e12, 2.3456e12, "bytes/s", true, "README case 6; MTE3 alone in cases 2 and 3"},
 
-// -- DMA of one core
-inline constexpr Rate kDma = {32, "bytes/cycle", true, "platform configuration: DDR read and write rate of a core"};
-// Two reads in a row, and a pause: README cases 1, 2 and 3 took 379, 631 and 2160 ns for what takes 277, 492 and 1966
-// ns at the rates above.
-// It is of reads only: MTE3 took 159 and 667 ns for what takes 167 and 669.
-inline constexpr Rate kReadLatency = {190, "cycles", true, "README case 1: 0.10 us; 0.14 and 0.19 when all cores read"};
+    // -- DMA of one core
+    {"dma", 32, 32, 32, "bytes/cycle", true, "platform configuration: DDR read and write rate of a core"},
+    {"dma_of_l2", 32, 64, 32, "bytes/cycle", true, "as dma; platform configuration: 110 out of the L2, 64 out of UB",
+     "l2"},
+    // A copy takes as long as if it had so many bytes more.
+    {"short_copy", 0, 0, 3072, "bytes", true, "RMSNorm: 1, 2 and 4 KB at 25, 44 and 62 % of the rate"},
+    // Two reads in a row, and a pause: README cases 1, 2 and 3 took 379, 631 and 2160 ns for what takes 277, 492 and
+    // 1966 ns at the rates above.
+    // It is of reads only: MTE3 took 159 and 667 ns for what takes 167 and 669.
+    {"read_latency", 190, 190, 350, "cycles", true, "README case 1: 0.10 us; 0.14 and 0.19 when all cores read"},
 
-// -- vector instructions: cycles to begin one, then cycles a repeat
-// An Add of r repeats took 22 + r cycles in case 6, and 22 + 2r in cases 1, 2 and 5, where x and y share bank groups.
-inline constexpr Rate kVectorStart = {22, "cycles", true, "README cases 1, 2, 5 and 6"};
-inline constexpr Rate kBankConflict = {1, "cycles/conflict", true,
-                                       "README cases 5 and 6; README of bank_conflict_ub: 0.8 to 1.4"};
-inline constexpr Rate kVector[] = {
+    // -- vector instructions: cycles to begin one, then cycles a repeat
+    // An Add of r repeats took 22 + r cycles in case 6, and 22 + 2r in cases 1, 2 and 5, where x and y share bank
+    // groups.
+    {"vector_start", 22, 22, 22, "cycles", true, "README cases 1, 2, 5 and 6"},
+    {"bank_conflict", 1, 0.8, 1.4, "cycles/conflict", true,
+     "README cases 5 and 6; README of bank_conflict_ub: 0.8 to 1.4"},
     // in the order of VectorClass
-    {1, "cycles/repeat", true, "simple; README: 128 halves a cycle"},
-    {1, "cycles/repeat", false, "cast: moves no more than a simple one"},
-    {4, "cycles/repeat", false, "exp"},
-    {4, "cycles/repeat", false, "ln"},
-    {4, "cycles/repeat", false, "divide"},
-    {2, "cycles/repeat", false, "reduce; Choose instructions of low latency: slower than an Add"},
-    {1, "cycles/repeat", false, "compare: moves no more than a simple one"},
-    {1, "cycles/repeat", false, "select: moves no more than a simple one"},
-    {16, "cycles/repeat", false, "gather: a row of the UB for every few elements"},
-    {1, "cycles/repeat", false, "copy: moves no more than a simple one"},
+    {"simple", 1, 1, 1, "cycles/repeat", true, "README: 128 halves a cycle"},
+    {"cast", 1, 0.5, 2, "cycles/repeat", false, "moves no more than a simple one"},
+    {"exp", 4, 2, 8, "cycles/repeat", false, "no page"},
+    {"ln", 4, 2, 8, "cycles/repeat", false, "no page"},
+    {"divide", 4, 2, 8, "cycles/repeat", false, "no page"},
+    {"reduce", 2, 1, 4, "cycles/repeat", false, "Choose instructions of low latency: slower than an Add"},
+    {"compare", 1, 0.5, 2, "cycles/repeat", false, "moves no more than a simple one"},
+    {"select", 1, 0.5, 2, "cycles/repeat", false, "moves no more than a simple one"},
+    {"gather", 16, 8, 32, "cycles/repeat", false, "a row of the UB for every few elements"},
+    {"copy", 1, 0.5, 2, "cycles/repeat", false, "moves no more than a simple one"},
+
+    // -- scalar unit
+    {"issue", 3, 1.5, 6, "cycles", false, "README case 1: 26 cycles for a loop of some ten instructions"},
+    {"scalar_access", 11, 11, 11, "cycles", true, "README case 0: 34 cycles for 2 GetValue, a sum, a SetValue"},
+    {"cache_miss", 190, 95, 380, "cycles", false, "the latency of a read by DMA"},
+
+    // -- launch: the larger of what any number of cores costs, and of what grows with those that it takes
+    {"launch", 0, 1.7, 2.8, "us", true, "RMSNorm: 1.7 on any number of cores; fla: 2.8"},
+    {"launch_on_cores", 12.9, 0, 12.9, "us on all", true, "README cases 4 to 6: task less MTE2 time, 11.7 to 13.5",
+     "launch"},
+    {"launch_mix_on_cores", 20.5, 0, 20.5, "us on all", true, "Analyse performance data: 20 to 21 us", "launch"},
 };
+constexpr size_t kRateCount = std::size(kRates);
 
-// -- scalar unit
-inline constexpr Rate kIssue = {3, "cycles", false, "README case 1: 26 cycles for a loop of some ten instructions"};
-inline constexpr Rate kScalarAccess = {11, "cycles", true,
-                                       "README case 0: 34 cycles for 2 GetValue, a sum, a SetValue"};
-inline constexpr Rate kCacheMiss = {190, "cycles", false, "the latency of a read by DMA"};
+using Rates = std::array<double, kRateCount>;
 
-// -- launch, with all cores
-inline constexpr Rate kLaunchVector = {12.9, "us", true, "README cases 4 to 6: task less MTE2 time, 11.7 to 13.5"};
-inline constexpr Rate kLaunchMix = {20.5, "us", true, "Analyse performance data: 20 to 21 us"};
+constexpr size_t rate_named(std::string_view name) {
+  size_t index = 0;
+  while (name != kRates[index].name) ++index;  // beyond the table: no constant, so that it does not compile
+  return index;
+}
+
+// What an estimate assumes. First the table, then all rates at their fast and all at their slow ends, then each range
+// alone at either end that is not the table's value.
+struct Assumption {
+  std::string name;  // "table", "fast", "slow", "exp fast", ...
+  Rates rates;
+};
+const std::vector<Assumption>& assumptions();
+
+// How many there are, for what has one moment of each.
+constexpr size_t count_assumptions() {
+  size_t count = 3;
+  for (const Rate& rate : kRates) {
+    if (rate.moves_with == nullptr) count += (rate.fast != rate.value) + (rate.slow != rate.value);
+  }
+  return count;
+}
+constexpr size_t kAssumptions = count_assumptions();
 
 }  // namespace virtual_cann

@@ -72,13 +72,10 @@ std::string to_json(const Counters& counters) {
 }
 
 std::string to_json(const Estimate& estimate) {
-  std::string busy;
+  std::string json = member("microseconds", number(estimate.microseconds));
   for (int pipe = 0; pipe < kPipes; ++pipe)
-    busy += (busy.empty() ? "" : ", ") + member(pipe_name(static_cast<Pipe>(pipe)), number(estimate.busy[pipe]));
-  return "{" + member("microseconds", number(estimate.microseconds)) + ", " +
-         member("with_half_rates", number(estimate.with_half_rates)) + ", " +
-         member("with_double_rates", number(estimate.with_double_rates)) + ", " + member("busy", "{" + busy + "}") +
-         "}";
+    json += ", " + member(pipe_name(static_cast<Pipe>(pipe)), number(estimate.busy[pipe]));
+  return member(estimate.assumption.c_str(), "{" + json + "}");
 }
 
 }  // namespace
@@ -117,9 +114,10 @@ std::string Report::message() const {
 std::string Report::json() const {
   const auto convert = [](const auto& item) { return to_json(item); };
   return "{" + member("kernel", quoted(kernel)) + ", " + member("blocks", number(uint64_t{blocks})) + ", " +
+         member("blocks_run", number(uint64_t{blocks_run})) + ", " +
          member("violations", "[" + list(violations, convert) + "]") + ", " + member("exception", quoted(exception)) +
          ", " + member("total", to_json(total())) + ", " + member("cores", "[" + list(cores, convert) + "]") + ", " +
-         member("estimate", to_json(estimate)) + "}";
+         member("estimates", "{" + list(estimates, convert) + "}") + "}";
 }
 
 }  // namespace virtual_cann

@@ -47,22 +47,22 @@ struct Counters {
   uint64_t barriers = 0;
 };
 
-// Microseconds, by the rate table of timeline.h, and by the same table with every rate that no page documents halved
-// and doubled.
+// Microseconds, under one of the assumptions that rates.h makes of its table.
 struct Estimate {
+  std::string assumption;  // "table", "fast", "slow", "exp fast", ...
   double microseconds;
-  double with_half_rates;
-  double with_double_rates;
   std::array<double, 4> busy;  // how long S, V, MTE2 and MTE3 of the slowest core are at work
 };
+using Estimates = std::vector<Estimate>;
 
 struct Report {
   std::string kernel;
   uint32_t blocks;
+  uint32_t blocks_run = 0;  // all of them, unless run.h was asked for fewer
   std::vector<Violation> violations;
   std::string exception;  // what the kernel threw, which no kernel may; empty if it did not
   std::vector<Counters> cores;
-  Estimate estimate;
+  Estimates estimates;
 
   bool failed() const { return !violations.empty() || !exception.empty(); }
   Counters total() const;

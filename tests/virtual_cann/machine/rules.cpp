@@ -15,6 +15,8 @@ const char* rule_name(Rule rule) {
     NAME(ub_uninitialised);
     NAME(gm_bounds);
     NAME(gm_alignment);
+    NAME(one_pipe);
+    NAME(queue_buffers);
     NAME(queue_alloc);
     NAME(queue_enqueue);
     NAME(queue_dequeue);
@@ -27,6 +29,7 @@ const char* rule_name(Rule rule) {
     NAME(event_set);
     NAME(event_leftover);
     NAME(event_ids);
+    NAME(event_owner);
     NAME(barrier_pipe);
     NAME(repeat_limit);
     NAME(mask_limit);
@@ -34,6 +37,7 @@ const char* rule_name(Rule rule) {
     NAME(overlap);
     NAME(type);
     NAME(cast_mode);
+    NAME(shift_limit);
     NAME(copy_length);
     NAME(pad_block);
     NAME(pad_padding);

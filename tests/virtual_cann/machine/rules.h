@@ -6,12 +6,14 @@ namespace virtual_cann {
 
 enum class Rule {
   ub_capacity,       // all buffers fit the UB that a kernel may use
-  ub_buffers,        // at most 64 buffers
+  ub_buffers,        // 1 to 64 buffers, and none of 0 bytes
   ub_bounds,         // an access lies inside the buffer it was given
   ub_alignment,      // vector and DMA operands begin at 32 bytes
   ub_uninitialised,  // nothing is read before it was written
   gm_bounds,         // an access lies inside live device memory, and inside the size given to SetGlobalBuffer
   gm_alignment,      // DataCopy's operand in GM begins at a multiple of its element's size
+  one_pipe,          // one TPipe at a time, and there is one where GetTPipePtr asks for it
+  queue_buffers,     // at most 8 buffers in all queues of one position, but for queues after FreeAllEvent
   queue_alloc,       // AllocTensor finds a free buffer
   queue_enqueue,     // EnQue takes a tensor that AllocTensor of this queue gave, and not more than the depth
   queue_dequeue,     // DeQue finds an enqueued tensor
@@ -24,6 +26,7 @@ enum class Rule {
   event_set,         // SetFlag of an event that is clear
   event_leftover,    // no event is set at the end: it would let the next kernel through
   event_ids,         // at most 8 events of one pair of pipes
+  event_owner,       // an event is one that AllocEventID or FetchEventID gave; what the first gave, goes back once
   barrier_pipe,      // PipeBarrier of a pipe that has one
   repeat_limit,      // 0 to 255 repeats
   mask_limit,        // a mask has lanes for the type, and at least one
@@ -31,7 +34,8 @@ enum class Rule {
   overlap,           // operands coincide or lie apart
   type,              // the instruction exists for this type
   cast_mode,         // the conversion exists with this rounding
-  copy_length,       // DataCopy moves whole blocks of 32 bytes
+  shift_limit,       // a shift by at most the width of the type
+  copy_length,       // DataCopy moves whole blocks of 32 bytes, and at least one
   pad_block,         // DataCopyPad: block count, length and strides fit their fields
   pad_padding,       // DataCopyPad: padding fits 32 bytes, and its value the type
   compare_length,    // Compare covers whole repeats

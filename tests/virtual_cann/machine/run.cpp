@@ -24,14 +24,19 @@ struct RunningCore {
 class Run {
  public:
   Run(const KernelLaunch& launch, const Hardware& hardware, const FindRegion& find_region, Options options)
-      : launch_(launch), state_(launch, hardware, find_region, options), times_(launch.blocks) {
+      : launch_(launch),
+        every_nth_(options.every_nth),
+        state_(launch, hardware, find_region, options),
+        times_(launch.blocks) {
     report_.kernel = launch.kernel;
     report_.blocks = launch.blocks;
     report_.cores.resize(launch.blocks);
   }
 
   Report run() {
-    for (uint32_t index = 0; index < launch_.blocks && !state_.stopped; ++index) {
+    const uint32_t first = (launch_.blocks - 1) % every_nth_;
+    for (uint32_t index = first; index < launch_.blocks && !state_.stopped; index += every_nth_) {
+      ++report_.blocks_run;
       RunningCore core = start(index);
       resume(core);
       retire_or_keep(std::move(core));
@@ -39,7 +44,7 @@ class Run {
     while (!waiting_.empty() && !state_.stopped) sync_all();
     release();  // if the launch was stopped, those that wait unwind
     report_.violations = state_.verdicts.take();
-    report_.estimate = estimate(times_, report_.total(), state_.type, state_.hardware);
+    report_.estimates = estimate(times_, bytes_moved(), state_.type, state_.hardware);
     return std::move(report_);
   }
 
@@ -93,6 +98,12 @@ class Run {
     free_ub_.push_back(std::move(running.ub));
   }
 
+  // By all blocks, as if those that were left out were like those that ran.
+  double bytes_moved() const {
+    const Counters total = report_.total();
+    return static_cast<double>(total.gm_bytes_read + total.gm_bytes_written) * launch_.blocks / report_.blocks_run;
+  }
+
   // All cores that are left wait for each other.
   void sync_all() {
     if (waiting_.size() < launch_.blocks) {
@@ -105,7 +116,7 @@ class Run {
     Moments last{};
     for (RunningCore& running : waiting_) {
       const Moments over = running.core->state().timelines.all_over();
-      for (int i = 0; i < kEstimates; ++i) last[i] = std::max(last[i], over[i]);
+      for (size_t i = 0; i < kTimelines; ++i) last[i] = std::max(last[i], over[i]);
     }
     for (RunningCore& running : waiting_) running.core->state().timelines.wait_all(last);
     state_.races.sync_all();
@@ -121,6 +132,7 @@ class Run {
   }
 
   const KernelLaunch& launch_;
+  const uint32_t every_nth_;
   LaunchState state_;
   Report report_;
   std::vector<CoreTimes> times_;

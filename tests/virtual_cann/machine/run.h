@@ -21,6 +21,7 @@ using FindRegion = std::function<bool(const void* pointer, GmRegion* region)>;
 
 struct Options {
   bool auto_sync = false;  // judge as if the compiler had inserted what --cce-auto-sync inserts
+  uint32_t every_nth = 1;  // block runs, the last among them; of the others nothing is computed, counted or judged
 };
 
 // The body runs for core 0, 1, ... in turn, each to its end or to its next SyncAll: the result is the same every time.

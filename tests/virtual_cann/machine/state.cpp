@@ -39,7 +39,7 @@ void Core::State::record(const Instruction& instruction, Pipe on, AtomicMode ato
   pipe = on;
   order.issue(pipe);
   history.record(order.now(), current);
-  timelines.each([&](Timeline& timeline, int) { timeline.issue(pipe); });
+  timelines.each([&](Timeline& timeline) { timeline.issue(pipe); });
 }
 
 void Core::State::violate(Rule rule, std::string expected, std::string got) {
@@ -58,10 +58,17 @@ void Core::State::at_end(AtomicMode atomic) {
     current = atomic_setter;
     violate(Rule::atomic_leftover, "SetAtomicNone before the kernel ends", "DMA still adds");
   }
-  events.each_set([&](Pipe from, Pipe to, uint32_t id, const Event& event) {
-    current = event.setter;
-    violate(Rule::event_leftover, "WaitFlag of " + event_name(from, to, id) + " before the kernel ends",
-            "it is set: the next kernel would pass a wait for it");
+  events.each([&](Pipe from, Pipe to, uint32_t id, const Event& event) {
+    if (event.set) {
+      current = event.setter;
+      violate(Rule::event_leftover, "WaitFlag of " + event_name(from, to, id) + " before the kernel ends",
+              "it is set: the next kernel would pass a wait for it");
+    }
+    if (event.held) {
+      current = event.holder;
+      violate(Rule::event_owner, "ReleaseEventID of " + event_name(from, to, id) + " before the kernel ends",
+              "it is still held");
+    }
   });
   launch.caches.drop(index, [&](const Instruction& setter) {
     current = setter;

@@ -14,14 +14,16 @@
 namespace virtual_cann {
 
 using Cycles = double;
-// By the table, with half of every guessed rate, and with double.
-constexpr int kEstimates = 3;
-using Moments = std::array<Cycles, kEstimates>;
+// Of each assumption about the rates, for a launch that moves more than the L2 keeps for it and for one that does not:
+// which of the two a launch is, is known when it is over.
+constexpr size_t kTimelines = 2 * kAssumptions;
+constexpr size_t timeline_of(size_t assumption, bool in_l2) { return 2 * assumption + in_l2; }
+using Moments = std::array<Cycles, kTimelines>;
 
 class Timeline {
  public:
-  // `running` cores share the device memory; a guessed cost is multiplied by `guess`.
-  Timeline(const Hardware& hardware, uint32_t running, double guess);
+  // `running` cores share the device memory.
+  Timeline(const Hardware& hardware, uint32_t running, const Rates& rates, bool in_l2);
 
   void issue(Pipe pipe);
   void vector_work(VectorClass kind, uint64_t repeats, uint64_t conflicts);  // cycles lost to bank conflicts
@@ -39,15 +41,15 @@ class Timeline {
   Cycles& at(Pipe pipe) { return time_[static_cast<size_t>(pipe)]; }
   Cycles& busy(Pipe pipe) { return busy_[static_cast<size_t>(pipe)]; }
   void work(Pipe pipe, Cycles cycles);
-  double cost(const Rate& rate) const { return rate.documented ? rate.value : rate.value * guess_; }
 
-  double dma_rate(const Rate& memory) const;  // of one pipe alone, in bytes a cycle
-
-  double hertz_;
+  const Rates& rates_;
   double l2_bytes_;
   uint32_t running_;
-  double guess_;
-  MemoryShare hbm_;
+  // Bytes a cycle: a core's share of the memory, and what each of its pipes does at most.
+  double memory_;
+  double reading_;
+  double writing_;
+  MemoryShare memory_share_;
   double read_ = 0;  // bytes
   double read_through_l2_ = 0;
   double written_ = 0;
@@ -56,20 +58,19 @@ class Timeline {
   std::array<Cycles, kPipes> busy_{};
 };
 
-// The same for each of the estimates.
 class Timelines {
  public:
   Timelines(const Hardware& hardware, uint32_t running);
 
   template <class Change>
   void each(Change&& change) {
-    for (int i = 0; i < kEstimates; ++i) change(timelines_[i], i);
+    for (Timeline& timeline : timelines_) change(timeline);
   }
   Moments over(Pipe pipe) const;
   Moments all_over() const;
   void wait(Pipe pipe, const Moments& until);
   void wait_all(const Moments& until);
-  const std::array<Cycles, kPipes>& busy() const { return timelines_[0].busy(); }
+  std::array<Moments, kPipes> busy() const;
 
  private:
   std::vector<Timeline> timelines_;

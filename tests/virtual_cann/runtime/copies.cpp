@@ -3,8 +3,8 @@
 // memory may have been freed in between.
 #include <cstring>
 
+#include "capture.h"
 #include "memory.h"
-#include "streams.h"
 
 namespace virtual_cann {
 namespace {
@@ -56,6 +56,13 @@ struct Copy {
     }
   }
 
+  // What is captured is copied again at each run: by hardware, which host memory that is not pinned keeps out.
+  void check_capturable(Capture& capture) const {
+    if ((to_side == Side::host && !is_pinned(to)) || (from_side == Side::host && !is_pinned(from))) {
+      capture.refuse(ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC, "a copy of host memory that is not of aclrtMallocHost");
+    }
+  }
+
   void run() const {
     RegionHold to_hold, from_hold;
     if (to_side == Side::device) to_hold = require_region(to, bytes, "destination");
@@ -87,6 +94,7 @@ extern "C" {
 aclError aclrtMemcpy(void* to, size_t room, const void* from, size_t bytes, aclrtMemcpyKind kind) {
   return api(__func__, [&] {
     check_current_device();
+    require_no_capture_forbids("aclrtMemcpy");
     Copy(to, room, from, bytes, kind).run();
   });
 }
@@ -95,12 +103,15 @@ aclError aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t bytes,
                           aclrtStream stream) {
   return api(__func__, [&] {
     Copy copy(to, room, from, bytes, kind);
-    live_stream(stream)->enqueue("aclrtMemcpyAsync", [copy] { copy.run(); });
+    std::shared_ptr<Stream> queue = live_stream(stream);
+    if (const std::shared_ptr<Capture> capture = queue->capture()) copy.check_capturable(*capture);
+    queue->enqueue("aclrtMemcpyAsync", [copy] { copy.run(); });
   });
 }
 
 aclError aclrtMemset(void* to, size_t room, int32_t value, size_t bytes) {
   return api(__func__, [&] {
+    require_no_capture_forbids("aclrtMemset");
     check_fill(to, room, bytes);
     fill(to, value, bytes);
   });

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 
+#include "core_limits.h"
 #include "errors.h"
 
 namespace virtual_cann {
@@ -13,6 +14,7 @@ class Device {
  public:
   explicit Device(int id) : id(id) {}
   const int id;
+  CoreLimits limits;
 
   void lose();
   bool lost() const;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <sstream>
+#include <utility>
 
 #include "devices.h"
 
@@ -51,16 +52,19 @@ using namespace virtual_cann;
 
 extern "C" {
 
-// The text of this thread's last error. Unlike the real one it is given as often as it is asked for: torch_npu asks
-// twice for an error of its queue, and shows the second answer.
-const char* aclGetRecentErrMsg() { return recent_message.empty() ? nullptr : recent_message.c_str(); }
+// The text of this thread's last error, which is gone by being given.
+const char* aclGetRecentErrMsg() {
+  thread_local std::string given;
+  given = std::exchange(recent_message, "");
+  return given.empty() ? nullptr : given.c_str();
+}
 
-aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return last_error; }
+aclError aclrtPeekAtLastError(aclrtLastErrLevel level) {
+  return level == ACL_RT_THREAD_LEVEL ? last_error : ACL_ERROR_INVALID_PARAM;
+}
 
-aclError aclrtGetLastError(aclrtLastErrLevel) {
-  aclError error = last_error;
-  last_error = ACL_SUCCESS;
-  return error;
+aclError aclrtGetLastError(aclrtLastErrLevel level) {
+  return level == ACL_RT_THREAD_LEVEL ? std::exchange(last_error, ACL_SUCCESS) : ACL_ERROR_INVALID_PARAM;
 }
 
 }  // extern "C"

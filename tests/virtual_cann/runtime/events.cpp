@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <map>
 
+#include "capture.h"
 #include "streams.h"
 
 namespace virtual_cann {
@@ -16,10 +17,14 @@ using Clock = std::chrono::steady_clock;
 // a queue for each device, and the wait may come through its own before the record through another.
 class Event {
  public:
+  explicit Event(uint32_t flags) : external_((flags & ACL_EVENT_EXTERNAL) != 0) {}
+
   void record(Stream& stream, const std::shared_ptr<Event>& self) {
+    if (const std::shared_ptr<Capture> capture = stream.capture()) return record_in(*capture, stream);
     uint64_t number;
     {
       std::lock_guard lock(mutex_);
+      captured_.reset();
       number = ++made_;
     }
     try {
@@ -31,11 +36,18 @@ class Event {
   }
 
   void make_wait(Stream& stream, const std::shared_ptr<Event>& self) {
+    if (const std::optional<Captured> captured = active_capture()) {
+      return captured->capture->wait(stream, captured->progress);
+    }
+    if (const std::shared_ptr<Capture> capture = stream.capture()) {
+      capture->refuse(ACL_ERROR_RT_CAPTURE_DEPENDENCY, "a wait for an event that was recorded outside of the capture");
+    }
     uint64_t number = std::max<uint64_t>(made(), 1);
     stream.enqueue_event([self, number] { self->wait(number); });
   }
 
   void synchronize() {
+    check_not_captured("synchronise of an event");
     uint64_t number = made();
     if (number == 0)
       throw Error(ACL_ERROR_RT_PARAM_INVALID, "the event was never recorded: the wait would have no end");
@@ -50,11 +62,13 @@ class Event {
   }
 
   bool complete() {
+    check_not_captured("query of an event");
     std::lock_guard lock(mutex_);
     return completed_ == made_;
   }
 
   Clock::time_point time() {
+    check_not_captured("time of an event");
     std::lock_guard lock(mutex_);
     if (made_ == 0) throw Error(ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID, "the event was never recorded");
     if (completed_ != made_) throw Error(ACL_ERROR_RT_EVENT_NOT_COMPLETE, "the event's record is not complete yet");
@@ -62,6 +76,30 @@ class Event {
   }
 
  private:
+  struct Captured {
+    std::shared_ptr<Capture> capture;
+    Capture::Progress progress;
+  };
+
+  void record_in(Capture& capture, const Stream& stream) {
+    if (external_) {
+      throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN captures no event of the kind ACL_EVENT_EXTERNAL");
+    }
+    std::lock_guard lock(mutex_);
+    captured_ = {capture.shared_from_this(), capture.progress(stream)};
+  }
+
+  // With the record in it; none once the capture has ended.
+  std::optional<Captured> active_capture() {
+    std::lock_guard lock(mutex_);
+    if (captured_ && !captured_->capture->active()) captured_.reset();
+    return captured_;
+  }
+
+  void check_not_captured(const char* call) {
+    if (const std::optional<Captured> now = active_capture()) now->capture->refuse(ACL_ERROR_RT_EVENT_CAPTURED, call);
+  }
+
   uint64_t made() {
     std::lock_guard lock(mutex_);
     return made_;
@@ -84,6 +122,8 @@ class Event {
 
   std::mutex mutex_;
   std::condition_variable completed_one_;
+  const bool external_;
+  std::optional<Captured> captured_;
   uint64_t made_ = 0, completed_ = 0;
   Clock::time_point time_;
 };
@@ -115,18 +155,20 @@ using namespace virtual_cann;
 
 extern "C" {
 
-aclError aclrtCreateEvent(aclrtEvent* event) {
+// Flags save what hardware events cost (times, host synchronisation); every event has all of it here.
+aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t flags) {
   return api(__func__, [&] {
-    auto created = std::make_shared<Event>();
+    auto created = std::make_shared<Event>(flags);
     std::lock_guard lock(events().mutex);
     events().live[created.get()] = created;
     out(event, "event") = created.get();
   });
 }
 
-// The flags save what hardware events cost (times, host synchronisation); every event has all of it here.
-aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t) { return aclrtCreateEvent(event); }
-aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) { return aclrtCreateEvent(event); }
+aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t flags) {
+  return aclrtCreateEventWithFlag(event, flags);
+}
+aclError aclrtCreateEvent(aclrtEvent* event) { return aclrtCreateEventWithFlag(event, 0); }
 
 aclError aclrtDestroyEvent(aclrtEvent event) {
   return api(__func__, [&] {

@@ -17,6 +17,7 @@ constexpr uint64_t kMost = 1000000000;
 
 struct Faults {
   uint64_t launch = 0;  // 0: never
+  uint64_t refuse = 0;
   uint64_t lost = 0;
   uint64_t malloc = 0;
   std::chrono::microseconds slow{0};
@@ -28,10 +29,11 @@ uint64_t launches, allocations;
 std::map<int, uint64_t> tasks;
 
 [[noreturn]] void reject(const std::string& item) {
-  throw Error(ACL_ERROR_INVALID_PARAM, "VIRTUAL_CANN_FAULTS: \"" + item +
-                                           "\": expected a comma list of launch=N, lost=N, malloc=N, slow=Nms or "
-                                           "slow=Nus, each at most once, N from 1 to " +
-                                           std::to_string(kMost));
+  throw Error(ACL_ERROR_INVALID_PARAM,
+              "VIRTUAL_CANN_FAULTS: \"" + item +
+                  "\": expected a comma list of launch=N, refuse=N, lost=N, malloc=N, slow=Nms "
+                  "or slow=Nus, each at most once, N from 1 to " +
+                  std::to_string(kMost));
 }
 
 // The number that the text starts with; what follows it is left in `unit`.
@@ -48,7 +50,7 @@ uint64_t number(const std::string& text, const std::string& item, std::string* u
 Faults parse(const std::string& text) {
   Faults parsed;
   std::map<std::string, uint64_t*> counts = {
-      {"launch", &parsed.launch}, {"lost", &parsed.lost}, {"malloc", &parsed.malloc}};
+      {"launch", &parsed.launch}, {"refuse", &parsed.refuse}, {"lost", &parsed.lost}, {"malloc", &parsed.malloc}};
   std::istringstream items(text);
   for (std::string item; std::getline(items, item, ',');) {
     size_t equals = item.find('=');
@@ -79,9 +81,11 @@ void set_faults(const char* text) {
   tasks.clear();
 }
 
-bool launch_must_fail() {
+LaunchFault fault_of_launch() {
   std::lock_guard lock(mutex);
-  return ++launches == faults.launch;
+  ++launches;
+  if (launches == faults.refuse) return LaunchFault::refused;
+  return launches == faults.launch ? LaunchFault::fails : LaunchFault::none;
 }
 
 bool allocation_must_fail() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Faults on demand. VIRTUAL_CANN_FAULTS and virtual_cann_set_faults take a comma list; empty for none:
 //   launch=N       the Nth kernel launch from now fails on the device, with the vector core exception
+//   refuse=N       the Nth kernel launch from now is refused at once, and nothing of it reaches the stream
 //   lost=N         a device is lost when it has run N tasks from now: nothing but freeing works on it any more
 //   malloc=N       the Nth device allocation from now, and all after it, find no memory (torch_npu tries twice)
 //   slow=Nms|Nus   every task of every stream takes that much longer, from now on
@@ -15,8 +16,10 @@ namespace virtual_cann {
 // Throws Error and changes nothing if the text is not of that grammar.
 void set_faults(const char* text);
 
-// Called once for each: true if this is the one that must fail.
-bool launch_must_fail();
+enum class LaunchFault { none, refused, fails };
+
+// Called once for each: whether this is the one that must fail.
+LaunchFault fault_of_launch();
 bool allocation_must_fail();
 
 // Called once for each task of a device: whether the device is lost before it.

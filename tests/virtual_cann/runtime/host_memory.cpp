@@ -22,6 +22,8 @@ Pinned& pinned() {
   return *only;
 }
 
+}  // namespace
+
 bool is_pinned(const void* pointer) {
   std::lock_guard lock(pinned().mutex);
   auto after = pinned().blocks.upper_bound(static_cast<const char*>(pointer));
@@ -30,7 +32,6 @@ bool is_pinned(const void* pointer) {
   return static_cast<const char*>(pointer) < start + bytes;
 }
 
-}  // namespace
 }  // namespace virtual_cann
 
 using namespace virtual_cann;

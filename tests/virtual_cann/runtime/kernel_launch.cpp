@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <atomic>
 #include <cstdio>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace virtual_cann {
 namespace {
 
 constexpr uint32_t kMostBlocks = 65535;
+
+std::atomic<uint32_t> every_nth_block{1};
 
 // What the kernel may touch: live memory of its device, which stays mapped until the launch is over.
 class Lookup {
@@ -36,7 +39,7 @@ class Lookup {
 
 void run(const KernelLaunch& launch, int device) {
   Lookup lookup(device);
-  Report report = run_kernel(launch, *settings().hardware, std::ref(lookup), Options{settings().auto_sync});
+  Report report = run_kernel(launch, *settings().hardware, std::ref(lookup), {settings().auto_sync, every_nth_block});
   keep_report(report.json());
   if (!report.failed()) return;
   std::fprintf(stderr, "[virtual CANN] kernel %s failed\n%s\n", launch.kernel.c_str(), report.message().c_str());
@@ -49,11 +52,20 @@ void enqueue(KernelLaunch launch, Stream& stream) {
                 std::to_string(launch.blocks) + " blocks: expected 1 to " + std::to_string(kMostBlocks));
   }
   std::string name = "kernel " + launch.kernel;
-  if (launch_must_fail()) {
+  const LaunchFault fault = fault_of_launch();
+  if (fault == LaunchFault::refused) throw Error(ACL_ERROR_RT_INTERNAL_ERROR, "VIRTUAL_CANN_FAULTS says so");
+  if (fault == LaunchFault::fails) {
     stream.enqueue(name, [] { throw Error(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "VIRTUAL_CANN_FAULTS says so"); });
     return;
   }
   stream.enqueue(name, [launch = std::move(launch), device = stream.device.id] { run(launch, device); });
+}
+
+// In the words of the host code that CANN 8.5's plugin generates.
+void print_as_plugin(const std::string& kernel, uint32_t blocks, void* stream, aclError code) {
+  std::printf("[ERROR] [AscPlugin] AscendKernelLaunchWithFlagV2 ret %d\n", code);
+  std::printf("[ERROR] [AscPlugin] Kernel: [%s] Stream: [%p] BlockDim: [%u] kernel launch failure!\n", kernel.c_str(),
+              stream, blocks);
 }
 
 }  // namespace
@@ -61,7 +73,10 @@ void enqueue(KernelLaunch launch, Stream& stream) {
 // The launch syntax returns nothing: a launch that is refused leaves its error to the thread's last error, and to the
 // next synchronise of the device.
 void enqueue_kernel(KernelLaunch launch, void* handle) {
-  std::string name = "launch of kernel " + launch.kernel;
+  const std::string kernel = launch.kernel;
+  const uint32_t blocks = launch.blocks;
+  const bool through_plugin = launch.through_plugin;
+  std::string name = "launch of kernel " + kernel;
   api(name.c_str(), [&] {
     Device* device = &current_device();
     try {
@@ -69,6 +84,7 @@ void enqueue_kernel(KernelLaunch launch, void* handle) {
       device = &stream->device;
       enqueue(std::move(launch), *stream);
     } catch (const Error& error) {
+      if (through_plugin) return print_as_plugin(kernel, blocks, handle, error.code);
       Error named(error.code, name + " refused: " + error.what());
       device->leave_error(named);
       throw error;
@@ -77,3 +93,5 @@ void enqueue_kernel(KernelLaunch launch, void* handle) {
 }
 
 }  // namespace virtual_cann
+
+extern "C" void virtual_cann_run_every_nth_block(uint32_t n) { virtual_cann::every_nth_block = n; }

@@ -29,6 +29,8 @@ uint64_t bytes_in_use(int device);
 RegionHold find_region(const void* pointer);
 // Throws Error, with `what` as the subject, unless one live region holds all the bytes.
 RegionHold require_region(const void* pointer, uint64_t bytes, const std::string& what);
+// Whether it is host memory of aclrtMallocHost.
+bool is_pinned(const void* pointer);
 // Throws Error if the pointer is device memory.
 void require_host(const void* pointer, const std::string& what);
 

@@ -34,6 +34,7 @@ aclrtStream create() {
 
 void destroy(aclrtStream handle, bool abandon) {
   std::shared_ptr<Stream> stream = live_stream(handle);
+  stream->check_not_captured("destroy");
   {
     std::lock_guard lock(streams().mutex);
     if (streams().live.erase(handle) == 0) return;  // another thread came first
@@ -106,6 +107,25 @@ aclError aclrtSynchronizeStream(aclrtStream stream) { return aclrtSynchronizeStr
 aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus* status) {
   return api(__func__, [&] {
     out(status, "status") = live_stream(stream)->idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
+  });
+}
+
+// Reports of operators' shapes are the profiler's, and none listens.
+aclError aclrtSetStreamAttribute(aclrtStream stream, aclrtStreamAttr attribute, aclrtStreamAttrValue* value) {
+  return api(__func__, [&] {
+    live_stream(stream);
+    out(value, "value");
+    if (attribute != ACL_STREAM_ATTR_CACHE_OP_INFO) {
+      throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN has no stream attribute " + std::to_string(attribute));
+    }
+  });
+}
+
+// Of the runtime below ACL.
+int rtGetTaskIdAndStreamID(uint32_t* task, uint32_t* stream) {
+  return api(__func__, [&] {
+    out(task, "taskId") = last_task_of_thread().task;
+    out(stream, "streamId") = last_task_of_thread().stream;
   });
 }
 

@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "streams.h"
 
+#include <atomic>
 #include <chrono>
 
+#include "capture.h"
 #include "faults.h"
 
 namespace virtual_cann {
+namespace {
+
+std::atomic<uint32_t> streams_made{0};
+thread_local LastTask last_task;
+
+}  // namespace
+
+const LastTask& last_task_of_thread() { return last_task; }
+
+Stream::Stream(Device& device) : device(device), id(streams_made++) {}
 
 void Stream::enqueue(std::string name, std::function<void()> run) { push({std::move(name), std::move(run), false}); }
 
@@ -15,10 +27,15 @@ void Stream::push(Task task) {
   device.check();
   std::lock_guard lock(mutex_);
   if (ending_) throw Error(ACL_ERROR_RT_PARAM_INVALID, task.name + ": the stream is being destroyed");
-  if (!thread_.joinable()) thread_ = std::thread([self = shared_from_this()] { self->work(); });
-  tasks_.push_back(std::move(task));
-  ++queued_count_;
-  queued_.notify_one();
+  if (capture_) {
+    capture_->add(*this, std::move(task));
+  } else {
+    if (!thread_.joinable()) thread_ = std::thread([self = shared_from_this()] { self->work(); });
+    tasks_.push_back(std::move(task));
+    ++queued_count_;
+    queued_.notify_one();
+  }
+  last_task = {tasks_made_++, id};
 }
 
 void Stream::work() {
@@ -56,7 +73,28 @@ std::optional<Error> Stream::run(const Task& task) {
   }
 }
 
+void Stream::enter(std::shared_ptr<Capture> capture) {
+  check_not_captured("another capture");
+  std::lock_guard lock(mutex_);
+  capture_ = std::move(capture);
+}
+
+void Stream::leave() {
+  std::lock_guard lock(mutex_);
+  capture_.reset();
+}
+
+std::shared_ptr<Capture> Stream::capture() {
+  std::lock_guard lock(mutex_);
+  return capture_;
+}
+
+void Stream::check_not_captured(const char* call) {
+  if (const std::shared_ptr<Capture> now = capture()) now->refuse(ACL_ERROR_RT_STREAM_CAPTURED, call);
+}
+
 void Stream::synchronize(int32_t milliseconds) {
+  check_not_captured("synchronise");
   std::unique_lock lock(mutex_);
   auto done = [&, all = queued_count_] { return done_count_ >= all; };
   if (milliseconds == kForever) {
@@ -70,6 +108,7 @@ void Stream::synchronize(int32_t milliseconds) {
 }
 
 bool Stream::idle() {
+  check_not_captured("query");
   std::unique_lock lock(mutex_);
   bool all_done = done_count_ == queued_count_;
   raise(lock);

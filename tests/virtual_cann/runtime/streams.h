@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stream: a thread that runs tasks one after the other. A task that throws fails the stream: it reports that error at
-// every synchronise, and drops its later tasks, until it is destroyed.
+// every synchronise, and drops its later tasks, until it is destroyed. While it is captured, its tasks go to the
+// capture instead, and it can be neither asked nor waited for.
 #pragma once
 
 #include <condition_variable>
@@ -13,18 +14,29 @@
 #include <string>
 #include <thread>
 
+#include "core_limits.h"
 #include "devices.h"
 
 namespace virtual_cann {
 
 constexpr int32_t kForever = -1;  // milliseconds
 
+class Capture;
+
+struct Task {
+  std::string name;
+  std::function<void()> run;
+  bool event;
+};
+
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
-  explicit Stream(Device& device) : device(device) {}
+  explicit Stream(Device& device);
   Stream(const Stream&) = delete;
 
   Device& device;
+  const uint32_t id;
+  CoreLimits limits;
 
   // A copy, a fill, an operator or a kernel. Faults and failures apply to it.
   void enqueue(std::string name, std::function<void()> run);
@@ -35,17 +47,18 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void synchronize(int32_t milliseconds);
   bool idle();  // throws them too
 
+  // Throws if it is captured already.
+  void enter(std::shared_ptr<Capture> capture);
+  void leave();
+  std::shared_ptr<Capture> capture();  // null for none
+  // Throws if it is captured, and the capture fails.
+  void check_not_captured(const char* call);
+
   // Ends the thread: waits until what is queued has run or, if abandoned, lets it drop that when it comes to it.
   void finish(bool abandon);
   void recover();
 
  private:
-  struct Task {
-    std::string name;
-    std::function<void()> run;
-    bool event;
-  };
-
   void push(Task task);
   void work();
   std::optional<Error> run(const Task& task);
@@ -55,10 +68,18 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::condition_variable queued_, done_;
   std::deque<Task> tasks_;
   uint64_t queued_count_ = 0, done_count_ = 0;
+  uint32_t tasks_made_ = 0;
   bool ending_ = false, abandoned_ = false;
+  std::shared_ptr<Capture> capture_;
   std::optional<Error> failure_;
   std::thread thread_;  // from the first task on
 };
+
+// The last task that this thread put on a stream, or had captured; what is refused is none.
+struct LastTask {
+  uint32_t task = UINT32_MAX, stream = UINT16_MAX;
+};
+const LastTask& last_task_of_thread();
 
 // Throws unless aclrtCreateStream gave the handle and nobody destroyed it.
 std::shared_ptr<Stream> live_stream(aclrtStream handle);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compare gives a bit for each element, Select takes one of two by such a bit. Bits fill bytes from the lowest on, and
-// go on from repeat to repeat.
+// go on from repeat to repeat. Their masks have no effect in Compare. The headers wait inside Select, which no page
+// promises: here that takes its time, and orders nothing.
 #pragma once
 
 #include <vector>
@@ -30,20 +31,19 @@ bool compares(CMPMODE mode, T a, T b) {
   }
 }
 
-using Comparable = Types<half, float, int32_t>;
+using BitBytes = Types<uint8_t, int8_t>;
 
-// Compare works on whole repeats: its count form has to have them, and its masks have no effect.
-struct WholeCount {
-  int64_t count;
-
-  Extent extent(VectorCall& call, uint32_t lanes) const {
-    if (count % lanes)
-      call.core.violate(Rule::compare_length, "whole repeats of " + text(lanes) + " elements", text(count));
-    return call.counted(lanes, count);
-  }
-  template <class... Operands>
-  void stride(VectorCall&, Operands&...) const {}
-};
+// part(first element, repeats) for what the headers make instructions of in the count form: 252 repeats are 32 bytes of
+// bits whatever the type, and the last instruction is there even if nothing is left for it.
+template <class T, class Part>
+void for_whole_repeats(uint32_t count, Part part) {
+  constexpr uint32_t lanes = kRepeatBytes / sizeof(T), most = 252;
+  uint32_t done = 0;
+  for (; count / lanes - done >= most; done += most) part(done * lanes, most);
+  part(done * lanes, count / lanes - done);
+  if (count % lanes)
+    Core::current().violate(Rule::compare_length, "whole repeats of " + text(lanes) + " elements", text(count));
+}
 
 template <class Strides>
 struct WholeRepeats {
@@ -58,10 +58,10 @@ struct WholeRepeats {
 };
 
 // right(repeat, first, size) reads what src0 is compared with; its result gives the i-th of them.
-template <class Shape, class T, class U, class Right, class... Operands>
+template <class Bytes, class Shape, class T, class U, class Right, class... Operands>
 void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::LocalTensor<U>& dst,
              const AscendC::LocalTensor<T>& src0, Right right, Operands&... right_operand) {
-  if constexpr (!Types<half, float, int32_t>::has<T> || !Types<uint8_t, int8_t>::has<U>) {
+  if constexpr (!Types<half, float, int32_t>::has<T> || !Bytes::template has<U>) {
     call.wrong_type();
   } else {
     if (std::is_same_v<T, int32_t> && mode != CMPMODE::EQ)
@@ -69,13 +69,14 @@ void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::L
     const Extent extent = shape.extent(call, kRepeatBytes / sizeof(T));
     Operand to = operand(dst), left = operand(src0);
     shape.stride(call, to, left, right_operand...);
-    const auto bytes = static_cast<uint32_t>((extent.elements() + 7) / 8);
+    const auto bytes = static_cast<uint32_t>(extent.elements() / 8);
+    const uint32_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
     call.require_alignment(to);
-    call.require_length(to, bytes);
+    call.require_length(to, blocks);
     call.require_operand(left, extent);
     (call.require_operand(right_operand, extent), ...);
-    call.require_disjoint(Rule::overlap, left, extent, to.address, bytes);
-    (call.require_disjoint(Rule::overlap, right_operand, extent, to.address, bytes), ...);
+    call.require_disjoint(Rule::overlap, left, extent, to.address, blocks);
+    (call.require_disjoint(Rule::overlap, right_operand, extent, to.address, blocks), ...);
 
     std::vector<uint8_t> bits(bytes);
     const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) {
@@ -86,6 +87,7 @@ void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::L
     };
     for_side_by_side(extent, run, left, right_operand...);
     std::copy(bits.begin(), bits.end(), call.core.write(to.address, bytes));
+    call.core.scribble(to.address + bytes, blocks - bytes);  // no page says that the rest of a block keeps what it has
     call.work(extent, nullptr, left, right_operand...);
   }
 }
@@ -98,22 +100,35 @@ void compare_tensors(AscendC::Place place, CMPMODE mode, const Shape& shape, con
     const auto values = reinterpret_cast<const T*>(core.read(operand1.at(repeat, first), size * sizeof(T)));
     return [values](uint32_t i) { return widen(values[i]); };
   };
-  compare(VectorCall("Compare", place, VectorClass::compare), mode, shape, dst, src0, right, operand1);
+  compare<BitBytes>(VectorCall("Compare", place, VectorClass::compare), mode, shape, dst, src0, right, operand1);
 }
 
+// The bits are uint8_t alone (page Compares).
 template <class Shape, class T, class U>
 void compare_scalar(const char* api, AscendC::Place place, CMPMODE mode, const Shape& shape,
                     const AscendC::LocalTensor<U>& dst, const AscendC::LocalTensor<T>& src0, T scalar) {
   const auto right = [value = widen(scalar)](Core&, uint32_t, uint32_t, uint32_t) {
     return [value](uint32_t) { return value; };
   };
-  compare(VectorCall(api, place, VectorClass::compare), mode, shape, dst, src0, right);
+  compare<Types<uint8_t>>(VectorCall(api, place, VectorClass::compare), mode, shape, dst, src0, right);
+}
+
+// What the headers do before the instruction: put the scalar, or the bits' address, into their 8 KiB at the end of UB,
+// and have a register read it, waiting after each (kernel_operator_vec_cmpsel_impl.h). Mode 0 has the register read
+// the bits themselves.
+inline void prepare_select(Core& core, AscendC::Place place, SELMODE mode) {
+  for (int instructions = mode == SELMODE::VSEL_CMPMASK_SPR ? 1 : 2; instructions > 0; --instructions) {
+    core.issue(Pipe::V, "Select", place);
+    core.vector_work(VectorClass::simple, 1);
+    core.stall(Pipe::V, Pipe::V);
+  }
 }
 
 template <bool tensor, class Shape, class T, class U>
 void select(AscendC::Place place, SELMODE mode, const Shape& shape, const AscendC::LocalTensor<T>& dst,
             const AscendC::LocalTensor<U>& mask, const AscendC::LocalTensor<T>& src0,
             const AscendC::LocalTensor<T>& src1, T scalar) {
+  prepare_select(Core::current(), place, mode);
   VectorCall call("Select", place, VectorClass::select);
   if constexpr (!Floats::has<T> || !Types<uint8_t, uint16_t, uint32_t, uint64_t>::has<U>) {
     call.wrong_type();
@@ -165,7 +180,12 @@ namespace AscendC {
 template <typename T, typename U>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
              uint32_t count, Place place = Place::here()) {
-  virtual_cann::api::compare_tensors(place, cmpMode, virtual_cann::api::WholeCount{count}, dst, src0, src1);
+  using namespace virtual_cann::api;
+  for_whole_repeats<T>(count, [&](uint32_t first, uint32_t repeats) {
+    const BinaryRepeatParams side_by_side;
+    const WholeRepeats<BinaryRepeatParams> shape{repeats, side_by_side};
+    compare_tensors(place, cmpMode, shape, dst[first / 8], src0[first], src1[first]);
+  });
 }
 
 template <typename T, typename U, bool isSetMask = true>
@@ -181,8 +201,12 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
   template <typename T, typename U>                                                                            \
   void Name(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,        \
             uint32_t count, Place place = Place::here()) {                                                     \
-    const virtual_cann::api::WholeCount shape{count};                                                          \
-    virtual_cann::api::compare_scalar(#Name, place, cmpMode, shape, dst, src0, src1Scalar);                    \
+    using namespace virtual_cann::api;                                                                         \
+    for_whole_repeats<T>(count, [&](uint32_t first, uint32_t repeats) {                                        \
+      const UnaryRepeatParams side_by_side;                                                                    \
+      const WholeRepeats<UnaryRepeatParams> shape{repeats, side_by_side};                                      \
+      compare_scalar(#Name, place, cmpMode, shape, dst[first / 8], src0[first], src1Scalar);                   \
+    });                                                                                                        \
   }                                                                                                            \
   template <typename T, typename U, bool isSetMask = true>                                                     \
   void Name(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,        \

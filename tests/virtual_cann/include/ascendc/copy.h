@@ -40,8 +40,9 @@ class DmaCall {
       core.violate(Rule::gm_alignment, "a GM address that is a multiple of " + text(sizeof(T)) + " bytes",
                    text(address) + ": DataCopyPad takes any");
   }
-  void require_field(Rule rule, const char* what, int64_t value, int64_t limit) {
-    if (value < 0 || value > limit) core.violate(rule, std::string(what) + " of 0 to " + text(limit), text(value));
+  void require_field(Rule rule, const char* what, int64_t value, int64_t limit, int64_t least = 0) {
+    if (value < least || value > limit)
+      core.violate(rule, std::string(what) + " of " + text(least) + " to " + text(limit), text(value));
   }
   // Within UB. The page allows no overlap.
   struct Side {
@@ -98,17 +99,18 @@ void copy_out(DmaCall& call, const AscendC::GlobalTensor<T>& dst, const AscendC:
 template <class T>
 Blocks one_block(DmaCall& call, uint32_t count) {
   const uint64_t bytes = uint64_t{count} * sizeof(T);
-  if (bytes % kBlockBytes)
-    call.core.violate(Rule::copy_length, "a multiple of 32 bytes",
+  if (bytes % kBlockBytes || !bytes)
+    call.core.violate(Rule::copy_length, "a multiple of 32 bytes, and not 0",
                       text(count) + " elements, " + text(bytes) + " bytes: DataCopyPad moves what is not whole blocks");
   return {1, static_cast<uint32_t>(bytes), 0, 0};
 }
 
 constexpr int64_t kMaxCopyBlocks = 4095;
 
+// Nothing to copy is no copy for the newer pages, and not allowed by the older ones ("basic data copies" of 8.5.0).
 inline Blocks gapped(DmaCall& call, const AscendC::DataCopyParams& params) {
-  call.require_field(Rule::copy_length, "blockCount", params.blockCount.meant(), kMaxCopyBlocks);
-  call.require_field(Rule::copy_length, "blockLen", params.blockLen.meant(), UINT16_MAX);
+  call.require_field(Rule::copy_length, "blockCount", params.blockCount.meant(), kMaxCopyBlocks, 1);
+  call.require_field(Rule::copy_length, "blockLen", params.blockLen.meant(), UINT16_MAX, 1);
   call.require_field(Rule::stride_limit, "srcGap", params.srcGap.meant(), UINT16_MAX);
   call.require_field(Rule::stride_limit, "dstGap", params.dstGap.meant(), UINT16_MAX);
   const auto step = [&](Field<uint16_t> gap) {

@@ -2,6 +2,8 @@
 // DataCopyPad: lengths in bytes. On their way to UB blocks are filled up to 32 bytes; on their way out they are not.
 #pragma once
 
+#include <algorithm>
+
 #include "copy.h"
 
 namespace virtual_cann::api {
@@ -20,23 +22,48 @@ Blocks padded(DmaCall& call, const Params& params, uint32_t element) {
     call.require_field(Rule::pad_block, "srcStride", params.srcStride.meant(), UINT16_MAX);
     call.require_field(Rule::pad_block, "dstStride", params.dstStride.meant(), UINT16_MAX);
   } else {
-    call.require_field(Rule::pad_block, "blockLen", params.blockLen, kMaxPadLength);
+    call.require_field(Rule::pad_block, "blockLen", params.blockLen.meant(), kMaxPadLength);
+    call.require_field(Rule::pad_block, "srcStride", params.srcStride.meant(), UINT32_MAX);
+    call.require_field(Rule::pad_block, "dstStride", params.dstStride.meant(), UINT32_MAX);
   }
-  const auto length = static_cast<uint32_t>(meant(params.blockLen));
+  const auto length = static_cast<uint32_t>(params.blockLen.meant());
   if (length % element)
     call.core.violate(Rule::pad_block, "a blockLen of whole elements of " + text(element) + " bytes", text(length));
   return {static_cast<uint32_t>(params.blockCount.meant()), length, 0, 0};
 }
 
-// Fills what is left and right of a block. Without isPad it is undefined: the page has the block's first element there,
-// if there is no padding and nobody has called SetPadValue, and random values otherwise.
-template <class T>
-void fill(Core& core, bool defined, T value, uint32_t address, uint64_t bytes) {
-  if (!bytes) return;
-  if (!defined) return core.scribble(address, static_cast<uint32_t>(bytes));
-  uint8_t* const to = core.write(address, static_cast<uint32_t>(bytes));
-  for (uint64_t at = 0; at + sizeof(T) <= bytes; at += sizeof(T)) std::memcpy(to + at, &value, sizeof(T));
-}
+// What a block is filled up with, to 32 bytes and with the padding on both sides. Where no padding is asked for, it is
+// the block's first element, whatever isPad and paddingValue say; where it is, all of it is paddingValue, or undefined
+// without isPad (page DataCopyPad, GM to UB).
+class Filler {
+ public:
+  template <class T>
+  static Filler of(const AscendC::DataCopyPadExtParams<T>& padding) {
+    if (padding.leftPadding.meant() == 0 && padding.rightPadding.meant() == 0) return Filler(Kind::first_element);
+    Filler filler(padding.isPad ? Kind::value : Kind::undefined);
+    std::memcpy(filler.element_, &padding.paddingValue, sizeof(T));
+    return filler;
+  }
+
+  // Elements of 64 bits are copied as pairs of 32 (dav_c220, DataCopyPadGm2UBImpl), so the first one is half of theirs.
+  template <class T>
+  void fill(Core& core, const uint8_t* block, uint32_t address, uint64_t bytes) const {
+    if (bytes == 0) return;
+    if (kind_ == Kind::undefined) return core.scribble(address, static_cast<uint32_t>(bytes));
+    constexpr size_t kElement = std::min(sizeof(T), sizeof(uint32_t));
+    const uint8_t* const from = kind_ == Kind::value ? element_ : block;
+    uint8_t* const to = core.write(address, static_cast<uint32_t>(bytes));
+    for (uint64_t at = 0; at < bytes; at += kElement) std::memcpy(to + at, from, kElement);
+  }
+
+ private:
+  enum class Kind { first_element, value, undefined };
+
+  explicit Filler(Kind kind) : kind_(kind) {}
+
+  Kind kind_;
+  uint8_t element_[sizeof(uint64_t)] = {};
+};
 
 template <class T, class Params>
 void copy_in_padded(AscendC::Place place, const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTensor<T>& src,
@@ -53,19 +80,21 @@ void copy_in_padded(AscendC::Place place, const AscendC::LocalTensor<T>& dst, co
       call.core.violate(Rule::pad_padding, "a padding value of 0 for a type of 64 bits", text(padding.paddingValue));
 
   const uint64_t row = whole_blocks(left + blocks.length + right);
-  const uint64_t ub_step = row + static_cast<uint64_t>(meant(params.dstStride)) * kBlockBytes;
-  const uint64_t gm_step = blocks.length + static_cast<uint64_t>(meant(params.srcStride));
+  const uint64_t ub_step = row + static_cast<uint64_t>(params.dstStride.meant()) * kBlockBytes;
+  const uint64_t gm_step = blocks.length + static_cast<uint64_t>(params.srcStride.meant());
   call.require_ub(dst, Blocks::end(blocks.count, ub_step, row));
   src.require(call.core, Blocks::end(blocks.count, gm_step, blocks.length));
   if (!blocks.length) return;
+  const Filler filler = Filler::of(padding);
   for (uint32_t i = 0; i < blocks.count; ++i) {
     const uint32_t begin = dst.address() + static_cast<uint32_t>(i * ub_step);
     const uint32_t middle = begin + static_cast<uint32_t>(left);
     const uint32_t end = middle + blocks.length;
-    fill(call.core, padding.isPad, padding.paddingValue, begin, left);
-    const auto from = reinterpret_cast<const uint8_t*>(src.pointer()) + i * gm_step;
-    std::memcpy(call.core.write(middle, blocks.length), call.core.gm_read(from, blocks.length), blocks.length);
-    fill(call.core, padding.isPad, padding.paddingValue, end, begin + row - end);
+    const uint8_t* const from =
+        call.core.gm_read(reinterpret_cast<const uint8_t*>(src.pointer()) + i * gm_step, blocks.length);
+    filler.fill<T>(call.core, from, begin, left);
+    std::memcpy(call.core.write(middle, blocks.length), from, blocks.length);
+    filler.fill<T>(call.core, from, end, begin + row - end);
   }
   if (blocks.count) call.core.transfer(uint64_t{blocks.count} * blocks.length, src.through_l2());
 }
@@ -75,8 +104,8 @@ void copy_out_padded(AscendC::Place place, const AscendC::GlobalTensor<T>& dst, 
                      const Params& params) {
   DmaCall call(Pipe::MTE3, "DataCopyPad", place);
   Blocks blocks = padded(call, params, sizeof(T));
-  blocks.src_step = whole_blocks(blocks.length) + static_cast<uint64_t>(meant(params.srcStride)) * kBlockBytes;
-  blocks.dst_step = blocks.length + static_cast<uint64_t>(meant(params.dstStride));
+  blocks.src_step = whole_blocks(blocks.length) + static_cast<uint64_t>(params.srcStride.meant()) * kBlockBytes;
+  blocks.dst_step = blocks.length + static_cast<uint64_t>(params.dstStride.meant());
   copy_out(call, dst, src, blocks);
 }
 

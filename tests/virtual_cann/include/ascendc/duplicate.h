@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions that fill: Duplicate, CreateVecIndex, Brcb.
+// Instructions that fill: Duplicate, Brcb.
 #pragma once
 
 #include "elementwise.h"
@@ -19,28 +19,6 @@ struct DstStrides {
   }
   void stride(VectorCall& call, Operand& dst) const { set_dst_strides(call, dst, block, repeat); }
 };
-
-// dst[i] = first + i, where i counts all the lanes of the repeats.
-template <class Shape, class T>
-void count_up(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor<T>& dst, T first) {
-  VectorCall call("CreateVecIndex", place, VectorClass::simple);
-  if constexpr (!Numbers::has<T>) {
-    call.wrong_type();
-  } else {
-    constexpr uint32_t lanes = kRepeatBytes / sizeof(T);
-    const Extent extent = shape.template extent<true>(call, lanes);
-    Operand to = operand(dst);
-    shape.stride(call, to);
-    call.require_operand(to, extent);
-    for (uint32_t repeat = 0; repeat < extent.repeats; ++repeat)
-      extent.for_runs(repeat, to.per_block(), [&](uint32_t begin, uint32_t end) {
-        const auto target = reinterpret_cast<T*>(call.core.write(to.at(repeat, begin), (end - begin) * to.size));
-        for (uint32_t lane = begin; lane < end; ++lane)
-          target[lane - begin] = narrow<T>(widen(first) + static_cast<Wide<T>>(repeat * lanes + lane));
-      });
-    call.work(extent, &to);
-  }
-}
 
 }  // namespace virtual_cann::api
 
@@ -63,20 +41,7 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, virtual_cann::ap
   elementwise<Words, isSetMask>({"Duplicate", place, VectorClass::simple}, f, shape, dst);
 }
 
-template <typename T>
-void CreateVecIndex(LocalTensor<T> dst, const T& firstValue, uint32_t count, Place place = Place::here()) {
-  virtual_cann::api::count_up(place, virtual_cann::api::Count{count}, dst, firstValue);
-}
-
-template <typename T>
-void CreateVecIndex(LocalTensor<T>& dst, const T& firstValue, virtual_cann::api::MaskArgument mask,
-                    Field<uint8_t> repeatTime, Field<uint16_t> dstBlkStride, Field<uint8_t> dstRepStride,
-                    Place place = Place::here()) {
-  const virtual_cann::api::DstStrides shape{mask, repeatTime.meant(), dstBlkStride, dstRepStride};
-  virtual_cann::api::count_up(place, shape, dst, firstValue);
-}
-
-// Each repeat spreads eight elements of src over eight blocks of dst.
+// Each repeat spreads eight elements of src over eight blocks of dst. The mask register is full from then on.
 template <typename T>
 void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, Field<uint8_t> repeatTime,
           const BrcbRepeatParams& repeatParams, Place place = Place::here()) {
@@ -86,6 +51,7 @@ void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, Field<uint8_t> r
     call.wrong_type();
   } else {
     const Extent extent = call.unmasked(kRepeatBytes / sizeof(T), repeatTime.meant());
+    call.core.mask = kFullMask;
     Operand to = operand(dst);
     const Operand from = operand(src);
     set_dst_strides(call, to, repeatParams.dstBlkStride, repeatParams.dstRepStride);

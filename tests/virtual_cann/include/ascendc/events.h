@@ -65,7 +65,11 @@ void SetFlag(int32_t eventID, Place place = Place::here()) {
   using namespace virtual_cann::api;
   Core& core = Core::current();
   core.issue(Pipe::S, "SetFlag", place);
-  core.set_flag(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(eventID));
+  if constexpr (event == HardEvent::V_V)
+    core.barrier(
+        Pipe::V);  // a pipe has no flag for itself: the real headers put a barrier here, and nothing at WaitFlag
+  else
+    core.set_flag(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(eventID));
 }
 
 template <HardEvent event>
@@ -73,7 +77,8 @@ void WaitFlag(int32_t eventID, Place place = Place::here()) {
   using namespace virtual_cann::api;
   Core& core = Core::current();
   core.issue(Pipe::S, "WaitFlag", place);
-  core.wait_flag(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(eventID));
+  if constexpr (event != HardEvent::V_V)
+    core.wait_flag(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(eventID));
 }
 
 template <pipe_t pipe>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gather takes elements from where a tensor of byte offsets says, GatherMask those whose bit is set.
+// Gather takes elements from where a tensor of byte offsets says, GatherMask those whose bit is set. What the headers
+// do around the instructions shows in the mask register that they leave, and in S, which waits for GatherMask's count.
 #pragma once
 
 #include "elementwise.h"
@@ -12,30 +13,29 @@ struct GatherRepeats {
   int64_t repeats;
   Field<uint16_t> dst_repeat;
 
-  template <bool set_mask>
-  Extent extent(VectorCall& call, uint32_t lanes) const {
-    return call.masked(lanes, mask, repeats);
-  }
+  Extent extent(VectorCall& call, uint32_t lanes) const { return call.masked(lanes, mask, repeats); }
   void stride(VectorCall& call, Operand& dst) const { set_dst_strides(call, dst, Field<uint16_t>(1), dst_repeat); }
 };
 
-template <class Shape, class T>
-void gather(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor<T>& dst,
+template <class T>
+void gather(AscendC::Place place, const GatherRepeats& shape, const AscendC::LocalTensor<T>& dst,
             const AscendC::LocalTensor<T>& src, const AscendC::LocalTensor<uint32_t>& offsets, uint32_t base) {
   VectorCall call("Gather", place, VectorClass::gather);
   if constexpr (!Words::has<T>) {
     call.wrong_type();
   } else {
     constexpr uint32_t lanes = kRepeatBytes / sizeof(T);
-    const Extent extent = shape.template extent<true>(call, lanes);
+    const Extent extent = shape.extent(call, lanes);
     Operand to = operand(dst);
     shape.stride(call, to);
+    if (base % sizeof(T))
+      call.core.violate(Rule::gather_offset, "a base of a multiple of " + text(sizeof(T)) + " bytes", text(base));
     const Operand from = operand(src), where{offsets.address(), offsets.bytes(), 4, 1, lanes * 4 / kBlockBytes};
     call.require_operand(to, extent);
     call.require_operand(where, extent);
     call.require_alignment(from);
     call.require_disjoint(Rule::gather_offset, to, extent, from.address, from.bytes);
-    call.require_disjoint(Rule::gather_offset, to, extent, where.address, extent.elements() * where.size);
+    call.require_disjoint(Rule::gather_offset, to, extent, where.address, used_bytes(where, extent));
     for_operands(
         call.core, extent,
         [&](uint8_t* target, uint32_t size, const uint8_t* offset_bytes) {
@@ -43,7 +43,7 @@ void gather(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor
             uint32_t offset;
             std::memcpy(&offset, offset_bytes + i * sizeof(offset), sizeof(offset));
             const uint64_t at = uint64_t{base} + offset;
-            if (at % sizeof(T) || at + sizeof(T) > from.bytes)
+            if (offset % sizeof(T) || at + sizeof(T) > from.bytes)
               call.core.stop(Rule::gather_offset,
                              "a multiple of " + text(sizeof(T)) + " bytes, below src's " + text(from.bytes), text(at));
             std::memcpy(target + i * sizeof(T), call.core.read(from.address + static_cast<uint32_t>(at), sizeof(T)),
@@ -63,6 +63,7 @@ uint64_t gather_selected(VectorCall& call, const AscendC::LocalTensor<T>& dst, c
   if (counter && mask == 0) call.core.violate(Rule::mask_limit, "a mask of at least 1 in counter mode", "0");
   const uint32_t wanted = counter ? mask : lanes;
   const auto repeats = static_cast<uint32_t>(params.repeatTimes.meant());
+  call.require_range(Rule::repeat_limit, "a repeat count", params.repeatTimes.meant(), kMaxRepeats);
   Operand from = operand(src);
   set_strides(call, from, params.src0BlockStride, params.src0RepeatStride);
   const Operand to = operand(dst);
@@ -85,7 +86,8 @@ uint64_t gather_selected(VectorCall& call, const AscendC::LocalTensor<T>& dst, c
   if (to.address != from.address && to.address < from_end && from.address < to.address + taken * to.size)
     call.core.violate(Rule::overlap, "a dst that coincides with src or lies apart", "partly the same memory");
   call.work(uint64_t{repeats} * ((wanted + lanes - 1) / lanes));
-  call.core.mask.counter = false;  // whatever it was (page GatherMask)
+  call.core.mask = {mask, 0, false};  // the mode whatever it was (page GatherMask); `mask` is 0 in normal mode
+  call.core.stall(Pipe::S, Pipe::V);  // S reads the count from a special register
   return taken;
 }
 
@@ -96,7 +98,12 @@ namespace AscendC {
 template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
             const uint32_t srcBaseAddr, const uint32_t count, Place place = Place::here()) {
-  virtual_cann::api::gather(place, virtual_cann::api::Count{count}, dst, src, srcOffset, srcBaseAddr);
+  using namespace virtual_cann::api;
+  constexpr uint32_t lanes = virtual_cann::kRepeatBytes / sizeof(T);
+  // The headers keep the number of whole repeats in a byte, and take the rest by an instruction of its own.
+  const uint32_t repeats = count / lanes, rest = count % lanes;
+  if (repeats) gather(place, {lanes, repeats, 8}, dst, src, srcOffset, srcBaseAddr);
+  if (rest) gather(place, {rest, 1, 8}, dst[count - rest], src, srcOffset[count - rest], srcBaseAddr);
 }
 
 template <typename T>

@@ -2,6 +2,7 @@
 // TPipe deals out UB and event ids; TBuf is a piece of UB that nothing synchronises.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <exception>
 #include <optional>
@@ -21,6 +22,7 @@ struct Buffer {
   PipePair filled_pair;   // set by EnQue, awaited by DeQue
   PipePair emptied_pair;  // set by FreeTensor, awaited by the next AllocTensor
   State state = State::free;
+  bool counted = true;  // among those of its position
   std::optional<uint32_t> filled{};
   std::optional<uint32_t> emptied{};
   Place allocated{};
@@ -64,12 +66,18 @@ class TBuf {
   template <typename T>
   LocalTensor<T> part(const char* api, uint64_t size, uint64_t offset, Place place) const {
     using namespace virtual_cann::api;
-    if (offset + size * sizeof(T) > bytes_) {
+    const uint64_t bytes = size * sizeof(T);
+    if (offset % kBlockBytes) {
       Core& core = Core::current();
       core.issue(Pipe::S, api, place);
-      core.stop(Rule::ub_bounds, "at most the " + text(bytes_) + " bytes of the TBuf", text(offset + size * sizeof(T)));
+      core.violate(Rule::ub_alignment, "an offset of whole blocks of 32 bytes", text(offset));
     }
-    return {address_ + static_cast<uint32_t>(offset), static_cast<uint32_t>(size * sizeof(T)), nullptr};
+    if (offset + bytes > bytes_) {
+      Core& core = Core::current();
+      core.issue(Pipe::S, api, place);
+      core.stop(Rule::ub_bounds, "at most the " + text(bytes_) + " bytes of the TBuf", text(offset + bytes));
+    }
+    return {address_ + static_cast<uint32_t>(offset), static_cast<uint32_t>(bytes), nullptr};
   }
 
   uint32_t address_ = 0;
@@ -78,35 +86,34 @@ class TBuf {
 
 class TPipe {
  public:
-  TPipe() { Init(); }
+  explicit TPipe(Place place = Place::here()) {
+    reset_registers();
+    Init(place);
+  }
   TPipe(const TPipe&) = delete;
   TPipe& operator=(const TPipe&) = delete;
-  ~TPipe() noexcept(false) {
-    if (std::uncaught_exceptions() == exceptions_) Destroy();
-  }
+  ~TPipe() noexcept(false);
 
-  void Init();
+  void Init(Place place = Place::here());
   void Reset() {
     drain();
-    Init();
+    reset_registers();
+    reset();
   }
-  void Destroy() {
-    if (destroyed_) return;
-    drain();
-    virtual_cann::Core::current().barrier_all();
-    destroyed_ = true;
-  }
+  void Destroy();
 
   template <class Queue>
   bool InitBuffer(Queue& que, Field<uint8_t> num, uint32_t len, Place place = Place::here()) {
     using namespace virtual_cann::api;
     Core& core = Core::current();
     core.issue(Pipe::S, "InitBuffer", place);
+    require_some(core, num.meant(), len);
     que.buffers_.clear();
     for (int64_t i = 0; i < num.meant(); ++i) {
       buffers_.push_back({core.allocate_ub(len), round_up(len), Queue::kFilled, Queue::kEmptied});
       que.buffers_.push_back(&buffers_.back());
     }
+    require_position(core, Queue::kFilled);
     return true;
   }
   template <TPosition pos>
@@ -114,6 +121,7 @@ class TPipe {
     using namespace virtual_cann::api;
     Core& core = Core::current();
     core.issue(Pipe::S, "InitBuffer", place);
+    require_some(core, 1, len);
     buf.address_ = core.allocate_ub(len);
     buf.bytes_ = round_up(len);
     return true;
@@ -155,6 +163,28 @@ class TPipe {
     core.issue(Pipe::S, api, place);
     core.give_event(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(id));
   }
+  // What the real headers check in their debug build alone.
+  static void require_some(virtual_cann::Core& core, int64_t buffers, uint32_t bytes) {
+    using namespace virtual_cann::api;
+    if (buffers < 1 || bytes < 1)
+      core.stop(Rule::ub_buffers, "a buffer or more, of 1 byte or more",
+                text(buffers) + " of " + text(bytes) + " bytes");
+  }
+  // A buffer holds an event of its position's pair of pipes for as long as it is free or enqueued (page TQue, "limits
+  // of TQue's buffers").
+  void require_position(virtual_cann::Core& core, virtual_cann::api::PipePair filled) const;
+
+  // Atomic mode and mask, which the constructor and Reset set (InitSocState).
+  static void reset_registers() {
+    auto& core = virtual_cann::Core::current();
+    core.atomic = virtual_cann::AtomicMode::none;
+    core.mask = {~uint64_t{0}, ~uint64_t{0}, false};
+  }
+  void reset() {
+    virtual_cann::Core::current().reset_pipe();
+    buffers_.clear();
+    destroyed_ = false;
+  }
   void drain();
 
   std::deque<virtual_cann::api::Buffer> buffers_;
@@ -166,7 +196,7 @@ class TPipe {
 
 namespace virtual_cann::api {
 
-// The TPipe that the core made last. Cores may take turns in one thread.
+// The core's TPipe, or null. Cores may take turns in one thread.
 inline AscendC::TPipe*& current_pipe() {
   thread_local std::vector<AscendC::TPipe*> pipes;
   const uint32_t core = Core::current().index();
@@ -178,13 +208,47 @@ inline AscendC::TPipe*& current_pipe() {
 
 namespace AscendC {
 
-inline TPipe* GetTPipePtr() { return virtual_cann::api::current_pipe(); }
+inline TPipe* GetTPipePtr(Place place = Place::here()) {
+  using namespace virtual_cann::api;
+  if (TPipe* const pipe = current_pipe()) return pipe;
+  Core& core = Core::current();
+  core.issue(Pipe::S, "GetTPipePtr", place);
+  core.stop(Rule::one_pipe, "a TPipe", "none");
+}
 
-inline void TPipe::Init() {
-  virtual_cann::Core::current().reset_ub();
-  buffers_.clear();
-  destroyed_ = false;
-  virtual_cann::api::current_pipe() = this;
+inline void TPipe::Init(Place place) {
+  using namespace virtual_cann::api;
+  if (current_pipe() != nullptr) {
+    Core& core = Core::current();
+    core.issue(Pipe::S, "TPipe", place);
+    core.violate(Rule::one_pipe, "Destroy of the TPipe that there is", "another TPipe");
+  }
+  reset();
+  current_pipe() = this;
+}
+
+inline void TPipe::Destroy() {
+  if (destroyed_) return;
+  drain();
+  virtual_cann::Core::current().barrier_all();
+  destroyed_ = true;
+  virtual_cann::api::current_pipe() = nullptr;
+}
+
+inline TPipe::~TPipe() noexcept(false) {
+  if (std::uncaught_exceptions() == exceptions_)
+    Destroy();
+  else
+    virtual_cann::api::current_pipe() = nullptr;
+}
+
+inline void TPipe::require_position(virtual_cann::Core& core, virtual_cann::api::PipePair filled) const {
+  using namespace virtual_cann::api;
+  const auto count = std::count_if(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
+    return buffer.counted && buffer.filled_pair.from == filled.from && buffer.filled_pair.to == filled.to;
+  });
+  if (count > kEventIds)
+    core.violate(Rule::queue_buffers, "at most " + text(kEventIds) + " buffers of queues in one position", text(count));
 }
 
 // The flags that queues still have set would let the next kernel through.

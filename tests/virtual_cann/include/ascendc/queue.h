@@ -10,6 +10,7 @@ namespace AscendC {
 
 template <TPosition src, TPosition dst, int32_t depth, auto mask = 0>
 class TQueBind {
+  static_assert(depth > 0, "a queue of depth 0, which is used in place, is not modelled: CANN 8.1 has none");
   static_assert((src == TPosition::GM && dst == TPosition::VECIN) ||
                     (src == TPosition::VECOUT && dst == TPosition::GM) ||
                     (src == TPosition::VECIN && dst == TPosition::VECOUT),
@@ -78,16 +79,6 @@ class TQueBind {
     buffer->state = Buffer::State::free;
   }
 
-  // In place: for a queue of depth 0.
-  template <typename T>
-  void AllocTensor(LocalTensor<T>& tensor, Place place = Place::here()) {
-    tensor = AllocTensor<T>(place);
-  }
-  template <typename T>
-  void DeQue(LocalTensor<T>& tensor, Place place = Place::here()) {
-    tensor = DeQue<T>(place);
-  }
-
   bool VacantInQue() const { return enqueued_.size() < kDepth; }
   bool HasTensorInQue() const { return !enqueued_.empty(); }
   int32_t GetTensorCountInQue() const { return static_cast<int32_t>(enqueued_.size()); }
@@ -96,7 +87,10 @@ class TQueBind {
   }
   void FreeAllEvent(Place place = Place::here()) {
     Core& core = begin("FreeAllEvent", place);
-    for (Buffer* buffer : buffers_) buffer->wait(core, kEmptied, buffer->emptied);
+    for (Buffer* buffer : buffers_) {
+      buffer->wait(core, kEmptied, buffer->emptied);
+      buffer->counted = false;
+    }
   }
 
  private:
@@ -105,7 +99,7 @@ class TQueBind {
   using Core = virtual_cann::Core;
   using Pipe = virtual_cann::Pipe;
 
-  static constexpr size_t kDepth = depth > 0 ? depth : 1;
+  static constexpr size_t kDepth = depth;
   static constexpr Pipe kProducer = src == TPosition::VECOUT ? Pipe::V : Pipe::MTE2;
   static constexpr Pipe kConsumer = dst == TPosition::VECIN ? Pipe::V : Pipe::MTE3;
   static constexpr virtual_cann::api::PipePair kFilled{kProducer, kConsumer};

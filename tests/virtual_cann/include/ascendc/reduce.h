@@ -100,7 +100,8 @@ void whole_extreme(const char* api, AscendC::Place place, const AscendC::LocalTe
     else
       std::memcpy(to, both, order == ReduceOrder::ORDER_ONLY_VALUE ? size : 2 * size);
   };
-  reduce<set_mask>(api, place, {lanes, bytes, bytes, bytes}, kNan, dst, src, mask, repeats, strides, put);
+  // By ReduceRepeat a value alone may lie anywhere; by 8.5's WholeReduceMax all orders begin where a pair could.
+  reduce<set_mask>(api, place, {lanes, bytes, bytes, 2 * size}, kNan, dst, src, mask, repeats, strides, put);
 }
 
 }  // namespace virtual_cann::api

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // ReduceMax, ReduceMin, ReduceSum: several instructions each, as in the real headers. They end on the scalar unit,
 // which stores the result once the vector unit is done: GetValue may follow at once, and so may V and MTE3, but each
-// call empties the vector pipe.
+// call empties the vector pipe. ReduceSum over more repeats than a repeat has lanes ends on the vector unit instead.
+// Only the count form of ReduceSum has the mask register full again.
 #pragma once
 
 #include "events.h"
 #include "reduce_repeats.h"
 
 namespace virtual_cann::api {
+
+// Of the call's last instruction: no kernel may build on it, so it has no lanes.
+constexpr VectorMask kLostMask{0, 0, false};
 
 // A call and the instructions that it issues.
 template <class T>
@@ -158,7 +162,7 @@ void reduce_to_extreme(const char* api, AscendC::Place place, const AscendC::Loc
   } else {
     const Extent extent = form.extent(all.call);
     if (extent.repeats) reduce_extreme<greatest>(all, form.operand_of(), extent, form.tail(), with_index);
-    all.call.core.mask = kFullMask;
+    all.call.core.mask = kLostMask;
   }
 }
 
@@ -194,7 +198,7 @@ void sum_in_passes(ReduceAll<T>& all, const Operand& src, const Extent& extent) 
     sums.resize(repeats);
     all.repeats(repeats);
   }
-  all.store_by_scalar(sums.data());
+  extent.repeats > lanes ? all.store_by_vector(sums.data()) : all.store_by_scalar(sums.data());
 }
 
 }  // namespace virtual_cann::api
@@ -245,7 +249,7 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
     const MaskForm<T> form{src, mask, repeatTime, srcRepStride};
     const Extent extent = form.extent(all.call);
     if (extent.repeats) sum_in_passes(all, form.operand_of(), extent);
-    all.call.core.mask = kFullMask;
+    all.call.core.mask = kLostMask;
   }
 }
 

@@ -21,6 +21,8 @@ VIRTUAL_CANN_ONCE void VectorCall::too_long(uint32_t bytes, uint64_t wanted) {
 }
 
 VIRTUAL_CANN_ONCE Extent VectorCall::unmasked(uint32_t lanes, int64_t meant) {
+  if (core.mask.counter)
+    core.violate(Rule::mask_limit, "SetMaskNorm before it: no page says what it does in counter mode", "counter mode");
   require_range(Rule::repeat_limit, "a repeat count", meant, kMaxRepeats);
   return {lanes, kFullMask, static_cast<uint32_t>(std::max<int64_t>(meant, 0))};
 }
@@ -46,6 +48,9 @@ VIRTUAL_CANN_ONCE void set_lanes(Core& core, uint32_t lanes, uint64_t count) {
 
 VIRTUAL_CANN_ONCE Extent VectorCall::masked(uint32_t lanes, MaskArgument mask, int64_t meant) {
   if (core.mask.counter) {
+    // The headers make bits of a number of lanes, which counter mode takes for a number of elements.
+    if (!mask.bits)
+      core.violate(Rule::mask_limit, "a mask of two words in counter mode", "a number of lanes: " + text(mask.count));
     core.mask = {mask.bits ? mask.bits[0] : mask.count, 0, true};
   } else if (mask.bits) {
     core.mask = {mask.bits[0], mask.bits[1], false};
@@ -63,14 +68,19 @@ VIRTUAL_CANN_ONCE Extent VectorCall::counted(uint32_t lanes, int64_t count) {
   return {lanes, {elements, 0, true}, static_cast<uint32_t>((elements + lanes - 1) / lanes)};
 }
 
-VIRTUAL_CANN_ONCE void VectorCall::require_length(const Operand& operand, const Extent& extent) {
+// From the operand's address to the end of the last lane that takes part.
+VIRTUAL_CANN_ONCE uint64_t used_bytes(const Operand& operand, const Extent& extent) {
   uint64_t end = 0;
   // The last repeat ends last, but for one that counter mode cuts short.
   for (uint32_t repeat = extent.repeats; repeat-- > 0 && extent.repeats - repeat <= 2;) {
     if (const uint32_t lanes = extent.end_of(repeat))
       end = std::max(end, operand.offset(repeat, lanes - 1) + operand.size);
   }
-  require_length(operand, end);
+  return end;
+}
+
+VIRTUAL_CANN_ONCE void VectorCall::require_length(const Operand& operand, const Extent& extent) {
+  require_length(operand, used_bytes(operand, extent));
 }
 
 VIRTUAL_CANN_ONCE void VectorCall::require_apart(const Operand& dst, const Operand& src, const Extent& extent,
@@ -114,7 +124,7 @@ VIRTUAL_CANN_ONCE void VectorCall::require_apart(const Operand& dst, const Opera
 VIRTUAL_CANN_ONCE void VectorCall::require_disjoint(Rule rule, const Operand& dst, const Extent& extent,
                                                     uint32_t address, uint64_t bytes) {
   if (!extent.repeats || !bytes) return;
-  const uint64_t end = dst.address + dst.offset(extent.repeats - 1, extent.lanes_of(extent.repeats - 1) - 1) + dst.size;
+  const uint64_t end = dst.address + used_bytes(dst, extent);
   if (dst.address < address + bytes && address < end) core.violate(rule, "a dst apart from src", "the same memory");
 }
 

@@ -142,9 +142,12 @@ class GlobalTensor {
     return rest;
   }
 
+  // Without the macro, which -x asc defines and -xcce does not, the real headers leave the address as it is.
   template <CacheRwMode mode = CacheRwMode::RW>
-  void SetL2CacheHint(CacheMode cache) {
+  void SetL2CacheHint([[maybe_unused]] CacheMode cache) {
+#ifdef L2_CACHE_HINT
     through_l2_ = cache != CacheMode::CACHE_MODE_DISABLE;
+#endif
   }
 
   T GetValue(uint64_t index, Place place = Place::here()) const {

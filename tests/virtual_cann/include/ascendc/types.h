@@ -29,12 +29,6 @@ class Field {
   int64_t meant_ = 0;
 };
 
-template <class T>
-constexpr int64_t meant(Field<T> field) {
-  return field.meant();
-}
-constexpr int64_t meant(uint32_t plain) { return plain; }
-
 }  // namespace virtual_cann::api
 
 namespace AscendC {
@@ -84,13 +78,14 @@ struct DataCopyParams {
 // Length in bytes; gaps in bytes on the side of GM, in blocks on the side of UB.
 struct DataCopyExtParams {
   DataCopyExtParams() {}
-  DataCopyExtParams(Field<uint16_t> count, uint32_t length, uint32_t source_gap, uint32_t gap, uint32_t reserved)
+  DataCopyExtParams(Field<uint16_t> count, Field<uint32_t> length, Field<uint32_t> source_gap, Field<uint32_t> gap,
+                    uint32_t reserved)
       : blockCount(count), blockLen(length), srcStride(source_gap), dstStride(gap), rsv(reserved) {}
 
   Field<uint16_t> blockCount = 1;
-  uint32_t blockLen = 0;
-  uint32_t srcStride = 0;
-  uint32_t dstStride = 0;
+  Field<uint32_t> blockLen = 0;
+  Field<uint32_t> srcStride = 0;
+  Field<uint32_t> dstStride = 0;
   uint32_t rsv = 0;
 };
 

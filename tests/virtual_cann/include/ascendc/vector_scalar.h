@@ -4,13 +4,15 @@
 
 #include "vector_binary.h"
 
-#define VIRTUAL_CANN_SCALAR(Name, Supported, f)                                                                     \
+#define VIRTUAL_CANN_SCALAR(Name, Supported, judge, f)                                                              \
   template <typename T, bool isSetMask = true>                                                                      \
   void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,       \
             Place place = Place::here()) {                                                                          \
     using namespace virtual_cann::api;                                                                              \
     const auto with_scalar = [scalar = widen(scalarValue)](auto x) { return f(x, scalar); };                        \
-    elementwise<Supported, isSetMask>({#Name, place, VectorClass::simple}, with_scalar, Count{count}, dst, src);    \
+    VectorCall call(#Name, place, VectorClass::simple);                                                             \
+    judge(call, scalarValue);                                                                                       \
+    elementwise<Supported, isSetMask>(call, with_scalar, Count{count}, dst, src);                                   \
   }                                                                                                                 \
   template <typename T, bool isSetMask = true>                                                                      \
   void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue,                             \
@@ -19,14 +21,27 @@
     using namespace virtual_cann::api;                                                                              \
     const auto with_scalar = [scalar = widen(scalarValue)](auto x) { return f(x, scalar); };                        \
     const Repeated<UnaryRepeatParams> shape{mask, repeatTime.meant(), repeatParams};                                \
-    elementwise<Supported, isSetMask>({#Name, place, VectorClass::simple}, with_scalar, shape, dst, src);           \
+    VectorCall call(#Name, place, VectorClass::simple);                                                             \
+    judge(call, scalarValue);                                                                                       \
+    elementwise<Supported, isSetMask>(call, with_scalar, shape, dst, src);                                          \
   }
 
 namespace virtual_cann::api {
 
-// Shifts by up to the width of the type; to the right they keep the sign.
+constexpr auto any_scalar = [](VectorCall&, auto) {};
+constexpr auto shift = [](VectorCall& call, auto by) {
+  call.require_range(Rule::shift_limit, "a shift", static_cast<int64_t>(by), 8 * sizeof(by));
+};
+
+// Shifts of a signed type keep its sign, to the left as well (page ShiftLeft).
 constexpr auto shifted_left = [](auto x, auto by) {
-  return static_cast<decltype(x)>(static_cast<uint64_t>(x) << static_cast<uint32_t>(by));
+  using T = decltype(x);
+  const auto bits = static_cast<std::make_unsigned_t<T>>(static_cast<uint64_t>(x) << static_cast<uint32_t>(by));
+  if constexpr (std::is_signed_v<T>) {
+    constexpr auto sign = static_cast<std::make_unsigned_t<T>>(std::numeric_limits<T>::min());
+    return static_cast<T>((bits & ~sign) | (x < 0 ? sign : 0));
+  }
+  return static_cast<T>(bits);
 };
 constexpr auto shifted_right = [](auto x, auto by) {
   return static_cast<decltype(x)>(static_cast<int64_t>(x) >> static_cast<uint32_t>(by));
@@ -55,13 +70,13 @@ void axpy(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor<T
 
 namespace AscendC {
 
-VIRTUAL_CANN_SCALAR(Adds, Numbers, sum_of)
-VIRTUAL_CANN_SCALAR(Muls, Numbers, product_of)
-VIRTUAL_CANN_SCALAR(Maxs, Numbers, greater_of)
-VIRTUAL_CANN_SCALAR(Mins, Numbers, lesser_of)
-VIRTUAL_CANN_SCALAR(LeakyRelu, Floats, leaky)
-VIRTUAL_CANN_SCALAR(ShiftLeft, Integers, shifted_left)
-VIRTUAL_CANN_SCALAR(ShiftRight, Integers, shifted_right)
+VIRTUAL_CANN_SCALAR(Adds, Numbers, any_scalar, sum_of)
+VIRTUAL_CANN_SCALAR(Muls, Numbers, any_scalar, product_of)
+VIRTUAL_CANN_SCALAR(Maxs, Numbers, any_scalar, greater_of)
+VIRTUAL_CANN_SCALAR(Mins, Numbers, any_scalar, lesser_of)
+VIRTUAL_CANN_SCALAR(LeakyRelu, Floats, any_scalar, leaky)
+VIRTUAL_CANN_SCALAR(ShiftLeft, Integers, shift, shifted_left)
+VIRTUAL_CANN_SCALAR(ShiftRight, Integers, shift, shifted_right)
 
 template <typename T, typename U, bool isSetMask = true>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, const int32_t& count,

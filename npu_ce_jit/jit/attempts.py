@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came of each rung of the ladder, and what is told where none works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit import cures
+from npu_ce_jit.jit.build_log import telling_lines
+from npu_ce_jit.jit.ladder import Compiler, Rung
+
+
+class Reached(IntEnum):
+    """How far a rung came before it failed."""
+
+    PROBE = 0
+    KERNELS = 1
+    SELF_CHECK = 2
+
+
+class Attempt(NamedTuple):
+    """One try of a rung; `output` is empty where it works."""
+
+    rung: Rung
+    more: tuple[str, ...] = ()  # flags beside those of the rung
+    command: str = ""  # ready to paste; empty for a rung that was rejected
+    output: str = ""
+    reached: Reached = Reached.PROBE
+    is_the_last: bool = False  # what failed it fails any other rung as well
+
+    @property
+    def works(self) -> bool:
+        return not self.output
+
+    @property
+    def name(self) -> str:
+        return " ".join((self.rung.name, *self.more))
+
+    @property
+    def verdict(self) -> str:
+        if self.works:
+            return "works"
+        line = next(iter(telling_lines(self.output)))
+        return f"takes the probe and not the kernels: {line}" if self.reached is Reached.KERNELS else line
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.verdict}"
+
+
+def none_works(attempts: Sequence[Attempt], compiler: Compiler, log_file: Path) -> BuildError:
+    """With a line for each way in which rungs failed, and with what cures the failure of the one that got furthest."""
+    names_of: dict[str, list[str]] = {}
+    for attempt in attempts:
+        names_of.setdefault(attempt.verdict, []).append(attempt.name)
+    furthest = max(reversed(attempts), key=lambda attempt: attempt.reached)
+    return BuildError(
+        f"bisheng makes kernels that work with none of the {len({attempt.rung for attempt in attempts})} sets of flags "
+        "that were tried.",
+        cures.of(furthest.output, compiler),
+        furthest.command,
+        tuple(f"{', '.join(names)}: {verdict}" for verdict, names in names_of.items()),
+        str(log_file),
+    )
+
+
+def is_the_sources_fault(attempts: Sequence[Attempt], root_dir: Path) -> bool:
+    """Whether a third rung has failed at the same lines of our sources: then they are wrong, and not the flags.
+
+    Two say less: the first two rungs differ by directories alone.
+    """
+    where = re.compile(rf"^{re.escape(str(root_dir))}/\S+:\d+: (?:fatal )?error: .*", re.MULTILINE)
+    found = [errors for attempt in attempts if (errors := set(where.findall(attempt.output)))]
+    return bool(found) and found.count(found[-1]) == 3

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CANN 8.5's plugin for -x asc makes of a kernel that later compilers take.
+
+It looks kernels up by file, line and column of where the name is spelled. A name made by ## is spelled in no file; a
+kernel that is not found is built for cube and vector cores, and then two vector cores run each block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from virtual_cann.compiler.declarations import Declarations
+from virtual_cann.compiler.tokens import Place, Problem
+
+
+def unspelled_kernels(declarations: Declarations) -> Iterator[Problem]:
+    for function in declarations.functions:
+        if "global" in function.marks and not re.search(rf"\b{function.name}\b", _line(function.place)):
+            yield Problem(
+                function.place,
+                f"'{function.name}' is a kernel whose name is not written here: CANN 8.5 does not find it, and would "
+                "run each block on two vector cores; write the name out instead of pasting it",
+            )
+
+
+def _line(place: Place) -> str:
+    lines = Path(place.file).read_text("utf-8", errors="surrogateescape").splitlines()
+    return lines[place.line - 1] if place.line <= len(lines) else ""
