@@ -33,7 +33,7 @@ def pytest_configure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together.
 
-    But those that each run files on an npu share nothing, and take minutes: no core is to wait while another does them
+    But those that each run files on an npu, or build the kernels by one rung, share nothing, and take minutes: no core is to wait while another does them
     one after the other.
     """
     from xdist.scheduler import LoadFileScheduling
@@ -41,7 +41,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return nodeid if Path(file).name.startswith("test_on_npu") else file
+            return nodeid if Path(file).name.startswith(("test_on_npu", "test_npu_rungs")) else file
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -125,7 +125,8 @@ class BackwardNarrow {
   BackwardTiles<T> tiles_;
   BackwardRows rows_;
   ManyRows many_;
-  TBuf<QuePosition::VECCALC> weights_, row_starts_;
+  TBuf<QuePosition::VECIN> weights_;  // copies from GM end there, or in VECOUT (page DataCopyPad)
+  TBuf<QuePosition::VECCALC> row_starts_;
 };
 
 }  // namespace npu_ce

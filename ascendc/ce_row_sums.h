@@ -104,7 +104,8 @@ class RowSums {
   CeProblem problem_;
   CeForwardOutputs outputs_;
   TQue<QuePosition::VECOUT, 1> out_;
-  TBuf<QuePosition::VECCALC> lanes_, sums_;
+  TBuf<QuePosition::VECCALC> lanes_;
+  TBuf<QuePosition::VECOUT> sums_;  // copies to GM begin there (page DataCopyPad)
 };
 
 }  // namespace npu_ce

@@ -74,7 +74,8 @@ class States {
   ForwardOptions options_;
   uint32_t capacity_;
   uint32_t at_[kStates];
-  mutable TBuf<QuePosition::VECCALC> vectors_;  // its Get is not const
+  // Copies to GM begin there (page DataCopyPad). Its Get is not const.
+  mutable TBuf<QuePosition::VECOUT> vectors_;
 };
 
 }  // namespace npu_ce

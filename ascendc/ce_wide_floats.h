@@ -49,7 +49,8 @@ class WideFloats {
     }
   }
 
-  TBuf<QuePosition::VECCALC> floats_, before_floats_, before_work_;
+  TBuf<QuePosition::VECIN> floats_;  // copies within UB go from there to VECCALC (page DataCopy)
+  TBuf<QuePosition::VECCALC> before_floats_, before_work_;
 };
 
 }  // namespace npu_ce

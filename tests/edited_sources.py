@@ -46,7 +46,7 @@ def _copy(to: Path) -> Path:
     replaced = 0
     for source in (to / "ascendc").glob("*.asc"):
         # Every dtype's kernels are float32's, whose loss is all that is asked of them: a third of the time to compile.
-        text, count = re.subn(r"\b(half|bfloat16_t)\)\n", "float)\n", source.read_text("utf-8"))
+        text, count = re.subn(r"<(half|bfloat16_t)>>\(", "<float>>(", source.read_text("utf-8"))
         source.write_text(text, "utf-8")
         replaced += count
     assert replaced

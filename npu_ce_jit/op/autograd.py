@@ -14,6 +14,7 @@ from npu_ce_jit.op.transforms import (
     apply_at_this_level,
     below_autograd,
     below_this_level,
+    is_batched_gradient,
     is_differentiating,
     is_inside_backward,
     is_plain_eager,
@@ -125,7 +126,8 @@ class CrossEntropy(torch.autograd.Function):
             return OPS._backward.default(*arguments), None, None, None, None
         # A leaf's gradient from an earlier step lies over the logits too, and is still to be added to.
         has_gradient = input.is_leaf and input.grad is not None
-        if ctx.inplace and is_plain_eager(input) and not torch.is_grad_enabled() and not has_gradient:
+        is_plain = is_plain_eager(input) and not any(map(is_batched_gradient, gradients))
+        if ctx.inplace and is_plain and not torch.is_grad_enabled() and not has_gradient:
             ctx.spent = True
             below_autograd(OPS._backward_.default, *arguments)
             torch.autograd.graph.increment_version(input)

@@ -24,6 +24,7 @@ from npu_ce_jit.op.transforms import (
     below_autograd,
     functorch_is_active,
     has_tangent,
+    is_batched_gradient,
     is_differentiating,
     keeps_graph,
 )
@@ -162,7 +163,7 @@ def output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]:
 
 def scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
     """The gradients that forward has made for a loss gradient of 1."""
-    if torch.compiler.is_compiling() or keeps_graph():
+    if torch.compiler.is_compiling() or keeps_graph() or is_batched_gradient(grad_loss):
         return [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]
     # Nobody reads them again, and a second copy would be as large as linear_weight.
     return [g.mul_(grad_loss) if asked else None for g, asked in zip(gradients, wanted, strict=True)]

@@ -22,6 +22,14 @@ def functorch_is_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def is_batched_gradient(tensor: Tensor | None) -> bool:
+    """A batch of gradients that looks like one: `is_grads_batched`, and `vectorize` of torch.autograd.functional.
+
+    These run torch's older vmap, which functorch knows nothing of. Torch loops over our operators there.
+    """
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether forward mode follows one of `tensors`.
 
@@ -30,7 +38,11 @@ def has_tangent(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_dynamo_compiling():  # compiled autograd reads this very line; it has no forward mode
         return False
     with torch._C._DisableTorchDispatch():  # to look makes a view, which no mode is to see
-        return any(t is not None and torch._VF._unpack_dual(t, level=0)[1] is not None for t in tensors)
+        return any(
+            # Batched gradients have none: the older vmap batches tangents, never what they are tangents of.
+            t is not None and not is_batched_gradient(t) and torch._VF._unpack_dual(t, level=0)[1] is not None
+            for t in tensors
+        )
 
 
 def is_differentiating(*tensors: Tensor | None) -> bool:
