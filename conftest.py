@@ -33,8 +33,8 @@ def pytest_configure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together.
 
-    But those that each run files on an npu, or build the kernels by one rung, share nothing, and take minutes: no core is to wait while another does them
-    one after the other.
+    But those that each run files on an npu, or build the kernels by one rung, share nothing, and take minutes: no core
+    is to wait while another does them one after the other.
     """
     from xdist.scheduler import LoadFileScheduling
 
