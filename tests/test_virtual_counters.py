@@ -253,7 +253,7 @@ def test_the_ends_bracket_the_estimate(estimates: Estimates) -> None:
         times = times_of(estimate)
         if cores == 1:  # a launch costs less by the table
             more = times["launch fast"] - times["table"]
-            times = times | {"launch fast": times["table"], "fast": times["fast"] - more}
+            times = times | {"launch fast": times["table"], "fast": round(times["fast"] - more, 5)}
         assert brackets(times)
         assert times["fast"] < times["table"] < times["slow"]
 
@@ -270,7 +270,7 @@ def test_what_a_launch_costs(counted: ctypes.CDLL, blocks: int) -> None:
 def test_a_short_copy_costs_as_much_as_a_longer_one(estimates: Estimates) -> None:
     """3072 bytes more of each copy into UB, at 32 bytes a cycle."""
     estimate = estimates["two_buffers", 1]
-    copies = 2 * 2 * 8192 * 8192 // 32768
+    copies = 2 * -(-8192 * 8192 // 15488)  # tiles of published_add.asc
     more = estimate["short_copy slow"]["MTE2"] - estimate["table"]["MTE2"]
     assert more == pytest.approx(copies * 3072 / 32 / 1.8e3, rel=0.02)
 
