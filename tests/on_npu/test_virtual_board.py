@@ -125,6 +125,12 @@ def test_the_file_in_the_docs_has_these_answers(report: dict[str, Any]) -> None:
     assert list(shown["answers"]) == list(report["answers"])
     for name, answer in shown["answers"].items():
         if "as assumed" in answer:
-            assert answer == report["answers"][name]
+            assert _without_times(answer) == _without_times(report["answers"][name])
         elif name in assumed.COSTS:
             assert answer["assumed"] == report["answers"][name]["assumed"]
+
+
+def _without_times(answer: dict[str, Any]) -> dict[str, Any]:
+    """Those of the virtual NPU mean nothing."""
+    semantics = {name: value for name, value in answer["answer"].items() if not name.startswith("us, ")}
+    return answer | {"answer": semantics}
