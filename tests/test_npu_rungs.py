@@ -56,7 +56,7 @@ def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name:
     ("refuses", "rung", "said"),
     [
         # The real compile: three units in one command, where the probe has two.
-        ("units>2", "cce-two-steps", "units"),
+        ("units>2", "cce-two-steps", "3 device sources in one command"),
         # The real link, also that of two steps.
         ("link-units>2", "cce-one-unit", "error"),
     ],
