@@ -101,7 +101,7 @@ def test_a_child_that_was_forked_during_a_build_and_lives_on_holds_up_nobody_aft
     child = fork(lambda: wait_until(may_go.exists))
     thread.join()
     try:
-        cache_commands.clean(slow.store, everything=True, older_than_days=None, dry_run=False)
+        cache_commands.clean(slow.store, everything=True, rejected=False, older_than_days=None, dry_run=False)
         start = time.monotonic()
         slow.build()
         assert time.monotonic() - start < 60, "it waited for the child"
@@ -143,7 +143,7 @@ def test_a_process_goes_on_computing_after_another_has_cleaned_everything(tmp_pa
 
     child = fork(compute)
     wait_until(loaded.exists)
-    cache_commands.clean(one.store, everything=True, older_than_days=None, dry_run=False)
+    cache_commands.clean(one.store, everything=True, rejected=False, older_than_days=None, dry_run=False)
     assert one.find() is None
     cleaned.touch()
     assert exit_code(child) == 0
