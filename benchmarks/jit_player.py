@@ -34,7 +34,7 @@ def our_jit(source: Path) -> None:
     from npu_ce_jit.jit.loader import obtain_open
     from npu_ce_jit.jit.sources import Sources
     from npu_ce_jit.jit.targets import cpu_target
-    from npu_ce_jit.jit.toolchain import Toolchain
+    from npu_ce_jit.jit.toolchain.discovery import Toolchain
     from npu_ce_jit.settings import Settings
 
     settings = Settings.from_env(os.environ)
@@ -57,7 +57,7 @@ def torch_module(source: Path) -> None:
 
 
 def our_lock(hold: Callable[[], None]) -> None:
-    from npu_ce_jit.jit.lock import build_lock
+    from npu_ce_jit.jit.build.lock import build_lock
     from npu_ce_jit.settings import Settings
 
     with build_lock(f"benchmark of process {os.getppid()}", Settings.from_env(os.environ), lambda: None):

@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError, SettingsError, ToolchainError
-from npu_ce_jit.jit.entry import Artifact, knows, reject, remember
+from npu_ce_jit.jit.cache.entry import Artifact, knows, reject, remember
 from npu_ce_jit.jit.loader import obtain, obtain_open, use
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import cpu_target, npu_target
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.log import set_up_log
 from npu_ce_jit.settings import Settings
 

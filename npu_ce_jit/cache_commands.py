@@ -10,16 +10,16 @@ from npu_ce_jit import chips
 from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import print_table, size_of
 from npu_ce_jit.errors import BuildError, NpuCeJitError
-from npu_ce_jit.jit import inventory
-from npu_ce_jit.jit.archive import pack, unpack
-from npu_ce_jit.jit.build import build as build_target
-from npu_ce_jit.jit.build_log import BUILD_LOG
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.entry import is_refusal, noted_dir
-from npu_ce_jit.jit.inventory import BROKEN, Item
-from npu_ce_jit.jit.roots import Root
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.build.compile import build as build_target
+from npu_ce_jit.jit.cache import inventory
+from npu_ce_jit.jit.cache.archive import pack, unpack
+from npu_ce_jit.jit.cache.entry import is_refusal, noted_dir
+from npu_ce_jit.jit.cache.inventory import BROKEN, Item
+from npu_ce_jit.jit.cache.key import cache_key
+from npu_ce_jit.jit.cache.roots import Root
+from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
+from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG
 
 
 def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from npu_ce_jit import bootstrap, console
 from npu_ce_jit._version import __version__
 from npu_ce_jit.errors import NpuCeJitError
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.cache.store import Store
 
 _COMPUTING = {
     "board": "ask the NPU here what only a chip can answer, and write the answers to a file",

@@ -13,8 +13,8 @@ from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import Line
 from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
-from npu_ce_jit.jit.evidence import Evidence
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.cache.store import Store
+from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.report import state_of
 
 Verdict = Literal["ok", "warn", "fail"]

@@ -15,7 +15,7 @@ import torch
 from npu_ce_jit import bootstrap
 from npu_ce_jit.bootstrap import Kernels, Session
 from npu_ce_jit.errors import BuildError, LoadError, NpuCeJitError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit.entry import Artifact, refuse_here
+from npu_ce_jit.jit.cache.entry import Artifact, refuse_here
 from npu_ce_jit.jit.loader import obtain, on_trial, open_library, use
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import Target, cpu_target, npu_target

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.sources import Sources
+from npu_ce_jit.jit.toolchain import flags
 
 TESTS_DIR = Path(__file__).parent
 CSRC_DIR = Sources.installed().root_dir / "csrc"

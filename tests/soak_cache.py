@@ -28,8 +28,8 @@ from soak_ledger import AMISS, Ledger
 from soak_members import Member
 from soak_scene import LOCK_SECONDS, Scene, content, set_up
 
-from npu_ce_jit.jit import inventory
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.cache import inventory
+from npu_ce_jit.jit.cache.store import Store
 
 KILL_SECONDS = 0.3
 KILLS = [

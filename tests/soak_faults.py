@@ -23,9 +23,9 @@ from soak_scene import Scene
 from toy_package import fork
 
 from npu_ce_jit import cache_commands
-from npu_ce_jit.jit.entry import MANIFEST, PREFIX
-from npu_ce_jit.jit.flags import CPU_LIBRARY
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.cache.entry import MANIFEST, PREFIX
+from npu_ce_jit.jit.cache.store import Store
+from npu_ce_jit.jit.toolchain.flags import CPU_LIBRARY
 
 SIZES = (0, 1, 64, 1000, 4096, 8192, -4096, -64, -1)  # what a library is cut to; where negative, by
 AWAY = "away-"  # names what is on its way in or out

@@ -28,13 +28,13 @@ from soak_scene import UNWILLING, Place, Scene, refusal
 from toy_package import Toy, exit_code, fork
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import build as build_module
 from npu_ce_jit.jit import loader as loader_module
-from npu_ce_jit.jit import lock as lock_module
-from npu_ce_jit.jit import node as node_module
-from npu_ce_jit.jit.entry import MANIFEST
+from npu_ce_jit.jit.build import compile as build_module
+from npu_ce_jit.jit.build import lock as lock_module
+from npu_ce_jit.jit.build import node as node_module
+from npu_ce_jit.jit.cache.entry import MANIFEST
+from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.loader import obtain, obtain_open
-from npu_ce_jit.jit.store import Store
 
 USES = 4  # of one process; it forks and ends as often as a user's does
 SLOW_SECONDS = 0.1

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from toy_package import EXPORT, NO_KERNELS, Toy, compiler_script, toy
 
-from npu_ce_jit.jit.build import build
-from npu_ce_jit.jit.roots import Root
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.build.compile import build
+from npu_ce_jit.jit.cache.roots import Root
+from npu_ce_jit.jit.cache.store import Store
 
 NUMBERS = range(6)  # of the libraries; each returns its own
 UNWILLING = 5  # its source does not compile while `Scene.unwilling_file` is there

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from toy_package import Toy, needs_compiler, toy
 
-from npu_ce_jit.jit.archive import ArchiveError, pack, unpack
-from npu_ce_jit.jit.entry import Artifact, verified
+from npu_ce_jit.jit.cache.archive import ArchiveError, pack, unpack
+from npu_ce_jit.jit.cache.entry import Artifact, verified
 
 pytestmark = needs_compiler
 

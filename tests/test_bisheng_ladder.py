@@ -17,14 +17,14 @@ import pytest
 from toy_package import is_running, needs_compiler, wait_until
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import cures, probe_kernels
-from npu_ce_jit.jit import probe as probe_module
-from npu_ce_jit.jit.build_log import BUILD_LOG, Failure
-from npu_ce_jit.jit.ladder import LADDER, Compiler
-from npu_ce_jit.jit.npu_recipe import npu_recipes
-from npu_ce_jit.jit.recipe import Recipe
+from npu_ce_jit.jit.bisheng import hints, probe_kernels
+from npu_ce_jit.jit.bisheng import probe as probe_module
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER, Compiler
+from npu_ce_jit.jit.build.cpu_recipe import Recipe
+from npu_ce_jit.jit.build.npu_recipe import npu_recipes
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG, Failure
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 pytestmark = needs_compiler
@@ -381,7 +381,7 @@ def test_then_the_package_to_install_is_named(machine):
 
 
 def test_without_a_gcc_there_is_nothing_to_try_again(machine):
-    assert list(cures.gcc_flags(["/no/such/g++"], os.environ)) == []
+    assert list(hints.gcc_flags(["/no/such/g++"], os.environ)) == []
 
 
 @pytest.mark.parametrize(
@@ -399,12 +399,12 @@ def test_without_a_gcc_there_is_nothing_to_try_again(machine):
 )
 def test_each_known_failure_has_its_cure(machine, output, cure):
     compiler = machine().compiler
-    assert cure.format(bisheng=compiler.program, machine=MACHINE) in cures.of(output, compiler)
+    assert cure.format(bisheng=compiler.program, machine=MACHINE) in hints.of(output, compiler)
 
 
 def test_a_cann_without_ascend_cs_headers_is_told_whatever_the_compiler_says(tmp_path):
     compiler = Compiler("bisheng", str(tmp_path), MACHINE)
-    assert "install CANN's toolkit" in cures.of("error: something new", compiler)
+    assert "install CANN's toolkit" in hints.of("error: something new", compiler)
 
 
 # What packages have, by where their build rules look: 8.x, and 9.x, whose headers include each other by bare names.

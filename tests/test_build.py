@@ -14,11 +14,11 @@ from toy_package import compiler_script, needs_compiler, toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, ToolchainError
-from npu_ce_jit.jit import build as build_module
-from npu_ce_jit.jit.build_log import compiler_failure
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.build import compile as build_module
+from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.loader import open_library
+from npu_ce_jit.jit.toolchain.compiler_output import compiler_failure
+from npu_ce_jit.jit.toolchain.finding import Evidence
 
 pytestmark = needs_compiler
 

@@ -11,15 +11,15 @@ from toy_package import write_sources
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit import flags
-from npu_ce_jit.jit import ladder as ladder_module
 from npu_ce_jit.jit import targets as targets_module
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.evidence import Evidence
-from npu_ce_jit.jit.ladder import LADDER
+from npu_ce_jit.jit.bisheng import flag_sets as ladder_module
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import board_target, cpu_target, npu_target
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain import flags
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
+from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.settings import Settings
 
 SETTINGS = Settings()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from npu_ce_jit.jit import cann as cann_module
-from npu_ce_jit.jit.bisheng import bisheng_identity
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain import cann as cann_module
+from npu_ce_jit.jit.toolchain.bisheng import bisheng_identity
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 MACHINE = f"{platform.machine()}-linux"

@@ -10,8 +10,8 @@ import torch
 
 from npu_ce_jit import bootstrap, cli, doctor
 from npu_ce_jit.errors import BuildError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.cache.entry import Artifact
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 

@@ -16,7 +16,7 @@ from npu_ce_jit.jit.loader import obtain_open
 
 pytestmark = needs_compiler
 
-COLD_ONLY = ("setuptools", "torch.utils.cpp_extension", "filelock", "ninja", "npu_ce_jit.jit.build")
+COLD_ONLY = ("setuptools", "torch.utils.cpp_extension", "filelock", "ninja", "npu_ce_jit.jit.build.compile")
 STARTS = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system", "os.exec")
 IMPORT = f"""
 import ctypes, json, sys, torch

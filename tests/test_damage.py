@@ -16,8 +16,8 @@ from places import obey_permissions
 from toy_package import EXPORT, NO_KERNELS, Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
 
 from npu_ce_jit.errors import LoadError
-from npu_ce_jit.jit import entry
-from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.cache import entry
+from npu_ce_jit.jit.cache.entry import Artifact
 from npu_ce_jit.jit.loader import obtain_open, open_library
 
 pytestmark = needs_compiler

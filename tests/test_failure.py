@@ -12,8 +12,8 @@ import pytest
 from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import failure, node
-from npu_ce_jit.jit.node import node_file
+from npu_ce_jit.jit.build import failure, node
+from npu_ce_jit.jit.build.node import node_file
 
 pytestmark = needs_compiler
 ERROR = BuildError("It did not compile.", "Mend it.", "g++ toy.cpp", ("toy.cpp:1: error: no", "and more"), "/log")

@@ -13,7 +13,7 @@ from places import in_own_mounts, make_read_only, mount_tmpfs, needs_mounts, obe
 from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy, write_npu_sources
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.cache_key import cache_key
+from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.loader import obtain_open
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import npu_target

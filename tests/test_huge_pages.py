@@ -14,7 +14,7 @@ from probes import needs_the_library
 
 import npu_ce_jit
 from npu_ce_jit import bootstrap
-from npu_ce_jit.jit.toolchain import HUGE_PAGES_MIB
+from npu_ce_jit.jit.toolchain.discovery import HUGE_PAGES_MIB
 
 SMAPS = Path("/proc/self/smaps")
 # VmFlags are hg where somebody has asked; a kernel without huge pages takes no advice.

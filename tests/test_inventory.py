@@ -13,9 +13,9 @@ from toy_package import Toy, exit_code, fork, needs_compiler, toy
 
 from npu_ce_jit import bootstrap, cache_commands
 from npu_ce_jit.errors import ToolchainError
-from npu_ce_jit.jit import inventory
-from npu_ce_jit.jit.entry import Artifact, is_refused_here, refuse_here, remember
-from npu_ce_jit.jit.staging import staging_dir
+from npu_ce_jit.jit.cache import inventory
+from npu_ce_jit.jit.cache.entry import Artifact, is_refused_here, refuse_here, remember
+from npu_ce_jit.jit.cache.staging import staging_dir
 
 pytestmark = needs_compiler
 

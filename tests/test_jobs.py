@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from npu_ce_jit.jit import jobs
-from npu_ce_jit.jit.jobs import job_count
+from npu_ce_jit.jit.build import jobs
+from npu_ce_jit.jit.build.jobs import job_count
 
 
 def test_jobs_are_limited_by_request_processors_memory_and_work(tmp_path, monkeypatch):

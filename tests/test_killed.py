@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from toy_package import Toy, compiler_script, exit_code, fork, is_running, needs_compiler, toy, wait_until
 
-from npu_ce_jit.jit import build as build_module
-from npu_ce_jit.jit import entry, staging
+from npu_ce_jit.jit.build import compile as build_module
+from npu_ce_jit.jit.cache import entry, staging
 
 pytestmark = needs_compiler
 

@@ -15,7 +15,7 @@ from toy_package import Toy, needs_compiler, toy
 
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit import loader
-from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.cache.entry import Artifact
 from npu_ce_jit.jit.loader import obtain, obtain_open
 
 pytestmark = needs_compiler

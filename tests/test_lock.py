@@ -17,10 +17,10 @@ import pytest
 from places import obey_permissions
 from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, toy, wait_until
 
-from npu_ce_jit.jit import lock as lock_module
-from npu_ce_jit.jit import node
-from npu_ce_jit.jit.lock import build_lock
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.build import lock as lock_module
+from npu_ce_jit.jit.build import node
+from npu_ce_jit.jit.build.lock import build_lock
+from npu_ce_jit.jit.cache.store import Store
 
 pytestmark = needs_compiler
 

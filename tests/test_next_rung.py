@@ -14,10 +14,10 @@ import pytest
 from toy_package import Toy, needs_compiler, toy, write_npu_sources
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import probe_kernels
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.entry import reject
-from npu_ce_jit.jit.ladder import LADDER
+from npu_ce_jit.jit.bisheng import probe_kernels
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.cache.entry import reject
+from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import npu_target
 

@@ -10,14 +10,14 @@ import torch
 from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit.attempts import Attempt
-from npu_ce_jit.jit.ladder import LADDER
-from npu_ce_jit.jit.ninja_file import ninja_file
-from npu_ce_jit.jit.npu_recipe import npu_recipes
-from npu_ce_jit.jit.probe import Probe
-from npu_ce_jit.jit.recipe import cpu_recipe
+from npu_ce_jit.jit.bisheng.attempts import Attempt
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.bisheng.probe import Probe
+from npu_ce_jit.jit.build.cpu_recipe import cpu_recipe
+from npu_ce_jit.jit.build.ninja_file import ninja_file
+from npu_ce_jit.jit.build.npu_recipe import npu_recipes
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 SOURCES = Sources(

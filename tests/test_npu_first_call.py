@@ -15,7 +15,7 @@ from toy_package import toy
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, LoadError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.cache.entry import Artifact
 from npu_ce_jit.op import registration, self_check
 
 DEVICE = torch.device("privateuseone", 0)

@@ -15,7 +15,7 @@ import pytest
 from toy_package import copy_package, run_python, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
-from npu_ce_jit.jit.ladder import LADDER
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER
 
 ON_NPU = (Path(__file__).resolve().parent / "virtual_cann/run", "python")
 

@@ -13,11 +13,11 @@ import pytest
 from terminal import terminal
 from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, run_python_from_the_start, toy
 
-from npu_ce_jit.jit import lock as lock_module
-from npu_ce_jit.jit import progress as progress_module
-from npu_ce_jit.jit.lock import build_lock
-from npu_ce_jit.jit.progress import BuildProgress
-from npu_ce_jit.jit.reason import reason
+from npu_ce_jit.jit.build import lock as lock_module
+from npu_ce_jit.jit.build import progress as progress_module
+from npu_ce_jit.jit.build.cache_miss import reason
+from npu_ce_jit.jit.build.lock import build_lock
+from npu_ce_jit.jit.build.progress import BuildProgress
 from npu_ce_jit.log import set_up_log
 
 

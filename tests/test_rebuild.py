@@ -22,9 +22,9 @@ from toy_package import EXPORT, toy, write_sources
 import npu_ce_jit
 from npu_ce_jit import bootstrap, cross_entropy
 from npu_ce_jit.errors import BuildError, LoadError, SelfCheckError, ToolchainError
-from npu_ce_jit.jit import build as build_module
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.build import compile as build_module
+from npu_ce_jit.jit.cache.key import cache_key
+from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.targets import cpu_target
 from npu_ce_jit.op import registration, self_check
 

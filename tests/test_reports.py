@@ -17,7 +17,7 @@ import npu_ce_jit
 from npu_ce_jit import bootstrap, console, doctor
 from npu_ce_jit.bootstrap import Kernels
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.toolchain.finding import Evidence
 
 TEXT = """\
 warn  settings: MAX_JOBS: expected a whole number, 1 or more, got 'many'; the default (nothing) is used.

@@ -11,9 +11,9 @@ import pytest
 from toy_package import Toy, compiler_script, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError, LoadError
-from npu_ce_jit.jit.entry import _refused, knows, reject, remember
+from npu_ce_jit.jit.cache.entry import _refused, knows, reject, remember
+from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.loader import obtain_open
-from npu_ce_jit.jit.store import Store
 
 pytestmark = needs_compiler
 

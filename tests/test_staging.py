@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy_package import exit_code, fork
 
-from npu_ce_jit.jit.staging import dead_staging_dirs, staging_dir
+from npu_ce_jit.jit.cache.staging import dead_staging_dirs, staging_dir
 
 
 def _killed_builder_s(key_dir: Path) -> Path:

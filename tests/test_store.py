@@ -10,9 +10,9 @@ import pytest
 from toy_package import Toy, needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.entry import Artifact, knows, publish, remember
-from npu_ce_jit.jit.staging import staging_dir
-from npu_ce_jit.jit.store import Store, make_key_dir
+from npu_ce_jit.jit.cache.entry import Artifact, knows, publish, remember
+from npu_ce_jit.jit.cache.staging import staging_dir
+from npu_ce_jit.jit.cache.store import Store, make_key_dir
 from npu_ce_jit.settings import Settings
 
 NO_DIRECTORY = "/proc/self/nothing"  # where even root can make none

@@ -13,7 +13,7 @@ import sys
 import pytest
 from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, toy
 
-from npu_ce_jit.jit import progress
+from npu_ce_jit.jit.build import progress
 from npu_ce_jit.jit.loader import obtain_open
 from npu_ce_jit.log import set_up_log
 

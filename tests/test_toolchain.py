@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from npu_ce_jit.errors import ToolchainError
-from npu_ce_jit.jit import toolchain as toolchain_module
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain import discovery as toolchain_module
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 

@@ -17,13 +17,13 @@ import pytest
 import torch_processes
 
 import npu_ce_jit
-from npu_ce_jit.jit.build import build
-from npu_ce_jit.jit.cache_key import CacheKey, cache_key
-from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.build.compile import build
+from npu_ce_jit.jit.cache.entry import Artifact
+from npu_ce_jit.jit.cache.key import CacheKey, cache_key
+from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 needs_compiler = pytest.mark.skipif(

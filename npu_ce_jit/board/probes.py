@@ -13,7 +13,7 @@ from torch import Tensor
 
 from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.errors import BuildError, LoadError
-from npu_ce_jit.jit.entry import Artifact
+from npu_ce_jit.jit.cache.entry import Artifact
 from npu_ce_jit.jit.loader import obtain
 from npu_ce_jit.jit.targets import board_target
 

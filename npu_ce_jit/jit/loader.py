@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from npu_ce_jit.errors import LoadError
-from npu_ce_jit.jit.cache_key import cache_key
-from npu_ce_jit.jit.entry import Artifact, refuse_here
-from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.cache.entry import Artifact, refuse_here
+from npu_ce_jit.jit.cache.key import cache_key
+from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.targets import Target
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")
@@ -26,7 +26,7 @@ def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_buil
     artifact = store.find(key)
     if artifact is not None or not may_build:
         return artifact
-    from npu_ce_jit.jit.build import build  # compilers and locks: not on the warm path
+    from npu_ce_jit.jit.build.compile import build  # compilers and locks: not on the warm path
 
     return build(target, settings, toolchain, key, store)
 

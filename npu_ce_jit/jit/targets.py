@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Final, Literal, TypedDict
 
 from npu_ce_jit._version import __version__
-from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import HUGE_PAGES_MIB, Toolchain
+from npu_ce_jit.jit.toolchain import flags
+from npu_ce_jit.jit.toolchain.discovery import HUGE_PAGES_MIB, Toolchain
 from npu_ce_jit.settings import Settings
 
 
@@ -110,8 +110,8 @@ def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
     a machine that only runs may have none.
     """
     torch_npu, _ = toolchain.torch_npu_version.require(), toolchain.cann_home.require()
-    from npu_ce_jit.jit.bisheng import bisheng_identity  # most machines have no NPU
-    from npu_ce_jit.jit.ladder import LADDER
+    from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+    from npu_ce_jit.jit.toolchain.bisheng import bisheng_identity  # most machines have no NPU
 
     architecture, version = toolchain.npu_architecture.require(), toolchain.cann_version.value or "unknown"
     return {

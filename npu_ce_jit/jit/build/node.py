@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from npu_ce_jit.jit.trust import make_private_dir
+from npu_ce_jit.jit.cache.permissions import make_private_dir
 from npu_ce_jit.settings import Settings
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108

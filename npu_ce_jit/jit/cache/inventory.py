@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from npu_ce_jit.jit import entry
-from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.roots import Root
-from npu_ce_jit.jit.staging import PREFIX as STAGING_PREFIX
-from npu_ce_jit.jit.staging import dead_staging_dirs
-from npu_ce_jit.jit.store import Store
-from npu_ce_jit.jit.trust import UntrustedError, require_trusted_dir
+from npu_ce_jit.jit.cache import entry
+from npu_ce_jit.jit.cache.entry import Artifact
+from npu_ce_jit.jit.cache.permissions import UntrustedError, require_trusted_dir
+from npu_ce_jit.jit.cache.roots import Root
+from npu_ce_jit.jit.cache.staging import PREFIX as STAGING_PREFIX
+from npu_ce_jit.jit.cache.staging import dead_staging_dirs
+from npu_ce_jit.jit.cache.store import Store
 
 Kind = Literal["entry", "copy", "damaged", "untrusted", "set aside", "rejected", "leftover", "building", "note"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from npu_ce_jit.errors import NpuCeJitError
-from npu_ce_jit.jit import entry
-from npu_ce_jit.jit.cache_key import is_name_of
-from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.staging import staging_dir
-from npu_ce_jit.jit.store import Store
-from npu_ce_jit.jit.trust import UntrustedError, make_private_dir, write_private
+from npu_ce_jit.jit.cache import entry
+from npu_ce_jit.jit.cache.entry import Artifact
+from npu_ce_jit.jit.cache.key import is_name_of
+from npu_ce_jit.jit.cache.permissions import UntrustedError, make_private_dir, write_private
+from npu_ce_jit.jit.cache.staging import staging_dir
+from npu_ce_jit.jit.cache.store import Store
 
 _MEMBER = re.compile(r"([A-Za-z0-9.+_-]+)/(e-[0-9a-f]+)/([A-Za-z0-9._+-]+)")
 _MOST_BYTES = 1 << 28  # of one file: a library has some hundred KiB, and nobody should fill memory by mistake

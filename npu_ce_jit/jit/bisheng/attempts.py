@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit import cures
-from npu_ce_jit.jit.build_log import telling_lines
-from npu_ce_jit.jit.ladder import Compiler, Rung
+from npu_ce_jit.jit.bisheng import hints
+from npu_ce_jit.jit.bisheng.flag_sets import Compiler, Rung
+from npu_ce_jit.jit.toolchain.compiler_output import telling_lines
 
 
 class Reached(IntEnum):
@@ -61,7 +61,7 @@ def none_works(attempts: Sequence[Attempt], compiler: Compiler, log_file: Path) 
     return BuildError(
         f"bisheng makes kernels that work with none of the {len({attempt.rung for attempt in attempts})} sets of flags "
         "that were tried.",
-        cures.of(furthest.output, compiler),
+        hints.of(furthest.output, compiler),
         furthest.command,
         tuple(f"{', '.join(names)}: {verdict}" for verdict, names in names_of.items()),
         str(log_file),

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from npu_ce_jit.jit import entry
-from npu_ce_jit.jit.cache_key import CacheKey
-from npu_ce_jit.jit.entry import Artifact
-from npu_ce_jit.jit.roots import Root, roots_of
-from npu_ce_jit.jit.trust import UntrustedError, make_private_dir, require_trusted_dir
+from npu_ce_jit.jit.cache import entry
+from npu_ce_jit.jit.cache.entry import Artifact
+from npu_ce_jit.jit.cache.key import CacheKey
+from npu_ce_jit.jit.cache.permissions import UntrustedError, make_private_dir, require_trusted_dir
+from npu_ce_jit.jit.cache.roots import Root, roots_of
 from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from npu_ce_jit.errors import ToolchainError
-from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.settings import Settings
 
 _X86 = ("x86_64", "AMD64")
@@ -89,7 +89,7 @@ class Toolchain:
 
     @cached_property
     def cann_home(self) -> Evidence:
-        from npu_ce_jit.jit import cann  # most machines have no NPU
+        from npu_ce_jit.jit.toolchain import cann  # most machines have no NPU
 
         return cann.find_cann_home(self._settings)
 
@@ -103,7 +103,7 @@ class Toolchain:
 
     @cached_property
     def _cann_version_and_build(self) -> tuple[Evidence, Evidence]:
-        from npu_ce_jit.jit import cann
+        from npu_ce_jit.jit.toolchain import cann
 
         return cann.find_cann_version(self.cann_home)
 
@@ -116,13 +116,13 @@ class Toolchain:
 
     @cached_property
     def bisheng(self) -> Evidence:
-        from npu_ce_jit.jit import bisheng
+        from npu_ce_jit.jit.toolchain import bisheng
 
         return bisheng.find_bisheng(self._settings, self.cann_home)
 
     @cached_property
     def lld(self) -> Evidence:
-        from npu_ce_jit.jit import bisheng
+        from npu_ce_jit.jit.toolchain import bisheng
 
         return bisheng.find_lld(self._settings, self.bisheng)
 

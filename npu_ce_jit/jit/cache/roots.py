@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from npu_ce_jit.jit.trust import make_private_dir
+from npu_ce_jit.jit.cache.permissions import make_private_dir
 from npu_ce_jit.settings import Settings
 
 _LAYOUT = "v1"

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from npu_ce_jit.jit import cures, probe_kernels
-from npu_ce_jit.jit.attempts import Attempt
-from npu_ce_jit.jit.build_log import is_full_disk, was_killed
-from npu_ce_jit.jit.ladder import Command, Compiler, Rung
+from npu_ce_jit.jit.bisheng import hints, probe_kernels
+from npu_ce_jit.jit.bisheng.attempts import Attempt
+from npu_ce_jit.jit.bisheng.flag_sets import Command, Compiler, Rung
+from npu_ce_jit.jit.toolchain.compiler_output import is_full_disk, was_killed
 
 _SECONDS = 120.0
 _OPEN = (
@@ -40,9 +40,9 @@ class Probe(NamedTuple):
             (self.directory / file).write_text(text, "utf-8")
         attempt = self._try(rung)
         yield attempt
-        if cures.MISSING_CXX_HEADER.search(attempt.output):
+        if hints.MISSING_CXX_HEADER.search(attempt.output):
             # clang took the newest GCC directory, and that one has no C++ headers.
-            for more in cures.gcc_flags(self.cxx, self.environment):
+            for more in hints.gcc_flags(self.cxx, self.environment):
                 yield self._try(rung, more)
 
     def _try(self, rung: Rung, more: tuple[str, ...] = ()) -> Attempt:

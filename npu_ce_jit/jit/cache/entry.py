@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npu_ce_jit.jit.trust import UntrustedError, make_private_dir, read_trusted, require_trusted_dir, write_private
+from npu_ce_jit.jit.cache.permissions import (
+    UntrustedError,
+    make_private_dir,
+    read_trusted,
+    require_trusted_dir,
+    write_private,
+)
 
 _logger = logging.getLogger("npu_ce_jit")
 

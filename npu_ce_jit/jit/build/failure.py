@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.node import node_file
-from npu_ce_jit.jit.toolchain import Toolchain
-from npu_ce_jit.jit.trust import UntrustedError, read_trusted, write_private
+from npu_ce_jit.jit.build.node import node_file
+from npu_ce_jit.jit.cache.permissions import UntrustedError, read_trusted, write_private
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 _FRESH_SECONDS = 60.0  # in a notebook that is older than the failure, something may have been mended meanwhile

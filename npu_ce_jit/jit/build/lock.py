@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from npu_ce_jit.jit.node import node_file
-from npu_ce_jit.jit.progress import Heartbeat
-from npu_ce_jit.jit.trust import UntrustedError
+from npu_ce_jit.jit.build.node import node_file
+from npu_ce_jit.jit.build.progress import Heartbeat
+from npu_ce_jit.jit.cache.permissions import UntrustedError
 from npu_ce_jit.settings import Settings
 
 if TYPE_CHECKING:

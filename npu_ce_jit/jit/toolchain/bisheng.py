@@ -6,8 +6,8 @@ import platform
 import shutil
 from pathlib import Path
 
-from npu_ce_jit.jit.cann import find_cann_version
-from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.toolchain.cann import find_cann_version
+from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.settings import Settings
 
 # Below CANN's home: 9.x first, then 8.x, then what both have as links.

@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.build_log import BUILD_LOG, Failure, compiler_failure, is_full_disk, open_log
-from npu_ce_jit.jit.cache_key import CacheKey, cache_key
-from npu_ce_jit.jit.entry import Artifact, publish
-from npu_ce_jit.jit.failure import tell, told
-from npu_ce_jit.jit.jobs import job_count
-from npu_ce_jit.jit.lock import build_lock
-from npu_ce_jit.jit.ninja_file import ninja_file
-from npu_ce_jit.jit.progress import BuildProgress
-from npu_ce_jit.jit.reason import reason
-from npu_ce_jit.jit.recipe import Recipe, cpu_recipe
-from npu_ce_jit.jit.roots import Root
-from npu_ce_jit.jit.staging import dead_staging_dirs, staging_dir
-from npu_ce_jit.jit.store import Store, make_key_dir
+from npu_ce_jit.jit.build.cache_miss import reason
+from npu_ce_jit.jit.build.cpu_recipe import Recipe, cpu_recipe
+from npu_ce_jit.jit.build.failure import tell, told
+from npu_ce_jit.jit.build.jobs import job_count
+from npu_ce_jit.jit.build.lock import build_lock
+from npu_ce_jit.jit.build.ninja_file import ninja_file
+from npu_ce_jit.jit.build.progress import BuildProgress
+from npu_ce_jit.jit.cache.entry import Artifact, publish
+from npu_ce_jit.jit.cache.key import CacheKey, cache_key
+from npu_ce_jit.jit.cache.permissions import UntrustedError, write_private
+from npu_ce_jit.jit.cache.roots import Root
+from npu_ce_jit.jit.cache.staging import dead_staging_dirs, staging_dir
+from npu_ce_jit.jit.cache.store import Store, make_key_dir
 from npu_ce_jit.jit.targets import Target
-from npu_ce_jit.jit.toolchain import Toolchain
-from npu_ce_jit.jit.trust import UntrustedError, write_private
+from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG, Failure, compiler_failure, is_full_disk, open_log
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")
@@ -148,7 +148,7 @@ class _Build(NamedTuple):
         if self.target.name == "cpu":
             yield cpu_recipe(self.toolchain, self.target.sources)
             return
-        from npu_ce_jit.jit.npu_recipe import npu_recipes  # most machines have no NPU
+        from npu_ce_jit.jit.build.npu_recipe import npu_recipes  # most machines have no NPU
 
         sources, rejected = self.target.sources, self.store.rejected(self.key)
         yield from npu_recipes(self.settings, self.toolchain, sources, directory, self.key.digest, rejected)

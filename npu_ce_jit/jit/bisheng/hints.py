@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from npu_ce_jit.jit.ladder import Compiler
+from npu_ce_jit.jit.bisheng.flag_sets import Compiler
 
 MISSING_CXX_HEADER = re.compile(r"fatal error: '(?:c?std\w+|type_traits|utility|string|algorithm)' file not found")
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from npu_ce_jit.jit.evidence import Evidence
+from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.settings import Settings
 
 _PREFIX = Path("/usr/local/Ascend")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit.recipe import Recipe
+from npu_ce_jit.jit.build.cpu_recipe import Recipe
 
 _NO_WRAP = 1 << 30  # Writer wraps at spaces, also at those inside quotes
 

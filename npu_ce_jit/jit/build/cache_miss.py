@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from npu_ce_jit.jit import entry
-from npu_ce_jit.jit.cache_key import CacheKey
-from npu_ce_jit.jit.store import Store
-from npu_ce_jit.jit.trust import UntrustedError, read_trusted
+from npu_ce_jit.jit.cache import entry
+from npu_ce_jit.jit.cache.key import CacheKey
+from npu_ce_jit.jit.cache.permissions import UntrustedError, read_trusted
+from npu_ce_jit.jit.cache.store import Store
 
 _MOST_CHARS = 40  # of a value; flags and digests are longer, and tell a person nothing
 _MOST_SOURCES = 3

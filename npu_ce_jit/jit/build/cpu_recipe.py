@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from npu_ce_jit.jit import flags
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain import flags
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 
 
 class Step(NamedTuple):

@@ -9,14 +9,14 @@ from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from npu_ce_jit.jit import flags
-from npu_ce_jit.jit.attempts import Attempt, Reached, is_the_sources_fault, none_works
-from npu_ce_jit.jit.build_log import BUILD_LOG, Failure, open_log, was_killed
-from npu_ce_jit.jit.ladder import LADDER, Command, Compiler
-from npu_ce_jit.jit.probe import Probe, open_words
-from npu_ce_jit.jit.recipe import CXX_RULES, Recipe, Step, object_of, system_includes, torch_dirs
+from npu_ce_jit.jit.bisheng.attempts import Attempt, Reached, is_the_sources_fault, none_works
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER, Command, Compiler
+from npu_ce_jit.jit.bisheng.probe import Probe, open_words
+from npu_ce_jit.jit.build.cpu_recipe import CXX_RULES, Recipe, Step, object_of, system_includes, torch_dirs
 from npu_ce_jit.jit.sources import Sources
-from npu_ce_jit.jit.toolchain import Toolchain
+from npu_ce_jit.jit.toolchain import flags
+from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG, Failure, open_log, was_killed
+from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
 # Each command of bisheng is a rung's own. A library that it links may still lack a symbol: so it is opened as well.

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From sources to a library in the cache."""
