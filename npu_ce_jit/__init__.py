@@ -11,7 +11,7 @@ from npu_ce_jit._version import __version__
 
 _bootstrap.run(load=not _bootstrap.is_command_line(_sys.orig_argv))
 
-from npu_ce_jit.op.function import (  # noqa: E402  the operators must be defined before they are looked up
+from npu_ce_jit.api.cross_entropy import (  # noqa: E402  the operators must be defined before they are looked up
     CrossEntropyOutput,
     cross_entropy,
     npu_cross_entropy_loss,
@@ -19,13 +19,13 @@ from npu_ce_jit.op.function import (  # noqa: E402  the operators must be define
 )
 
 if _TYPE_CHECKING:
+    from npu_ce_jit.api.causal_lm import causal_lm_loss
+    from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
+    from npu_ce_jit.api.modules import CrossEntropyLoss, LinearCrossEntropyLoss
     from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.fake_npu import register_fake_npu
     from npu_ce_jit.notebook import build_log, info
-    from npu_ce_jit.op.causal_lm import causal_lm_loss
     from npu_ce_jit.op.decompositions import decompositions
-    from npu_ce_jit.op.linear import linear_cross_entropy
-    from npu_ce_jit.op.modules import CrossEntropyLoss, LinearCrossEntropyLoss
     from npu_ce_jit.switch import install, installed, uninstall
 
 __all__ = [
@@ -48,15 +48,15 @@ __all__ = [
     "uninstall",
 ]
 _LAZY = {
-    "CrossEntropyLoss": "op.modules",
-    "LinearCrossEntropyLoss": "op.modules",
+    "CrossEntropyLoss": "api.modules",
+    "LinearCrossEntropyLoss": "api.modules",
     "build_log": "notebook",
-    "causal_lm_loss": "op.causal_lm",
+    "causal_lm_loss": "api.causal_lm",
     "decompositions": "op.decompositions",
     "info": "notebook",
     "install": "switch",
     "installed": "switch",
-    "linear_cross_entropy": "op.linear",
+    "linear_cross_entropy": "api.linear_cross_entropy",
     "rebuild": "experiment",
     "register_fake_npu": "fake_npu",
     "uninstall": "switch",

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
-from npu_ce_jit.op.function import cross_entropy, npu_cross_entropy_loss
-from npu_ce_jit.op.linear import linear_cross_entropy
+from npu_ce_jit.api.cross_entropy import cross_entropy, npu_cross_entropy_loss
+from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
 
 Loss = Callable[..., Any]
 

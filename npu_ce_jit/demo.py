@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from npu_ce_jit import bootstrap
+from npu_ce_jit.api.cross_entropy import cross_entropy, npu_cross_entropy_loss
 from npu_ce_jit.measure import interleaved, median_ratio, peak_memory
-from npu_ce_jit.op.function import cross_entropy, npu_cross_entropy_loss
 
 
 def _drop_in(x: Tensor, target: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from npu_ce_jit.api.cross_entropy import HALVES, is_autocast, require_numbers
 from npu_ce_jit.op import checks, vocab_shard
-from npu_ce_jit.op.function import HALVES, is_autocast, require_numbers
 from npu_ce_jit.op.linear_operator import output_mask, scaled
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from npu_ce_jit import bootstrap
-from npu_ce_jit.op.function import HALVES, OPS, is_autocast
-from npu_ce_jit.op.function import cross_entropy as our_cross_entropy
+from npu_ce_jit.api.cross_entropy import HALVES, OPS, is_autocast
+from npu_ce_jit.api.cross_entropy import cross_entropy as our_cross_entropy
 from npu_ce_jit.op.transforms import has_tangent
 
 # All that ours refuses, before it computes anything: checks, a layout of torch_npu's own, a library that does not load.

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npu_ce_jit import redirected_calls
-from npu_ce_jit.op.function import OPS
+from npu_ce_jit.api.cross_entropy import OPS
 
 _OPERATOR = "npu_cross_entropy_loss"
 _KEYS = ("AutogradPrivateUse1", "PrivateUse1")  # where torch_npu has registered its kernels

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.function import CrossEntropyOutput, cross_entropy
+from npu_ce_jit.api.cross_entropy import CrossEntropyOutput, cross_entropy
 
 
 def _refuse_scripting(module: torch.nn.Module) -> NoReturn:
@@ -66,7 +66,7 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
         }  # fmt: skip
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        from npu_ce_jit.op.linear import linear_cross_entropy  # most programs never need it
+        from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy  # most programs never need it
 
         layer, bias = self.linear, self.linear.bias
         shape = (self.num_classes, *self.out_features)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from npu_ce_jit.api.cross_entropy import HALVES, cross_entropy
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.function import HALVES, cross_entropy
 
 
 def causal_lm_loss(

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
+from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy, is_autocast, require_numbers
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.function import HALVES, OPS, cross_entropy, is_autocast, require_numbers
 
 
 def linear_cross_entropy(
