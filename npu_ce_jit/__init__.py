@@ -25,7 +25,7 @@ if _TYPE_CHECKING:
     from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.fake_npu import register_fake_npu
     from npu_ce_jit.notebook import build_log, info
-    from npu_ce_jit.op.decompositions import decompositions
+    from npu_ce_jit.op.tracing.decompositions import decompositions
     from npu_ce_jit.switch import install, installed, uninstall
 
 __all__ = [
@@ -52,7 +52,7 @@ _LAZY = {
     "LinearCrossEntropyLoss": "api.modules",
     "build_log": "notebook",
     "causal_lm_loss": "api.causal_lm",
-    "decompositions": "op.decompositions",
+    "decompositions": "op.tracing.decompositions",
     "info": "notebook",
     "install": "switch",
     "installed": "switch",

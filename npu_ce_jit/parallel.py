@@ -14,13 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import HALVES, is_autocast, require_numbers
-from npu_ce_jit.op import checks, vocab_shard
-from npu_ce_jit.op.linear_operator import output_mask, scaled
+from npu_ce_jit.op import checks
+from npu_ce_jit.op.distributed import vocab_parallel
+from npu_ce_jit.op.distributed.vocab_parallel import Shard
+from npu_ce_jit.op.linear.operator import output_mask, scaled
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.schema import LossTerms, accumulated
-from npu_ce_jit.op.transforms import is_differentiating
-from npu_ce_jit.op.vocab_shard import Shard
+from npu_ce_jit.op.torch_private import is_differentiating
 
 
 def vocab_parallel_cross_entropy(
@@ -169,10 +170,10 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, group: dist.ProcessGroup
     ) -> Tensor:
-        rows, shard = vocab_shard.forward(input, target, weight, terms, 0, (group,))
+        rows, shard = vocab_parallel.forward(input, target, weight, terms, 0, (group,))
         valid = target != terms.ignore_index
         denominators = torch.stack((rows.target_weight.sum(), valid.sum().to(rows.ce.dtype)))
-        loss, _, _ = vocab_shard.reduced(rows.ce, rows.row_stats.sum(0), valid, denominators, terms)
+        loss, _, _ = vocab_parallel.reduced(rows.ce, rows.row_stats.sum(0), valid, denominators, terms)
         ctx.terms, ctx.group = terms, group
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, target, weight, rows.row_stats, rows.target_weight, denominators, *shard)
@@ -187,7 +188,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
             raise _no_derivative("vocab_parallel_cross_entropy")
         gradients = Gradients(grad_loss, None, None, None, None)
-        result = vocab_shard.backward(
+        result = vocab_parallel.backward(
             gradients, input, target, weight, row_stats, target_weight, None, denominators, ctx.terms,
             (ctx.group,), Shard(*of_shard),
         )  # fmt: skip
@@ -224,8 +225,11 @@ class _VocabParallelLinear(torch.autograd.Function):
 def _linear(
     operands: Sequence[Any], grad_loss: Tensor | None, terms: LossTerms, group: dist.ProcessGroup, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from npu_ce_jit.op import linear_chunks, vocab_linear
+    from npu_ce_jit.op.distributed import vocab_parallel_linear
+    from npu_ce_jit.op.linear import chunks
 
     input, linear_weight, linear_bias, target, weight = operands
-    problem = linear_chunks.Problem(input, linear_weight, linear_bias, target, weight, grad_loss, terms)
-    return vocab_linear.linear(problem, (group,), (), vocab_linear.shard_of(problem, group), 0, 0, mask)
+    problem = chunks.Problem(input, linear_weight, linear_bias, target, weight, grad_loss, terms)
+    return vocab_parallel_linear.linear(
+        problem, (group,), (), vocab_parallel_linear.shard_of(problem, group), 0, 0, mask
+    )

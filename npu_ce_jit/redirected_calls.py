@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function_variadic
 from npu_ce_jit import bootstrap
 from npu_ce_jit.api.cross_entropy import HALVES, OPS, is_autocast
 from npu_ce_jit.api.cross_entropy import cross_entropy as our_cross_entropy
-from npu_ce_jit.op.transforms import has_tangent
+from npu_ce_jit.op.torch_private import has_tangent
 
 # All that ours refuses, before it computes anything: checks, a layout of torch_npu's own, a library that does not load.
 _REFUSALS = (RuntimeError, ValueError, IndexError)

@@ -193,16 +193,16 @@ def test_the_operator_keeps_the_vendors_names_order_and_defaults() -> None:
 def test_a_gradient_that_nobody_asked_for_is_not_made_up(device: torch.device) -> None:
     """A zero gradient for log_prob would be one more [N, C]."""
     seen: list[Tensor | None] = []
-    original = npu_ce_jit.op.autograd.CrossEntropy.backward
+    original = npu_ce_jit.op.autograd.functions.CrossEntropy.backward
 
     def spy(ctx: object, *gradients: Tensor | None) -> object:
         seen.extend(gradients)
         return original(ctx, *gradients)
 
-    npu_ce_jit.op.autograd.CrossEntropy.backward = staticmethod(spy)
+    npu_ce_jit.op.autograd.functions.CrossEntropy.backward = staticmethod(spy)
     try:
         x, target = torch.randn(3, 4).to(device).requires_grad_(), torch.tensor([0, 1, 2]).to(device)
         npu_cross_entropy_loss(x, target)[0].sum().backward()
     finally:
-        npu_ce_jit.op.autograd.CrossEntropy.backward = staticmethod(original)
+        npu_ce_jit.op.autograd.functions.CrossEntropy.backward = staticmethod(original)
     assert [g is None for g in seen] == [False] + [True] * 7

@@ -73,7 +73,7 @@ def test_logits_that_backward_makes_again_are_counted_again() -> None:
 
 COUNTS = """
 import sys, torch, npu_ce_jit
-assert "torch.utils.flop_counter" not in sys.modules and "npu_ce_jit.op.flops" not in sys.modules
+assert "torch.utils.flop_counter" not in sys.modules and "npu_ce_jit.op.tracing.flops" not in sys.modules
 before = list(sys.meta_path)
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 assert len(sys.meta_path) == len(before) - 1

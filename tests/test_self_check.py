@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from npu_ce_jit.errors import SelfCheckError
 from npu_ce_jit.op import self_check
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd.functions import OPS
 
 CPU = torch.device("cpu")
 

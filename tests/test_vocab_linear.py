@@ -15,7 +15,7 @@ from torch import Tensor
 
 import npu_ce_jit
 from npu_ce_jit.measure import peak_allocated
-from npu_ce_jit.op import linear_chunks
+from npu_ce_jit.op.linear import chunks
 
 ROWS, FEATURES, CLASSES = 11, 6, 13
 ALL = Options(label_smoothing=0.2, z_loss=0.1, softcap=5.0, logit_scale=1.3)
@@ -39,7 +39,7 @@ def of_formula(tensors: list[Tensor], target: Tensor, weight: Tensor | None, opt
 
 def small_chunks() -> None:
     """Of a few rows, since these problems are smaller than any chunk would be."""
-    linear_chunks._FEWEST, linear_chunks._SHARE = CLASSES, 0.3
+    chunks._FEWEST, chunks._SHARE = CLASSES, 0.3
 
 
 def check_group(rank: int, sizes: tuple[int, ...]) -> None:

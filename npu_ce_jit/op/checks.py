@@ -29,7 +29,7 @@ def require_tensor(name: str, value: object) -> None:
     # Every call comes by here before a kernel is chosen. Who has no DTensor does not pay for importing its rules.
     is_plain = type(value) in _PLAIN or torch.compiler.is_dynamo_compiling()
     if not is_plain and "torch.distributed.tensor" in sys.modules:
-        import npu_ce_jit.op.dtensor  # noqa: F401
+        import npu_ce_jit.op.distributed.dtensor  # noqa: F401
 
 
 def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input") -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd import OPS, call_forward, record_without_derivative
+from npu_ce_jit.op.autograd.functions import OPS, call_forward, record_without_derivative
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,

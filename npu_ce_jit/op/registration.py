@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.library import Library
 
 from npu_ce_jit.errors import NpuCeJitError
-from npu_ce_jit.op import autograd, operators, schema
-from npu_ce_jit.op.transforms import register_fake, register_vmap
+from npu_ce_jit.op import operators, schema
+from npu_ce_jit.op.autograd import functions
+from npu_ce_jit.op.torch_private import register_fake, register_vmap
 
 _LINEAR = "linear_cross_entropy"
 _FLOP_COUNTER = "torch.utils.flop_counter"
@@ -28,11 +29,11 @@ _SELDOM = (
     ("_backward", "Meta", "meta", "backward"),
     ("_backward_", "Meta", "meta", "backward_"),
     ("_linear", "Meta", "meta", "linear"),
-    ("_linear", "CompositeExplicitAutograd", "linear_chunks", "linear"),
-    ("_linear", "Autograd", "linear_operator", "record_linear"),
-    (_LINEAR, "CompositeExplicitAutograd", "linear_operator", "linear_cross_entropy"),
-    (_LINEAR, "Autograd", "linear_operator", "record_linear_cross_entropy"),
-    (_LINEAR, "FuncTorchBatched", "linear_operator", "batch_linear_cross_entropy"),
+    ("_linear", "CompositeExplicitAutograd", "linear.chunks", "linear"),
+    ("_linear", "Autograd", "linear.operator", "record_linear"),
+    (_LINEAR, "CompositeExplicitAutograd", "linear.operator", "linear_cross_entropy"),
+    (_LINEAR, "Autograd", "linear.operator", "record_linear_cross_entropy"),
+    (_LINEAR, "FuncTorchBatched", "linear.operator", "batch_linear_cross_entropy"),
 )
 
 
@@ -56,10 +57,10 @@ class _Registered:
 
 
 def _registered() -> _Registered:
-    registered: _Registered | None = vars(autograd.OPS).get(_Registered.NAME)
+    registered: _Registered | None = vars(functions.OPS).get(_Registered.NAME)
     if registered is None:
         registered = _Registered()
-        setattr(autograd.OPS, _Registered.NAME, registered)
+        setattr(functions.OPS, _Registered.NAME, registered)
     return registered
 
 
@@ -79,16 +80,16 @@ def define() -> None:
 
     for name in _OF_LIBRARIES:
         library.impl(name, _kernel_of_last_resort(name), "CompositeExplicitAutograd")
-    library.impl("_forward", autograd.forward_kernel, "Autograd")
-    library.impl("_backward", autograd.backward_kernel, "Autograd")
+    library.impl("_forward", functions.forward_kernel, "Autograd")
+    library.impl("_backward", functions.backward_kernel, "Autograd")
 
     for name, key, module, function in _SELDOM:
         library.impl(name, _imported_when_called(module, function), key)
-    register_fake(library, f"{schema.NAMESPACE}::{_LINEAR}", _imported_when_called("linear_operator", _LINEAR))
+    register_fake(library, f"{schema.NAMESPACE}::{_LINEAR}", _imported_when_called("linear.operator", _LINEAR))
 
     for public, recorded in (
-        (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=autograd.record_forward)),
-        (operators.cross_entropy, partial(operators.cross_entropy, run=autograd.record_forward)),
+        (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=functions.record_forward)),
+        (operators.cross_entropy, partial(operators.cross_entropy, run=functions.record_forward)),
         (operators.npu_cross_entropy_loss_backward, operators.record_npu_cross_entropy_loss_backward),
     ):
         name = public.__name__
@@ -108,13 +109,13 @@ def define() -> None:
 
 
 def _vmap_rule(name: str) -> Callable[..., Any]:
-    from npu_ce_jit.op import vmap  # an eager training step never needs it
+    from npu_ce_jit.op.tracing import vmap  # an eager training step never needs it
 
     return vmap.RULES[name]
 
 
 def _register_flops() -> None:
-    from npu_ce_jit.op import flops
+    from npu_ce_jit.op.tracing import flops
 
     flops.register()
 
@@ -182,7 +183,7 @@ def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
         load = _registered().load
         if key in ("CPU", "PrivateUse1") and load is not None and load(device):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"{schema.NAMESPACE}::{name}", key):
-                return getattr(autograd.OPS, name).default(*arguments)
+                return getattr(functions.OPS, name).default(*arguments)
             raise NotImplementedError(f"expected a kernel of {name} for {device.type} in the library, got none")
         if key != "CPU":
             raise NotImplementedError(

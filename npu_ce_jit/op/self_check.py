@@ -13,9 +13,9 @@ from torch import Tensor
 from npu_ce_jit import chips
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError
 from npu_ce_jit.op import reference
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, MEAN, NONE, SUM, Z_LOSS, LossTerms
-from npu_ce_jit.op.transforms import outside_every_mode
+from npu_ce_jit.op.torch_private import outside_every_mode
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}  # garbage is further off, rounding is not
 _SMALL = 1e-2  # of an output's largest element: smaller ones may be as far off as this much

@@ -21,7 +21,7 @@ from npu_ce_jit import cross_entropy
 from npu_ce_jit.errors import SelfCheckError
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.op import self_check
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd.functions import OPS
 
 NPU = torch.device("npu", 0)
 _KERNEL = re.compile(r"__global__ [\w ]*void (npu_ce_\w+)\(")

@@ -22,7 +22,7 @@ import torch.distributed._functional_collectives as funcol
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import Gradients, loss_gradients, transformed
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype

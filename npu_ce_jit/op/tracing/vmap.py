@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op import operators
-from npu_ce_jit.op.autograd import OPS, in_requested_shape
+from npu_ce_jit.op.autograd.functions import OPS, in_requested_shape
 from npu_ce_jit.op.rows import denominators_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd import OPS, record_without_derivative
+from npu_ce_jit.op.autograd.functions import OPS, record_without_derivative
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
-from npu_ce_jit.op.transforms import (
+from npu_ce_jit.op.torch_private import (
     apply_at_this_level,
     below_autograd,
     functorch_is_active,

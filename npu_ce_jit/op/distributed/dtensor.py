@@ -20,8 +20,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement
 
 from npu_ce_jit.errors import NpuCeJitError
-from npu_ce_jit.op import operators, vocab_shard
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op import operators
+from npu_ce_jit.op.autograd.functions import OPS
+from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.rows import Gradients, transformed, weight_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,
@@ -74,11 +75,11 @@ class _Layout(NamedTuple):
     def everywhere(self) -> Placements:
         return (Replicate(),) * self.mesh.ndim
 
-    def groups(self, dim: int) -> list[vocab_shard.Group]:
+    def groups(self, dim: int) -> list[vocab_parallel.Group]:
         """Those that share out the rows (0) or the classes (1)."""
         return [(self.mesh, i) for i, p in enumerate(self.logits) if p.is_shard(dim)]
 
-    def shard(self, input: Tensor, weight: Tensor | None) -> tuple[vocab_shard.Shard, slice]:
+    def shard(self, input: Tensor, weight: Tensor | None) -> tuple[vocab_parallel.Shard, slice]:
         """This rank's classes. Python's numbers, since a traced rank would be one that the graph depends on."""
         coordinate = self.mesh.get_coordinate()
         if coordinate is None:
@@ -91,7 +92,7 @@ class _Layout(NamedTuple):
                 first, count = first + start, min(most, count - start)
         dtype = accumulation_dtype(input.dtype)
         weight_sum = input.new_full((), self.classes, dtype=dtype) if weight is None else weight.sum()
-        return vocab_shard.Shard(first, self.classes, weight_sum), slice(first, first + count)
+        return vocab_parallel.Shard(first, self.classes, weight_sum), slice(first, first + count)
 
     def local(self, name: str, tensor: Any, placements: Placements) -> Tensor:
         """This rank's part of a tensor, laid out as `placements`."""
@@ -128,7 +129,7 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
     entropy: Tensor | None
     if groups := layout.groups(1):
         shard, own = layout.shard(x, w)
-        found, _ = vocab_shard.forward(x, y, None if w is None else w[own], terms, outputs, groups, shard)
+        found, _ = vocab_parallel.forward(x, y, None if w is None else w[own], terms, outputs, groups, shard)
         ce, row_stats, target_weight, entropy, argmax = found
         denominators = torch.stack((target_weight.sum(), valid.sum().to(ce.dtype)))
         log_prob = _log_probabilities(x, row_stats, terms) if outputs & LOG_PROB else x
@@ -138,7 +139,7 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
             x, y, w, *ce_terms, of_rows, accumulation_dtype(x.dtype)
         )
     lse = row_stats.sum(0)
-    loss, z_loss, denominators = vocab_shard.reduced(ce, lse, valid, denominators, terms, layout.groups(0))
+    loss, z_loss, denominators = vocab_parallel.reduced(ce, lse, valid, denominators, terms, layout.groups(0))
 
     n, rows, everywhere = input.shape[0], layout.along_rows(), layout.everywhere
     of_loss, loss_shape = (rows, (n,)) if terms.reduction == NONE else (everywhere, ())
@@ -186,7 +187,7 @@ def _backward(
         shard, own = layout.shard(x, w)
         target_weight = weight_of_targets(y, w, terms.ignore_index).to(stats.dtype)
         w = None if w is None else w[own]
-        result = vocab_shard.backward(gradients, x, y, w, stats, target_weight, h, sums, terms, groups, shard)
+        result = vocab_parallel.backward(gradients, x, y, w, stats, target_weight, h, sums, terms, groups, shard)
     else:
         result = OPS._backward.default(*gradients, x, y, w, stats, h, sums, *terms)
     return layout.distributed(result, layout.logits, *input.shape)
@@ -195,8 +196,8 @@ def _backward(
 def _linear(
     input: Any, linear_weight: Any, linear_bias: Any, target: Any, weight: Any, grad_loss: Any, *others: Any
 ) -> tuple[Tensor, ...]:
-    from npu_ce_jit.op import vocab_linear
-    from npu_ce_jit.op.linear_chunks import Problem
+    from npu_ce_jit.op.distributed import vocab_parallel_linear
+    from npu_ce_jit.op.linear.chunks import Problem
 
     *options, loss_dtype, chunk_rows, aspect_ratio, output_mask = others
     terms = LossTerms(*options)
@@ -215,7 +216,7 @@ def _linear(
         layout.local_or_none("grad_loss", grad_loss, of_loss),
         terms,
     )
-    loss, *gradients = vocab_linear.linear(
+    loss, *gradients = vocab_parallel_linear.linear(
         problem, layout.groups(1), layout.groups(0), shard, chunk_rows, aspect_ratio, output_mask
     )
     placed = ((input, rows), (linear_weight, classes), (linear_bias, classes))
@@ -229,7 +230,7 @@ def _linear(
 
 
 def _linear_cross_entropy(*arguments: Any, **options: Any) -> Tensor:
-    from npu_ce_jit.op.linear_operator import linear_cross_entropy
+    from npu_ce_jit.op.linear.operator import linear_cross_entropy
 
     return linear_cross_entropy(*arguments, **options)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils import flop_counter
 
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.schema import SCHEMAS
 
 Shape = tuple[int, ...]

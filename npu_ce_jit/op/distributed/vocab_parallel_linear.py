@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from npu_ce_jit.op import vocab_shard
-from npu_ce_jit.op.linear_chunks import OneProcess, Problem, loss_and_gradients
+from npu_ce_jit.op.distributed import vocab_parallel
+from npu_ce_jit.op.distributed.vocab_parallel import Group, Shard, all_reduce
+from npu_ce_jit.op.linear.chunks import OneProcess, Problem, loss_and_gradients
 from npu_ce_jit.op.rows import Gradients, weight_of_targets
 from npu_ce_jit.op.schema import accumulation_dtype
-from npu_ce_jit.op.vocab_shard import Group, Shard, all_reduce
 
 
 class _ManyRanks(OneProcess):
@@ -51,9 +51,9 @@ class _ManyRanks(OneProcess):
         if not self._class_groups:
             return super().loss(logits, target, grad_loss, denominators)
         of_all = (self._class_groups, self._shard)
-        rows, _ = vocab_shard.forward(logits, target, self.weight, self.ce_terms, 0, *of_all)
+        rows, _ = vocab_parallel.forward(logits, target, self.weight, self.ce_terms, 0, *of_all)
         if grad_loss is not None:
-            vocab_shard.backward(
+            vocab_parallel.backward(
                 Gradients(grad_loss, None, None, None, None), logits, target, self.weight, rows.row_stats,
                 rows.target_weight, None, denominators, self.terms, *of_all, in_place=True,
             )  # fmt: skip
@@ -87,7 +87,7 @@ def shard_of(problem: Problem, group: dist.ProcessGroup) -> Shard:
     classes = len(problem.linear_weight)
     no_rows = problem.input.new_empty(0, dtype=accumulation_dtype(problem.input.dtype))
     weight_sum = no_rows.new_full((), classes) if problem.weight is None else problem.weight.sum()
-    _, shard = vocab_shard.max_and_shard(no_rows, classes, weight_sum, group)
+    _, shard = vocab_parallel.max_and_shard(no_rows, classes, weight_sum, group)
     return shard._replace(first=int(shard.first), classes=int(shard.classes))
 
 

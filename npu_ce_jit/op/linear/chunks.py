@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import denominators_of_targets
 from npu_ce_jit.op.schema import LSE, MEAN, NONE, LossTerms, accumulation_dtype

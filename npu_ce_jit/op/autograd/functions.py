@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, ForwardOutputs, LossTerms, Request
-from npu_ce_jit.op.transforms import (
+from npu_ce_jit.op.torch_private import (
     apply_at_this_level,
     below_autograd,
     below_this_level,
@@ -138,7 +138,7 @@ class CrossEntropy(torch.autograd.Function):
     def jvp(ctx: Any, direction: Tensor | None, *_: Any) -> Any:
         if direction is None:
             return (None,) * 8
-        from npu_ce_jit.op.derivatives import outputs_tangent
+        from npu_ce_jit.op.autograd.derivatives import outputs_tangent
 
         request: Request = ctx.request
 
@@ -185,7 +185,7 @@ class CrossEntropyBackward(torch.autograd.Function):
         (direction,) = grad_outputs
         if direction is None:
             return (None,) * 12
-        from npu_ce_jit.op.derivatives import gradient_tangent, outputs_tangent
+        from npu_ce_jit.op.autograd.derivatives import gradient_tangent, outputs_tangent
         from npu_ce_jit.op.rows import Gradients
 
         *saved, input, target, weight = ctx.saved_tensors
@@ -202,7 +202,7 @@ class CrossEntropyBackward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        from npu_ce_jit.op.derivatives import gradient, gradient_tangent
+        from npu_ce_jit.op.autograd.derivatives import gradient, gradient_tangent
         from npu_ce_jit.op.rows import Gradients
 
         def formula(*tensors: Tensor | None) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from npu_ce_jit.op import linear_operator, operators, reference
-from npu_ce_jit.op.autograd import OPS
+from npu_ce_jit.op import operators, reference
+from npu_ce_jit.op.autograd.functions import OPS
+from npu_ce_jit.op.linear import operator
 from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
 
 
@@ -28,7 +29,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     return {
         # What stands for a public operator calls internal ones, to which the table is applied again.
         OPS.cross_entropy.default: operators.cross_entropy,
-        OPS.linear_cross_entropy.default: linear_operator.linear_cross_entropy,
+        OPS.linear_cross_entropy.default: operator.linear_cross_entropy,
         OPS.npu_cross_entropy_loss.default: operators.npu_cross_entropy_loss,
         OPS.npu_cross_entropy_loss_backward.default: operators.npu_cross_entropy_loss_backward,
         OPS._forward.default: reference.forward_of_targets_in_range,
