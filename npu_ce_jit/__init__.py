@@ -22,11 +22,11 @@ if _TYPE_CHECKING:
     from npu_ce_jit.api.causal_lm import causal_lm_loss
     from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
     from npu_ce_jit.api.modules import CrossEntropyLoss, LinearCrossEntropyLoss
-    from npu_ce_jit.experiment import rebuild
     from npu_ce_jit.fake_npu import register_fake_npu
-    from npu_ce_jit.notebook import build_log, info
+    from npu_ce_jit.interactive.notebook import build_log, info
+    from npu_ce_jit.interactive.rebuild import rebuild
     from npu_ce_jit.op.tracing.decompositions import decompositions
-    from npu_ce_jit.switch import install, installed, uninstall
+    from npu_ce_jit.patch.switch import install, installed, uninstall
 
 __all__ = [
     "CrossEntropyLoss",
@@ -50,16 +50,16 @@ __all__ = [
 _LAZY = {
     "CrossEntropyLoss": "api.modules",
     "LinearCrossEntropyLoss": "api.modules",
-    "build_log": "notebook",
+    "build_log": "interactive.notebook",
     "causal_lm_loss": "api.causal_lm",
     "decompositions": "op.tracing.decompositions",
-    "info": "notebook",
-    "install": "switch",
-    "installed": "switch",
+    "info": "interactive.notebook",
+    "install": "patch.switch",
+    "installed": "patch.switch",
     "linear_cross_entropy": "api.linear_cross_entropy",
-    "rebuild": "experiment",
+    "rebuild": "interactive.rebuild",
     "register_fake_npu": "fake_npu",
-    "uninstall": "switch",
+    "uninstall": "patch.switch",
 }
 
 

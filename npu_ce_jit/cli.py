@@ -125,7 +125,7 @@ def _store() -> Store:
 
 
 def _info(parsed: argparse.Namespace) -> int:
-    from npu_ce_jit.report import info_of
+    from npu_ce_jit.interactive.info import info_of
 
     info = info_of(bootstrap.load_all(may_build=False))
     if parsed.json:

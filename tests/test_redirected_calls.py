@@ -16,8 +16,9 @@ from torch.autograd import forward_ad
 from torch.nested import nested_tensor
 
 import npu_ce_jit
-from npu_ce_jit import bootstrap, redirected_calls
+from npu_ce_jit import bootstrap
 from npu_ce_jit.bootstrap import Kernels
+from npu_ce_jit.patch import redirected_calls
 
 Call = Callable[[], Any]
 

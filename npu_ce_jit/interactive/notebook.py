@@ -8,7 +8,7 @@ from typing import Literal
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, NpuCeJitError
-from npu_ce_jit.report import Info, info_of
+from npu_ce_jit.interactive.info import Info, info_of
 
 
 def info() -> Info:

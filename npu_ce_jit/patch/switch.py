@@ -22,8 +22,8 @@ import torch.compiler.config
 import torch.nn.functional as F
 from torch import Tensor
 
-from npu_ce_jit import redirected_calls
 from npu_ce_jit.api.cross_entropy import OPS
+from npu_ce_jit.patch import redirected_calls
 
 _OPERATOR = "npu_cross_entropy_loss"
 _KEYS = ("AutogradPrivateUse1", "PrivateUse1")  # where torch_npu has registered its kernels
@@ -162,8 +162,8 @@ def _redirecting(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Lends torch's function its code, which finds there the globals of torch.nn.functional and none of this module."""
-    from npu_ce_jit.redirected_calls import cross_entropy
-    from npu_ce_jit.switch import torchs_cross_entropy
+    from npu_ce_jit.patch.redirected_calls import cross_entropy
+    from npu_ce_jit.patch.switch import torchs_cross_entropy
 
     return cross_entropy(
         torchs_cross_entropy(), input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing

@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from npu_ce_jit import switch
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bootstrap import Kernels, Session
 from npu_ce_jit.console import Line, group, plain, size_of
 from npu_ce_jit.jit.cache import inventory
 from npu_ce_jit.jit.cache.store import Store
+from npu_ce_jit.patch import switch
 
 
 class Info(dict[str, Any]):

@@ -15,12 +15,12 @@ import torch
 from npu_ce_jit import bootstrap
 from npu_ce_jit.bootstrap import Kernels, Session
 from npu_ce_jit.errors import BuildError, LoadError, NpuCeJitError, SelfCheckError, ToolchainError
+from npu_ce_jit.interactive.info import Info, state_of
 from npu_ce_jit.jit.cache.entry import Artifact, refuse_here
 from npu_ce_jit.jit.loader import obtain, on_trial, open_library, use
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
 from npu_ce_jit.op import registration, self_check
-from npu_ce_jit.report import Info, state_of
 
 DeviceType = Literal["cpu", "npu"]
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch's and torch_npu's own names, answered by this package."""
