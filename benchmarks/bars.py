@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from results import Results
 
-from npu_ce_jit import contestants as who
-from npu_ce_jit.cells import DTYPES, FORWARD, STEP, Cell
+from npu_ce_jit.bench import implementations as who
+from npu_ce_jit.bench.cases import DTYPES, FORWARD, STEP, Cell
 
 # Rows and classes; of hidden states, their features too.
 Shapes = tuple[tuple[int, ...], ...]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from bars import Verdict
 from results import Results
 
-from npu_ce_jit.cells import FORWARD, STEP, Cell
-from npu_ce_jit.contestants import DROP_IN, IN_PLACE, LEAN, LINEAR
+from npu_ce_jit.bench.cases import FORWARD, STEP, Cell
+from npu_ce_jit.bench.implementations import DROP_IN, IN_PLACE, LEAN, LINEAR
 
 CLASSES = (16, 50, 160, 500, 1600, 5000, 16000, 50000, 160000)
 ROWS = (1, 3, 10, 32, 100, 316, 1000, 3162, 10000)

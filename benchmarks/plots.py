@@ -14,8 +14,8 @@ from typing import Any
 import growth
 from results import Results
 
-from npu_ce_jit import contestants as who
-from npu_ce_jit.cells import LIMIT, STEP
+from npu_ce_jit.bench import implementations as who
+from npu_ce_jit.bench.cases import LIMIT, STEP
 
 Lines = dict[str, list[tuple[int, float]]]
 # A loss has one look in every picture: ours are blue and solid, peers warm, the limit grey. The colours differ in

@@ -27,9 +27,10 @@ import torch
 from bars import cells_of
 from results import ROOT, Results
 
-from npu_ce_jit import bench, bootstrap
-from npu_ce_jit.cells import DTYPES, FORMS, FORWARD, STEP, Cell, Effort, Row, measure
-from npu_ce_jit.contestants import CONTESTANTS
+from npu_ce_jit import bootstrap
+from npu_ce_jit.bench import command
+from npu_ce_jit.bench.cases import DTYPES, FORMS, FORWARD, STEP, Cell, Effort, Row, measure
+from npu_ce_jit.bench.implementations import CONTESTANTS
 
 PAGES = ("README.md", "docs/performance.md")
 _CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def main() -> None:
     judged = all_verdicts(results)
     for verdict in judged:
         print(f"{verdict.word:12} {verdict.what}: {verdict.figure or '-'}, bar {verdict.bar}")
-    print("\n".join(bench.absent(results.rows)))
+    print("\n".join(command.absent(results.rows)))
 
 
 def measured(quick: bool, with_compile: bool) -> Results:
@@ -71,12 +72,12 @@ def measured(quick: bool, with_compile: bool) -> Results:
         contestants = [one for one in CONTESTANTS[cell.loss] if everybody or one.ours]
         found = measure(cell, contestants, _CPU, Effort(9, 4.0, with_compile))
         print(
-            f"[{number}/{len(planned)}, {time.perf_counter() - began:.0f} s]{bench.text_of(cell, found)}",
+            f"[{number}/{len(planned)}, {time.perf_counter() - began:.0f} s]{command.text_of(cell, found)}",
             file=sys.stderr,
         )
         rows += found
     about = {
-        **bench.about(_CPU),
+        **command.about(_CPU),
         "load before": round(load, 1),
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "quick": quick,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npu_ce_jit.cells import Cell, Row
+from npu_ce_jit.bench.cases import Cell, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,9 +10,9 @@ import bars
 from bars import Verdict, cells_of
 from results import Results
 
-from npu_ce_jit import bench
-from npu_ce_jit import contestants as who
-from npu_ce_jit.cells import DTYPES, FORWARD, STEP, Cell
+from npu_ce_jit.bench import command
+from npu_ce_jit.bench import implementations as who
+from npu_ce_jit.bench.cases import DTYPES, FORWARD, STEP, Cell
 
 _LARGE = bars.GRID + bars.UNLISTED
 _QUICK = "Of a few cells (`--quick`): to see that it works, and for nothing else."
@@ -45,7 +45,7 @@ def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
         "linear": _linear(results, STEP),
         "linear_forward": _linear(results, FORWARD),
         "slower": _slower(results),
-        "absent": "\n".join(f"* {line}" for line in bench.absent(results.rows)) or "Everybody ran.",
+        "absent": "\n".join(f"* {line}" for line in command.absent(results.rows)) or "Everybody ran.",
     }
 
 
@@ -70,7 +70,7 @@ def _peaks(results: Results, cell: Cell, names: Iterable[str]) -> list[str]:
 def _machine(results: Results) -> str:
     about = results.about
     versions = ", ".join(f"{name} {about[name]}" for name in ("npu_ce_jit", "torch", "python"))
-    peers = ", ".join(f"{name} {about[name] or 'not installed'}" for name in bench.PEER_PACKAGES)
+    peers = ", ".join(f"{name} {about[name] or 'not installed'}" for name in command.PEER_PACKAGES)
     text = (
         f"{about['device']}; {about['date']}; {versions}; {peers}. Kernels: `{about['kernels']}`. The run took "
         f"{about['minutes']} minutes; the load before it was {about['load before']}."

@@ -3,7 +3,7 @@
 
 import sys
 
-from npu_ce_jit.cli import main
+from npu_ce_jit.cli.main import main
 
 if __name__ == "__main__":  # a tool that reloads every module starts no command
     sys.exit(main())

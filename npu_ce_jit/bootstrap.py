@@ -232,7 +232,7 @@ def _load_npu(session: Session, device: torch.device) -> Kernels:
     may_build = settings.build != "never"
 
     def load() -> Artifact | None:
-        self_check.require_supported_chip(device)
+        self_check.require_supported(device)
         target = npu_target(settings, toolchain, sources)
         return obtain_open(target, settings, toolchain, may_build=may_build)
 

@@ -22,7 +22,7 @@ from soak_ledger import AMISS, Ledger
 from soak_scene import Scene
 from toy_package import fork
 
-from npu_ce_jit import cache_commands
+from npu_ce_jit.cli import cache_commands
 from npu_ce_jit.jit.cache.entry import MANIFEST, PREFIX
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.toolchain.flags import CPU_LIBRARY

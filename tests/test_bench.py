@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from npu_ce_jit import bench, cells
-from npu_ce_jit.bench import run_bench
-from npu_ce_jit.contestants import CONTESTANTS, Contestant
-from npu_ce_jit.devices import require_npu
+from npu_ce_jit.bench import cases, command
+from npu_ce_jit.bench.command import run_bench
+from npu_ce_jit.bench.implementations import CONTESTANTS, Contestant
+from npu_ce_jit.bench.timing import interleaved, peak_allocated
 from npu_ce_jit.errors import ToolchainError
-from npu_ce_jit.measure import interleaved, peak_allocated
+from npu_ce_jit.npu import require_npu
 
 FORMS = ("forward", "forward + backward")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -104,25 +104,25 @@ def test_a_call_starts_with_the_logits_that_another_one_overwrote():
         x.detach().fill_(0)
         return (x * 1).sum()
 
-    cell = cells.Cell("lean", "forward + backward", "float32", 300, 300)
-    effort = cells.Effort(rounds=2, seconds=9, compile=False)
-    cells.measure(cell, [Contestant("overwrites", lambda: loss)], torch.device("cpu"), effort)
+    cell = cases.Cell("lean", "forward + backward", "float32", 300, 300)
+    effort = cases.Effort(rounds=2, seconds=9, compile=False)
+    cases.measure(cell, [Contestant("overwrites", lambda: loss)], torch.device("cpu"), effort)
     first, *timed = seen
     assert len(timed) == 2
     assert all(torch.equal(first, one) and one.any() for one in timed)
 
 
 def test_who_is_too_slow_for_rounds_is_timed_by_one_call(monkeypatch):
-    monkeypatch.setattr(cells, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(cases, "_PATIENCE_SECONDS", 0.0)
     calls = []
 
     def loss(x, target):
         calls.append(1)
         return x.sum()
 
-    cell = cells.Cell("lean", "forward", "float32", 300, 300)
-    effort = cells.Effort(rounds=2, seconds=9, compile=False)
-    row, limit = cells.measure(cell, [Contestant("slow", lambda: loss)], torch.device("cpu"), effort)
+    cell = cases.Cell("lean", "forward", "float32", 300, 300)
+    effort = cases.Effort(rounds=2, seconds=9, compile=False)
+    row, limit = cases.measure(cell, [Contestant("slow", lambda: loss)], torch.device("cpu"), effort)
     assert len(calls) == 1
     assert row["milliseconds"] > 0
     assert limit["share of the limit"] == 1
@@ -139,7 +139,7 @@ def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, m
     assert all("F.cross_entropy" not in row["times as fast as"] for row in ran(rows) if row["ours"])
 
     of_ours = [one._replace(load=lambda: broken) if one.name == "cross_entropy" else one for one in CONTESTANTS["lean"]]
-    monkeypatch.setitem(bench.CONTESTANTS, "lean", tuple(of_ours))
+    monkeypatch.setitem(command.CONTESTANTS, "lean", tuple(of_ours))
     assert run_bench(["--quick", "--device", "cpu", "5x70"]) == 1
     assert "\nlean: cross_entropy not run in 6 of 6 cells: RuntimeError: no such operator\n" in capsys.readouterr().out
 
@@ -170,10 +170,10 @@ def test_unknown_arguments_are_told(capsys, arguments):
 
 
 def test_an_npu_that_is_not_here_is_told_with_what_to_do(capsys, monkeypatch):
-    session = bench.bootstrap.current()
+    session = command.bootstrap.current()
     absent = session.toolchain.torch_npu_version._replace(value=None, where="no module torch_npu", cure="Install it.")
     without = session._replace(toolchain=session.toolchain.replace(torch_npu_version=absent))
-    monkeypatch.setattr(bench.bootstrap, "run", lambda: without)
+    monkeypatch.setattr(command.bootstrap, "run", lambda: without)
     with pytest.raises(SystemExit) as caught:
         run_bench(["--device", "npu"])
     assert caught.value.code == 2

@@ -16,7 +16,7 @@ from npu_ce_jit.board import answers, arithmetic, assumed, expressions, memory, 
 from npu_ce_jit.board.expressions import Expression
 from npu_ce_jit.board.probes import LANES, LEFT_ALONE, PADDING_VALUE, NoAnswerError
 from npu_ce_jit.board.questions import Board, Question, questions
-from npu_ce_jit.cli import main
+from npu_ce_jit.cli.main import main
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.sources import Sources
 

@@ -8,7 +8,8 @@ import types
 import pytest
 import torch
 
-from npu_ce_jit import bootstrap, cli, doctor
+from npu_ce_jit import bootstrap
+from npu_ce_jit.cli import doctor, main
 from npu_ce_jit.errors import BuildError, SelfCheckError, ToolchainError
 from npu_ce_jit.jit.cache.entry import Artifact
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
@@ -31,7 +32,7 @@ def session(tmp_path, monkeypatch):
 
 def test_an_unknown_command_exits_with_2_and_names_the_known_ones(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["frobnicate"])
+        main.main(["frobnicate"])
     assert caught.value.code == 2
     assert "doctor" in capsys.readouterr().err
 
@@ -39,13 +40,13 @@ def test_an_unknown_command_exits_with_2_and_names_the_known_ones(capsys):
 @pytest.mark.parametrize("arguments", [[], ["doctor", "--frobnicate"], ["doctor", "extra"]])
 def test_a_bad_command_line_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main.main(arguments)
     assert caught.value.code == 2
 
 
 def test_a_machine_whose_kernels_did_not_build_is_not_healthy(session, capsys):
     session(problem=BuildError("It did not compile.", "Mend it.", "g++ x", ("x: error: y",), "/cache/log"))
-    assert cli.main(["doctor"]) == 1
+    assert main.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "fail  CPU kernels" in out
     assert "x: error: y" in out
@@ -80,7 +81,7 @@ def test_a_place_that_cannot_hold_the_cache_is_a_failure_only_where_no_other_can
 
 def test_the_report_for_programs_holds_every_check(session, capsys):
     session()
-    assert cli.main(["doctor", "--json"]) == 0
+    assert main.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["healthy"] is True
     assert report["backend"] == "reference"
@@ -162,7 +163,7 @@ def test_doctor_has_the_npu_kernels_compute(session, capsys, monkeypatch, proble
     monkeypatch.setattr(bootstrap, "load_all", lambda may_build: built)
     monkeypatch.setattr(bootstrap, "try_npu", lambda device: (after, problem))
     monkeypatch.setattr(doctor, "require_npu", lambda: torch.device("privateuseone", 0))
-    assert cli.main(["doctor", "--json"]) == (0 if problem is None else 1)
+    assert main.main(["doctor", "--json"]) == (0 if problem is None else 1)
     report = json.loads(capsys.readouterr().out)
     assert report["npu"]["state"] == ("loaded" if problem is None else "none"), "as it is after the check"
     (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
@@ -191,7 +192,7 @@ def test_the_report_holds_no_environment(session, capsys, monkeypatch):
     monkeypatch.setattr(
         bootstrap, "run", lambda: made._replace(settings=made.settings._replace(environment={"TOKEN": "s3cret"}))
     )
-    cli.main(["doctor", "--json"])
+    main.main(["doctor", "--json"])
     assert "s3cret" not in capsys.readouterr().out
 
 
@@ -201,5 +202,5 @@ def test_what_computes_gets_its_arguments(monkeypatch, command):
     module = types.ModuleType(f"npu_ce_jit.{command}")
     setattr(module, f"run_{command}", lambda arguments: got.append(arguments) or 0)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert cli.main([command, "--quick"]) == 0
+    assert main.main([command, "--quick"]) == 0
     assert got == [["--quick"]]

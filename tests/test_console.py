@@ -13,8 +13,9 @@ import pytest
 from terminal import terminal
 from toy_package import copy_package, needs_compiler
 
-from npu_ce_jit import cli, console, doctor
+from npu_ce_jit import console
 from npu_ce_jit.bootstrap import run as session_of_this_process
+from npu_ce_jit.cli import doctor, main
 
 LONG = "/" + "/".join(["a directory of thirty characters"] * 9) + "/[/x] [bold]:bug:[red].so"
 assert len(LONG) > 300
@@ -91,7 +92,7 @@ def test_what_the_output_cannot_show_is_escaped(monkeypatch):
 
 def test_without_any_standard_output_a_command_ends_as_it_would_have(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    assert cli.main(["verify"]) == 0
+    assert main.main(["verify"]) == 0
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from toy_package import (
     wait_until,
 )
 
-from npu_ce_jit import bootstrap, cache_commands
+from npu_ce_jit import bootstrap
+from npu_ce_jit.cli import cache_commands
 
 pytestmark = needs_compiler
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from toy_package import Toy, exit_code, fork, needs_compiler, toy
 
-from npu_ce_jit import bootstrap, cache_commands
+from npu_ce_jit import bootstrap
+from npu_ce_jit.cli import cache_commands
 from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit.cache import inventory
 from npu_ce_jit.jit.cache.entry import Artifact, is_refused_here, refuse_here, remember

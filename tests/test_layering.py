@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses imports and #includes, and fails on an edge that docs/design.md section 1 does not have."""
+"""Parses imports and #includes: every edge is in the table of docs/design.md section 1, and none closes a circle."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,87 +15,138 @@ import npu_ce_jit
 from npu_ce_jit.jit.sources import Sources
 
 PACKAGE_DIR = Path(npu_ce_jit.__file__).parent
-MODULES = sorted(PACKAGE_DIR.rglob("*.py"))
+FILES = {
+    file.relative_to(PACKAGE_DIR).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): file
+    for file in sorted(PACKAGE_DIR.rglob("*.py"))
+}  # by module, without the package's own name
+FOLDERS = {".".join(file.parent.relative_to(PACKAGE_DIR).parts) for file in FILES.values()} - {""}
 
-# Which parts of the package a part may import. "jit" and "op" stand for all modules of the folder.
+# Which parts of the package a part may import: itself, and what stands here. A part is a folder without folders in it,
+# or a module of one that has some.
 ALLOWED = {
-    "errors": set(),
-    "_version": set(),
-    "log": set(),
-    "settings": {"errors"},
-    "jit": {"jit", "settings", "errors", "_version"},
-    "chips": {"errors"},
-    "op": {"op", "chips", "errors", "_version"},
-    "bootstrap": {"jit", "op", "settings", "errors", "log"},
-    "doctor": {"bootstrap", "console", "report", "jit", "devices", "settings", "errors", "_version"},
-    "measure": set(),
-    "devices": {"errors"},
-    "parallel": {"op"},
-    "contestants": {"op"},
-    "cells": {"contestants", "measure"},
-    "board": {"board", "bootstrap", "cells", "chips", "contestants", "devices", "jit", "errors", "_version"},
-    "bench": {"bootstrap", "cells", "contestants", "devices", "errors", "_version"},
-    "console": set(),
-    "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},
-    "redirected_calls": {"bootstrap", "op"},
-    "switch": {"switch", "redirected_calls", "op"},
-    "report": {"bootstrap", "console", "jit", "switch", "_version"},
-    "demo": {"bootstrap", "op", "measure", "errors"},
-    "cli": {
-        "bootstrap", "console", "report", "doctor", "cache_commands", "bench", "board", "demo", "jit", "errors",
-        "_version",
-    },
-    "__main__": {"cli"},
-    "fake_npu": {"errors"},
-    "notebook": {"bootstrap", "report", "errors"},
-    "experiment": {"bootstrap", "report", "jit", "op", "errors"},
-    "__init__": {"bootstrap", "notebook", "experiment", "fake_npu", "switch", "op", "errors", "_version"},
+    "_version": "",
+    "errors": "",
+    "log": "",
+    "console": "",
+    "settings": "errors",
+    "npu": "errors",
+    "fake_npu": "errors",
+    # -- what knows compilers and caches, and no cross entropy
+    "jit.sources": "errors",
+    "jit.toolchain": "errors settings",
+    "jit.bisheng": "jit.toolchain errors",
+    "jit.targets": "jit.bisheng jit.sources jit.toolchain settings _version",
+    "jit.cache": "jit.targets errors settings _version",
+    "jit.build": "jit.cache jit.targets jit.bisheng jit.sources jit.toolchain errors settings",
+    "jit.loader": "jit.build jit.cache jit.targets jit.toolchain errors settings",
+    # -- what knows cross entropy and torch, and no compiler
+    "op.schema": "",
+    "op.torch_private": "",
+    "op.checks": "op.schema",
+    "op.rows": "op.schema",
+    "op.meta": "op.schema",
+    "op.reference": "op.checks op.rows op.schema",
+    "op.autograd": "op.rows op.schema op.torch_private",
+    "op.operators": "op.autograd op.checks op.rows op.schema",
+    "op.linear": "op.operators op.autograd op.checks op.rows op.schema op.torch_private",
+    "op.tracing": "op.linear op.operators op.autograd op.reference op.rows op.schema",
+    "op.distributed": "op.linear op.operators op.autograd op.checks op.rows op.schema",
+    "op.registration": "op.tracing op.distributed op.operators op.autograd op.reference op.schema op.torch_private "
+    "errors",
+    "op.self_check": "op.autograd op.reference op.schema op.torch_private npu errors",
+    # -- what users call
+    "api": "op.checks",
+    "parallel": "api op.distributed op.linear op.operators op.checks op.rows op.schema op.torch_private",
+    "bootstrap": "op.registration op.self_check jit.loader jit.cache jit.targets jit.sources jit.toolchain "
+    "settings errors log",
+    "patch": "bootstrap api op.torch_private",
+    "interactive": "bootstrap patch op.registration op.self_check jit.loader jit.cache jit.targets jit.sources console "
+    "errors _version",
+    # -- programs
+    "bench": "bootstrap api npu errors _version",
+    "board": "bench bootstrap jit.loader jit.cache jit.targets npu errors _version",
+    "cli": "bench board interactive bootstrap api jit.build jit.cache jit.targets jit.toolchain console npu errors "
+    "_version",
+    "__main__": "cli",
+    "__init__": "bootstrap api op.tracing interactive patch fake_npu _version",
 }  # fmt: skip
 TORCH_HEADERS = re.compile(r"<(?:torch|ATen|c10|caffe2)/|torch_npu")
 
 
 def _part(module: str) -> str:
-    return module.split(".")[1] if "." in module else "__init__"
+    folder = module if module in FOLDERS else module.rpartition(".")[0]
+    has_folders = any(other.startswith(f"{folder}.") for other in FOLDERS)
+    return module if not folder or has_folders else folder
+
+
+def _module(name: str) -> str:
+    """What a dotted name below the package is of."""
+    return name if name in FILES else name.rpartition(".")[0] or "__init__"
 
 
 def _imports(file: Path) -> Iterator[str]:
+    """Also those inside functions, and those that are for the type checker alone."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            if node.module == "npu_ce_jit":
-                yield from (f"npu_ce_jit.{alias.name}" for alias in node.names)
+            if (node.module or "").split(".")[0] == "npu_ce_jit":
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module or ""
 
 
-def _own_part(file: Path) -> str:
-    return file.relative_to(PACKAGE_DIR).with_suffix("").parts[0]
+def _own_imports(module: str) -> set[str]:
+    """Modules of the package."""
+    names = (name.partition(".")[2] for name in _imports(FILES[module]) if name.split(".")[0] == "npu_ce_jit")
+    return {_module(name) for name in names} - {module}
 
 
-@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.relative_to(PACKAGE_DIR).as_posix())
-def test_a_module_imports_only_what_its_part_may(file):
-    part = _own_part(file)
-    assert part in ALLOWED, "a new part of the package needs its line in ALLOWED and in docs/design.md"
-    for module in _imports(file):
-        if module.split(".")[0] == "npu_ce_jit":
-            assert _part(module) in ALLOWED[part], f"{part} must not import {module}"
+def test_the_table_has_every_part():
+    assert {_part(module) for module in FILES if module not in FOLDERS} == {*ALLOWED}
 
 
-@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.relative_to(PACKAGE_DIR).as_posix())
-def test_only_the_settings_read_the_environment(file):
-    reads = re.findall(
-        r"\bos\.(?:environ|getenv)\b|\bfrom os import\b.*\b(?:environ|getenv)\b", file.read_text("utf-8")
-    )
-    if file.name == "bootstrap.py":  # hands it to Settings.from_env
-        assert reads == ["os.environ"]
-    else:
-        assert reads == []
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_what_its_part_may(module):
+    if _part(module) not in ALLOWED:
+        assert not _own_imports(module), "the __init__ of a folder with folders in it imports nothing"
+        return
+    allowed = {_part(module), *ALLOWED[_part(module)].split()}
+    assert {_part(other) for other in _own_imports(module)} <= allowed
+
+
+def test_no_circle_of_modules_and_none_of_parts():
+    for graph in (
+        {module: _own_imports(module) for module in FILES if module != "__init__"},
+        {part: allowed.split() for part, allowed in ALLOWED.items()},
+    ):
+        TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_the_page_has_the_table():
+    page = PACKAGE_DIR.parent / "docs" / "design.md"
+    if not page.is_file():
+        pytest.skip("the package under test is installed, not a checkout")
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|$", page.read_text("utf-8"), re.MULTILINE))
+    table = {part: " ".join(re.findall(r"`([\w.]+)`", others)) for part, others in rows.items() if part in ALLOWED}
+    assert table == ALLOWED
+
+
+def test_the_top_of_the_package_stays_small():
+    assert sum("." not in module and module not in FOLDERS for module in FILES) <= 14
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_the_settings_read_the_environment(module):
+    text = FILES[module].read_text("utf-8")
+    reads = re.findall(r"\bos\.(?:environ|getenv)\b|\bfrom os import\b.*\b(?:environ|getenv)\b", text)
+    # It hands the environment to Settings.from_env.
+    assert reads == (["os.environ"] if module == "bootstrap" else [])
 
 
 def test_one_module_knows_the_library_that_colours():
-    users = {_own_part(file) for file in MODULES for module in _imports(file) if module.split(".")[0] == "rich"}
+    users = {module for module, file in FILES.items() for name in _imports(file) if name.split(".")[0] == "rich"}
     assert users == {"console"}
 
 

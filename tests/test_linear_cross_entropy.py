@@ -17,7 +17,7 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.utils.checkpoint import checkpoint
 
 from npu_ce_jit import linear_cross_entropy
-from npu_ce_jit.measure import peak_allocated
+from npu_ce_jit.bench.timing import peak_allocated
 
 # (N, in_features, C): one of each, primes, one class, one past a widened block of 256 classes.
 SHAPES = [(1, 1, 1), (5, 3, 1), (1, 4, 7), (13, 7, 31), (17, 64, 65), (7, 4201, 257)]

@@ -14,11 +14,13 @@ from npu_ce_jit.errors import BuildError, NpuCeJitError
 
 # Beside torch's own: a module that is added here is time that every process of every rank spends.
 WARM = """
-    npu_ce_jit _version bootstrap chips errors log settings
-    jit jit.cache_key jit.entry jit.evidence jit.flags jit.loader jit.roots jit.sources jit.store
-    jit.targets jit.toolchain jit.trust
-    op op.arguments op.autograd op.checks op.function op.operators op.registration op.schema
-    op.transforms
+    npu_ce_jit _version bootstrap errors log settings
+    api api.cross_entropy
+    jit jit.loader jit.sources jit.targets
+    jit.cache jit.cache.entry jit.cache.key jit.cache.permissions jit.cache.roots jit.cache.store
+    jit.toolchain jit.toolchain.discovery jit.toolchain.finding jit.toolchain.flags
+    op op.checks op.operators op.registration op.schema op.torch_private
+    op.autograd op.autograd.functions
 """
 MODULES = """
 import sys, torch

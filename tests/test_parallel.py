@@ -17,7 +17,7 @@ from ranks import outcomes_on_ranks, run_on_ranks
 from torch import Tensor
 
 import npu_ce_jit
-from npu_ce_jit.measure import peak_allocated
+from npu_ce_jit.bench.timing import peak_allocated
 
 
 class Case(NamedTuple):

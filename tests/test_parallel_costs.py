@@ -18,7 +18,7 @@ from collectives import Watched
 from ranks import run_on_ranks
 
 import npu_ce_jit
-from npu_ce_jit.measure import peak_allocated
+from npu_ce_jit.bench.timing import peak_allocated
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "benchmarks").is_dir():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from probes import needs_matplotlib
 
-from npu_ce_jit.cells import FORWARD, LIMIT, STEP, Cell
-from npu_ce_jit.contestants import COMPILED, CONTESTANTS, EAGER, IN_PLACE, LEAN, LINEAR
+from npu_ce_jit.bench.cases import FORWARD, LIMIT, STEP, Cell
+from npu_ce_jit.bench.implementations import COMPILED, CONTESTANTS, EAGER, IN_PLACE, LEAN, LINEAR
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "benchmarks").is_dir():

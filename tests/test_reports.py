@@ -14,8 +14,9 @@ import pytest
 from toy_package import copy_package, needs_compiler
 
 import npu_ce_jit
-from npu_ce_jit import bootstrap, console, doctor
+from npu_ce_jit import bootstrap, console
 from npu_ce_jit.bootstrap import Kernels
+from npu_ce_jit.cli import doctor
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.toolchain.finding import Evidence
 

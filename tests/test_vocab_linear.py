@@ -14,7 +14,7 @@ from ranks import run_on_ranks
 from torch import Tensor
 
 import npu_ce_jit
-from npu_ce_jit.measure import peak_allocated
+from npu_ce_jit.bench.timing import peak_allocated
 from npu_ce_jit.op.linear import chunks
 
 ROWS, FEATURES, CLASSES = 11, 6, 13

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_ce_jit import cells
-from npu_ce_jit.cells import DTYPES, FORMS, Cell, Effort
-from npu_ce_jit.contestants import CONTESTANTS
+from npu_ce_jit.bench import cases
+from npu_ce_jit.bench.cases import DTYPES, FORMS, Cell, Effort
+from npu_ce_jit.bench.implementations import CONTESTANTS
 
 # From few elements to many, so that what there is no time for comes last.
 _SHAPES = ((16, 1000), (4, 131072), (1024, 1024), (48, 131072), (4096, 8080), (1024, 32000), (1024, 128256))
@@ -35,7 +35,7 @@ def beside_peers(device: torch.device, seconds: float) -> dict[str, Any]:
         cell = Cell(loss, form, dtype, rows, classes)
         contestants = [one for one in CONTESTANTS[loss] if not one.compiles]
         of_cell = found[f"{loss}, {form}, {dtype}, {cell.shape}"] = {}
-        for row in cells.measure(cell, contestants, device, _EFFORT):
+        for row in cases.measure(cell, contestants, device, _EFFORT):
             if "not run" in row:
                 not_run.setdefault(row["contestant"], row["not run"])
             else:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from npu_ce_jit.bench.implementations import CONTESTANTS
 from npu_ce_jit.board.probes import LEFT_ALONE, PADDING_VALUE, Probes
-from npu_ce_jit.contestants import CONTESTANTS
 
 _ROUNDS = 50
 _BLOCK_BYTES = 32

@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from npu_ce_jit import bootstrap, chips
+from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
 from npu_ce_jit.board import answers
 from npu_ce_jit.board.probes import Probes
 from npu_ce_jit.board.questions import Board, Question, questions
 from npu_ce_jit.bootstrap import Session
-from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, SelfCheckError
+from npu_ce_jit.npu import require_npu, require_supported_chip
 
 _SECONDS = 90.0
 _MOST_SAID = 2000  # characters
@@ -54,7 +54,7 @@ def run_board(arguments: list[str]) -> int:
     report: dict[str, Any] = json.loads(parsed.file.read_text("utf-8")) if parsed.resume else {"what": answers.WHAT}
     answers.write(parsed.file, report)  # before a minute is spent on what cannot be written
     device = require_npu()
-    chips.require_supported(torch.get_device_module(device).get_device_name(device), "Run it on one of these.")
+    require_supported_chip(torch.get_device_module(device).get_device_name(device), "Run it on one of these.")
     _say("building the kernels, unless they are there")
     session, problem = _checked(device)
     if isinstance(problem, SelfCheckError) and len(report.get("failed self-checks", ())) < _MOST_FLAGS:

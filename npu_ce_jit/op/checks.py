@@ -8,7 +8,6 @@ that tracing runs the same checks; the one check of data is `require_targets_in_
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch import Tensor
 from npu_ce_jit.op.schema import REDUCTIONS, accumulation_dtype
 
 _INPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_PLAIN = (Tensor, torch.nn.Parameter)
 _TARGET_DTYPES = (torch.int64, torch.int32)
 
 
@@ -26,10 +24,6 @@ def require_tensor(name: str, value: object) -> None:
     """TypeError unless `value` is a Tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
-    # Every call comes by here before a kernel is chosen. Who has no DTensor does not pay for importing its rules.
-    is_plain = type(value) in _PLAIN or torch.compiler.is_dynamo_compiling()
-    if not is_plain and "torch.distributed.tensor" in sys.modules:
-        import npu_ce_jit.op.distributed.dtensor  # noqa: F401
 
 
 def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input") -> None:

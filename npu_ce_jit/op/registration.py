@@ -21,7 +21,6 @@ from npu_ce_jit.op.autograd import functions
 from npu_ce_jit.op.torch_private import register_fake, register_vmap
 
 _LINEAR = "linear_cross_entropy"
-_FLOP_COUNTER = "torch.utils.flop_counter"
 _OF_LIBRARIES = ("_forward", "_backward", "_backward_")
 # (operator, dispatch key, module, function). Most programs call none of them, so none of them is imported before.
 _SELDOM = (
@@ -102,10 +101,11 @@ def define() -> None:
         if name not in ("_backward_", "_linear", _LINEAR):
             register_vmap(library, f"{schema.NAMESPACE}::{name}", partial(_vmap_rule, name))
 
-    if _FLOP_COUNTER in sys.modules:
-        _register_flops()
-    else:
-        sys.meta_path.insert(0, _FlopCounterFinder())
+    for name, register in _WITH_TORCHS_MODULE.items():
+        if name in sys.modules:
+            register()
+        else:
+            sys.meta_path.insert(0, _ImportFinder(name, register))
 
 
 def _vmap_rule(name: str) -> Callable[..., Any]:
@@ -120,13 +120,27 @@ def _register_flops() -> None:
     flops.register()
 
 
-class _FlopCounterFinder:
-    """Registers the operators' formulas as soon as torch's flop counter is imported: each counter copies the registry,
-    and to import it here would take a sixth of the time that an import of this package may take.
-    """
+def _register_dtensors() -> None:
+    from npu_ce_jit.op.distributed import dtensor
+
+    dtensor.register()
+
+
+# What is registered as soon as this module of torch's is imported: each flop counter copies the registry, and a DTensor
+# may be in the first call. To import either here would take a sixth or more of the time that an import of this package
+# may take.
+_WITH_TORCHS_MODULE = {"torch.utils.flop_counter": _register_flops, "torch.distributed.tensor": _register_dtensors}
+
+
+class _ImportFinder:
+    """Calls `register` after the first import of a module."""
+
+    def __init__(self, name: str, register: Callable[[], None]) -> None:
+        self._name = name
+        self._register = register
 
     def find_spec(self, name: str, *_: Any) -> Any:
-        if name != _FLOP_COUNTER or self not in sys.meta_path:
+        if name != self._name or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
@@ -135,7 +149,7 @@ class _FlopCounterFinder:
 
         def execute_and_register(module: Any) -> None:
             execute(module)
-            _register_flops()
+            self._register()
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

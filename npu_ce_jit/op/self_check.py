@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from npu_ce_jit import chips
 from npu_ce_jit.errors import NpuCeJitError, SelfCheckError
+from npu_ce_jit.npu import require_supported_chip
 from npu_ce_jit.op import reference
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, MEAN, NONE, SUM, Z_LOSS, LossTerms
@@ -130,9 +130,9 @@ def chip(device: torch.device) -> str:
     return str(name(device)) if name else device.type
 
 
-def require_supported_chip(device: torch.device) -> None:
+def require_supported(device: torch.device) -> None:
     """Raises ToolchainError for a chip that the kernels are not made for."""
-    chips.require_supported(chip(device), "Call .cpu() on the tensors.")
+    require_supported_chip(chip(device), "Call .cpu() on the tensors.")
 
 
 def run(device: torch.device) -> None:

@@ -15,8 +15,8 @@ from virtual_cann import observe
 from virtual_process import run
 
 from npu_ce_jit import cross_entropy, npu_cross_entropy_loss, register_fake_npu
+from npu_ce_jit.bench.timing import peak_memory
 from npu_ce_jit.errors import FakeNpuError
-from npu_ce_jit.measure import peak_memory
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.schema import LSE, LossTerms
 

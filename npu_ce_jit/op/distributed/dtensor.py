@@ -10,6 +10,7 @@ DTensor asks its table of handlers before its own rules. That table is private t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement
 
-from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.op import operators
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.distributed import vocab_parallel
@@ -248,14 +248,18 @@ def _handler(function: Callable[..., Any]) -> Callable[..., Any]:
     return handle
 
 
-def _register() -> None:
+def register() -> None:
     """Private to torch: what DTensor runs for an operator instead of its own rules."""
     handlers = getattr(getattr(DTensor, "_op_dispatcher", None), "_custom_op_handlers", None)
     if not isinstance(handlers, dict):
-        raise NpuCeJitError(
-            f"DTensor of torch {torch.__version__} has no table of handlers where that of torch 2.13 has it.",
-            "Install torch 2.13, or call npu_ce_jit.parallel.vocab_parallel_cross_entropy on local tensors.",
+        warnings.warn(
+            f"npu_ce_jit: DTensor of torch {torch.__version__} has no table of handlers where that of torch 2.13 has "
+            "it, so no loss takes DTensors. Install torch 2.13, or call "
+            "npu_ce_jit.parallel.vocab_parallel_cross_entropy on local tensors.",
+            RuntimeWarning,
+            stacklevel=2,
         )
+        return
     handlers[OPS._forward.default] = _handler(_forward)
     handlers[OPS._backward.default] = _handler(_backward)
     handlers[OPS._linear.default] = _handler(_linear)
@@ -265,6 +269,3 @@ def _register() -> None:
     ):  # fmt: skip
         handlers[getattr(OPS, public.__name__).default] = _handler(public)
     handlers[OPS.linear_cross_entropy.default] = _handler(_linear_cross_entropy)
-
-
-_register()

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from npu_ce_jit.contestants import Contestant, Loss
-from npu_ce_jit.measure import Call, interleaved, median_ratio, peak_allocated, peak_memory
+from npu_ce_jit.bench.implementations import Contestant, Loss
+from npu_ce_jit.bench.timing import Call, interleaved, median_ratio, peak_allocated, peak_memory
 
 FORWARD, STEP = "forward", "forward + backward"
 FORMS = (FORWARD, STEP)

@@ -112,10 +112,10 @@ def _compute(command: str, arguments: list[str]) -> int:
 
         return run_board(arguments)
     if command == "bench":
-        from npu_ce_jit.bench import run_bench
+        from npu_ce_jit.bench.command import run_bench
 
         return run_bench(arguments)
-    from npu_ce_jit.demo import run_demo
+    from npu_ce_jit.cli.demo import run_demo
 
     return run_demo(arguments)
 
@@ -136,7 +136,7 @@ def _info(parsed: argparse.Namespace) -> int:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from npu_ce_jit import doctor
+    from npu_ce_jit.cli import doctor
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the report says it
@@ -150,13 +150,13 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _build(parsed: argparse.Namespace) -> int:
-    from npu_ce_jit import cache_commands
+    from npu_ce_jit.cli import cache_commands
 
     return cache_commands.build(bootstrap.run(), parsed.into, parsed.soc, verbose=parsed.verbose)
 
 
 def _clean(parsed: argparse.Namespace) -> int:
-    from npu_ce_jit import cache_commands
+    from npu_ce_jit.cli import cache_commands
 
     return cache_commands.clean(
         _store(),
@@ -168,18 +168,18 @@ def _clean(parsed: argparse.Namespace) -> int:
 
 
 def _verify(_: argparse.Namespace) -> int:
-    from npu_ce_jit import cache_commands
+    from npu_ce_jit.cli import cache_commands
 
     return cache_commands.verify(_store())
 
 
 def _pack(parsed: argparse.Namespace) -> int:
-    from npu_ce_jit import cache_commands
+    from npu_ce_jit.cli import cache_commands
 
     return cache_commands.pack_into(bootstrap.run(), parsed.file)
 
 
 def _unpack(parsed: argparse.Namespace) -> int:
-    from npu_ce_jit import cache_commands
+    from npu_ce_jit.cli import cache_commands
 
     return cache_commands.unpack_from(_store(), parsed.file)

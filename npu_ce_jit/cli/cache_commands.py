@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from npu_ce_jit import chips
 from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import print_table, size_of
 from npu_ce_jit.errors import BuildError, NpuCeJitError
@@ -20,12 +19,13 @@ from npu_ce_jit.jit.cache.roots import Root
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
 from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG
+from npu_ce_jit.npu import require_supported_chip
 
 
 def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool) -> int:
     """The CPU library, and the NPU's where somebody set this machine up for one or names a chip; 1 where one fails."""
     if soc is not None:
-        chips.require_supported(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
+        require_supported_chip(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
     settings, toolchain = session.settings, session.toolchain
     store = Store.of(settings) if into is None else Store((Root(into.absolute(), "--into"),))
     failed = False

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m npu_ce_jit bench`: how fast the losses are on the best device here, and what memory they take, beside
-their peers. contestants.py says who is measured, cells.py how.
+their peers. contestants.py says who is measured, cases.py how.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from npu_ce_jit import bootstrap, cells
+from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
-from npu_ce_jit.cells import DTYPES, FORMS, LIMIT, Cell, Effort, Row
-from npu_ce_jit.contestants import CONTESTANTS, PEER_PACKAGES
-from npu_ce_jit.devices import require_npu
+from npu_ce_jit.bench import cases
+from npu_ce_jit.bench.cases import DTYPES, FORMS, LIMIT, Cell, Effort, Row
+from npu_ce_jit.bench.implementations import CONTESTANTS, PEER_PACKAGES
 from npu_ce_jit.errors import NpuCeJitError
+from npu_ce_jit.npu import require_npu
 
 _SHAPES = ((4096, 8080), (2048, 32000), (8, 152064), (65536, 10), (1024, 512, 16000))
 _QUICK_SHAPES = ((49, 1000), (3, 8080), (49, 64, 1000))
@@ -33,7 +34,7 @@ def run_bench(arguments: list[str]) -> int:
     """Prints the report; 0 when all of our losses ran everywhere."""
     parser = argparse.ArgumentParser(
         prog="npu_ce_jit bench",
-        description=f"{__doc__}\n{cells.__doc__}",
+        description=f"{__doc__}\n{cases.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the report for a program")
@@ -62,7 +63,7 @@ def run_bench(arguments: list[str]) -> int:
     shapes = tuple(parsed.shapes) or (_QUICK_SHAPES if parsed.quick else _SHAPES)
     rows: list[Row] = []
     for cell in _cells(shapes):
-        measured = cells.measure(cell, CONTESTANTS[cell.loss], device, effort)
+        measured = cases.measure(cell, CONTESTANTS[cell.loss], device, effort)
         rows += measured
         if not parsed.json:
             print(text_of(cell, measured))

@@ -11,11 +11,11 @@ from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import Line
-from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.interactive.info import state_of
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.npu import require_npu
 
 Verdict = Literal["ok", "warn", "fail"]
 

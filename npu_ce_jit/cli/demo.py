@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit.api.cross_entropy import cross_entropy, npu_cross_entropy_loss
-from npu_ce_jit.measure import interleaved, median_ratio, peak_memory
+from npu_ce_jit.bench.timing import interleaved, median_ratio, peak_memory
 
 
 def _drop_in(x: Tensor, target: Tensor) -> Tensor:
