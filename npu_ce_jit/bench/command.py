@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m npu_ce_jit bench`: how fast the losses are on the best device here, and what memory they take, beside
-their peers. contestants.py says who is measured, cases.py how.
+their peers. implementations.py says who is measured, cases.py how.
 """
 
 from __future__ import annotations
