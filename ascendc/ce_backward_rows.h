@@ -218,7 +218,7 @@ class BackwardRows {
     }
   }
 
-  // Those that this launch has a use for; csrc/ce_backward_plan.cpp counts them. All begin as zeros: instructions over
+  // Those that this launch has a use for; csrc/npu/backward_plan.cpp counts them. All begin as zeros: instructions over
   // whole vectors shall find numbers behind a group's last row.
   __aicore__ inline void TakeVectors(uint32_t count) {
     const struct {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How backward is cut: what csrc/ce_backward_plan.cpp decides and ascendc/ce_backward.asc does.
+// How backward is cut: what csrc/npu/backward_plan.cpp decides and ascendc/ce_backward.asc does.
 #pragma once
 
 #include "ce_tiling.h"

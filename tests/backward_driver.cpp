@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The plan of backward for Python: C, and one call.
-#include "ce_backward_plan.cpp"
+#include "npu/backward_plan.cpp"
 
 extern "C" void ce_backward_plan(const CeProblem* problem, const CeGradients* gradients, uint32_t cores,
                                  uint32_t ub_bytes, CeBackwardPlan* plan) {

@@ -19,7 +19,10 @@ X, TARGET = torch.randn(5, 70, generator=torch.Generator().manual_seed(1)), torc
 RIGHT = F.cross_entropy(X, TARGET)
 
 _EDITS = {
-    "csrc/cpu/forward.h": ("hard_(1 - problem.label_smoothing)", "hard_(SCALE * (1 - problem.label_smoothing))"),
+    "csrc/cpu/kernels/forward.h": (
+        "hard_(1 - problem.label_smoothing)",
+        "hard_(SCALE * (1 - problem.label_smoothing))",
+    ),
     "ascendc/ce_row_finish.h": ("Muls(ce, ce, smoothing - 1, count_)", "Muls(ce, ce, SCALE * (smoothing - 1), count_)"),
 }
 

@@ -102,7 +102,7 @@ def compile_driver(isa: Isa, build_dir: Path, more_flags: tuple[str, ...] = ()) 
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
         return target
 
-    sources = [TESTS_DIR / "kernel_driver" / "driver.cpp", *sorted((CSRC_DIR / "cpu").glob("*.cpp"))]
+    sources = [TESTS_DIR / "kernel_driver" / "driver.cpp", *sorted((CSRC_DIR / "cpu" / "kernels").glob("*.cpp"))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     program = build_dir / "driver"

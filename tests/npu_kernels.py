@@ -81,7 +81,7 @@ class CeForwardPlan(ctypes.Structure):
 def planner() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "plan.so"
-        sources = [HERE / "ce_plan_driver/driver.cpp", ROOT / "csrc/ce_plan.cpp"]
+        sources = [HERE / "ce_plan_driver/driver.cpp", ROOT / "csrc/npu/forward_plan.cpp"]
         command = [
             "g++",
             "-std=c++17",

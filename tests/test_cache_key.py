@@ -46,14 +46,12 @@ CONTENTS = {
     "ascendc/board/b.asc": "0",
     "ascendc/k.asc": "1",
     "ascendc/k.h": "2",
-    "csrc/ce_plan.h": "3",
-    "csrc/ce_wide_plan.cpp": "3",
     "csrc/cpu/a.cpp": "4",
     "csrc/cpu/a.h": "5",
     "csrc/npu/n.cpp": "6",
     "csrc/npu/n.h": "7",
-    "csrc/register.cpp": "8",
     "csrc/shared.cpp": "9",
+    "csrc/shared.h": "10",
 }
 
 
@@ -134,14 +132,12 @@ def test_a_bisheng_from_elsewhere_changes_the_key_and_cann_s_own_does_not(tmp_pa
         ("ascendc/board/b.asc", ["board"]),
         ("ascendc/k.asc", ["npu"]),
         ("ascendc/k.h", ["npu"]),
-        ("csrc/ce_plan.h", ["npu"]),
-        ("csrc/ce_wide_plan.cpp", ["npu"]),
         ("csrc/cpu/a.cpp", ["cpu"]),
-        ("csrc/cpu/a.h", ["cpu", "npu"]),
+        ("csrc/cpu/a.h", ["cpu"]),
         ("csrc/npu/n.cpp", ["npu"]),
         ("csrc/npu/n.h", ["npu"]),
-        ("csrc/register.cpp", ["cpu"]),
         ("csrc/shared.cpp", ["cpu", "npu"]),
+        ("csrc/shared.h", ["cpu", "npu"]),
     ],
 )
 def test_every_source_and_header_changes_the_keys_of_what_is_made_of_it(tmp_path, changed, names):
@@ -152,11 +148,11 @@ def test_every_source_and_header_changes_the_keys_of_what_is_made_of_it(tmp_path
 @both
 @pytest.mark.parametrize(
     "names",
-    [(*SOURCES.names, "csrc/cpu/b.h"), tuple(name for name in SOURCES.names if name != "csrc/cpu/a.h")],
+    [(*SOURCES.names, "csrc/more.h"), tuple(name for name in SOURCES.names if name != "csrc/shared.h")],
     ids=["more", "fewer"],
 )
 def test_a_file_more_or_less_changes_the_key(tmp_path, name, names):
-    sources = Sources(_written(tmp_path, CONTENTS | {"csrc/cpu/b.h": "4"}).root_dir, names)
+    sources = Sources(_written(tmp_path, CONTENTS | {"csrc/more.h": "4"}).root_dir, names)
     assert _key(name, sources=sources) != _key(name)
 
 
@@ -251,7 +247,7 @@ def test_kernels_without_glue_and_glue_without_kernels_are_no_npu_target(missing
 
 def test_what_only_the_npu_s_key_needs_is_read_for_no_other(tmp_path):
     sources = _written(tmp_path)
-    for name in ("ascendc/k.asc", "csrc/npu/n.cpp", "csrc/ce_plan.h"):
+    for name in ("ascendc/k.asc", "csrc/npu/n.cpp"):
         (tmp_path / name).unlink()
     assert _key("cpu", sources=sources) == _key("cpu")
     with pytest.raises(BuildError, match="A source cannot be read"):

@@ -158,7 +158,7 @@ def test_nothing_of_cross_entropy_is_known_to_the_jit():
 def test_cpu_kernels_and_npu_kernels_include_no_torch_header():
     sources = Sources.installed()
     for name in sources.names:
-        if name.startswith(("csrc/cpu/", "ascendc/")):
+        if name.startswith(("csrc/cpu/kernels/", "ascendc/")):
             text = (sources.root_dir / name).read_text("utf-8")
             for include in re.findall(r"^\s*#\s*include\s*(.+)$", text, re.MULTILINE):
                 assert not TORCH_HEADERS.search(include), f"{name} includes {include}"
@@ -168,7 +168,7 @@ def test_the_cpu_library_includes_nothing_that_its_key_leaves_out():
     sources = Sources.installed()
     for name in sources.cpu.names:
         text = (sources.root_dir / name).read_text("utf-8")
-        assert not re.search(r'#\s*include\s*".*(?:npu/|ascendc/|_plan\.h)', text), name
+        assert not re.search(r'#\s*include\s*".*(?:npu/|ascendc/)', text), name
 
 
 def test_the_heavy_torch_headers_are_included_nowhere():

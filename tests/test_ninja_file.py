@@ -22,7 +22,7 @@ from npu_ce_jit.settings import Settings
 
 SOURCES = Sources(
     Path("/src"),
-    ("csrc/cpu/a.cpp", "csrc/cpu/a.h", "csrc/r.cpp"),
+    ("csrc/cpu/kernels/a.cpp", "csrc/cpu/kernels/a.h", "csrc/r.cpp"),
 )
 
 
@@ -37,12 +37,12 @@ def _text(sources: Sources = SOURCES, cpu_isa: str = "avx2") -> str:
 def test_each_unit_of_the_cpu_library_becomes_one_object():
     lines = _text().splitlines()
     assert [line for line in lines if line.startswith("build ")] == [
-        "build csrc/cpu/a.o: compile $root/csrc/cpu/a.cpp",
+        "build csrc/cpu/kernels/a.o: compile $root/csrc/cpu/kernels/a.cpp",
         "build csrc/r.o: compile $root/csrc/r.cpp",
-        "build libnpu_ce_jit_cpu.so: link csrc/cpu/a.o csrc/r.o",
+        "build libnpu_ce_jit_cpu.so: link csrc/cpu/kernels/a.o csrc/r.o",
     ]
     after = dict(itertools.pairwise(lines))
-    assert after["build csrc/cpu/a.o: compile $root/csrc/cpu/a.cpp"] == "  isa = -mavx2 -mfma -mf16c"
+    assert after["build csrc/cpu/kernels/a.o: compile $root/csrc/cpu/kernels/a.cpp"] == "  isa = -mavx2 -mfma -mf16c"
     assert "isa" not in after["build csrc/r.o: compile $root/csrc/r.cpp"]
     torch_dir = Path(torch.__file__).parent
     assert f"-I/src/csrc -isystem {torch_dir}/include" in _text()

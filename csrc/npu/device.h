@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "../torch_abi.h"
+#include "glue/abi.h"
 
 namespace npu_ce {
 

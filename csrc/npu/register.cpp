@@ -8,11 +8,11 @@
 #include <string>
 
 #include "../../ascendc/ce_launch.h"
-#include "../ce_backward_plan.h"
-#include "../ce_plan.h"
-#include "../kernels_in_use.h"
+#include "arguments.h"
+#include "backward_plan.h"
 #include "device.h"
-#include "npu_problem.h"
+#include "forward_plan.h"
+#include "glue/active_kernels.h"
 
 namespace npu_ce {
 namespace {

@@ -13,11 +13,9 @@ from npu_ce_jit.errors import BuildError
 _FOLDERS = ("csrc", "ascendc")
 _SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
 
-# What only one target is made of. The glue for the NPU reads headers of csrc/cpu and compiles none of its units.
 _NPU_FOLDERS = ("ascendc/", "csrc/npu/")
+_CPU_FOLDER = "csrc/cpu/"
 _BOARD_FOLDER = "ascendc/board/"
-_NPU_STEMS = ("_plan.cpp", "_plan.h")
-_CPU_UNITS = ("csrc/cpu/", "csrc/register.cpp")
 
 _MACRO = r"[A-Za-z_][A-Za-z0-9_]*"
 _VALUE = r"[A-Za-z0-9_@%+=:,./-]+"  # nothing that a shell or ninja reads otherwise than it stands there
@@ -67,13 +65,12 @@ class Sources:
     @property
     def cpu(self) -> "Sources":
         """What the CPU library is made of."""
-        return self._only(lambda name: not name.startswith(_NPU_FOLDERS) and not name.endswith(_NPU_STEMS))
+        return self._only(lambda name: not name.startswith(_NPU_FOLDERS))
 
     @property
     def npu(self) -> "Sources | None":
         """What the NPU libraries are made of; None where either the kernels or their glue are not there."""
-        cpu_units = [unit for unit in self.units(".cpp") if unit.startswith(_CPU_UNITS)]
-        sources = self._only(lambda name: name not in cpu_units and not name.startswith(_BOARD_FOLDER))
+        sources = self._only(lambda name: not name.startswith((_CPU_FOLDER, _BOARD_FOLDER)))
         has_glue = any(name.startswith("csrc/npu/") for name in sources.units(".cpp"))
         return sources if sources.units(".asc") and has_glue else None
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The plan by a C call, for ctypes.
-#include "ce_plan.h"
+#include "npu/forward_plan.h"
 
 extern "C" void plan_forward(const CeProblem* problem, const CeForwardOutputs* outputs, uint32_t cores,
                              uint32_t ub_bytes, CeForwardPlan* plan) {

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/problem.h"
+#include "problem.h"
 
 namespace {
 

@@ -29,4 +29,4 @@ NPU_LIBRARIES = ("-ltorch_npu", "-ltorch_cpu", "-lc10", "-lascendcl")
 
 def is_kernel(unit: str) -> bool:
     """Whether a unit is built for the CPU's vector instructions."""
-    return unit.startswith("csrc/cpu/")
+    return unit.startswith("csrc/cpu/kernels/")

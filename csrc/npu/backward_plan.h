@@ -2,8 +2,8 @@
 // Cuts backward into pieces for the cores, and tiles for UB. Knows no torch and no CANN.
 #pragma once
 
-#include "../ascendc/ce_backward_tiling.h"
-#include "ce_plan.h"
+#include "../../ascendc/ce_backward_tiling.h"
+#include "forward_plan.h"
 
 // Of the problem and the gradients only sizes, dtypes, options and which pointers are null count.
 CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels by dtype. Their definitions are in kernels_wide.cpp and kernels_half.cpp, two units of like size that
-// compile side by side; the headers cost too much to be read once per dtype.
+// The kernels by dtype. Their definitions are in cpu/kernels/f32_f64.cpp and cpu/kernels/f16_bf16.cpp, two units of
+// like size that compile side by side; the headers cost too much to be read once per dtype.
 #pragma once
 
 #include "problem.h"
-#include "simd_types.h"
+#include "simd/types.h"
 
 namespace npu_ce {
 

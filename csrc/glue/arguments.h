@@ -5,8 +5,8 @@
 
 #include <optional>
 
-#include "cpu/problem.h"
-#include "torch_abi.h"
+#include "abi.h"
+#include "problem.h"
 
 namespace npu_ce {
 

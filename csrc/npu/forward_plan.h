@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../ascendc/ce_tiling.h"
+#include "../../ascendc/ce_tiling.h"
 
 namespace npu_ce {
 

@@ -2,8 +2,8 @@
 // Back end for x86-64 with AVX2, FMA and F16C.
 #pragma once
 
-#include "simd_types.h"
-#include "simd_x86.h"
+#include "types.h"
+#include "x86.h"
 
 namespace npu_ce {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "problem.h"
-#include "simd.h"
+#include "simd/ops.h"
 
 namespace npu_ce {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ce_plan.h"
+#include "forward_plan.h"
 
 #include <algorithm>
 
-#include "ce_ub_plan.h"
+#include "forward_ub.h"
 
 namespace npu_ce {
 

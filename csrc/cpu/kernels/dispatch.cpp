@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels.h"
+#include "by_dtype.h"
 
 namespace npu_ce {
 

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "simd_types.h"
+#include "types.h"
 
 namespace npu_ce {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "torch_abi.h"
+#include "abi.h"
 
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/headeronly/version.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ce_problem.h"
+#include "arguments.h"
 
 #include <stdexcept>
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../ascendc/ce_tiling.h"
+#include "../../ascendc/ce_tiling.h"
 
 namespace npu_ce {
 

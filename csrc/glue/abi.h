@@ -11,7 +11,7 @@
 #include <string>
 #include <utility>
 
-#include "cpu/problem.h"
+#include "problem.h"
 
 namespace npu_ce {
 

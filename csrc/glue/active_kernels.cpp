@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels_in_use.h"
+#include "active_kernels.h"
 
 #include <atomic>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ce_backward_plan.h"
+#include "backward_plan.h"
 
 #include <algorithm>
 

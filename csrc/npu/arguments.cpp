@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "npu_problem.h"
+#include "arguments.h"
 
 #include <limits>
 #include <stdexcept>

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "backward.h"
+#include "by_dtype.h"
 #include "forward.h"
-#include "kernels.h"
 
 namespace npu_ce {
 

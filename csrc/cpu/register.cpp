@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CPU kernels of the internal operators. Their schemas are defined in Python.
-#include "ce_problem.h"
-#include "cpu/huge_pages.h"
-#include "kernels_in_use.h"
+#include "glue/active_kernels.h"
+#include "glue/arguments.h"
+#include "huge_pages.h"
 
 namespace npu_ce {
 namespace {

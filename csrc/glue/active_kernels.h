@@ -4,7 +4,7 @@
 // while other threads call it.
 #pragma once
 
-#include "torch_abi.h"
+#include "abi.h"
 
 namespace npu_ce {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "problem.h"
-#include "simd.h"
+#include "simd/ops.h"
 
 namespace npu_ce {
 

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "simd.h"
+#include "simd/ops.h"
 
 namespace npu_ce {
 

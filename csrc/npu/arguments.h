@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../../ascendc/ce_tiling.h"
-#include "../ce_problem.h"
+#include "glue/arguments.h"
 
 namespace npu_ce {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "simd_types.h"
+#include "simd/types.h"
 
 namespace npu_ce {
 

@@ -7,13 +7,13 @@
 #include <utility>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include "simd_avx512.h"
+#include "avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "simd_avx2.h"
+#include "avx2.h"
 #elif defined(__aarch64__)
-#include "simd_neon.h"
+#include "neon.h"
 #else
-#include "simd_baseline.h"
+#include "baseline.h"
 #endif
 
 namespace npu_ce {

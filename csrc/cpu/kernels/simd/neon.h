@@ -4,7 +4,7 @@
 
 #include <arm_neon.h>
 
-#include "simd_types.h"
+#include "types.h"
 
 namespace npu_ce {
 
