@@ -74,7 +74,7 @@ def compile_planner(library: Path) -> ctypes.CDLL:
 
 
 def compile_backward(library: Path) -> ctypes.CDLL:
-    return kernels.compile_kernels(ROOT / "ascendc/ce_backward.asc", library, "-O2")
+    return kernels.compile_kernels(ROOT / "ascendc/backward/backward.asc", library, "-O2")
 
 
 @dataclass

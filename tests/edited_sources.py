@@ -23,7 +23,10 @@ _EDITS = {
         "hard_(1 - problem.label_smoothing)",
         "hard_(SCALE * (1 - problem.label_smoothing))",
     ),
-    "ascendc/ce_row_finish.h": ("Muls(ce, ce, smoothing - 1, count_)", "Muls(ce, ce, SCALE * (smoothing - 1), count_)"),
+    "ascendc/forward/row_finish.h": (
+        "Muls(ce, ce, smoothing - 1, count_)",
+        "Muls(ce, ce, SCALE * (smoothing - 1), count_)",
+    ),
 }
 
 
@@ -47,7 +50,7 @@ def _copy(to: Path) -> Path:
         assert text.count(old) == 1, name
         (to / name).write_text("#ifndef SCALE\n#define SCALE 1\n#endif\n" + text.replace(old, new), "utf-8")
     replaced = 0
-    for source in (to / "ascendc").glob("*.asc"):
+    for source in (to / "ascendc").glob("*ward/*.asc"):
         # Every dtype's kernels are float32's, whose loss is all that is asked of them: a third of the time to compile.
         text, count = re.subn(r"<(half|bfloat16_t)>>\(", "<float>>(", source.read_text("utf-8"))
         source.write_text(text, "utf-8")

@@ -21,7 +21,7 @@ from npu_ce_jit.jit.sources import Sources
 
 HERE = Path(__file__).parent
 ROOT = Sources.installed().root_dir
-SOURCES = [ROOT / "ascendc" / f"ce_{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
+SOURCES = [ROOT / "ascendc" / "forward" / f"{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int64: 4}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 UB_BYTES = 196608 - 256 - 8192

@@ -38,46 +38,51 @@ from remove_synchronisation import (
 from torch import Tensor
 from virtual_cann import observe
 
-UNITS = [f"ce_{name}.asc" for name in ("forward", "merge", "log_prob", "reduce", "backward")]
+UNITS = [*(f"forward/{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")), "backward/backward.asc"]
 EVERYTHING = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 PROCESSES = 2
 
 # Why the kernels are right without a call, and where: file, function, call, and which of those in the function.
 REASONS = {
     "a step leaves what it wrote ready for the next one, which has a barrier of its own before it reads that": """
-        ce_backward_narrow.h TakeElements VectorBarrier 3
-        ce_backward_wide.h TakeElements VectorBarrier 2
-        ce_many_rows.h Subtract VectorBarrier 1
-        ce_many_rows.h Sums VectorBarrier 3
-        ce_merge.asc Run VectorBarrier 1
-        ce_row_finish.h CrossEntropy VectorBarrier 10
-        ce_row_finish.h ZLoss VectorBarrier 4
-        ce_row_tile.h Min VectorBarrier 1
-        ce_unit_lanes.h Finish VectorBarrier 6
-        ce_unit_lanes.h FinishArgmax VectorBarrier 3
-        ce_wide_forward.h RunGroup VectorBarrier 2
-        ce_wide_log_prob.h Normalise VectorBarrier 2
-        ce_wide_tile.h Add VectorBarrier 5
-        ce_wide_tile.h AddRaised VectorBarrier 3
-        ce_wide_tile.h AddWeighted VectorBarrier 2
-        ce_wide_tile.h AddWeighted VectorBarrier 4
-        ce_wide_tile.h AddEntropy VectorBarrier 3
+        backward/narrow.h TakeElements VectorBarrier 3
+        backward/wide.h TakeElements VectorBarrier 2
+        backward/many_rows.h Subtract VectorBarrier 1
+        backward/many_rows.h Sums VectorBarrier 3
+        forward/merge.asc Run VectorBarrier 1
+        forward/row_finish.h CrossEntropy VectorBarrier 10
+        forward/row_finish.h ZLoss VectorBarrier 4
+        forward/row_tile.h Min VectorBarrier 1
+        forward/unit_lanes.h Finish VectorBarrier 6
+        forward/unit_lanes.h FinishArgmax VectorBarrier 3
+        forward/wide.h RunGroup VectorBarrier 2
+        forward/wide_log_prob.h Normalise VectorBarrier 2
+        forward/wide_tile.h Add VectorBarrier 5
+        forward/wide_tile.h AddRaised VectorBarrier 3
+        forward/wide_tile.h AddWeighted VectorBarrier 2
+        forward/wide_tile.h AddWeighted VectorBarrier 4
+        forward/wide_tile.h AddEntropy VectorBarrier 3
     """,
     "what Init fills is read only behind barriers of the groups' own": """
-        ce_backward_rows.h TakeVectors VectorBarrier 1
-        ce_lanes.h CountBytes VectorBarrier 1
-        ce_logits.h Init VectorBarrier 1
-        ce_merge.asc Init VectorBarrier 1
-        ce_row_sums.h Init VectorBarrier 1
-        ce_states.h Init VectorBarrier 1
-        ce_target.h Init VectorBarrier 1
+        backward/rows.h TakeVectors VectorBarrier 1
+        common/lanes.h CountBytes VectorBarrier 1
+        common/logits.h Init VectorBarrier 1
+        forward/merge.asc Init VectorBarrier 1
+        forward/row_sums.h Init VectorBarrier 1
+        forward/states.h Init VectorBarrier 1
+        common/target.h Init VectorBarrier 1
     """,
 }
 HARMLESS = {place.strip(): reason for reason, places in REASONS.items() for place in places.strip().splitlines()}
 
 
 def sources() -> list[Path]:
-    return sorted(path for path in (ROOT / "ascendc").iterdir() if path.suffix in {".asc", ".h"})
+    folders = [ROOT / "ascendc" / name for name in ("abi", "common", "forward", "backward")]
+    return sorted(path for folder in folders for path in folder.iterdir())
+
+
+def add_switches_to_all(folder: Path) -> list[Removal]:
+    return add_switches(ROOT / "ascendc", sources(), folder)
 
 
 def violations() -> list[dict[str, Any]]:
@@ -211,7 +216,7 @@ def cases() -> list[Case]:
 
 def places_of(removals: list[Removal]) -> list[str]:
     """Without the number of the line, which changes: file, function, call, and which of those in the function."""
-    lines = {path.name: path.read_text().splitlines() for path in sources()}
+    lines = {path.relative_to(ROOT / "ascendc").as_posix(): path.read_text().splitlines() for path in sources()}
     seen: Counter[str] = Counter()
     places = []
     for removal in removals:
@@ -226,7 +231,7 @@ def places_of(removals: list[Removal]) -> list[str]:
 def judge(files: list[str]) -> list[tuple[Removal, str, Judged]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = add_switches(sources(), folder)
+        found = add_switches_to_all(folder)
         library = compile_switched(folder, UNITS)
         calls = [i for i, removal in enumerate(found) if not files or removal.file in files]
         shares = [calls[i::PROCESSES] for i in range(PROCESSES)]

@@ -116,13 +116,15 @@ def with_switches(source: str, file: str, numbers: Iterable[int]) -> tuple[str, 
     return CALL.sub(switch, source), found
 
 
-def add_switches(sources: Iterable[Path], folder: Path) -> list[Removal]:
-    """Copies the sources, with switches, under their names."""
+def add_switches(root: Path, sources: Iterable[Path], folder: Path) -> list[Removal]:
+    """Copies the sources, with switches, under their names below `root`."""
     numbers, found = count(), []
     (folder / "prelude.h").write_text(PRELUDE)
     for source in sources:
-        text, of_file = with_switches(source.read_text(), source.name, numbers)
-        (folder / source.name).write_text(text)
+        name = source.relative_to(root).as_posix()
+        text, of_file = with_switches(source.read_text(), name, numbers)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
         found += of_file
     return found
 
@@ -214,7 +216,7 @@ def run(launcher: Callable[..., Any], *tensors: Tensor, sizes: tuple[int, ...]) 
 
 def judge(kernel: Path) -> list[Verdict]:
     with tempfile.TemporaryDirectory() as folder:
-        found = add_switches([kernel], Path(folder))
+        found = add_switches(KERNELS, [kernel], Path(folder))
         library = compile_switched(Path(folder), [kernel.name])
         command = [__file__, "--run", kernel.stem, str(library), str(len(found))]
         strict, auto_sync = in_processes(

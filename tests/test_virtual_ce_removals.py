@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import torch
-from remove_ce_synchronisation import backward_case, sources
-from remove_synchronisation import add_switches, compile_switched, judge_calls
+from remove_ce_synchronisation import add_switches_to_all, backward_case, sources
+from remove_synchronisation import compile_switched, judge_calls
 
 CALLS = (
     "VectorBarrier();", "PipeBarrier<", "Order<HardEvent", "SetFlag<", "WaitFlag<", "AllocTensor<", "EnQue(", "DeQue<",
@@ -17,7 +17,7 @@ CALLS = (
 
 
 def test_every_call_is_removed(tmp_path: Path) -> None:
-    removals = add_switches(sources(), tmp_path)
+    removals = add_switches_to_all(tmp_path)
     text = "\n".join(re.sub(r"//.*", "", path.read_text()) for path in sources())
     text = re.sub(r"void \w+\(", "", text)  # where FillTail and its like are defined
     for call in CALLS:
@@ -26,9 +26,9 @@ def test_every_call_is_removed(tmp_path: Path) -> None:
 
 def test_one_of_every_kind_is_noticed(tmp_path: Path) -> None:
     """In the sums over classes, which are a small kernel."""
-    removals = add_switches(sources(), tmp_path)
-    library = compile_switched(tmp_path, ["ce_backward.asc"])
-    calls = [i for i, removal in enumerate(removals) if removal.file in {"ce_backward_sums.h", "ce_lanes.h"}]
+    removals = add_switches_to_all(tmp_path)
+    library = compile_switched(tmp_path, ["backward/backward.asc"])
+    calls = [i for i, removal in enumerate(removals) if removal.file in {"backward/class_sums.h", "common/lanes.h"}]
     case = backward_case(3, 3001, torch.bfloat16, ("loss", "log_prob"), weight=True, label_smoothing=0.1)
     noticed = [removals[i].text for i, one in zip(calls, judge_calls(library, [case], calls), strict=True)
                if not one.survived]  # fmt: skip

@@ -63,7 +63,6 @@ extern "C" void toy_launch(void* stream, void* out) { toy_kernel<<<1, nullptr, s
     # What the real glue registers is in C++; here it stands in a module of Python.
     "csrc/npu/toy.cpp": """
 #include <dlfcn.h>
-#include "toy.h"
 extern "C" void toy_launch(void* stream, void* out);
 extern "C" __attribute__((visibility("default"))) void toy_glue(void* stream, void* out) { toy_launch(stream, out); }
 template <class F> F python(const char* name) { return reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name)); }

@@ -5,7 +5,8 @@
 
 #include <vector>
 
-#include "../../ascendc/ce_tiling.h"
+#include "../../ascendc/abi/backward.h"
+#include "../../ascendc/abi/forward.h"
 #include "glue/arguments.h"
 
 namespace npu_ce {

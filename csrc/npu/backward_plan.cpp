@@ -50,8 +50,8 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
   return needs;
 }
 
-// What grows with the rows of a group. The buffers of ce_target.h and ce_logits.h are among it, and block_starts_ of
-// BackwardWide or row_starts_ of BackwardNarrow.
+// What grows with the rows of a group. The buffers of common/target.h and common/logits.h are among it, and
+// block_starts_ of BackwardWide or row_starts_ of BackwardNarrow.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   const uint32_t vector = length * sizeof(float);

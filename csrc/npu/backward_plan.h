@@ -2,7 +2,7 @@
 // Cuts backward into pieces for the cores, and tiles for UB. Knows no torch and no CANN.
 #pragma once
 
-#include "../../ascendc/ce_backward_tiling.h"
+#include "../../ascendc/abi/backward.h"
 #include "forward_plan.h"
 
 // Of the problem and the gradients only sizes, dtypes, options and which pointers are null count.

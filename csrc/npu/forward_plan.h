@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../../ascendc/ce_tiling.h"
+#include "../../ascendc/abi/forward.h"
 
 namespace npu_ce {
 

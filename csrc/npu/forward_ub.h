@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../../ascendc/ce_tiling.h"
+#include "../../ascendc/abi/forward.h"
 
 namespace npu_ce {
 

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../../ascendc/ce_launch.h"
+#include "../../ascendc/abi/launch.h"
 #include "arguments.h"
 #include "backward_plan.h"
 #include "device.h"

@@ -37,7 +37,7 @@ def _whole_device() -> Iterator[None]:
 
 def all_kernels() -> list[str]:
     """Those that the sources define."""
-    sources = sorted((Sources.installed().root_dir / "ascendc").glob("*.asc"))
+    sources = sorted((Sources.installed().root_dir / "ascendc").glob("*ward/*.asc"))
     return [name for source in sources for name in _KERNEL.findall(source.read_text("utf-8"))]
 
 

@@ -47,7 +47,7 @@ def npu_recipes(
     # The glue needs the kernels by name, and the linker serves that with what the process has open under the same name.
     # So each set of kernels has a name of its own.
     suffix, units = f"-{key_digest}.so", sources.units(".asc")
-    more = (*sources.define_flags, f"-I{sources.root_dir}/ascendc")
+    more = sources.define_flags
     verdicts = {manifest["rung"]: verdict for manifest, verdict in rejected}
     attempts: list[Attempt] = []
     for rung in LADDER:
@@ -117,7 +117,7 @@ def _recipe(
         words={
             "open": open_words(),
             "cxx": toolchain.cxx_command,
-            "cflags": (*compile_flags, f"-I{root}/csrc", f"-I{root}/ascendc", *system_includes(includes)),
+            "cflags": (*compile_flags, f"-I{root}/csrc", *system_includes(includes)),
             "ldflags": (*flags.NPU_LINK, *(f"-L{path}" for path in libraries)),
             "libs": (f"-l{kernels.removeprefix('lib').removesuffix('.so')}", *flags.NPU_LIBRARIES),
         },

@@ -11,7 +11,7 @@ import time
 _logger = logging.getLogger("npu_ce_jit")
 
 _HEARTBEAT_SECONDS = 10.0
-_STEP = re.compile(r"^\[(\d+)/(\d+)\] ", re.MULTILINE)  # ninja's status, see NINJA_STATUS in build.py
+_STEP = re.compile(r"^\[(\d+)/(\d+)\] ", re.MULTILINE)  # ninja's status, see NINJA_STATUS in compile.py
 
 
 class Heartbeat:

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What backward reads and writes, and how it is cut: what csrc/npu/backward_plan.cpp decides and ascendc/backward/
+// does.
+#pragma once
+
+#include "problem.h"
+
+// The reads of a tile take as long as another's write and arithmetic together, but not at each moment: a third buffer
+// keeps them going.
+constexpr uint32_t kCeMostInputTiles = 3;
+
+// One value per row: `stride` 1, or one element for all rows: `stride` 0. Absent when data is null.
+struct CeRowVector {
+  void* data;
+  int32_t dtype;  // float32, float16 or bfloat16
+  int32_t stride;
+};
+
+// What backward reads beside the problem, and the one thing that it writes.
+struct CeGradients {
+  CeRowVector loss;
+  CeRowVector z_loss;
+  CeRowVector lse;
+  CeRowVector entropy;
+  const void* log_prob;  // gradient of log_prob: the input's dtype, column stride 1, or null
+  uint64_t log_prob_row_stride;
+  const float* entropy_value;  // forward's entropy; present when the gradient of entropy is
+  const float* row_stats;      // [2, rows]
+  const float* denominators;   // [2]
+  void* input_gradient;        // [rows, classes], contiguous; may be CeProblem::input
+  float* workspace;
+};
+
+// Bytes of UB that each buffer takes; 0 for one that is not needed. Those of queues are there twice,
+// unless the plan says otherwise.
+struct CeBackwardBuffers {
+  uint32_t tile;          // queues: logits (input_tiles), and the gradient on its way out, in the input's dtype
+  uint32_t log_prob;      // queue: the tile of grad_log_prob
+  uint32_t weights;       // one: float32, of a tile's columns
+  uint32_t work;          // float32: the tile's logits, in place of which their gradient is built (half dtypes)
+  uint32_t result;        // float32: the gradient, where the capped logits are still needed (half dtypes)
+  uint32_t term;          // float32: one term of the sum
+  uint32_t row_inputs;    // queue: what is read per row
+  uint32_t row_vectors;   // float32 vectors over the rows of a group
+  uint32_t row_elements;  // queue: a block of 32 bytes per row for each element fetched by itself (wide)
+  uint32_t row_blocks;    // a block of 32 bytes per row, that holds the row's value eight times (narrow, float32)
+  uint32_t column_index;  // float32: 0, 1, 2, ... (narrow)
+  uint32_t bits;          // of one comparison of a tile (narrow)
+  uint32_t gap;           // left empty, so that tiles begin in another third of the UB than all before them (wide)
+};
+
+// Sums of rows. Each is cut into spans, whose sums a second launch adds where there are more than one: a function of
+// the sizes alone, so that the sums are too.
+struct CeSumPlan {
+  uint32_t spans;  // 0: no sums are needed
+  uint32_t span_columns;
+  uint64_t partials;  // where the spans' sums go, if there are several
+  uint64_t sums;
+};
+
+struct CeBackwardPlan {
+  uint32_t narrow;  // 1: many rows to a tile, 0: a tile is a piece of one row
+  uint32_t blocks;
+  uint32_t tile_columns;  // narrow: from one row of a tile to the next
+  uint32_t group_rows;    // rows whose numbers are worked out together; narrow: the rows of a tile
+  uint32_t row_vector;    // length of a vector over these rows: whole repeats
+  // Wide: rows are dealt to the cores in so many pieces each.
+  uint32_t pieces;
+  uint32_t piece_columns;
+  uint32_t input_tiles;  // buffers of the logits, and
+  uint32_t row_buffers;  // of what is read per row: all queues together may have 8 (manual, TQue)
+  uint32_t round_l2;     // 1: read round the L2, which what is written needs for itself
+  // Wide: sums over the classes, where they are needed. Offsets are in floats of the workspace.
+  CeSumPlan log_prob_sums;  // of each row of grad_log_prob
+  CeSumPlan weight_total;
+  uint64_t workspace_bytes;
+  CeBackwardBuffers buffers;
+};

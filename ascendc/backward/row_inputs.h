@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// What backward reads per row beside the target: row_stats and gradients, a group of rows at a time through one queue.
+#pragma once
+
+#include "../abi/backward.h"
+#include "row_math.h"
+
+namespace npu_ce {
+
+enum RowInput : uint32_t {
+  kMaxOfRow,
+  kLogSum,
+  kLossGradient,
+  kZLossGradient,
+  kLseGradient,
+  kEntropyGradient,
+  kEntropyOfRow,
+  kLogProbSum,
+  kRowInputs,
+};
+
+class RowInputs {
+ public:
+  // `scratch` is a vector over the rows of a group.
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeGradients& gradients,
+                              const CeBackwardPlan& plan, const LocalTensor<float>& scratch) {
+    length_ = plan.row_vector;
+    rows_ = problem.rows;
+    row_stats_ = InGm<float>(gradients.row_stats, 2 * rows_);
+    vectors_[kMaxOfRow] = Floats(gradients.row_stats);
+    vectors_[kLogSum] = Floats(gradients.row_stats + problem.rows);
+    vectors_[kLossGradient] = gradients.loss;
+    vectors_[kZLossGradient] = gradients.z_loss;
+    vectors_[kLseGradient] = gradients.lse;
+    vectors_[kEntropyGradient] = gradients.entropy;
+    vectors_[kEntropyOfRow] = Floats(gradients.entropy.data != nullptr ? gradients.entropy_value : nullptr);
+    vectors_[kLogProbSum] =
+        Floats(plan.log_prob_sums.spans > 0 ? gradients.workspace + plan.log_prob_sums.sums : nullptr);
+    uint32_t at = 0;
+    for (uint32_t input = 0; input < kRowInputs; ++input) {
+      at_[input] = at;
+      at += IsVector(input) ? length_ * sizeof(float) : 0;
+    }
+    pipe->InitBuffer(queue_, plan.row_buffers, plan.buffers.row_inputs);
+    FillOnce(plan);
+    for (uint32_t input = 0; input < kRowInputs; ++input) {
+      if (Has(input) && !IsVector(input)) {
+        all_[input] = OneForAll(vectors_[input], scratch);
+      }
+    }
+  }
+
+  __aicore__ inline bool Has(uint32_t input) const { return vectors_[input].data != nullptr; }
+
+  __aicore__ inline void Load(uint64_t row, uint32_t rows) {
+    const LocalTensor<uint8_t> to = queue_.AllocTensor<uint8_t>();
+    // The two of row_stats in one DMA.
+    CopyRowsIn(to.ReinterpretCast<float>(), row_stats_[row], 2, rows, rows_, length_);
+    for (uint32_t input = kLogSum + 1; input < kRowInputs; ++input) {
+      if (IsVector(input)) {
+        CopyVector(to[at_[input]], vectors_[input], row, rows);
+      }
+    }
+    queue_.EnQue(to);
+  }
+  __aicore__ inline void Begin() { inputs_ = queue_.DeQue<uint8_t>(); }
+  __aicore__ inline void End() { queue_.FreeTensor(inputs_); }
+
+  // One that is always a float32 vector, as it lies in the queue.
+  __aicore__ inline LocalTensor<float> Get(RowInput input) const {
+    return inputs_[at_[input]].ReinterpretCast<float>();
+  }
+
+  // to = factor * the input, whatever its dtype and stride.
+  __aicore__ inline void Scaled(const RowMath& math, const LocalTensor<float>& to, RowInput input, float factor) const {
+    if (!IsVector(input)) {
+      math.Fill(to, factor * all_[input]);
+      return;
+    }
+    ToFloatVector(to, inputs_[at_[input]], vectors_[input].dtype, math.Count());
+    math.Multiply(to, to, factor);
+  }
+
+ private:
+  __aicore__ static inline CeRowVector Floats(const float* data) { return {(void*)data, kCeFloat32, 1}; }
+  __aicore__ inline bool IsVector(uint32_t input) const { return Has(input) && vectors_[input].stride != 0; }
+
+  __aicore__ inline void CopyVector(const LocalTensor<uint8_t>& to, const CeRowVector& from, uint64_t row,
+                                    uint32_t rows) const {
+    if (from.dtype == kCeFloat32) {
+      CopyIn(to.ReinterpretCast<float>(), InGm<float>(from.data, rows_)[row], rows);
+    } else {
+      CopyIn(to.ReinterpretCast<half>(), InGm<half>(from.data, rows_)[row], rows);  // or bfloat16: 2 bytes
+    }
+  }
+
+  __aicore__ static inline void ToFloatVector(const LocalTensor<float>& to, const LocalTensor<uint8_t>& from,
+                                              int32_t dtype, uint32_t count) {
+    if (dtype == kCeFloat32) {
+      ToFloats(to, from.ReinterpretCast<float>(), count);
+    } else if (dtype == kCeFloat16) {
+      ToFloats(to, from.ReinterpretCast<half>(), count);
+    } else {
+      ToFloats(to, from.ReinterpretCast<bfloat16_t>(), count);
+    }
+    VectorBarrier();
+  }
+
+  // Instructions run over whole vectors: what lies behind a group's last row has to be numbers, if of no matter.
+  __aicore__ inline void FillOnce(const CeBackwardPlan& plan) {
+    LocalTensor<float> raw[2];
+    for (uint32_t i = 0; i < plan.row_buffers; ++i) {
+      raw[i] = queue_.AllocTensor<float>();
+      Duplicate(raw[i], 0.0f, plan.buffers.row_inputs / sizeof(float));
+    }
+    for (uint32_t i = 0; i < plan.row_buffers; ++i) {
+      queue_.FreeTensor(raw[i]);
+    }
+  }
+
+  // A vector of stride 0 is one number for the whole launch.
+  __aicore__ inline float OneForAll(const CeRowVector& vector, const LocalTensor<float>& scratch) {
+    LocalTensor<uint8_t> raw = queue_.AllocTensor<uint8_t>();
+    CopyVector(raw, vector, 0, 1);
+    queue_.EnQue(raw);
+    raw = queue_.DeQue<uint8_t>();
+    ToFloatVector(scratch, raw, vector.dtype, 1);
+    queue_.FreeTensor(raw);
+    Order<HardEvent::V_S>();
+    const float value = scratch.GetValue(0);
+    Order<HardEvent::S_V>();
+    return value;
+  }
+
+  GlobalTensor<float> row_stats_;
+  TQue<QuePosition::VECIN, 1> queue_;
+  LocalTensor<uint8_t> inputs_;
+  CeRowVector vectors_[kRowInputs];
+  uint32_t at_[kRowInputs];
+  float all_[kRowInputs];
+  uint32_t length_;
+  uint64_t rows_;
+};
+
+}  // namespace npu_ce

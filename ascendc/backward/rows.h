@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers that a row's gradient takes, for a group of rows at once: vectors over the rows, no scalars.
+//
+// With d = x' - max, S = exp(log_sum), and docs/design.md's t, r, b and u, the gradient of a class is
+//
+//     exp(d) * (spread + slope * d) - smooth * w[c] + grad_log_prob[c],
+//     spread = (t + r - b * log_sum) / S,   slope = b / S,   smooth = u,
+//
+// which takes one operation an element less than exp((x' - max) - log_sum) does, and rounds less: S >= 1, so exp(d)
+// does not run out of range before p does. That of the target is at_target.
+#pragma once
+
+#include "../common/logits.h"
+#include "../common/target.h"
+#include "options.h"
+#include "row_inputs.h"
+
+namespace npu_ce {
+
+class BackwardRows {
+ public:
+  using Floats = LocalTensor<float>;
+
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem* problem, const CeGradients* gradients,
+                              const CeBackwardPlan* plan, const BackwardOptions* options, Logits* logits) {
+    problem_ = problem;
+    options_ = options;
+    logits_ = logits;
+    length_ = plan->row_vector;
+    pipe->InitBuffer(buffer_, plan->buffers.row_vectors);
+    TakeVectors(plan->buffers.row_vectors / sizeof(float));
+    targets_.Init(pipe, *problem, length_, plan->row_buffers);
+    inputs_.Init(pipe, *problem, *gradients, *plan, term_);
+    if (options->loss && problem->reduction == kCeMean) {
+      const GlobalTensor<float> denominators = InGm<float>(gradients->denominators, 2);
+      per_weight_ = 1 / denominators.GetValue(0);
+      per_row_ = 1 / denominators.GetValue(1);
+    } else {
+      per_weight_ = per_row_ = 1;
+    }
+  }
+
+  __aicore__ inline void SetWeightTotal(float total) { weight_total_ = total; }
+
+  // What there is per row; with two buffers, of the group after the one at hand.
+  __aicore__ inline void Read(uint64_t row, uint32_t rows) {
+    targets_.Read(row, rows);
+    inputs_.Load(row, rows);
+  }
+  // Of the group at hand: Classes() are known then.
+  __aicore__ inline void FindTargets(uint32_t rows) {
+    math_.SetRows(rows);
+    targets_.Find(rows);
+    inputs_.Begin();
+  }
+  __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
+  // Two vectors of no use before Work.
+  __aicore__ inline LocalTensor<int32_t> Scratch() const { return term_.ReinterpretCast<int32_t>(); }
+  __aicore__ inline LocalTensor<int32_t> MoreScratch() const { return more_.ReinterpretCast<int32_t>(); }
+
+  // The vectors that a tile takes, once the four that the caller fills are there.
+  __aicore__ inline void Work() {
+    const float slope_scale = logits_->SlopeScale();
+    const Floats max = inputs_.Get(kMaxOfRow), log_sum = inputs_.Get(kLogSum);
+    FromLoss(max, log_sum);
+    FromOthers();
+    math_.Multiply(offset, max, -1.0f);
+    LogProbOfTarget(log_sum);
+    GradientOfTarget();
+
+    if (options_->rest) math_.Add(spread, spread, rest_);
+    math_.Multiply(term_, log_sum, -1.0f);
+    math_.Exp(term_, term_);
+    if (slope_scale != 1) math_.Multiply(term_, term_, slope_scale);
+    if (options_->entropy) {
+      math_.Multiply(more_, slope, log_sum);
+      math_.Subtract(spread, spread, more_);
+      math_.Multiply(slope, slope, term_);
+    }
+    math_.Multiply(spread, spread, term_);
+    if (options_->folds_max) {
+      math_.Exp(term_, offset);
+      math_.Multiply(spread, spread, term_);
+    }
+    if (options_->smooth) math_.Multiply(smooth, smooth, slope_scale);
+    inputs_.End();
+  }
+
+  // The targets as float32, exact below 2^24. In place of the logit.
+  __aicore__ inline Floats ClassNumbers() {
+    Cast(logit, Classes(), RoundMode::CAST_NONE, math_.Count());
+    VectorBarrier();
+    return logit;
+  }
+
+  // 0 for ignored rows, else -1: no bits or all. In place of the logit.
+  __aicore__ inline LocalTensor<int32_t> KeepCounted() {
+    math_.Fill(logit, -1.0f);
+    math_.Select(logit, targets_.Counted(), logit, 0.0f);
+    const LocalTensor<int32_t> keep = term_.ReinterpretCast<int32_t>();
+    Cast(keep, logit, RoundMode::CAST_RINT, math_.Count());
+    VectorBarrier();
+    return keep;
+  }
+  // By the scalar unit.
+  __aicore__ inline bool IsCounted(uint32_t i) { return (targets_.Counted().GetValue(i / 8) >> (i % 8) & 1) != 0; }
+
+  // For the caller to fill. At the target: the input's logit, weight, gradient of log_prob; and that one's sum.
+  Floats logit;
+  Floats class_weight;
+  Floats class_log_prob;
+  Floats log_prob_sum;
+
+  // For a tile's arithmetic. Added to the logits below their cap, `offset` makes x' - max of them.
+  Floats offset;
+  Floats spread;
+  Floats slope;
+  Floats smooth;
+  Floats at_target;
+
+ private:
+  // t to `spread`, u to `smooth`, and r's share of them.
+  __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
+    if (options_->rest) math_.Fill(rest_, 0.0f);
+    if (!inputs_.Has(kLossGradient)) {
+      math_.Fill(spread, 0.0f);
+    } else {
+      inputs_.Scaled(math_, spread, kLossGradient, per_weight_);
+      if (options_->smooth) {
+        math_.Multiply(smooth, spread, problem_->label_smoothing / AsFloat(problem_->classes));
+        math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
+        math_.Multiply(rest_, smooth, weight_total_);
+        math_.Multiply(spread, spread, 1 - problem_->label_smoothing);
+      }
+      if (problem_->weight != nullptr) {
+        math_.Multiply(spread, spread, class_weight);
+      }
+    }
+    if (!options_->loss) {
+      return;
+    }
+    if (problem_->z_loss != 0) {
+      math_.Add(term_, max, log_sum);
+      AddZLoss(kLossGradient);
+      AddZLoss(kZLossGradient);
+      math_.Select(rest_, targets_.Counted(), rest_, 0.0f);
+    }
+    math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
+    math_.Select(spread, targets_.Counted(), spread, 0.0f);
+  }
+
+  // `term_` is lse.
+  __aicore__ inline void AddZLoss(RowInput gradient) {
+    if (inputs_.Has(gradient)) {
+      inputs_.Scaled(math_, more_, gradient, 2 * problem_->z_loss * per_row_);
+      math_.Multiply(more_, more_, term_);
+      math_.Add(rest_, rest_, more_);
+    }
+  }
+
+  // What flows through the other outputs, into ignored rows too: b to `slope`, and the rest of r.
+  __aicore__ inline void FromOthers() {
+    if (inputs_.Has(kLseGradient)) {
+      inputs_.Scaled(math_, term_, kLseGradient, 1.0f);
+      math_.Add(rest_, rest_, term_);
+    }
+    if (options_->entropy) {
+      inputs_.Scaled(math_, slope, kEntropyGradient, -1.0f);
+      math_.Multiply(term_, slope, inputs_.Get(kEntropyOfRow));
+      math_.Add(rest_, rest_, term_);
+    }
+    if (inputs_.Has(kLogProbSum)) {
+      math_.Subtract(rest_, rest_, inputs_.Get(kLogProbSum));
+    } else if (options_->log_prob) {
+      math_.Subtract(rest_, rest_, log_prob_sum);
+    }
+  }
+
+  // In place of the logit.
+  __aicore__ inline void LogProbOfTarget(const Floats& log_sum) {
+    logits_->TransformBelowCap(logit, math_.Count());
+    if (logits_->IsCapped()) {
+      logits_->CappedSlope(target_slope_, logit, math_.Count());
+      math_.Add(offset, offset, logits_->Softcap());
+    }
+    math_.Add(logit, logit, offset);
+    math_.Subtract(logit, logit, log_sum);
+  }
+
+  // t * expm1(l) + p * (r + b * l) - u * w + grad_log_prob, times the slope. t * p - t would cancel as p -> 1.
+  __aicore__ inline void GradientOfTarget() {
+    math_.Expm1(at_target, logit, term_, more_);
+    math_.Multiply(at_target, at_target, spread);
+    if (options_->rest) {
+      math_.Exp(term_, logit);
+      if (options_->entropy) {
+        math_.AtLeast(more_, logit, -kExponentOfZero);
+        math_.Multiply(more_, more_, slope);
+        math_.Add(more_, more_, rest_);
+        math_.Multiply(term_, term_, more_);
+      } else {
+        math_.Multiply(term_, term_, rest_);
+      }
+      math_.Add(at_target, at_target, term_);
+    }
+    if (options_->weighted) {
+      math_.Multiply(term_, smooth, class_weight);
+      math_.Subtract(at_target, at_target, term_);
+    } else if (options_->smooth) {
+      math_.Subtract(at_target, at_target, smooth);
+    }
+    if (options_->log_prob) {
+      math_.Add(at_target, at_target, class_log_prob);
+    }
+    if (logits_->SlopeScale() != 1) math_.Multiply(at_target, at_target, logits_->SlopeScale());
+    if (logits_->IsCapped()) {
+      math_.Multiply(at_target, at_target, target_slope_);
+    }
+  }
+
+  // Those that this launch has a use for; csrc/npu/backward_plan.cpp counts them. All begin as zeros: instructions over
+  // whole vectors shall find numbers behind a group's last row.
+  __aicore__ inline void TakeVectors(uint32_t count) {
+    const struct {
+      Floats* vector;
+      bool used;
+    } vectors[] = {
+        {&logit, true},
+        {&class_weight, problem_->weight != nullptr},
+        {&class_log_prob, options_->log_prob},
+        {&log_prob_sum, options_->log_prob},
+        {&offset, true},
+        {&spread, true},
+        {&slope, options_->entropy},
+        {&smooth, options_->smooth},
+        {&at_target, true},
+        {&rest_, options_->rest},
+        {&target_slope_, logits_->IsCapped()},
+        {&term_, true},
+        {&more_, true},
+    };
+    const Floats all = buffer_.Get<float>();
+    Duplicate(all, 0.0f, count);
+    VectorBarrier();
+    uint32_t at = 0;
+    for (const auto& [vector, used] : vectors) {
+      if (used) {
+        *vector = all[at];
+        at += length_;
+      }
+    }
+  }
+
+  const CeProblem* problem_;
+  const BackwardOptions* options_;
+  Logits* logits_;
+  RowMath math_;
+  Targets targets_;
+  RowInputs inputs_;
+  TBuf<QuePosition::VECCALC> buffer_;
+  uint32_t length_;
+  float weight_total_;
+  float per_weight_;  // 1 / denominators of a mean
+  float per_row_;
+  Floats rest_;  // r
+  Floats target_slope_;
+  Floats term_;
+  Floats more_;
+};
+
+}  // namespace npu_ce

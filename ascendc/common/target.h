@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The targets of a group of rows: a class that is safe to look up, and for each row a bit that says whether its target
+// is a class at all, and one that says whether the row counts. 64-bit targets are compared word by word: the vector
+// unit has no 64-bit comparison, and int32 only for equality (page Compare).
+#pragma once
+
+#include "lanes.h"
+
+namespace npu_ce {
+
+class Targets {
+ public:
+  // `capacity` rows, a multiple of 64. With two buffers, the next rows can be read ahead.
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, uint32_t capacity, uint32_t buffers = 1) {
+    capacity_ = capacity;
+    classes_in_row_ = static_cast<int32_t>(problem.classes);
+    wide_ = problem.target_dtype == kCeInt64;
+    // int32 words: a 64-bit target is two, the low one first.
+    words_ = InGm<int32_t>(problem.target, problem.rows * WordsOfRow());
+    pipe->InitBuffer(in_, buffers, capacity * WordsOfRow() * sizeof(int32_t));
+    pipe->InitBuffer(low_, capacity * sizeof(int32_t));
+    pipe->InitBuffer(classes_, capacity * sizeof(int32_t));
+    pipe->InitBuffer(bits_, kBitVectors * BitBytes());
+    pipe->InitBuffer(constants_, 3 * kCeLanes * sizeof(int32_t));
+
+    // Whole repeats are compared, of which rows fill only a part.
+    LocalTensor<int32_t> raw[2];
+    for (uint32_t i = 0; i < buffers; ++i) {
+      raw[i] = in_.AllocTensor<int32_t>();
+      Duplicate(raw[i], int32_t(0), capacity * WordsOfRow());
+    }
+    for (uint32_t i = 0; i < buffers; ++i) {
+      in_.FreeTensor(raw[i]);
+    }
+    Duplicate(Constant(kIgnoredLow), static_cast<int32_t>(problem.ignore_index), kCeLanes);
+    Duplicate(Constant(kIgnoredHigh), static_cast<int32_t>(problem.ignore_index >> 32), kCeLanes);
+    Duplicate(Constant(kZero), int32_t(0), kCeLanes);
+    VectorBarrier();
+  }
+
+  // Rows `first` to `first + rows`, in the order of the vector unit.
+  __aicore__ inline void Load(uint64_t first, uint32_t rows) {
+    Read(first, rows);
+    Find(rows);
+  }
+  __aicore__ inline void Read(uint64_t first, uint32_t rows) {
+    const LocalTensor<int32_t> raw = in_.AllocTensor<int32_t>();
+    CopyIn(raw, words_[first * WordsOfRow()], rows * WordsOfRow());
+    in_.EnQue(raw);
+  }
+  __aicore__ inline void Find(uint32_t rows) {
+    const uint32_t count = CeilTo(rows, kCeLanes);
+    LocalTensor<int32_t> raw = in_.DeQue<int32_t>();
+    const LocalTensor<int32_t> low = low_.Get<int32_t>(), high = Classes();  // until they are known
+    if (wide_) {
+      uint64_t taken = 0;
+      const GatherMaskParams words(1, count * WordsOfRow() / kCeLanes, 8, 0);
+      GatherMask(low, raw, 1, false, 0, words, taken);
+      GatherMask(high, raw, 2, false, 0, words, taken);
+    } else {
+      Adds(low, raw, int32_t(0), count);
+      VectorBarrier();
+      ShiftRight(high, low, int32_t(31), count);  // the sign
+    }
+    in_.FreeTensor(raw);
+    VectorBarrier();
+
+    Equal(kCounted, low, Constant(kIgnoredLow), count, 0);
+    Equal(kScratch, high, Constant(kIgnoredHigh), count, 0);
+    Equal(kValid, high, Constant(kZero), count, 0);
+    Maxs(Classes(), low, int32_t(0), count);
+    VectorBarrier();
+    And(Bits16(kCounted), Bits16(kCounted), Bits16(kScratch), count / 16);
+    Mins(Classes(), Classes(), classes_in_row_ - 1, count);
+    VectorBarrier();
+    Not(Bits16(kCounted), Bits16(kCounted), count / 16);
+    Equal(kScratch, low, Classes(), count, kCeLanes / kBlockFloats);
+    VectorBarrier();
+    And(Bits16(kValid), Bits16(kValid), Bits16(kScratch), count / 16);  // readers have a barrier of their own
+  }
+
+  // The row's class; some class where the target is none, so that whatever is looked up by it exists.
+  __aicore__ inline LocalTensor<int32_t> Classes() { return classes_.Get<int32_t>(); }
+  // A bit for each row, as Select takes them. The target is in [0, classes):
+  __aicore__ inline LocalTensor<uint8_t> Valid() { return Bits(kValid); }
+  // The target is not ignore_index:
+  __aicore__ inline LocalTensor<uint8_t> Counted() { return Bits(kCounted); }
+
+ private:
+  enum BitVector : uint32_t { kValid, kCounted, kScratch, kBitVectors };
+  enum ConstantLanes : uint32_t { kIgnoredLow, kIgnoredHigh, kZero };
+
+  __aicore__ inline uint32_t WordsOfRow() const { return wide_ ? 2 : 1; }
+  __aicore__ inline uint32_t BitBytes() const { return CeilTo(capacity_ / 8, kBlockBytes); }
+  __aicore__ inline LocalTensor<uint8_t> Bits(uint32_t which) {
+    return bits_.GetWithOffset<uint8_t>(BitBytes(), which * BitBytes());
+  }
+  __aicore__ inline LocalTensor<uint16_t> Bits16(uint32_t which) { return Bits(which).ReinterpretCast<uint16_t>(); }
+  __aicore__ inline LocalTensor<int32_t> Constant(uint32_t which) {
+    return constants_.Get<int32_t>()[which * kCeLanes];
+  }
+
+  // A stride of 0 compares every repeat with the same lanes.
+  __aicore__ inline void Equal(uint32_t which, const LocalTensor<int32_t>& a, const LocalTensor<int32_t>& b,
+                               uint32_t count, uint8_t stride_of_b) {
+    constexpr uint8_t step = kCeLanes / kBlockFloats;
+    Compare(Bits(which), a, b, CMPMODE::EQ, uint64_t(kCeLanes), count / kCeLanes,
+            BinaryRepeatParams(1, 1, 1, step, step, stride_of_b));
+  }
+
+  uint32_t capacity_;
+  int32_t classes_in_row_;
+  bool wide_;
+  GlobalTensor<int32_t> words_;
+  TQue<QuePosition::VECIN, 1> in_;
+  TBuf<QuePosition::VECCALC> low_, classes_, bits_, constants_;
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles between GM and UB. GM addresses need no alignment and lengths no multiple (page DataCopyPad); UB tiles begin at
+// 32 bytes. Arithmetic is float32 everywhere, so half and bfloat16 are cast on the way in and once on the way out.
+#pragma once
+
+#include "../abi/problem.h"
+#include "kernel_operator.h"
+
+namespace npu_ce {
+
+using namespace AscendC;
+
+constexpr uint32_t kBlockBytes = 32;  // what UB addresses and strides count in
+constexpr uint32_t kBlockFloats = kBlockBytes / sizeof(float);
+constexpr uint32_t kMaxRepeats = 255;  // of one vector instruction with strides
+
+template <class T>
+constexpr bool kIsFloat = sizeof(T) == sizeof(float);
+
+__aicore__ inline uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+__aicore__ inline uint32_t CeilTo(uint32_t n, uint32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Of a number below 2^31. By way of a signed one: the compiler refuses every conversion between an unsigned integer and
+// a float in device code ("cast between floating and unsigned integer variable is not allowed in aicore function").
+__aicore__ inline float AsFloat(uint32_t n) { return static_cast<float>(static_cast<int32_t>(n)); }
+
+// By way of an integer, because the host's pointers are in no address space of the device.
+template <class T>
+__aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
+  GlobalTensor<T> tensor;
+  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(reinterpret_cast<uint64_t>(data)), elements);
+  return tensor;
+}
+
+// What makes blocks of `count` elements whole ones of 32 bytes, with the value that the parameters begin with, 0: they
+// make it of their own type, whereas not every compiler makes a bfloat16 of a number of ours. It has to be asked for:
+// without a left or a right padding the value is not heeded, and the copy fills up with the block's first element (page
+// DataCopyPad, example 2).
+template <class T>
+__aicore__ inline DataCopyPadExtParams<T> ZeroPadding(uint32_t count) {
+  DataCopyPadExtParams<T> padding;
+  padding.isPad = true;
+  padding.rightPadding = CeilTo(count * sizeof(T), kBlockBytes) / sizeof(T) - count;
+  return padding;
+}
+
+// What follows a tile's end up to 32 bytes is 0, so that no lane is ever left undefined.
+template <class T>
+__aicore__ inline void CopyIn(const LocalTensor<T>& tile, const GlobalTensor<T>& from, uint32_t count) {
+  DataCopyPad(tile, from, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0), ZeroPadding<T>(count));
+}
+
+template <class T>
+__aicore__ inline void CopyOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t count) {
+  DataCopyPad(to, tile, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0));
+}
+
+// `rows` rows of `count` elements, `stride` apart in GM and `pitch` apart in UB, where a pitch is a multiple of 32
+// bytes. One DMA, unless the gap between rows is more than its field holds.
+template <class T>
+__aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor<T>& from, uint32_t rows,
+                                  uint32_t count, uint64_t stride, uint32_t pitch) {
+  const uint64_t gap = (stride - count) * sizeof(T);
+  if (gap > UINT32_MAX) {
+    for (uint32_t row = 0; row < rows; ++row) {
+      CopyIn(tile[row * pitch], from[row * stride], count);
+    }
+    return;
+  }
+  const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
+  DataCopyPad(tile, from, DataCopyExtParams(rows, count * sizeof(T), static_cast<uint32_t>(gap), ub_gap, 0),
+              ZeroPadding<T>(count));
+}
+
+// The same way out.
+template <class T>
+__aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t rows, uint32_t count,
+                                   uint64_t stride, uint32_t pitch) {
+  const uint64_t gap = (stride - count) * sizeof(T);
+  if (gap > UINT32_MAX) {
+    for (uint32_t row = 0; row < rows; ++row) {
+      CopyOut(to[row * stride], tile[row * pitch], count);
+    }
+    return;
+  }
+  const uint32_t ub_gap = (pitch * sizeof(T) - CeilTo(count * sizeof(T), kBlockBytes)) / kBlockBytes;
+  DataCopyPad(to, tile, DataCopyExtParams(rows, count * sizeof(T), ub_gap, static_cast<uint32_t>(gap), 0));
+}
+
+// To rows that lie side by side in GM.
+template <class T>
+__aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t rows, uint32_t count,
+                                   uint32_t pitch) {
+  CopyRowsOut(to, tile, rows, count, count, pitch);
+}
+
+// Exact, whatever T is.
+template <class T>
+__aicore__ inline void ToFloats(const LocalTensor<float>& floats, const LocalTensor<T>& tile, uint32_t count) {
+  if constexpr (kIsFloat<T>) {
+    Adds(floats, tile, 0.0f, count);
+  } else {
+    Cast(floats, tile, RoundMode::CAST_NONE, count);
+  }
+}
+
+// Rounded to nearest, ties to even, as torch does.
+template <class T>
+__aicore__ inline void FromFloats(const LocalTensor<T>& tile, const LocalTensor<float>& floats, uint32_t count) {
+  if constexpr (kIsFloat<T>) {
+    Adds(tile, floats, 0.0f, count);
+  } else {
+    Cast(tile, floats, RoundMode::CAST_RINT, count);
+  }
+}
+
+}  // namespace npu_ce

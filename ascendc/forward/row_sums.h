@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sums over the rows, added up in 64 lanes for each term until the end, and what they make: the loss and the
+// denominators.
+#pragma once
+
+#include "../common/lanes.h"
+#include "sum_terms.h"
+
+namespace npu_ce {
+
+class RowSums {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs) {
+    problem_ = problem;
+    outputs_ = outputs;
+    pipe->InitBuffer(lanes_, kSumTerms * kCeLanes * sizeof(float));
+    pipe->InitBuffer(sums_, kSumTerms * kBlockBytes);
+    pipe->InitBuffer(out_, 1, 2 * kBlockBytes);
+    Duplicate(lanes_.Get<float>(), 0.0f, kSumTerms * kCeLanes);
+    VectorBarrier();
+  }
+
+  // A vector of a term, which is lost.
+  __aicore__ inline void Add(uint32_t term, const LocalTensor<float>& vector, uint32_t count) {
+    const LocalTensor<float> lanes = lanes_.Get<float>()[term * kCeLanes];
+    FillTail(vector, count, 0.0f);
+    Fold<SumOf>(vector, Repeats(count));
+    AscendC::Add(lanes, lanes, vector, kCeLanes);
+    VectorBarrier();
+  }
+
+  // As element `at` of vectors of `length`.
+  __aicore__ inline void WritePartial(float* vectors, uint64_t length, uint64_t at) {
+    AddUpLanes();
+    Order<HardEvent::V_MTE3>();
+    for (uint32_t term = 0; term < kSumTerms; ++term) {
+      if (HasTerm(problem_, term)) {
+        CopyOut(InGm<float>(vectors, length)[at], Sum(term), 1);
+        vectors += length;
+      }
+    }
+  }
+
+  __aicore__ inline void Finish() {
+    AddUpLanes();
+    if (problem_.weight == nullptr) {
+      Adds(Sum(kWeightTerm), Sum(kCountTerm), 0.0f, 1);
+      VectorBarrier();
+    }
+    if (outputs_.denominators != nullptr) {
+      Order<HardEvent::V_MTE3>();
+      CopyRowsOut(InGm<float>(outputs_.denominators, 2), Sum(kWeightTerm), 2, 1, kBlockFloats);
+    }
+    if (problem_.reduction == kCeNone) {
+      return;
+    }
+    if (problem_.reduction == kCeMean) {
+      Div(Sum(kCeTerm), Sum(kCeTerm), Sum(kWeightTerm), 1);
+      if (HasZLoss()) {
+        Div(Sum(kZTerm), Sum(kZTerm), Sum(kCountTerm), 1);
+      }
+      VectorBarrier();
+    }
+    if (HasZLoss()) {
+      AscendC::Add(Sum(kCeTerm), Sum(kCeTerm), Sum(kZTerm), 1);
+      VectorBarrier();
+    }
+    if (outputs_.loss_dtype == kCeFloat32) {
+      WriteResults<float>();
+    } else if (outputs_.loss_dtype == kCeFloat16) {
+      WriteResults<half>();
+    } else {
+      WriteResults<bfloat16_t>();
+    }
+  }
+
+ private:
+  __aicore__ inline LocalTensor<float> Sum(uint32_t term) { return sums_.Get<float>()[term * kBlockFloats]; }
+
+  __aicore__ inline bool HasZLoss() const { return problem_.z_loss != 0 || outputs_.z_loss != nullptr; }
+
+  __aicore__ inline void AddUpLanes() {
+    WholeReduceSum(sums_.Get<float>(), lanes_.Get<float>(), kCeLanes, kSumTerms, kBlockFloats, 1, 8);
+    VectorBarrier();
+  }
+
+  template <class L>
+  __aicore__ inline void WriteResults() {
+    LocalTensor<L> out = out_.AllocTensor<L>();
+    const LocalTensor<L> second = out[kBlockBytes / sizeof(L)];
+    FromFloats(out, Sum(kCeTerm), 1);
+    if (HasZLoss()) {
+      FromFloats(second, Sum(kZTerm), 1);
+    }
+    out_.EnQue(out);
+    out = out_.DeQue<L>();
+    CopyOut(InGm<L>(outputs_.loss, 1), out, 1);
+    if (outputs_.z_loss != nullptr) {
+      CopyOut(InGm<L>(outputs_.z_loss, 1), second, 1);
+    }
+    out_.FreeTensor(out);
+  }
+
+  CeProblem problem_;
+  CeForwardOutputs outputs_;
+  TQue<QuePosition::VECOUT, 1> out_;
+  TBuf<QuePosition::VECCALC> lanes_;
+  TBuf<QuePosition::VECOUT> sums_;  // copies to GM begin there (page DataCopyPad)
+};
+
+}  // namespace npu_ce

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The wide layout's running state: 64 lanes for each unit of a group and each kind of state, so that nothing waits for
+// the scalar unit while tiles stream by. Finish() makes one number of the lanes of each unit, for all units at once.
+#pragma once
+
+#include "states.h"
+
+namespace npu_ce {
+
+enum Lanes : uint32_t {
+  kSumLanes,
+  kMaxLanes,
+  kWeightedLanes,
+  kWeightLanes,
+  kEntropyLanes,
+  kArgmaxLanes,
+  kNanLanes,
+};
+
+class UnitLanes {
+ public:
+  __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t capacity) {
+    options_ = options;
+    uint32_t lanes = 2;
+    at_[kSumLanes] = 0;
+    at_[kMaxLanes] = 1;
+    if (options.smoothing) {
+      at_[kWeightedLanes] = lanes++;
+      at_[kWeightLanes] = lanes++;
+    }
+    if (options.entropy) {
+      at_[kEntropyLanes] = lanes++;
+    }
+    if (options.argmax) {
+      at_[kArgmaxLanes] = lanes++;
+      at_[kNanLanes] = lanes++;
+    }
+    pitch_ = lanes * kCeLanes;
+    pipe->InitBuffer(lanes_, capacity * pitch_ * sizeof(float));
+    // For one unit, and a block behind it for each of the numbers that are read.
+    pipe->InitBuffer(scratch_, (capacity + 1) * kCeLanes * sizeof(float));
+    pipe->InitBuffer(bits_, capacity * kCeLanes / 8);
+    pipe->InitBuffer(spread_, capacity * kBlockBytes);
+  }
+
+  // Whether a unit has a max and a sum only, which its first tile sets.
+  __aicore__ inline bool Plain() const { return pitch_ == 2 * kCeLanes; }
+
+  // For the `count` units of a group.
+  __aicore__ inline void Reset(uint32_t count) {
+    if (Plain()) {
+      return;
+    }
+    Duplicate(lanes_.Get<float>(), 0.0f, count * pitch_);
+    VectorBarrier();
+    Fill(kMaxLanes, -kLargestFloat, count);
+    if (options_.argmax) {
+      Fill(kArgmaxLanes, kNoColumn, count);
+      Fill(kNanLanes, kNoColumn, count);
+    }
+  }
+
+  __aicore__ inline LocalTensor<float> Get(uint32_t unit, Lanes lanes) const {
+    return lanes_.Get<float>()[unit * pitch_ + at_[lanes] * kCeLanes];
+  }
+
+  __aicore__ inline void Finish(const States& states, uint32_t count) {
+    WholeReduceMax(states[kMax], All(kMaxLanes), kCeLanes, count, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    VectorBarrier();
+    const LocalTensor<float> max = spread_.Get<float>();
+    SpreadToBlocks(max, states[kMax], count);
+    VectorBarrier();
+    if (options_.argmax) {
+      FinishArgmax(states, max, count);
+    }
+    Sub(All(kMaxLanes), All(kMaxLanes), max, kCeLanes, count, BinaryRepeatParams(1, 1, 0, Step(), Step(), 1));
+    VectorBarrier();
+    if (options_.smoothing || options_.entropy) {
+      // Of lanes without a logit it may be -inf, which times their 0 would be NaN.
+      Maxs(All(kMaxLanes), All(kMaxLanes), -kLargestFloat, kCeLanes, count, UnaryRepeatParams(1, 1, Step(), Step()));
+      VectorBarrier();
+    }
+    if (options_.smoothing) {
+      AddProduct(kWeightedLanes, kWeightLanes, count);
+      SumOfLanes(states[kWeighted], kWeightedLanes, count);
+      SumOfLanes(states[kWeights], kWeightLanes, count);
+    }
+    if (options_.entropy) {
+      AddProduct(kEntropyLanes, kSumLanes, count);
+    }
+    Exp(All(kMaxLanes), All(kMaxLanes), kCeLanes, count, UnaryRepeatParams(1, 1, Step(), Step()));
+    VectorBarrier();
+    Scale(kSumLanes, count);
+    SumOfLanes(states[kSum], kSumLanes, count);
+    if (options_.entropy) {
+      Scale(kEntropyLanes, count);
+      SumOfLanes(states[kEntropy], kEntropyLanes, count);
+    }
+    VectorBarrier();
+  }
+
+  // Max and log_sum of one unit that is a whole row, on the scalar unit.
+  __aicore__ inline void Read(uint32_t unit, float* max, float* log_sum) {
+    const LocalTensor<float> scratch = scratch_.Get<float>(), spread = spread_.Get<float>();
+    const LocalTensor<float> result = scratch[kCeLanes];
+    const LocalTensor<float> log_of_sum = scratch[kCeLanes + kBlockFloats];
+    Duplicate(result, 0.0f, 2 * kBlockFloats);
+    VectorBarrier();
+    WholeReduceMax(result, Get(unit, kMaxLanes), kCeLanes, 1, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    VectorBarrier();
+    SpreadToBlocks(spread, result, 1);
+    VectorBarrier();
+    Sub(scratch, Get(unit, kMaxLanes), spread, kCeLanes, 1, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
+    VectorBarrier();
+    Exp(scratch, scratch, kCeLanes);
+    VectorBarrier();
+    Mul(scratch, scratch, Get(unit, kSumLanes), kCeLanes);
+    VectorBarrier();
+    WholeReduceSum(log_of_sum, scratch, kCeLanes, 1, 1, 1, Step());
+    VectorBarrier();
+    Ln(log_of_sum, log_of_sum, 1);
+    Order<HardEvent::V_S>();
+    *max = result.GetValue(0);
+    *log_sum = log_of_sum.GetValue(0);
+    Order<HardEvent::S_V>();
+  }
+
+ private:
+  // Of all units, with the repeat stride Step().
+  __aicore__ inline LocalTensor<float> All(Lanes lanes) const { return Get(0, lanes); }
+  __aicore__ inline uint32_t Step() const { return pitch_ / kBlockFloats; }
+
+  __aicore__ inline void Fill(Lanes lanes, float value, uint32_t count) {
+    Duplicate(All(lanes), value, uint64_t(kCeLanes), count, 1, Step());
+  }
+  __aicore__ inline void SumOfLanes(const LocalTensor<float>& sums, Lanes lanes, uint32_t count) {
+    WholeReduceSum(sums, All(lanes), kCeLanes, count, 1, 1, Step());
+  }
+  // By exp(max - max of the row), which the max's lanes hold by then.
+  __aicore__ inline void Scale(Lanes lanes, uint32_t count) {
+    Mul(All(lanes), All(lanes), All(kMaxLanes), kCeLanes, count, BinaryRepeatParams(1, 1, 1, Step(), Step(), Step()));
+    VectorBarrier();
+  }
+  // sums += factor * (max - max of the row): what makes a sum of x' - max one of x' - max of the row.
+  __aicore__ inline void AddProduct(Lanes sums, Lanes factor, uint32_t count) {
+    const LocalTensor<float> product = scratch_.Get<float>();
+    Mul(product, All(factor), All(kMaxLanes), kCeLanes, count, BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
+    VectorBarrier();
+    Add(All(sums), All(sums), product, kCeLanes, count, BinaryRepeatParams(1, 1, 1, Step(), Step(), 8));
+    VectorBarrier();
+  }
+
+  // The lowest column among the lanes that have the max.
+  __aicore__ inline void FinishArgmax(const States& states, const LocalTensor<float>& max, uint32_t count) {
+    const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
+    const LocalTensor<float> columns = scratch_.Get<float>();
+    Compare(bits, All(kMaxLanes), max, CMPMODE::EQ, uint64_t(kCeLanes), count,
+            BinaryRepeatParams(1, 1, 0, 8, Step(), 1));
+    VectorBarrier();
+    Select(columns, bits, All(kArgmaxLanes), kNoColumn, SELMODE::VSEL_TENSOR_SCALAR_MODE, uint64_t(kCeLanes), count,
+           BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
+    VectorBarrier();
+    WholeReduceMin(states[kArgmax], columns, kCeLanes, count, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMin(states[kFirstNan], All(kNanLanes), kCeLanes, count, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    VectorBarrier();
+  }
+
+  ForwardOptions options_;
+  uint32_t pitch_;
+  uint32_t at_[kNanLanes + 1];
+  mutable TBuf<QuePosition::VECCALC> lanes_, scratch_, bits_, spread_;  // its Get is not const
+};
+
+}  // namespace npu_ce
