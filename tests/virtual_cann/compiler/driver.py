@@ -37,8 +37,8 @@ _HEADERS = (VIRTUAL_CANN / "include", VIRTUAL_CANN / "machine")  # not the user'
 # whoever meets it in a linker's message.
 _LINK_SYMBOLS = {"asc": "virtual_cann_link_with_bisheng", "cce": "virtual_cann_link_with_cce_fatobj_link"}
 _REQUIRE_LINK = (
-    '\nextern "C" __attribute__((visibility("hidden"))) char {0};'
-    "\n[[gnu::used]] static const char* const virtual_cann_linked = &{0};\n"
+    'extern "C" __attribute__((visibility("hidden"))) char {0};\n'
+    "[[gnu::used]] static const char* const virtual_cann_linked = &{0};\n"
 )
 _PROVIDE_LINK = 'extern "C" {{ __attribute__((visibility("hidden"))) char {0} = 0; }}\n'
 # What is kept of a compilation.
@@ -98,7 +98,6 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
     sys.stderr.write(_run(command))
     if source.language != "c++":
         text = translate(preprocessed.read_text("utf-8", errors="surrogateescape"), tree, source.language)
-        text += _REQUIRE_LINK.format(_LINK_SYMBOLS[source.language])
         preprocessed.write_text(text, "utf-8", errors="surrogateescape")
     command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.host_compiler]
     # Without contraction, so that an expression has the same bits wherever it is inlined. Without symbols that a whole
@@ -107,7 +106,16 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
     judge = partial(_judge_conversions, options, tree, source) if source.language != "c++" else None
     compiled = _compiled_once(command, preprocessed, tree, judge)
     sys.stderr.write((compiled / _SAID).read_text("utf-8"))
-    shutil.copyfile(compiled / _OBJECT, output)
+    if source.language == "c++":
+        shutil.copyfile(compiled / _OBJECT, output)
+    else:
+        _mark_as_device_object(compiled / _OBJECT, source.language, output)
+
+
+def _mark_as_device_object(compiled: Path, language: str, output: str) -> None:
+    """A unit by itself: what it marks is then compiled once, in whichever language."""
+    command = ["gcc", "-r", "-nostdlib", "-fPIC", "-x", "c++", "-", "-x", "none", str(compiled), "-o", output]
+    _run(command, given=_REQUIRE_LINK.format(_LINK_SYMBOLS[language]))
 
 
 def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree, judge: Callable[[], None] | None) -> Path:
@@ -239,11 +247,11 @@ def _depfile(options: Options, output: str) -> list[str]:
     return ["-MD" if options.system_dependencies else "-MMD", "-MF", file, *targets, *options.depfile_options]
 
 
-def _run(command: Sequence[str]) -> str:
+def _run(command: Sequence[str], given: str = "") -> str:
     """What the host's compiler said though it went well."""
     try:
         done = subprocess.run(
-            command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
+            command, input=given, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
         )
     except FileNotFoundError as error:
         raise CompileError("bisheng: error: the virtual CANN needs g++ on PATH\n") from error
