@@ -15,9 +15,10 @@ from torch import Tensor
 
 from npu_ce_jit.op import checks, vocab_shard
 from npu_ce_jit.op.function import HALVES, is_autocast, require_numbers
-from npu_ce_jit.op.linear_operator import output_mask, scaled
+from npu_ce_jit.op.linear_operator import FORWARD_HAS_THEM, output_mask, scaled
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients
+from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import LossTerms, accumulated
 from npu_ce_jit.op.transforms import is_differentiating
 from npu_ce_jit.op.vocab_shard import Shard
@@ -173,7 +174,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         valid = target != terms.ignore_index
         denominators = torch.stack((rows.target_weight.sum(), valid.sum().to(rows.ce.dtype)))
         loss, _, _ = vocab_shard.reduced(rows.ce, rows.row_stats.sum(0), valid, denominators, terms)
-        ctx.terms, ctx.group = terms, group
+        ctx.terms, ctx.group, ctx.seen = terms, group, seen(input, target, weight)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, target, weight, rows.row_stats, rows.target_weight, denominators, *shard)
         return loss
@@ -184,6 +185,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         if grad_loss is None or not ctx.needs_input_grad[0]:
             return (None,) * 5
         input, target, weight, row_stats, target_weight, denominators, *of_shard = ctx.saved_tensors
+        require_unchanged(ctx.seen, ("local_logits", "target", "weight"), (input, target, weight))
         if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
             raise _no_derivative("vocab_parallel_cross_entropy")
         gradients = Gradients(grad_loss, None, None, None, None)
@@ -194,12 +196,15 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         return result, None, None, None, None
 
 
+_OPERANDS = ("input", "local_linear_weight", "local_linear_bias", "target", "weight")
+
+
 class _VocabParallelLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *operands, ctx.terms, mask, ctx.group = arguments
         loss, *gradients = _linear(operands, None, ctx.terms, ctx.group, mask)
-        ctx.has_gradients = any(mask)
+        ctx.has_gradients, ctx.seen = any(mask), seen(*operands)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*operands, *gradients)
         return loss
@@ -217,6 +222,7 @@ class _VocabParallelLinear(torch.autograd.Function):
         if ctx.has_gradients:
             gradients = scaled(gradients, grad_loss, wanted)
         else:
+            require_unchanged(ctx.seen, _OPERANDS, operands, FORWARD_HAS_THEM)
             _, *gradients = _linear(operands, grad_loss, ctx.terms, ctx.group, wanted)
         return (*(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), *(None,) * 5)
 
