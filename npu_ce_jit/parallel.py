@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from npu_ce_jit.op import checks, vocab_shard
 from npu_ce_jit.op.function import HALVES, is_autocast, require_numbers
@@ -63,8 +64,7 @@ def vocab_parallel_cross_entropy(
 
     Source: docs/distributed.md.
     """
-    for name, value in (("local_logits", local_logits), ("target", target)):
-        checks.require_tensor(name, value)
+    _require_plain(local_logits=local_logits, target=target)
     checks.check_shard(local_logits, target, weight)
     if loss_dtype is None and local_logits.dtype in HALVES and is_autocast(local_logits.device.type):
         loss_dtype = torch.float32
@@ -115,8 +115,7 @@ def vocab_parallel_linear_cross_entropy(
 
     Source: docs/distributed.md.
     """
-    for name, value in (("input", input), ("local_linear_weight", local_linear_weight), ("target", target)):
-        checks.require_tensor(name, value)
+    _require_plain(input=input, local_linear_weight=local_linear_weight, target=target)
     checks.check_linear(input, local_linear_weight, local_linear_bias, target, weight, may_be_empty=True)
     terms = _checked_terms(
         input, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
@@ -127,6 +126,16 @@ def vocab_parallel_linear_cross_entropy(
         *layer, target, accumulated(weight, input), terms, mask, _required(group)
     )
     return loss.to(loss_dtype or input.dtype)
+
+
+def _require_plain(**tensors: object) -> None:
+    for name, tensor in tensors.items():
+        checks.require_tensor(name, tensor)
+        if isinstance(tensor, DTensor):
+            raise RuntimeError(
+                f"expected {name} to be this rank's own part, a plain tensor, got a DTensor; pass {name}.to_local(), "
+                "or DTensors alone to the function of npu_ce_jit itself"
+            )
 
 
 def _checked_terms(

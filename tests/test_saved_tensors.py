@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from oracle import Options, truth
+from ranks import run_on_ranks
 from torch import Tensor
 
 from npu_ce_jit import cross_entropy, linear_cross_entropy, npu_cross_entropy_loss
@@ -86,6 +87,30 @@ def test_in_a_second_derivative_too(name: str) -> None:
         of_logits[name].data = of_logits[name].new_empty(0)
         with pytest.raises(RuntimeError, match=rf"{name} was .* now \[0\]"):
             gradients((first * first).sum(), of_logits)
+
+
+def check_group(rank: int) -> None:
+    from npu_ce_jit import parallel
+
+    for function, make, names in (
+        (parallel.vocab_parallel_cross_entropy, logits, {"input": "local_logits"}),
+        (
+            parallel.vocab_parallel_linear_cross_entropy, layer,
+            {"linear_weight": "local_linear_weight", "linear_bias": "local_linear_bias"},
+        ),
+    ):  # fmt: skip
+        for name in make(torch.float32):
+            tensors = make(torch.float32)
+            loss = function(**{names.get(n, n): t for n, t in tensors.items()}, reduction="none").sum()
+            shape = list(tensors[name].shape)
+            tensors[name].data = tensors[name].new_empty(0)
+            said = rf"{names.get(name, name)} was {re.escape(str(shape))} in forward, now \[0\]"
+            with pytest.raises(RuntimeError, match=said):
+                gradients(loss, tensors)
+
+
+def test_where_a_group_shares_the_classes_too():
+    run_on_ranks(1, check_group)
 
 
 def test_another_dtype_is_named_too() -> None:
