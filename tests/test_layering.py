@@ -32,7 +32,7 @@ ALLOWED = {
     "parallel": {"op"},
     "contestants": {"op"},
     "cells": {"contestants", "measure"},
-    "board": {"board", "bootstrap", "cells", "chips", "contestants", "devices", "jit", "errors", "_version"},
+    "board": {"board", "bootstrap", "cells", "chips", "contestants", "devices", "jit", "measure", "errors", "_version"},
     "bench": {"bootstrap", "cells", "contestants", "devices", "errors", "_version"},
     "console": set(),
     "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},

@@ -27,6 +27,7 @@ from npu_ce_jit.board.questions import Board, Question, questions
 from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, SelfCheckError
+from npu_ce_jit.measure import undisturbed
 
 _SECONDS = 90.0
 _MOST_SAID = 2000  # characters
@@ -34,6 +35,7 @@ _MOST_FLAGS = 10  # sets of them, each of which a new process tries
 _BEGUN = {"not asked": "the process ended while it was asked"}
 
 
+@undisturbed()
 def run_board(arguments: list[str]) -> int:
     """0 where the file is written and every answer is as assumed or has no assumption to differ from."""
     parser = argparse.ArgumentParser(
