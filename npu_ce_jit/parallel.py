@@ -6,6 +6,7 @@ On torch.distributed's own collectives: gloo on CPU, hccl on NPU. Not imported b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from npu_ce_jit.api.cross_entropy import HALVES, is_autocast, require_numbers
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.vocab_parallel import Shard
-from npu_ce_jit.op.linear.operator import output_mask, scaled
+from npu_ce_jit.op.linear.operator import FORWARD_HAS_THEM, output_mask, scaled
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients
+from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import LossTerms, accumulated
 from npu_ce_jit.op.torch_private import is_differentiating
 
@@ -63,8 +65,7 @@ def vocab_parallel_cross_entropy(
 
     Source: docs/distributed.md.
     """
-    for name, value in (("local_logits", local_logits), ("target", target)):
-        checks.require_tensor(name, value)
+    _require_plain(local_logits=local_logits, target=target)
     checks.check_shard(local_logits, target, weight)
     if loss_dtype is None and local_logits.dtype in HALVES and is_autocast(local_logits.device.type):
         loss_dtype = torch.float32
@@ -115,8 +116,7 @@ def vocab_parallel_linear_cross_entropy(
 
     Source: docs/distributed.md.
     """
-    for name, value in (("input", input), ("local_linear_weight", local_linear_weight), ("target", target)):
-        checks.require_tensor(name, value)
+    _require_plain(input=input, local_linear_weight=local_linear_weight, target=target)
     checks.check_linear(input, local_linear_weight, local_linear_bias, target, weight, may_be_empty=True)
     terms = _checked_terms(
         input, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
@@ -127,6 +127,17 @@ def vocab_parallel_linear_cross_entropy(
         *layer, target, accumulated(weight, input), terms, mask, _required(group)
     )
     return loss.to(loss_dtype or input.dtype)
+
+
+def _require_plain(**tensors: object) -> None:
+    for name, tensor in tensors.items():
+        checks.require_tensor(name, tensor)
+        dtensors = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, nobody has one
+        if dtensors is not None and isinstance(tensor, dtensors.DTensor):
+            raise RuntimeError(
+                f"expected {name} to be this rank's own part, a plain tensor, got a DTensor; pass {name}.to_local(), "
+                "or DTensors alone to the function of npu_ce_jit itself"
+            )
 
 
 def _checked_terms(
@@ -174,7 +185,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         valid = target != terms.ignore_index
         denominators = torch.stack((rows.target_weight.sum(), valid.sum().to(rows.ce.dtype)))
         loss, _, _ = vocab_parallel.reduced(rows.ce, rows.row_stats.sum(0), valid, denominators, terms)
-        ctx.terms, ctx.group = terms, group
+        ctx.terms, ctx.group, ctx.seen = terms, group, seen(input, target, weight)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, target, weight, rows.row_stats, rows.target_weight, denominators, *shard)
         return loss
@@ -185,6 +196,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         if grad_loss is None or not ctx.needs_input_grad[0]:
             return (None,) * 5
         input, target, weight, row_stats, target_weight, denominators, *of_shard = ctx.saved_tensors
+        require_unchanged(ctx.seen, ("local_logits", "target", "weight"), (input, target, weight))
         if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
             raise _no_derivative("vocab_parallel_cross_entropy")
         gradients = Gradients(grad_loss, None, None, None, None)
@@ -195,12 +207,15 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         return result, None, None, None, None
 
 
+_OPERANDS = ("input", "local_linear_weight", "local_linear_bias", "target", "weight")
+
+
 class _VocabParallelLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *operands, ctx.terms, mask, ctx.group = arguments
         loss, *gradients = _linear(operands, None, ctx.terms, ctx.group, mask)
-        ctx.has_gradients = any(mask)
+        ctx.has_gradients, ctx.seen = any(mask), seen(*operands)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*operands, *gradients)
         return loss
@@ -218,6 +233,7 @@ class _VocabParallelLinear(torch.autograd.Function):
         if ctx.has_gradients:
             gradients = scaled(gradients, grad_loss, wanted)
         else:
+            require_unchanged(ctx.seen, _OPERANDS, operands, FORWARD_HAS_THEM)
             _, *gradients = _linear(operands, grad_loss, ctx.terms, ctx.group, wanted)
         return (*(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), *(None,) * 5)
 

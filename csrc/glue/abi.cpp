@@ -17,6 +17,14 @@ Value get(Getter getter, Arguments... arguments) {
   return value;
 }
 
+// Sizes outlive a storage that is freed (untyped_storage().resize_(0), as FSDP frees parameters), and the pointer of
+// such a tensor leads anywhere.
+void require_storage(const Tensor& tensor) {
+  if (get<int64_t>(aoti_torch_get_storage_size, tensor.handle()) != 0 || tensor.numel() == 0) return;
+  throw std::runtime_error("expected tensors with their values, got shape " + tensor.shape() +
+                           " whose storage is freed; leave it as it was until backward is over");
+}
+
 }  // namespace
 
 std::string Device::name() const {
@@ -45,8 +53,16 @@ int64_t Tensor::size(int64_t d) const { return get<int64_t>(aoti_torch_get_size,
 int64_t Tensor::stride(int64_t d) const { return get<int64_t>(aoti_torch_get_stride, handle_, d); }
 int32_t Tensor::dtype() const { return get<int32_t>(aoti_torch_get_dtype, handle_); }
 bool Tensor::is_contiguous() const { return get<bool>(aoti_torch_is_contiguous, handle_); }
-const void* Tensor::data() const { return get<const void*>(torch_get_const_data_ptr, handle_); }
-void* Tensor::mutable_data() const { return get<void*>(torch_get_mutable_data_ptr, handle_); }
+
+const void* Tensor::data() const {
+  require_storage(*this);
+  return get<const void*>(torch_get_const_data_ptr, handle_);
+}
+
+void* Tensor::mutable_data() const {
+  require_storage(*this);
+  return get<void*>(torch_get_mutable_data_ptr, handle_);
+}
 
 Device Tensor::device() const {
   return {get<int32_t>(aoti_torch_get_device_type, handle_), get<int32_t>(aoti_torch_get_device_index, handle_)};

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.bench.implementations import Contestant, Loss
-from npu_ce_jit.bench.timing import Call, interleaved, median_ratio, peak_allocated, peak_memory
+from npu_ce_jit.bench.timing import Call, interleaved, median_ratio, peak_allocated, peak_memory, undisturbed
 
 FORWARD, STEP = "forward", "forward + backward"
 FORMS = (FORWARD, STEP)
@@ -88,9 +88,9 @@ class _Step:
         return value, kept, gradients
 
 
+@undisturbed()
 def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device, effort: Effort) -> list[Row]:
     """A row of each contestant that is for this cell, and of the limit."""
-    torch.manual_seed(0)
     problem = (_from_hidden if cell.features else _from_logits)(cell, device)
     logits_bytes = cell.rows * cell.classes * getattr(torch, cell.dtype).itemsize
     backward = cell.form == STEP

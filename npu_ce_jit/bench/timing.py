@@ -9,7 +9,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,32 @@ from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfi
 Call = Callable[[], object]
 
 _FEWEST_ROUNDS = 3
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """As in a process of its own: nothing that this one has set has a part in what runs within, and what is drawn there
+    leaves its generator where it was. Seeds are 0.
+    """
+    dtype, is_deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    # A default device is a mode, which costs each of torch's functions something.
+    on_cpu = nullcontext() if torch.get_default_device() == torch.device("cpu") else torch.device("cpu")
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch._C._DisableAutocast(),
+        on_cpu,
+    ):
+        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which sows on every device
+        torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(False)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
 
 
 def interleaved(
@@ -42,12 +69,13 @@ def interleaved(
     for call in contestants.values() if warm_up else ():
         prepare()
         call()
+    order = random.Random()  # noqa: S311  of its own: the program's stays where it was
     began = time.perf_counter()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for done in range(rounds):
         if done >= _FEWEST_ROUNDS and time.perf_counter() - began > seconds_at_most:
             break
-        for name in random.sample(list(contestants), len(contestants)):
+        for name in order.sample(list(contestants), len(contestants)):
             prepare()
             wait()
             start = time.perf_counter()

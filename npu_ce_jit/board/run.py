@@ -21,6 +21,7 @@ import torch
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
+from npu_ce_jit.bench.timing import undisturbed
 from npu_ce_jit.board import answers
 from npu_ce_jit.board.probes import Probes
 from npu_ce_jit.board.questions import Board, Question, questions
@@ -34,6 +35,7 @@ _MOST_FLAGS = 10  # sets of them, each of which a new process tries
 _BEGUN = {"not asked": "the process ended while it was asked"}
 
 
+@undisturbed()
 def run_board(arguments: list[str]) -> int:
     """0 where the file is written and every answer is as assumed or has no assumption to differ from."""
     parser = argparse.ArgumentParser(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from npu_ce_jit.op.saved import PARAMETERS_TAKEN_APART
 from npu_ce_jit.op.schema import REDUCTIONS, accumulation_dtype
 
 _INPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -59,7 +60,8 @@ def check_linear(
         ("linear_weight", linear_weight, "[C, in_features]"),
     ):
         if tensor.dim() != 2:
-            raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}")
+            advice = f". {PARAMETERS_TAKEN_APART}" if tensor.shape == (0,) else ""
+            raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}{advice}")
     _check_row_ranks(target, weight)
     check_layer(input, linear_weight, linear_bias)
     if not may_be_empty:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, ForwardOutputs, LossTerms, Request
 from npu_ce_jit.op.torch_private import (
     apply_at_this_level,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # derivatives is imported where it is called: a training step in reverse mode never needs it, nor should its import pay.
 OPS = torch.ops.npu_ce_jit
+_READ_AGAIN = ("input", "target", "weight")
 
 
 def in_requested_shape(outputs: ForwardOutputs, request: Request, batch: tuple[int, ...] = ()) -> ForwardOutputs:
@@ -91,7 +93,7 @@ class CrossEntropy(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardOutputs) -> None:
         input, target, weight, request, inplace_backward = inputs
         _, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators = output
-        ctx.request = request
+        ctx.request, ctx.seen = request, seen(input, target, weight)
         ctx.inplace = inplace_backward and is_plain_eager(input) and not is_inside_backward()
         ctx.spent = False
         ctx.set_materialize_grads(False)
@@ -121,6 +123,7 @@ class CrossEntropy(torch.autograd.Function):
                 "over the logits; pass inplace_backward=False to go through the graph twice"
             )
         input, *saved = ctx.saved_tensors
+        require_unchanged(ctx.seen, _READ_AGAIN, (input, *saved[:2]))
         arguments = (*gradients, input, *saved, *ctx.request.terms)
         if torch.compiler.is_compiling() or is_differentiating(*gradients, input):
             return OPS._backward.default(*arguments), None, None, None, None
@@ -176,6 +179,7 @@ class CrossEntropyBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *gradients, input, target, weight, _row_stats, _entropy, _denominators, ctx.terms = inputs
+        ctx.seen = seen(input, target, weight)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*gradients, input, target, weight)
         ctx.save_for_forward(*gradients, input, target, weight)
@@ -189,6 +193,7 @@ class CrossEntropyBackward(torch.autograd.Function):
         from npu_ce_jit.op.rows import Gradients
 
         *saved, input, target, weight = ctx.saved_tensors
+        require_unchanged(ctx.seen, _READ_AGAIN, (input, target, weight))
         gradients = Gradients(*saved)
         tangents = outputs_tangent(input, target, weight, ctx.terms, direction)
         return (

@@ -23,6 +23,7 @@ from torch.distributed.tensor.placement_types import Placement
 from npu_ce_jit.op import operators
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.distributed import vocab_parallel
+from npu_ce_jit.op.distributed.data_parallel import advice_for_mixed, require_reduced_once
 from npu_ce_jit.op.rows import Gradients, transformed, weight_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,
@@ -47,18 +48,24 @@ class _Layout(NamedTuple):
     logits: Placements  # Shard(0), Shard(1) or Replicate
 
     @classmethod
-    def of(cls, input: Any) -> _Layout:
+    def of(cls, input: Any, **others: Any) -> _Layout:
         if not isinstance(input, DTensor):
-            raise RuntimeError(f"expected input to be a DTensor, as the other tensors are, got {type(input).__name__}")
+            raise RuntimeError(
+                f"expected input to be a DTensor, as the other tensors are, got {type(input).__name__}; "
+                f"{advice_for_mixed({'input': input, **others})}"
+            )
         placements = tuple(p if type(p) is Shard else Replicate() for p in input.placements)
         return cls(input.device_mesh, input.shape[1], placements)
 
     @classmethod
-    def of_linear(cls, input: Any, linear_weight: Any) -> _Layout:
+    def of_linear(cls, input: Any, linear_weight: Any, **others: Any) -> _Layout:
         """That of a linear layer's logits: the classes as linear_weight has them, the rows as input in what is left."""
         if not isinstance(input, DTensor) or not isinstance(linear_weight, DTensor):
             got = " and ".join(type(t).__name__ for t in (input, linear_weight))
-            raise RuntimeError(f"expected input and linear_weight to be DTensors, as the other tensors are, got {got}")
+            raise RuntimeError(
+                f"expected input and linear_weight to be DTensors, as the other tensors are, got {got}; "
+                f"{advice_for_mixed({'input': input, 'linear_weight': linear_weight, **others})}"
+            )
         pairs = zip(input.placements, linear_weight.placements, strict=True)
         placements = tuple(Shard(1) if w == Shard(0) else i if i == Shard(0) else Replicate() for i, w in pairs)
         return cls(input.device_mesh, linear_weight.shape[0], placements)
@@ -100,7 +107,8 @@ class _Layout(NamedTuple):
             got = f"a DTensor on {tensor.device_mesh}" if isinstance(tensor, DTensor) else type(tensor).__name__
             raise RuntimeError(
                 f"expected {name} to be a DTensor on input's {self.mesh}, got {got}; "
-                f"pass torch.distributed.tensor.distribute_tensor({name}, mesh, {list(placements)})"
+                f"pass torch.distributed.tensor.distribute_tensor({name}, mesh, {list(placements)}) where all ranks "
+                f"have the same, or DTensor.from_local({name}, mesh, {list(placements)}) where each has its own part"
             )
         if tensor.placements != placements:
             tensor = tensor.redistribute(self.mesh, placements)
@@ -120,7 +128,9 @@ class _Layout(NamedTuple):
 def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) -> ForwardOutputs:
     *options, outputs, loss_dtype = terms_outputs_dtype
     terms = LossTerms(*options)
-    layout = _Layout.of(input)
+    layout = _Layout.of(input, target=target, weight=weight)
+    if input.requires_grad:
+        require_reduced_once(input=input)
     x = layout.local("input", input, layout.logits)
     y = layout.local("target", target, layout.along_rows())
     w = layout.local_or_none("weight", weight, layout.everywhere)
@@ -201,7 +211,9 @@ def _linear(
 
     *options, loss_dtype, chunk_rows, aspect_ratio, output_mask = others
     terms = LossTerms(*options)
-    layout = _Layout.of_linear(input, linear_weight)
+    layout = _Layout.of_linear(input, linear_weight, linear_bias=linear_bias, target=target, weight=weight)
+    if input.requires_grad:
+        require_reduced_once(input=input, linear_weight=linear_weight)
     rows, classes, everywhere = layout.along_rows(), layout.along_classes(), layout.everywhere
     of_loss = rows if terms.reduction == NONE else everywhere
     x = layout.local("input", input, rows)

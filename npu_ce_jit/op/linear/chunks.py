@@ -22,6 +22,7 @@ from torch import Tensor
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import denominators_of_targets
+from npu_ce_jit.op.saved import require_storage
 from npu_ce_jit.op.schema import LSE, MEAN, NONE, LossTerms, accumulation_dtype
 
 # A chunk's logits take this share of the bytes of all. With less, time goes into reading linear_weight and its gradient
@@ -85,6 +86,7 @@ def loss_and_gradients(
     problem: Problem, ranks: OneProcess, chunk_rows: int, aspect_ratio: int, output_mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`linear` with the loss in the accumulation dtype; `ranks` knows who has the rows and the classes."""
+    require_storage(problem._fields[:5], problem[:5])
     target, ignore_index, reduction = problem.target, problem.terms.ignore_index, problem.terms.reduction
     if target.device.type == "cpu":
         # Within a chunk the row would be named wrongly.
@@ -95,8 +97,8 @@ def loss_and_gradients(
     places = None
     if count < len(kept):
         # Where each row finds its result; an ignored one in a row of zeros behind them all.
-        places = torch.full((len(kept),), count)
-        places[kept] = torch.arange(count)
+        places = torch.full_like(kept, count, dtype=torch.int64)
+        places[kept] = torch.arange(count, device=kept.device)
         places = places.to(target.device)
         problem = problem.of(kept.nonzero()[:, 0].to(target.device))
     rows = _rows_of_a_chunk(problem, ranks.classes_of_a_rank, chunk_rows, aspect_ratio)

@@ -18,6 +18,7 @@ from torch import Tensor
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.autograd.functions import OPS, record_without_derivative
 from npu_ce_jit.op.operators import checked_terms
+from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
 from npu_ce_jit.op.torch_private import (
     apply_at_this_level,
@@ -40,6 +41,9 @@ class _Options(NamedTuple):
 
 
 _Operands = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
+_NAMES = ("input", "linear_weight", "linear_bias", "target", "weight")
+# Where forward has made the gradients.
+FORWARD_HAS_THEM = '. Reduction "mean" and "sum" read nothing again in backward, but for float16 and create_graph'
 
 
 def _call(operands: _Operands, options: _Options) -> Tensor:
@@ -127,7 +131,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *operands, ctx.options, mask = inputs
         _, *gradients = output
-        ctx.has_gradients = any(mask)
+        ctx.has_gradients, ctx.seen = any(mask), seen(*operands)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*gradients)
         ctx.save_for_backward(*operands, *gradients)
@@ -141,7 +145,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: a checkpoint computes them anew each time
         operands, gradients = saved[:5], saved[5:]
         wanted = list(ctx.needs_input_grad[:3])
-        if is_differentiating(grad_loss, *operands[:3]):
+        is_recorded = is_differentiating(grad_loss, *operands[:3])
+        if is_recorded or not ctx.has_gradients:
+            require_unchanged(ctx.seen, _NAMES, operands, FORWARD_HAS_THEM)
+        if is_recorded:
             gradients = _differentiable_gradients(operands, ctx.options, grad_loss, wanted)
         elif not ctx.has_gradients:
             _, *gradients = below_autograd(_linear, operands, grad_loss, ctx.options, wanted)

@@ -251,7 +251,12 @@ def _run(command: Sequence[str], given: str = "") -> str:
     """What the host's compiler said though it went well."""
     try:
         done = subprocess.run(
-            command, input=given, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
+            command,
+            input=given,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
         raise CompileError("bisheng: error: the virtual CANN needs g++ on PATH\n") from error
