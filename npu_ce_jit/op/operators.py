@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public operators over the internal ones. Each is one node in a graph; here is what it stands for.
 
-`run` is how the internal forward is called: by the dispatcher, or recorded by autograd under the Autograd key.
+A loss is three steps: `prepare_*` checks the arguments, a forward runs, `select_*` picks what the operator returns. The
+kernels of a loss differ in the forward alone: `call_forward` here and below autograd, `record_forward` in
+`record_*`, that of a whole batch under vmap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd.functions import OPS, call_forward, record_without_derivative
+from npu_ce_jit.op.autograd.functions import OPS, call_forward, record_forward, record_without_derivative
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -30,10 +31,28 @@ from npu_ce_jit.op.schema import (
     accumulation_dtype,
 )
 
-Run = Callable[..., ForwardOutputs]
+
+class Prepared(NamedTuple):
+    """What a forward takes."""
+
+    input: Tensor
+    target: Tensor
+    weight: Tensor | None
+    request: Request
+    inplace_backward: bool = False
 
 
-def npu_cross_entropy_loss(
+def npu_cross_entropy_loss(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The drop-in: (loss, log_prob, zloss, lse_for_zloss)."""
+    return select_npu_cross_entropy_loss(call_forward(*prepare_npu_cross_entropy_loss(*arguments, **options)))
+
+
+def record_npu_cross_entropy_loss(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Its Autograd kernel."""
+    return select_npu_cross_entropy_loss(record_forward(*prepare_npu_cross_entropy_loss(*arguments)))
+
+
+def prepare_npu_cross_entropy_loss(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
@@ -42,23 +61,33 @@ def npu_cross_entropy_loss(
     label_smoothing: float = 0.0,
     lse_square_scale_for_zloss: float = 0.0,
     return_zloss: bool = False,
-    *,
-    run: Run = call_forward,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The drop-in: (loss, log_prob, zloss, lse_for_zloss)."""
+) -> Prepared:
     checks.check_loss(input, target, weight)
     terms = checked_terms(
         reduction, ignore_index, label_smoothing, "lse_square_scale_for_zloss", lse_square_scale_for_zloss, None, 1.0
     )
     checks.check_weight_has_no_gradient(weight)
     outputs = LOG_PROB | (Z_LOSS if return_zloss else 0) | (LSE if lse_square_scale_for_zloss else 0)
-    request = Request(terms, outputs, input.dtype, (1,))
-    loss, z_loss, log_prob, lse, *_ = run(input, target, accumulated(weight, input), request)
-    # The seed says that lse is no differentiable output; its gradient is zloss's.
+    return Prepared(input, target, accumulated(weight, input), Request(terms, outputs, input.dtype, (1,)))
+
+
+def select_npu_cross_entropy_loss(outputs: ForwardOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss, z_loss, log_prob, lse, *_ = outputs
+    # torch_npu documents lse as no differentiable output; its gradient is zloss's.
     return loss, log_prob, z_loss, lse.detach() if lse.requires_grad else lse
 
 
-def cross_entropy(
+def cross_entropy(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked."""
+    return select_cross_entropy(call_forward(*prepare_cross_entropy(*arguments, **options)))
+
+
+def record_cross_entropy(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Its Autograd kernel."""
+    return select_cross_entropy(record_forward(*prepare_cross_entropy(*arguments)))
+
+
+def prepare_cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
@@ -74,10 +103,7 @@ def cross_entropy(
     return_entropy: bool = False,
     loss_dtype: torch.dtype | None = None,
     inplace_backward: bool = False,
-    *,
-    run: Run = call_forward,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The lean loss: (loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked."""
+) -> Prepared:
     checks.check_loss(input, target, weight)
     terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     checks.check_loss_dtype(input, loss_dtype)
@@ -91,8 +117,12 @@ def cross_entropy(
         | (ENTROPY if return_entropy else 0)
     )
     request = Request(terms, outputs, loss_dtype or input.dtype, ())
-    loss, z, _, lse, argmax, entropy, *_ = run(input, target, accumulated(weight, input), request, inplace_backward)
-    return loss, z, lse, argmax, entropy
+    return Prepared(input, target, accumulated(weight, input), request, inplace_backward)
+
+
+def select_cross_entropy(outputs: ForwardOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    loss, z_loss, _, lse, argmax, entropy, *_ = outputs
+    return loss, z_loss, lse, argmax, entropy
 
 
 def npu_cross_entropy_loss_backward(

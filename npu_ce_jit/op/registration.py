@@ -6,8 +6,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,24 +14,70 @@ from torch import Tensor
 from torch.library import Library
 
 from npu_ce_jit.errors import NpuCeJitError
-from npu_ce_jit.op import operators, schema
+from npu_ce_jit.op import lazy_kernels, operators, schema
 from npu_ce_jit.op.autograd import functions
 from npu_ce_jit.op.torch_private import register_fake, register_vmap
 
-_LINEAR = "linear_cross_entropy"
-_OF_LIBRARIES = ("_forward", "_backward", "_backward_")
-# (operator, dispatch key, module, function). Most programs call none of them, so none of them is imported before.
-_SELDOM = (
-    ("_forward", "Meta", "meta", "forward"),
-    ("_backward", "Meta", "meta", "backward"),
-    ("_backward_", "Meta", "meta", "backward_"),
-    ("_linear", "Meta", "meta", "linear"),
-    ("_linear", "CompositeExplicitAutograd", "linear.chunks", "linear"),
-    ("_linear", "Autograd", "linear.operator", "record_linear"),
-    (_LINEAR, "CompositeExplicitAutograd", "linear.operator", "linear_cross_entropy"),
-    (_LINEAR, "Autograd", "linear.operator", "record_linear_cross_entropy"),
-    (_LINEAR, "FuncTorchBatched", "linear.operator", "batch_linear_cross_entropy"),
-)
+_EVERY_DEVICE = "CompositeExplicitAutograd"  # where a device's own key is empty
+_FAKE, _VMAP = "fake", "vmap"  # no keys of the dispatcher: torch.library.register_fake and register_vmap
+
+
+def _kernels() -> dict[str, dict[str, Callable[..., Any]]]:
+    """By operator and dispatch key, what computes. Keys CPU and PrivateUse1 (an NPU) are the compiled libraries'.
+
+    Nothing under a transform is written in place, so `_backward_` has no rule of vmap; the linear loss is composed of
+    others there.
+    """
+    return {
+        "_forward": {
+            _EVERY_DEVICE: _fallback_kernel("_forward"),
+            "Autograd": functions.forward_kernel,
+            "Meta": lazy_kernels.meta_forward,
+            _VMAP: lazy_kernels.forward_rule,
+        },
+        "_backward": {
+            _EVERY_DEVICE: _fallback_kernel("_backward"),
+            "Autograd": functions.backward_kernel,
+            "Meta": lazy_kernels.meta_backward,
+            _VMAP: lazy_kernels.backward_rule,
+        },
+        "_backward_": {
+            _EVERY_DEVICE: _fallback_kernel("_backward_"),
+            "Meta": lazy_kernels.meta_backward_,
+        },
+        "_linear": {
+            _EVERY_DEVICE: lazy_kernels.linear,
+            "Autograd": lazy_kernels.record_linear,
+            "Meta": lazy_kernels.meta_linear,
+        },
+        "cross_entropy": {
+            _EVERY_DEVICE: operators.cross_entropy,
+            "Autograd": operators.record_cross_entropy,
+            _FAKE: operators.cross_entropy,
+            _VMAP: lazy_kernels.cross_entropy_rule,
+        },
+        "npu_cross_entropy_loss": {
+            _EVERY_DEVICE: operators.npu_cross_entropy_loss,
+            "Autograd": operators.record_npu_cross_entropy_loss,
+            _FAKE: operators.npu_cross_entropy_loss,
+            _VMAP: lazy_kernels.npu_cross_entropy_loss_rule,
+        },
+        "npu_cross_entropy_loss_backward": {
+            _EVERY_DEVICE: operators.npu_cross_entropy_loss_backward,
+            "Autograd": operators.record_npu_cross_entropy_loss_backward,
+            _FAKE: operators.npu_cross_entropy_loss_backward,
+            _VMAP: lazy_kernels.npu_cross_entropy_loss_backward_rule,
+        },
+        "linear_cross_entropy": {
+            _EVERY_DEVICE: lazy_kernels.linear_cross_entropy,
+            "Autograd": lazy_kernels.record_linear_cross_entropy,
+            "FuncTorchBatched": lazy_kernels.batch_linear_cross_entropy,
+            _FAKE: lazy_kernels.linear_cross_entropy,
+        },
+    }
+
+
+_NATIVE = ("_forward", "_backward", "_backward_")  # what a library has kernels for
 
 
 class _Registered:
@@ -77,41 +121,20 @@ def define() -> None:
     registered.kernels = None  # withdraws them: none overrides another
     registered.kernels = library = Library(schema.NAMESPACE, "IMPL")
 
-    for name in _OF_LIBRARIES:
-        library.impl(name, _kernel_of_last_resort(name), "CompositeExplicitAutograd")
-    library.impl("_forward", functions.forward_kernel, "Autograd")
-    library.impl("_backward", functions.backward_kernel, "Autograd")
-
-    for name, key, module, function in _SELDOM:
-        library.impl(name, _imported_when_called(module, function), key)
-    register_fake(library, f"{schema.NAMESPACE}::{_LINEAR}", _imported_when_called("linear.operator", _LINEAR))
-
-    for public, recorded in (
-        (operators.npu_cross_entropy_loss, partial(operators.npu_cross_entropy_loss, run=functions.record_forward)),
-        (operators.cross_entropy, partial(operators.cross_entropy, run=functions.record_forward)),
-        (operators.npu_cross_entropy_loss_backward, operators.record_npu_cross_entropy_loss_backward),
-    ):
-        name = public.__name__
-        library.impl(name, public, "CompositeExplicitAutograd")
-        library.impl(name, recorded, "Autograd")
-        register_fake(library, f"{schema.NAMESPACE}::{name}", public)
-
-    for name in schema.SCHEMAS:
-        # Nothing under a transform is written in place, and the linear loss is composed of others there.
-        if name not in ("_backward_", "_linear", _LINEAR):
-            register_vmap(library, f"{schema.NAMESPACE}::{name}", partial(_vmap_rule, name))
+    for name, kernels in _kernels().items():
+        for key, kernel in kernels.items():
+            if key == _FAKE:
+                register_fake(library, f"{schema.NAMESPACE}::{name}", kernel)
+            elif key == _VMAP:
+                register_vmap(library, f"{schema.NAMESPACE}::{name}", kernel)
+            else:
+                library.impl(name, kernel, key)
 
     for name, register in _WITH_TORCHS_MODULE.items():
         if name in sys.modules:
             register()
         else:
             sys.meta_path.insert(0, _ImportFinder(name, register))
-
-
-def _vmap_rule(name: str) -> Callable[..., Any]:
-    from npu_ce_jit.op.tracing import vmap  # an eager training step never needs it
-
-    return vmap.RULES[name]
 
 
 def _register_flops() -> None:
@@ -155,26 +178,19 @@ class _ImportFinder:
         return spec
 
 
-def _imported_when_called(module: str, function: str) -> Callable[..., Any]:
-    def kernel(*arguments: Any) -> Any:
-        return getattr(import_module(f"npu_ce_jit.op.{module}"), function)(*arguments)
-
-    return kernel
-
-
 def use_loader(load: Callable[[torch.device], bool]) -> None:
     """Has a call for which no kernel is registered run `load`, which may register one: True where it has."""
     _registered().load = load
 
 
 def cover(device: torch.device) -> None:
-    """Takes a library's kernels out of use: what it has registered stays, below the kernels of last resort."""
+    """Takes a library's kernels out of use: what it has registered stays, below the fallback kernels."""
     key = _dispatch_key(device)
     _registered().covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
-        for name in _OF_LIBRARIES:
-            library.impl(name, _kernel_of_last_resort(name), allow_override=True)
+        for name in _NATIVE:
+            library.impl(name, _fallback_kernel(name), allow_override=True)
 
 
 def uncover(device: torch.device) -> None:
@@ -182,7 +198,7 @@ def uncover(device: torch.device) -> None:
     _registered().covers.pop(_dispatch_key(device), None)
 
 
-def _kernel_of_last_resort(name: str) -> Callable[..., Any]:
+def _fallback_kernel(name: str) -> Callable[..., Any]:
     """What runs where no library has registered a kernel for the tensors' device.
 
     It stands under CompositeExplicitAutograd, to which the dispatcher turns when a device's own key is empty, so that

@@ -29,7 +29,7 @@ def seen(*tensors: Tensor | None) -> Seen:
     """What `require_unchanged` compares with."""
     if torch.compiler.is_compiling():  # a traced step changes nothing behind its own back
         return ()
-    return tuple(None if t is None else (t.shape, t.dtype) for t in tensors)
+    return tuple([None if t is None else (t.shape, t.dtype) for t in tensors])
 
 
 def require_unchanged(before: Seen, names: Sequence[str], now: Sequence[Tensor | None], advice: str = "") -> None:

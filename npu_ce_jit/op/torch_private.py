@@ -145,13 +145,8 @@ def register_fake(library: torch.library.Library, qualified_name: str, fake: Cal
     library._registration_handles.append(entry.fake_impl.register(fake, __name__, lib=library, allow_override=False))
 
 
-def register_vmap(
-    library: torch.library.Library, qualified_name: str, find_rule: Callable[[], Callable[..., Any]]
-) -> None:
-    """torch.library.register_vmap of the rule that `find_rule` gives when vmap first asks.
-
-    Torch's own wants the rule at once and looks through the schema: 2 of an import's 20 ms, which few have a use for.
-    """
+def register_vmap(library: torch.library.Library, qualified_name: str, rule: Callable[..., Any]) -> None:
+    """torch.library.register_vmap, which looks through the schema: 2 of an import's 20 ms, which few have a use for."""
 
     def batched(_keyset: Any, *arguments: Any) -> Any:
         from torch._functorch.autograd_function import custom_function_call_vmap_helper
@@ -159,6 +154,6 @@ def register_vmap(
 
         operator = torch._library.utils.lookup_op(qualified_name)
         interpreter: Any = retrieve_current_functorch_interpreter()
-        return custom_function_call_vmap_helper(interpreter, find_rule(), operator, *arguments)
+        return custom_function_call_vmap_helper(interpreter, rule, operator, *arguments)
 
     library.impl(qualified_name.partition("::")[2], batched, "FuncTorchBatched", with_keyset=True)

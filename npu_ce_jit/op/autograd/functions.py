@@ -101,11 +101,11 @@ class CrossEntropy(torch.autograd.Function):
             argmax,
             row_stats,
             denominators,
-            *(
+            *[
                 tensor
                 for bit, tensor in ((Z_LOSS, z_loss), (LOG_PROB, log_prob), (LSE, lse), (ENTROPY, entropy))
                 if not request.outputs & bit
-            ),
+            ],
         )
         # log_prob is left out on purpose: rounded to bf16 it would cost the gradient a digit, and [N, C] of memory.
         ctx.save_for_backward(input, target, weight, row_stats, entropy, denominators)

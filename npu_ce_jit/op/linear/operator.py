@@ -7,7 +7,7 @@ are differentiated again) goes through F.linear and `_forward`, which are differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,7 +57,22 @@ def _linear(
     return OPS._linear.default(*operands, grad_loss, *terms, *others, mask)  # type: ignore[no-any-return]
 
 
-def linear_cross_entropy(
+def linear_cross_entropy(*arguments: Any, **options: Any) -> Tensor:
+    """The loss of `input @ linear_weight.T + linear_bias`."""
+    return _call(*_prepare(*arguments, **options))
+
+
+def record_linear_cross_entropy(*arguments: Any) -> Tensor:
+    """The Autograd kernel of `linear_cross_entropy`."""
+    return _record(*_prepare(*arguments))
+
+
+def batch_linear_cross_entropy(*arguments: Any) -> Tensor:
+    """Its kernel under vmap, where the tensors are batches that look like one sample."""
+    return _compose(*_prepare(*arguments))
+
+
+def _prepare(
     input: Tensor,
     linear_weight: Tensor,
     target: Tensor,
@@ -72,26 +87,13 @@ def linear_cross_entropy(
     loss_dtype: torch.dtype | None = None,
     chunk_rows: int = 0,
     aspect_ratio: int = 0,
-    *,
-    run: Callable[[_Operands, _Options], Tensor] = _call,
-) -> Tensor:
-    """The loss of `input @ linear_weight.T + linear_bias`."""
+) -> tuple[_Operands, _Options]:
     checks.check_linear(input, linear_weight, linear_bias, target, weight)
     terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
     options = _Options(terms, loss_dtype or input.dtype, chunk_rows, aspect_ratio)
-    return run((input, linear_weight, linear_bias, target, accumulated(weight, input)), options)
-
-
-def record_linear_cross_entropy(*arguments: Any) -> Tensor:
-    """The Autograd kernel of `linear_cross_entropy`."""
-    return linear_cross_entropy(*arguments, run=_record)
-
-
-def batch_linear_cross_entropy(*arguments: Any) -> Tensor:
-    """Its kernel under vmap, where the tensors are batches that look like one sample."""
-    return linear_cross_entropy(*arguments, run=_compose)
+    return (input, linear_weight, linear_bias, target, accumulated(weight, input)), options
 
 
 def _record(operands: _Operands, options: _Options) -> Tensor:

@@ -22,7 +22,6 @@ from npu_ce_jit.op.schema import (
     Z_LOSS,
     ForwardOutputs,
     LossTerms,
-    Request,
     accumulated,
     accumulation_dtype,
 )
@@ -99,41 +98,37 @@ def backward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[Tensor, 
     return result.reshape(batch, rows, classes), 0
 
 
-def loss_rule(implementation: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
-    """vmap of a public loss: its checks and options read one sample, its forward runs over the whole batch."""
-
-    def rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:
-        dims = (*in_dims[:3], *(None,) * (3 - len(in_dims)))
-        tensors = (*arguments[:3], *(None,) * (3 - len(arguments)))
-
-        def run(_input: Any, _target: Any, _weight: Any, request: Request, _inplace: bool = False) -> Any:
-            input, target, weight = tensors
-            outputs, _ = forward_rule(
-                info,
-                dims,
-                input,
-                target,
-                accumulated(weight, input),
-                *request.terms,
-                request.outputs,
-                request.loss_dtype,
-            )
-            return in_requested_shape(outputs, request, batch=(info.batch_size,))
-
-        sample = (a if d is None else a.select(d, 0) for a, d in zip(tensors, dims, strict=True))
-        outputs = implementation(*sample, *arguments[3:], run=run)
-        return outputs, (0,) * len(outputs)
-
-    return rule
+def cross_entropy_rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:
+    """vmap of `cross_entropy`."""
+    outputs = operators.select_cross_entropy(_batch_forward(operators.prepare_cross_entropy, info, in_dims, arguments))
+    return outputs, (0,) * len(outputs)
 
 
-def one_by_one_rule(operator: Any) -> Callable[..., Any]:
+def npu_cross_entropy_loss_rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:
+    """vmap of `npu_cross_entropy_loss`."""
+    outputs = operators.select_npu_cross_entropy_loss(
+        _batch_forward(operators.prepare_npu_cross_entropy_loss, info, in_dims, arguments)
+    )
+    return outputs, (0,) * len(outputs)
+
+
+def _batch_forward(
+    prepare: Callable[..., operators.Prepared], info: Any, in_dims: InDims, arguments: tuple[Any, ...]
+) -> ForwardOutputs:
+    """The forward of a public loss: its checks and options read one sample, and it runs over the whole batch."""
+    dims = (*in_dims[:3], *(None,) * (3 - len(in_dims)))
+    input, target, weight = tensors = (*arguments[:3], *(None,) * (3 - len(arguments)))
+    sample = (a if d is None else a.select(d, 0) for a, d in zip(tensors, dims, strict=True))
+    request = prepare(*sample, *arguments[3:]).request
+    outputs, _ = forward_rule(
+        info, dims, input, target, accumulated(weight, input), *request.terms, request.outputs, request.loss_dtype
+    )
+    return in_requested_shape(outputs, request, batch=(info.batch_size,))
+
+
+def npu_cross_entropy_loss_backward_rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:
     """vmap of an operator that nobody batches: a loop, so that each call keeps the operator's own autograd."""
-
-    def rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:
-        return _one_by_one(operator, info.batch_size, in_dims, arguments), 0
-
-    return rule
+    return _one_by_one(OPS.npu_cross_entropy_loss_backward.default, info.batch_size, in_dims, arguments), 0
 
 
 def _batched(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
@@ -163,13 +158,3 @@ def _row_gradients(
     if terms.reduction == MEAN:
         ce, z = ce / denominators[:, 0], z / denominators[:, 1]
     return ce[:, None].expand(shape), (z - ce)[:, None].expand(shape) if terms.z_loss else None
-
-
-# By operator.
-RULES: dict[str, Callable[..., Any]] = {
-    "_forward": forward_rule,
-    "_backward": backward_rule,
-    "cross_entropy": loss_rule(operators.cross_entropy),
-    "npu_cross_entropy_loss": loss_rule(operators.npu_cross_entropy_loss),
-    "npu_cross_entropy_loss_backward": one_by_one_rule(OPS.npu_cross_entropy_loss_backward.default),
-}

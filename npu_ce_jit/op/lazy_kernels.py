@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels that most programs never call. Their modules are imported by the first call: at import they would take a
+third of the time that an import of this package may take.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def meta_forward(*arguments: Any) -> Any:
+    from npu_ce_jit.op import meta
+
+    return meta.forward(*arguments)
+
+
+def meta_backward(*arguments: Any) -> Any:
+    from npu_ce_jit.op import meta
+
+    return meta.backward(*arguments)
+
+
+def meta_backward_(*arguments: Any) -> Any:
+    from npu_ce_jit.op import meta
+
+    return meta.backward_(*arguments)
+
+
+def meta_linear(*arguments: Any) -> Any:
+    from npu_ce_jit.op import meta
+
+    return meta.linear(*arguments)
+
+
+def linear(*arguments: Any) -> Any:
+    from npu_ce_jit.op.linear import chunks
+
+    return chunks.linear(*arguments)
+
+
+def record_linear(*arguments: Any) -> Any:
+    from npu_ce_jit.op.linear import operator
+
+    return operator.record_linear(*arguments)
+
+
+def linear_cross_entropy(*arguments: Any, **options: Any) -> Any:
+    from npu_ce_jit.op.linear import operator
+
+    return operator.linear_cross_entropy(*arguments, **options)
+
+
+def record_linear_cross_entropy(*arguments: Any) -> Any:
+    from npu_ce_jit.op.linear import operator
+
+    return operator.record_linear_cross_entropy(*arguments)
+
+
+def batch_linear_cross_entropy(*arguments: Any) -> Any:
+    from npu_ce_jit.op.linear import operator
+
+    return operator.batch_linear_cross_entropy(*arguments)
+
+
+def forward_rule(*arguments: Any) -> Any:
+    from npu_ce_jit.op.tracing import vmap
+
+    return vmap.forward_rule(*arguments)
+
+
+def backward_rule(*arguments: Any) -> Any:
+    from npu_ce_jit.op.tracing import vmap
+
+    return vmap.backward_rule(*arguments)
+
+
+def cross_entropy_rule(*arguments: Any) -> Any:
+    from npu_ce_jit.op.tracing import vmap
+
+    return vmap.cross_entropy_rule(*arguments)
+
+
+def npu_cross_entropy_loss_rule(*arguments: Any) -> Any:
+    from npu_ce_jit.op.tracing import vmap
+
+    return vmap.npu_cross_entropy_loss_rule(*arguments)
+
+
+def npu_cross_entropy_loss_backward_rule(*arguments: Any) -> Any:
+    from npu_ce_jit.op.tracing import vmap
+
+    return vmap.npu_cross_entropy_loss_backward_rule(*arguments)
