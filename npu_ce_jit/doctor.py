@@ -15,6 +15,7 @@ from npu_ce_jit.devices import require_npu
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.jit.evidence import Evidence
 from npu_ce_jit.jit.store import Store
+from npu_ce_jit.jit.trust import UntrustedError
 from npu_ce_jit.report import state_of
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -158,11 +159,12 @@ def _cache(session: Session) -> Iterator[Check]:
         if refusal is None:
             yield Check("cache", "ok", str(root.path), root.origin)
             return
-        last = root == store.build_roots[-1]
-        yield Check(
-            "cache", "fail" if last else "warn", str(root.path), f"{root.origin}: {refusal}",
-            "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
-        )  # fmt: skip
+        verdict: Verdict = "fail" if root == store.build_roots[-1] else "warn"
+        if isinstance(refusal, UntrustedError):
+            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal.fact}", refusal.cure)
+        else:
+            cure = "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write."
+            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal}", cure)
 
 
 def _cpu_kernels(session: Session) -> Check:
