@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about the ways in which bisheng is known to fail."""
+"""What to do about the ways in which bisheng and the C++ compiler are known to fail."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,17 @@ _CURES = (
     (r"Killed|Cannot allocate memory|out of memory", "Free memory, or set MAX_JOBS=1, and build again."),
     (r"timed out after", "Run the command above by hand: {bisheng} hangs."),
 )
+# The same of the C++ compiler.
+_CXX_CURES = (
+    (
+        r"undefined reference to .(?:std::|operator (?:new|delete)|__cxa_|__gxx_personality|vtable for __cxxabiv1)",
+        "{cxx} drives C, and links no C++ library: set CXX to the driver for C++ beside it, {driver}.",
+    ),
+    (r"ended with code 0 and made no", "{cxx} does not compile: set CXX to a C++17 compiler, or unset it."),
+)
+_CXX_OTHERWISE = (
+    "Mend the first error and build again; `python -m npu_ce_jit doctor` shows what was found on this machine."
+)
 _OTHERWISE = "Run the command above by hand; set NPU_CE_JIT_BISHENG if CANN's compiler is another one."
 
 
@@ -44,6 +56,14 @@ def of(output: str, compiler: Compiler) -> str:
     cure = next((cure for pattern, cure in _CURES if re.search(pattern, output)), otherwise)
     program, home, machine = compiler
     return cure.format(bisheng=program, home=home, machine=machine, cxx=_cxx_package())
+
+
+def of_cxx(output: str, program: str) -> str:
+    """What to do about a failure of the C++ compiler, of which this is the output."""
+    cure = next((cure for pattern, cure in _CXX_CURES if re.search(pattern, output)), _CXX_OTHERWISE)
+    path, name = os.path.split(program)
+    driver = re.sub(r"(?<![a-z])(?:gcc|cc)(?![a-z])", lambda match: {"gcc": "g++", "cc": "c++"}[match[0]], name)
+    return cure.format(cxx=program, driver=os.path.join(path, re.sub(r"clang(?!\+)", "clang++", driver)))
 
 
 def gcc_flags(cxx: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
