@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests say themselves which processes leave torch_npu alone
+
 import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile

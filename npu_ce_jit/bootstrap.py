@@ -201,7 +201,7 @@ def _load_cpu(session: Session, *, may_build: bool) -> Kernels:
         use(artifact)
         registration.uncover(torch.device("cpu"))
         return Kernels("loaded", artifact)
-    if may_build:
+    if may_build or (settings.build == "never" and settings.prebuilt_dirs):
         return Kernels(problem=problem)
     _logger.info("no C++ kernels: %s", problem or "nothing is built yet")
     return Kernels("none" if settings.build == "never" else "lazy")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch_processes import CONTEXT
 
-_SECONDS = 120.0
+_SECONDS = 600.0
 
 
 def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -45,7 +45,7 @@ def outcomes_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> 
             except EOFError:
                 found.append((f"rank {rank} died", None))
         for process in processes:
-            process.join(5.0)
+            process.join(60.0)
             process.kill()
     return found
 
@@ -63,7 +63,7 @@ def _rank(
         init_method=f"file://{Path(directory, 'store')}",
         rank=rank,
         world_size=ranks,
-        timeout=dt.timedelta(seconds=60),
+        timeout=dt.timedelta(seconds=300),
     )
     try:
         torch.manual_seed(0)

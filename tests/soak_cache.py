@@ -19,7 +19,6 @@ from collections import Counter
 from pathlib import Path
 
 import filelock  # noqa: F401  imported once here, and not by each process that is forked
-import ninja.ninja_syntax  # noqa: F401
 import soak_faults
 import torch.utils.cpp_extension  # noqa: F401
 from soak_crowd import Crowd

@@ -305,12 +305,23 @@ def test_what_failed_with_the_kernels_got_further_than_what_failed_with_the_prob
 
 
 def test_a_compiler_that_hangs_is_stopped_with_what_it_started_and_not_started_again(machine, tmp_path, monkeypatch):
-    monkeypatch.setattr(probe_module, "_SECONDS", 0.2)
+    pids = tmp_path / "pids"
+
+    class Impatient(subprocess.Popen):
+        """Its time is over when the compiler has started something."""
+
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            wait_until(lambda: pids.exists() and pids.read_text("utf-8").endswith("\n"))
+            raise subprocess.TimeoutExpired("bisheng", timeout)
+
+    monkeypatch.setattr(probe_module.subprocess, "Popen", Impatient)
     with pytest.raises(BuildError) as caught:
-        machine(otherwise=f"sleep 60 & echo $! >> {tmp_path}/pids; wait").first()
-    assert "timed out after 0.2 seconds" in caught.value.first_lines[0]
+        machine(otherwise=f"sleep 300 & echo $! >> {pids}; wait").first()
+    assert "timed out after 120.0 seconds" in caught.value.first_lines[0]
     assert "hangs" in caught.value.hint
-    (pid,) = (tmp_path / "pids").read_text("utf-8").split()
+    (pid,) = pids.read_text("utf-8").split()
     wait_until(lambda: not is_running(pid))  # the kernel takes a moment to end it
 
 

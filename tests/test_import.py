@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,11 @@ def test_without_ninja_the_warning_says_how_to_get_it(tmp_path):
     site_dir = copy_package(tmp_path / "site")
     (site_dir / "ninja").mkdir()
     (site_dir / "ninja" / "__init__.py").write_text("raise ImportError('no ninja here')", "utf-8")
-    report = _report(site_dir, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"))
+    compilers = tmp_path / "bin"
+    compilers.mkdir()
+    (compilers / "g++").symlink_to(shutil.which("g++") or shutil.which("c++") or "/nowhere")
+    code = f"import sys; sys.executable = '/nowhere/python'\n{REPORT}"
+    report = _report(site_dir, code, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "cache"), PATH=str(compilers))
     assert report["backend"] == "reference"
     (warning,) = report["warnings"]
     assert "pip install ninja" in warning or "No C++ compiler" in warning

@@ -77,7 +77,8 @@ def layer(*batch: int) -> Tensor:
     return torch.randn(*batch, 5, 6, dtype=F64)
 
 
-WEIGHT, BIAS = torch.randn(6, 6, dtype=F64), torch.randn(6, dtype=F64)
+WEIGHT, BIAS = torch.randn(7, 6, dtype=F64, generator=torch.Generator().manual_seed(1)).split((6, 1))
+BIAS = BIAS[0]
 OPTIONS: dict[str, Any] = {"label_smoothing": 0.1, "z_loss": 0.3, "softcap": 3.0, "logit_scale": 1.3}
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from toy_package import needs_compiler, toy
 
-from npu_ce_jit.errors import BuildError, ToolchainError
+from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.bisheng.attempts import Attempt
 from npu_ce_jit.jit.bisheng.flag_sets import LADDER
 from npu_ce_jit.jit.bisheng.probe import Probe
@@ -122,10 +123,17 @@ def test_a_newline_in_a_path_is_refused_in_words():
         _text(Sources(Path("/a\nb"), SOURCES.names))
 
 
-def test_without_the_ninja_package_the_error_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ninja.ninja_syntax", None)
-    with pytest.raises(ToolchainError, match="pip install ninja"):
-        _text()
+@needs_compiler
+def test_a_ninja_on_path_serves_without_the_python_package(tmp_path, monkeypatch):
+    ninja = toy(tmp_path).toolchain.ninja.require()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ninja").symlink_to(ninja)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for name in ("ninja", "ninja.ninja_syntax"):
+        monkeypatch.setitem(sys.modules, name, None)
+    one = toy(tmp_path, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert one.toolchain.ninja.where == "PATH"
+    assert one.build().library.is_file()
 
 
 @needs_compiler

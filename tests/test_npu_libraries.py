@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site_dir
 
 
-def report_of(site_dir: Path, *code: str, **variables: str) -> dict[str, Any]:
+def report_of(site_dir: Path, *code: str, python: Sequence[str | Path] = ON_NPU, **variables: str) -> dict[str, Any]:
     variables = {"NPU_CE_JIT_CACHE_DIR": str(site_dir.parent / "cache")} | variables
-    out = run_python_from_the_start(site_dir, "".join((IMPORT, *code, PRINT)), ON_NPU, **variables).stdout
+    out = run_python_from_the_start(site_dir, "".join((IMPORT, *code, PRINT)), python, **variables).stdout
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
 
 
 def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_wrong(site: Path) -> None:
-    cold = report_of(site, CALL, LAUNCH, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    without_autoload = (ON_NPU[0], "env", "TORCH_DEVICE_BACKEND_AUTOLOAD=0", *ON_NPU[1:])
+    cold = report_of(site, CALL, LAUNCH, python=without_autoload)
     assert cold["at import"] == "built"
     assert cold["loaded at import"] == []
     assert cold["torch_npu at import"] is False, "torch_npu may come after us"

@@ -258,7 +258,8 @@ def error_of_a_missing_rank(rank: int) -> str | None:
     import torch.distributed as dist
 
     logits, target = torch.randn(3, 4), torch.tensor([0, 7, 3])
-    hasty = dist.new_group(timeout=dt.timedelta(seconds=4))  # for its members to meet, too
+    dist.barrier()  # so that they meet in the time that is theirs to meet, too
+    hasty = dist.new_group(timeout=dt.timedelta(seconds=10))
     told = None
     if rank == 0:
         with pytest.raises(RuntimeError) as late:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from edited_sources import RIGHT, TARGET, X, doubling, scale
 from probes import needs_the_library
 from torch._subclasses.fake_tensor import FakeTensorMode
-from toy_package import EXPORT, toy, write_sources
+from toy_package import EXPORT, toy, wait_until, write_sources
 
 import npu_ce_jit
 from npu_ce_jit import bootstrap, cross_entropy
@@ -136,8 +136,10 @@ def test_calls_in_other_threads_run_on_one_set_of_kernels_or_the_other(doubled, 
     for _ in range(20):
         npu_ce_jit.rebuild(device="cpu")
         assert scale("cpu") == 1
+        wait_until(lambda: 1.0 in seen or faults)
         doubled(check=False)
         assert scale("cpu") == 2
+        wait_until(lambda: 2.0 in seen or faults)
     stop.set()
     for thread in threads:
         thread.join()

@@ -31,6 +31,11 @@ def _age(directory: Path, seconds: float) -> None:
     os.utime(directory, (then, then))
 
 
+def _stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
 @pytest.fixture
 def key_dir(tmp_path) -> Path:
     directory = tmp_path / "v1" / "key"
@@ -44,8 +49,10 @@ def test_it_is_gone_at_the_end(key_dir):
     assert not list(key_dir.iterdir())
 
 
-def test_a_dead_builder_s_is_found(key_dir):
+def test_a_dead_builder_s_is_found(key_dir, monkeypatch):
     directory = _killed_builder_s(key_dir)
+    _stop_the_clock(monkeypatch)
+    _age(directory, 4.5)
     assert not list(dead_staging_dirs(key_dir.parent)), "it is young: its builder may be about to lock it"
     _age(directory, 10)
     assert list(dead_staging_dirs(key_dir.parent)) == [directory]
@@ -59,8 +66,9 @@ def test_a_living_builder_s_is_not(key_dir, age):
 
 
 @pytest.mark.parametrize("has_file", [True, False])
-def test_a_dead_builder_s_is_found_after_the_clock_was_set_back(key_dir, has_file):
+def test_a_dead_builder_s_is_found_after_the_clock_was_set_back(key_dir, has_file, monkeypatch):
     directory = _killed_builder_s(key_dir)
+    _stop_the_clock(monkeypatch)
     if not has_file:
         (directory / ".alive").unlink()
     _age(directory, -3)

@@ -240,7 +240,7 @@ def test_a_shared_directory_is_refused_with_the_command_that_mends_it(tmp_path):
     shared.mkdir()
     shared.chmod(0o777)
     ((root, refusal), _) = Store.of(Settings(cache_dir=shared, tmp_dir=tmp_path)).examine()
-    assert refusal == f"{root.path} can be written by others (run: chmod go-w {root.path})"
+    assert str(refusal) == f"{root.path} can be written by others (run: chmod -R go-w {root.path})"
     assert one.find() is None
 
 

@@ -70,7 +70,7 @@ def _neutral(text: str, home: Path) -> str:
 
 def _telling(text: str) -> list[str]:
     lines = text.splitlines()
-    return [line.rstrip() for line in lines if not line.startswith("ok  ")]
+    return [line.rstrip() for line in lines if not line.startswith(("ok  ", "npu_ce_jit: still building: "))]
 
 
 def _no_compiler(machine: Machine) -> None:

@@ -17,6 +17,7 @@ from virtual_cann.layouts import LAYOUTS
 from virtual_cann.prepare import prepare
 
 VIRTUAL_CANN = Path(__file__).parent / "virtual_cann"
+CHECKOUT = Path(__file__).parents[1]
 
 # The interpreter that a user would start `run` with, also where these tests run inside `run` themselves.
 PYTHON = environment.callers_interpreter()
@@ -133,6 +134,16 @@ def test_the_commands_variables_are_cann_s_and_nothing_else_is_changed(machine):
 def test_pythonhome_does_not_reach_the_command():
     """It would send the environment's interpreter to the caller's library."""
     assert "PYTHONHOME" not in prepare().variables({**CLEAN, "PYTHONHOME": "/usr"})
+
+
+def test_where_the_shell_turns_torch_s_autoload_off_the_command_and_the_tests_find_torch_npu_all_the_same():
+    off = {**CLEAN, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    code = "import sys, torch; print('torch_npu' in sys.modules, torch.npu.is_available())"
+    done = subprocess.run([PYTHON, VIRTUAL_CANN / "run", "python", "-c", code], env=off, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+    code = "import conftest, os; print(os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD'))"
+    done = subprocess.run([PYTHON, "-c", code], env=off, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.split() == ["None"], done.stderr
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -TERM $$", -signal.SIGTERM)])

@@ -204,7 +204,7 @@ def is_running(pid: int | str) -> bool:
         return False
 
 
-def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], object], seconds: float = 300.0) -> None:
     """Fails the test where it does not become so."""
     deadline = time.monotonic() + seconds
     while not is_so():

@@ -12,7 +12,7 @@ from npu_ce_jit.errors import BuildError, NpuCeJitError
 from npu_ce_jit.jit.build.compile import build as build_target
 from npu_ce_jit.jit.cache import inventory
 from npu_ce_jit.jit.cache.archive import pack, unpack
-from npu_ce_jit.jit.cache.entry import is_refusal, noted_dir
+from npu_ce_jit.jit.cache.entry import Artifact, is_refusal, noted_dir
 from npu_ce_jit.jit.cache.inventory import BROKEN, Item
 from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.cache.roots import Root
@@ -28,6 +28,7 @@ def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool
         require_supported_chip(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
     settings, toolchain = session.settings, session.toolchain
     store = Store.of(settings) if into is None else Store((Root(into.absolute(), "--into"),))
+    is_new = into is not None and not into.exists()
     failed = False
     for title, target_of in _targets(session, soc is not None).items():
         try:
@@ -39,9 +40,19 @@ def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool
             failed = True
         else:
             print(f"{title}: {artifact.entry_dir}")
+            if into is not None:
+                _let_all_read(artifact, whole=is_new)
             if verbose:
                 print((artifact.entry_dir / BUILD_LOG).read_text("utf-8", "replace"))
     return 1 if failed else 0
+
+
+def _let_all_read(artifact: Artifact, *, whole: bool) -> None:
+    """Has every user find the entry: it was asked for in a place of its own. `whole`: that was made for it as well."""
+    key_dir = artifact.entry_dir.parent
+    dirs = (*((key_dir.parents[1],) if whole else ()), key_dir.parent, key_dir, artifact.entry_dir)
+    for path in (*dirs, *artifact.entry_dir.iterdir()):
+        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
 def _targets(session: Session, for_npu: bool) -> dict[str, Callable[[], Target]]:

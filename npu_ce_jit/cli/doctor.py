@@ -13,6 +13,7 @@ from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import Line
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.interactive.info import state_of
+from npu_ce_jit.jit.cache.permissions import UntrustedError
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.npu import require_npu
@@ -158,11 +159,12 @@ def _cache(session: Session) -> Iterator[Check]:
         if refusal is None:
             yield Check("cache", "ok", str(root.path), root.origin)
             return
-        last = root == store.build_roots[-1]
-        yield Check(
-            "cache", "fail" if last else "warn", str(root.path), f"{root.origin}: {refusal}",
-            "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write.",
-        )  # fmt: skip
+        verdict: Verdict = "fail" if root == store.build_roots[-1] else "warn"
+        if isinstance(refusal, UntrustedError):
+            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal.fact}", refusal.cure)
+        else:
+            cure = "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write."
+            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal}", cure)
 
 
 def _cpu_kernels(session: Session) -> Check:

@@ -4,12 +4,13 @@
 import contextlib
 import ctypes
 import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping
 
 import torch
 
-from npu_ce_jit.errors import LoadError
+from npu_ce_jit.errors import LoadError, ToolchainError
 from npu_ce_jit.jit.cache.entry import Artifact, refuse_here
 from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.cache.store import Store
@@ -48,6 +49,7 @@ def obtain_open(target: Target, settings: Settings, toolchain: Toolchain, *, may
             return found
     built = obtain(target, settings, toolchain, may_build=may_build)
     if built is None:
+        _require_prebuilt_to_serve(target, settings)
         return None
     try:
         open_library(built, target.switches)
@@ -58,13 +60,35 @@ def obtain_open(target: Target, settings: Settings, toolchain: Toolchain, *, may
     return built
 
 
+def _require_prebuilt_to_serve(target: Target, settings: Settings) -> None:
+    """Raises ToolchainError where nothing else was to be used: who names a cache does not ask for the reference."""
+    if settings.build == "never" and settings.prebuilt_dirs:
+        from npu_ce_jit.jit.build.cache_miss import reason
+
+        key, store = cache_key(target), Store.of(settings)
+        store.find(key)
+        why = "; ".join(store.refusals) or reason(key, store)
+        raise ToolchainError(
+            f"What NPU_CE_JIT_PREBUILT_DIR names has no {target.title} for this process ({why}), "
+            "and NPU_CE_JIT_BUILD=never.",
+            "Build it where the sources, torch and the CPU are the same: python -m npu_ce_jit build --into DIR",
+        )
+
+
 def open_library(artifact: Artifact, switches: Mapping[str, int]) -> None:
     """Opens the library for good: a call in another thread may be in it at any time.
 
     Each switch is a function of the library that takes an int; only those that differ from its default are given.
-    Raises LoadError with dlerror's text, which torch hides in `__cause__`.
+    Raises LoadError with dlerror's text, which torch hides in `__cause__`; ToolchainError where opening it would end
+    the process, as a sanitizer's runtime does that comes after others.
     """
     path = str(artifact.library)
+    absent = [name for name in artifact.manifest.get("first", ()) if not _is_open(name)]
+    if absent:
+        raise ToolchainError(
+            f"{path} was compiled with a sanitizer, and {', '.join(absent)} has to be the first library of a process.",
+            f"Take -fsanitize out of CXX, or start the program with LD_PRELOAD=$($CXX -print-file-name={absent[0]}).",
+        )
     try:
         torch.ops.load_library(path)
     except OSError as error:
@@ -107,6 +131,14 @@ def on_trial(artifact: Artifact) -> Iterator[None]:
         yield
     finally:
         registered.npu_ce_jit_try(None)
+
+
+def _is_open(name: str) -> bool:
+    try:
+        ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return False
+    return True
 
 
 def _registered() -> dict[str, ctypes.CDLL]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that make the libraries, in a checkout or in a wheel."""
+"""The files that make the libraries, in a checkout, in an installed package or in a zip file of one."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from typing import Final
 
 from npu_ce_jit.errors import BuildError
 
-_FOLDERS = ("csrc", "ascendc")
+_FOLDERS = ("csrc/", "ascendc/")
 _SUFFIXES = (".cpp", ".h", ".hpp", ".inc", ".asc")
 
 _NPU_FOLDERS = ("ascendc/", "csrc/npu/")
@@ -24,29 +24,35 @@ _VALUE = r"[A-Za-z0-9_@%+=:,./-]+"  # nothing that a shell or ninja reads otherw
 class Sources:
     """`names` are posix, relative to `root_dir`, and sorted.
 
-    What is in the files is read when a key needs it: a machine without an NPU never needs the NPU's.
+    What is in the files is read when a key needs it: a machine without an NPU never needs the NPU's. `root_dir` may lie
+    in a zip file, `archive`. Without names, as in an application that ships no sources, nothing can be built, and a
+    prebuilt library of the same version serves.
     """
 
-    def __init__(self, root_dir: Path, names: tuple[str, ...], defines: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, root_dir: Path, names: tuple[str, ...], defines: tuple[str, ...] = (), archive: Path | None = None
+    ) -> None:
         self.root_dir: Final = root_dir
         self.names: Final = names
         self.defines: Final = defines  # macros that they are compiled with: NAME or NAME=VALUE
+        self.archive: Final = archive
 
     @classmethod
     def installed(cls) -> "Sources":
-        """The sources of this installation. Raises BuildError where there are none."""
+        """The sources of this installation. Raises BuildError where they are not whole."""
         package_dir = Path(__file__).resolve().parents[1]
         if (package_dir / "csrc").is_dir():
             return cls.of(package_dir)
         # The project file tells a checkout from a `csrc` that another package dropped into site-packages.
         if (package_dir.parent / "pyproject.toml").is_file():
             return cls.of(package_dir.parent)
-        raise BuildError(f"No csrc/ in {package_dir} or beside it.", "Install npu_ce_jit again.")
+        archive = next(filter(Path.is_file, package_dir.parents), None)
+        return cls(package_dir, () if archive is None else _names_in(archive, package_dir), archive=archive)
 
     @classmethod
     def of(cls, root_dir: Path) -> "Sources":
         """The sources below `root_dir`. Raises BuildError where there is nothing to compile."""
-        names = (name for folder in _FOLDERS for name in _names(root_dir / folder, folder))
+        names = (name for folder in _FOLDERS for name in _names(root_dir / folder, folder[:-1]))
         sources = cls(root_dir, tuple(sorted(names)))
         if not sources.cpu.units(".cpp"):
             raise BuildError(f"Nothing to compile below {root_dir / 'csrc'}.", "Install npu_ce_jit again.")
@@ -55,7 +61,25 @@ class Sources:
     def with_defines(self, defines: Mapping[str, str | int | None]) -> "Sources":
         """The same, compiled with these macros; None is a macro without a value. Raises ValueError or TypeError."""
         made = sorted(_define(name, value) for name, value in defines.items())
-        return Sources(self.root_dir, self.names, tuple(made))
+        return Sources(self.root_dir, self.names, tuple(made), self.archive)
+
+    def require(self) -> None:
+        """Raises BuildError, with how to ship them, where there are none."""
+        if not self.names:
+            raise BuildError(
+                f"No csrc/ in {self.root_dir} or beside it.",
+                "Install npu_ce_jit again. An application that is frozen or zipped has to carry csrc/ and ascendc/ in "
+                "this package (PyInstaller: --collect-data npu_ce_jit); or set NPU_CE_JIT_PREBUILT_DIR.",
+            )
+
+    def on_disk(self, directory: Path) -> "Sources":
+        """The same, below `directory` where they are in an archive. Raises BuildError or OSError."""
+        if self.archive is None:
+            return self
+        for name, content in self._contents():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(content)
+        return Sources(directory, self.names, self.defines)
 
     @property
     def define_flags(self) -> tuple[str, ...]:
@@ -69,7 +93,9 @@ class Sources:
 
     @property
     def npu(self) -> "Sources | None":
-        """What the NPU libraries are made of; None where either the kernels or their glue are not there."""
+        """What the NPU libraries are made of; None where either the kernels or their glue are left out."""
+        if not self.names:
+            return self
         sources = self._only(lambda name: not name.startswith((_CPU_FOLDER, _BOARD_FOLDER)))
         has_glue = any(name.startswith("csrc/npu/") for name in sources.units(".cpp"))
         return sources if sources.units(".asc") and has_glue else None
@@ -85,13 +111,21 @@ class Sources:
 
     def digests(self) -> list[tuple[str, str]]:
         """Each name with the sha256 of what the file holds now. Raises BuildError where one cannot be read."""
+        return [(name, hashlib.sha256(content).hexdigest()) for name, content in self._contents()]
+
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
         try:
-            return [(name, _digest(f"{self.root_dir}/{name}")) for name in self.names]
-        except OSError as error:
+            if self.archive is not None:
+                yield from _contents_in(self.archive, self.root_dir, self.names)
+                return
+            for name in self.names:
+                with open(f"{self.root_dir}/{name}", "rb", buffering=0) as file:
+                    yield name, file.read()
+        except (OSError, KeyError) as error:
             raise BuildError(f"A source cannot be read: {error}.", "Install npu_ce_jit again.") from error
 
     def _only(self, is_wanted: Callable[[str], bool]) -> "Sources":
-        return Sources(self.root_dir, tuple(filter(is_wanted, self.names)), self.defines)
+        return Sources(self.root_dir, tuple(filter(is_wanted, self.names)), self.defines, self.archive)
 
 
 def _define(name: str, value: str | int | None) -> str:
@@ -117,6 +151,18 @@ def _names(directory: Path, name: str) -> Iterator[str]:
         yield from (f"{prefix}/{file}" for file in files if file.endswith(_SUFFIXES))
 
 
-def _digest(file: str) -> str:
-    with open(file, "rb", buffering=0) as content:
-        return hashlib.sha256(content.read()).hexdigest()
+def _names_in(archive: Path, root_dir: Path) -> tuple[str, ...]:
+    from zipfile import ZipFile  # of all installations, few are one
+
+    prefix = f"{root_dir.relative_to(archive).as_posix()}/"
+    with ZipFile(archive) as files:
+        names = (name.removeprefix(prefix) for name in files.namelist() if name.startswith(prefix))
+        return tuple(sorted(name for name in names if name.startswith(_FOLDERS) and name.endswith(_SUFFIXES)))
+
+
+def _contents_in(archive: Path, root_dir: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    from zipfile import ZipFile
+
+    with ZipFile(archive) as files:
+        for name in names:
+            yield name, files.read((root_dir / name).relative_to(archive).as_posix())

@@ -140,7 +140,8 @@ def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
 
 def _common_facts(settings: Settings, toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
     """The default compiler's version is left out: a machine that only runs may have none, and asking would start a
-    process at each import. The manifest has it. Paths and times are left out because they change no byte."""
+    process at each import. The manifest has it. Paths and times are left out because they change no byte. A CXX with
+    -march=native makes another library on each CPU, and homes are shared."""
     return (
         ("npu_ce_jit", __version__),
         ("torch", toolchain.torch_version.require()),
@@ -148,4 +149,5 @@ def _common_facts(settings: Settings, toolchain: Toolchain) -> tuple[tuple[str, 
         ("system", toolchain.system.require()),
         ("machine", toolchain.machine.require()),
         ("CXX", settings.cxx or "default"),
+        *((("CPU", toolchain.cpu.require()),) if "=native" in (settings.cxx or "") else ()),
     )

@@ -169,7 +169,7 @@ def test_a_copy_that_leaves_its_block_is_refused() -> None:
 
 def test_memory_freed_before_its_copy_runs_is_an_asynchronous_error() -> None:
     block, host, stream = acl.allocate(1000), torch.zeros(1000, dtype=torch.uint8), acl.create_stream()
-    observe.set_faults("slow=50ms")
+    observe.set_faults("slow=1000ms")
     assert acl.copy(host.data_ptr(), block.value, 1000, acl.DEVICE_TO_HOST, stream) == acl.SUCCESS
     assert acl.library.aclrtFree(block) == acl.SUCCESS
     acl.refused(acl.library.aclrtSynchronizeStream(stream), "aclrtMemcpyAsync", "was freed")

@@ -94,7 +94,7 @@ def test_a_failed_launch_is_raised_at_the_synchronise_and_later_tasks_are_droppe
     x = torch.zeros(8).npu()
     torch.npu.synchronize()
     stream = torch.npu.current_stream()
-    observe.set_faults("launch=2,slow=200ms")
+    observe.set_faults("launch=2,slow=1000ms")
     for _ in range(3):
         kernels.launch(1, stream.npu_stream, x.data_ptr())  # returns before the device comes to it
     assert not stream.query()
@@ -149,14 +149,14 @@ def test_a_launch_on_no_stream_is_refused(kernels: ctypes.CDLL) -> None:
 def test_a_slow_device_keeps_order_and_its_events_tell_the_time() -> None:
     start, end = torch.npu.Event(enable_timing=True), torch.npu.Event(enable_timing=True)
     x = torch.zeros(8).npu()
-    observe.set_faults("slow=20ms")
+    observe.set_faults("slow=200ms")
     start.record()
     for factor in range(5):
         x.mul_(factor).add_(1)
     end.record()
     assert not end.query()
     end.synchronize()
-    assert start.elapsed_time(end) >= 10 * 20
+    assert start.elapsed_time(end) >= 10 * 200
     assert x.tolist() == [65] * 8
 
 

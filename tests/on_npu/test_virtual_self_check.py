@@ -118,7 +118,7 @@ def test_a_kernel_that_a_core_cannot_run_is_a_verdict() -> None:
 def test_what_failed_before_the_check_is_none() -> None:
     x = torch.zeros(8).to(NPU)
     torch.npu.synchronize()
-    observe.set_faults("slow=50ms,launch=1")
+    observe.set_faults("slow=500ms,launch=1")
     cross_entropy(x.view(2, 4), torch.zeros(2, dtype=torch.int64).to(NPU))  # fails when the check has begun
     with pytest.raises(RuntimeError, match="507035") as caught:
         self_check.run(NPU)

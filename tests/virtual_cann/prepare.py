@@ -35,6 +35,7 @@ class Prepared:
         variables["PATH"] = f"{self.environment / 'bin'}{os.pathsep}{variables['PATH']}"
         variables["VIRTUAL_ENV"] = str(self.environment)
         variables.pop("PYTHONHOME", None)  # it would name the caller's interpreter to this one, as `activate` knows too
+        variables.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # `import torch` is to find torch_npu here
         return variables
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit.bisheng import hints, probe_kernels
 from npu_ce_jit.jit.bisheng.attempts import Attempt
 from npu_ce_jit.jit.bisheng.flag_sets import Command, Compiler, Rung
@@ -98,6 +99,11 @@ def open_words() -> tuple[str, ...]:
     """A command that opens the library behind it, and looks up the names behind that.
 
     In a process of its own: a library that does not open may end the process that tries. The linker lets a library
-    have symbols that nobody defines, so that only this finds them.
+    have symbols that nobody defines, so that only this finds them. Raises ToolchainError where there is no Python.
     """
+    if getattr(sys, "frozen", False):  # the executable is the application, which would start once more
+        raise ToolchainError(
+            "NPU kernels are tried in a Python of their own, and a frozen application has none.",
+            "Build beforehand, with `python -m npu_ce_jit build --into DIR`, and set NPU_CE_JIT_PREBUILT_DIR=DIR.",
+        )
     return (sys.executable, "-I", "-S", "-c", _OPEN)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.build import hints
 from npu_ce_jit.jit.build.cache_miss import reason
+from npu_ce_jit.jit.build.children import exit_codes_kept
 from npu_ce_jit.jit.build.cpu_recipe import Recipe, cpu_recipe
 from npu_ce_jit.jit.build.failure import tell, told
 from npu_ce_jit.jit.build.jobs import job_count
@@ -29,6 +31,7 @@ from npu_ce_jit.jit.cache.permissions import UntrustedError, write_private
 from npu_ce_jit.jit.cache.roots import Root
 from npu_ce_jit.jit.cache.staging import dead_staging_dirs, staging_dir
 from npu_ce_jit.jit.cache.store import Store, make_key_dir
+from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import Target
 from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG, Failure, compiler_failure, is_full_disk, open_log
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
@@ -51,6 +54,7 @@ def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKe
         ToolchainError: something that a build needs is not here.
         BuildError: no directory to build in, or the compiler refused; its log is kept beside the entries.
     """
+    target.sources.require()
     toolchain.require_build(target.needs)
     name = f"{store.roots[0].layout_dir}/{key.name}"
     with build_lock(name, settings, lambda: store.find(key)) as found:
@@ -60,7 +64,8 @@ def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKe
         if failure is not None:
             raise failure
         try:
-            return _Build(target, settings, toolchain, key, store).in_some_root()
+            with exit_codes_kept():
+                return _Build(target, settings, toolchain, key, store).in_some_root()
         except BuildError as error:
             tell(error, name, settings, toolchain)
             raise
@@ -109,21 +114,23 @@ class _Build(NamedTuple):
         target, toolchain = self.target, self.toolchain
         started, start = time.time(), time.monotonic()
         ninja = toolchain.ninja.require()
-        recipes = self._recipes(directory)
+        sources = target.sources.on_disk(directory)
+        recipes = self._recipes(directory, sources)
         recipe = next(recipes)
         while True:
             jobs = job_count(self.settings.max_jobs, recipe.compiles)
             environment = self.settings.child_environment(
                 LC_ALL="C", NINJA_STATUS="[%f/%t] ", TMPDIR=str(directory), **recipe.environment
             )
-            ninja_text = ninja_file(recipe, target.sources.root_dir)
+            ninja_text = ninja_file(recipe, sources.root_dir)
             failure = _failure_of([ninja, f"-j{jobs}"], ninja_text, directory, environment, progress)
+            failure = failure or _nothing_made(recipe, directory)
             if failure is None:
                 break
             try:
                 recipe = recipes.send(failure)
             except StopIteration:
-                raise _error(target, failure, directory / BUILD_LOG) from None
+                raise self._error(failure, directory / BUILD_LOG) from None
             progress.say(f"trying another way, since one failed: {next(iter(failure.lines), failure.command)}")
         if cache_key(target).text != self.key.text:
             raise BuildError(f"A source below {target.sources.root_dir} changed while it was compiled.", "Build again.")
@@ -143,14 +150,23 @@ class _Build(NamedTuple):
         }
         return publish(directory, recipe.libraries, (_NINJA_FILE, BUILD_LOG), facts)
 
-    def _recipes(self, directory: Path) -> Generator[Recipe, Failure, None]:
+    def _error(self, failure: Failure, log_file: Path) -> BuildError:
+        return BuildError(
+            f"The {self.target.title} did not compile.",
+            hints.of("\n".join(failure.lines), self.toolchain.cxx_command[0]),
+            failure.command,
+            failure.lines,
+            str(log_file),
+        )
+
+    def _recipes(self, directory: Path, sources: Sources) -> Generator[Recipe, Failure, None]:
         """What to try in turn: is sent how one failed, and ends where no other would do better."""
         if self.target.name == "cpu":
-            yield cpu_recipe(self.toolchain, self.target.sources)
+            yield cpu_recipe(self.toolchain, sources)
             return
         from npu_ce_jit.jit.build.npu_recipe import npu_recipes  # most machines have no NPU
 
-        sources, rejected = self.target.sources, self.store.rejected(self.key)
+        rejected = self.store.rejected(self.key)
         yield from npu_recipes(self.settings, self.toolchain, sources, directory, self.key.digest, rejected)
 
 
@@ -170,13 +186,22 @@ def _failure_of(
     (directory / _NINJA_FILE).unlink(missing_ok=True)
     write_private(directory / _NINJA_FILE, ninja_text)
     succeeded, said = _run_ninja(command, directory, environment, progress)
-    if succeeded:
+    failure = compiler_failure(said)
+    if succeeded and not failure.outputs:  # a handler of the program's own may have taken ninja's exit code
         return None
     if is_full_disk(said):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     if not said:
         raise OSError(errno.EIO, "the compilers said nothing, as on a disk that was full", str(directory))
-    return compiler_failure(said)
+    return failure
+
+
+def _nothing_made(recipe: Recipe, directory: Path) -> Failure | None:
+    """What is missing though ninja was content: it believes its commands' exit codes, and does not look."""
+    missing = next((step.output for step in recipe.steps if not (directory / step.output).exists()), None)
+    if missing is None:
+        return None
+    return Failure((missing,), "", (f"error: the compiler ended with code 0 and made no {missing}",))
 
 
 def _run_ninja(
@@ -218,16 +243,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _error(target: Target, failure: Failure, log_file: Path) -> BuildError:
-    return BuildError(
-        f"The {target.title} did not compile.",
-        "Mend the first error and build again; `python -m npu_ce_jit doctor` shows what was found on this machine.",
-        failure.command,
-        failure.lines,
-        str(log_file),
-    )
 
 
 def _with_kept_log(error: BuildError, directory: Path) -> BuildError:

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of build.ninja. Pure: nothing is read or written here."""
+"""The text of build.ninja. Pure: nothing is read or written here, and no package of ninja's needed."""
 
 from __future__ import annotations
 
-import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from npu_ce_jit.errors import BuildError, ToolchainError
-from npu_ce_jit.jit.build.cpu_recipe import Recipe
-
-_NO_WRAP = 1 << 30  # Writer wraps at spaces, also at those inside quotes
+from npu_ce_jit.errors import BuildError
+from npu_ce_jit.jit.build.cpu_recipe import Recipe, Step
 
 
 def ninja_file(recipe: Recipe, root_dir: Path) -> str:
@@ -19,39 +16,40 @@ def ninja_file(recipe: Recipe, root_dir: Path) -> str:
 
     A path goes through two readers, ninja (`$`) and the shell, so it is quoted for the shell and then escaped for
     ninja. Source paths begin with the variable `$root`: ninja does not split what a variable holds, and quotes `$in`
-    for the shell by itself. Raises ToolchainError without the ninja package, BuildError for a path with a newline.
+    for the shell by itself. Raises BuildError for a path with a newline.
     """
-    try:
-        from ninja.ninja_syntax import Writer, escape
-    except ImportError as error:
-        raise ToolchainError(
-            f"The Python package ninja cannot be imported ({error}).", "Run: pip install ninja"
-        ) from error
-
     for word in (str(root_dir), *(word for words in recipe.words.values() for word in words)):
         if "\n" in word:
             raise BuildError(f"The path {word!r} holds a newline, which no ninja file can.", "Move it.")
+    return "\n".join(_lines(recipe, root_dir)) + "\n"
 
-    def shell(words: Sequence[str]) -> str:
-        return str(escape(shlex.join(words)))
 
-    text = io.StringIO()
-    writer = Writer(text, width=_NO_WRAP)  # type: ignore[arg-type]  # any text stream serves
-    writer.variable("ninja_required_version", "1.3")
-    writer.variable("root", escape(str(root_dir)))
-    for name, words in recipe.words.items():
-        writer.variable(name, shell(words))
-    writer.newline()
+def _lines(recipe: Recipe, root_dir: Path) -> Iterator[str]:
+    yield "ninja_required_version = 1.3"
+    yield f"root = {_escaped(str(root_dir))}"
+    yield from (f"{name} = {_shell(words)}" for name, words in recipe.words.items())
     for name, command in recipe.rules.items():
-        writer.rule(name, command, description=f"{name} $out")
-    writer.newline()
+        yield from ("", f"rule {name}", f"  command = {command}", f"  description = {name} $out")
+    yield ""
     for step in recipe.steps:
-        writer.build(
-            [step.output],
-            step.rule,
-            [*(f"$root/{source}" for source in step.sources), *step.objects],
-            implicit=list(step.after) or None,
-            variables={name: shell(words) for name, words in step.words.items() if words} or None,
-        )
-    writer.default(list(recipe.libraries))
-    return text.getvalue()
+        yield _build_line(step)
+        yield from (f"  {name} = {_shell(words)}" for name, words in step.words.items() if words)
+    yield f"default {' '.join(map(_path, recipe.libraries))}"
+
+
+def _build_line(step: Step) -> str:
+    inputs = [*(f"$root/{_path(source)}" for source in step.sources), *map(_path, step.objects)]
+    after = ["|", *map(_path, step.after)] if step.after else []
+    return f"build {_path(step.output)}: {' '.join((step.rule, *inputs, *after))}"
+
+
+def _shell(words: Sequence[str]) -> str:
+    return _escaped(shlex.join(words))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("$", "$$")
+
+
+def _path(name: str) -> str:
+    return _escaped(name).replace(" ", "$ ").replace(":", "$:")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from npu_ce_jit.jit.cache.permissions import make_private_dir
+from npu_ce_jit.jit.cache.roots import tmp_dir
 from npu_ce_jit.settings import Settings
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -20,10 +21,11 @@ def node_file(settings: Settings, name: str, suffix: str) -> Path:
 
 
 def _node_dir(settings: Settings) -> Path:
-    for base in (_SHARED_MEMORY, settings.tmp_dir):
+    bases = (_SHARED_MEMORY, tmp_dir(settings))
+    for base in bases:
         if os.access(base, os.W_OK):
             private_dir = base / f"npu_ce_jit-{os.getuid()}"
             make_private_dir(private_dir)
             make_private_dir(private_dir / "builds")
             return private_dir / "builds"
-    raise OSError(f"neither {_SHARED_MEMORY} nor {settings.tmp_dir} can be written")
+    raise OSError(f"neither {bases[0]} nor {bases[1]} can be written")

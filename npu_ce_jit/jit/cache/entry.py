@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ REJECTED_PREFIX = "rejected-"
 NOTE_PREFIX = "note-"
 
 _VERDICT = "verdict"
+
+# Runtimes that end a process which opens them late: their names among the libraries that another one needs.
+_SANITIZERS = re.compile(rb"\0(lib(?:clang_rt\.)?(?:asan|hwasan|tsan|msan)[\w.+-]*\.so[\w.]*)(?=\0)")
 _REFUSAL = "does not load on"
 
 _refused: set[Path] = set()  # by this process, where the note of it cannot be written
@@ -63,7 +67,10 @@ def verified(entry_dir: Path, notes_dir: Path | None = None) -> Artifact:
 
 def publish(staging_dir: Path, libraries: Sequence[str], others: Sequence[str], facts: Mapping[str, Any]) -> Artifact:
     """Moves these files of `staging_dir` into a new entry beside it, the library to load first. Raises OSError."""
-    manifest = {**facts, "libraries": {name: _sum((staging_dir / name).read_bytes()) for name in libraries}}
+    contents = {name: (staging_dir / name).read_bytes() for name in libraries}
+    first = sorted({name.decode() for content in contents.values() for name in _SANITIZERS.findall(content)})
+    sums = {name: _sum(content) for name, content in contents.items()}
+    manifest = {**facts, **({"first": first} if first else {}), "libraries": sums}
     entry_dir = staging_dir / "entry"
     entry_dir.mkdir(mode=0o700)
     for name in (*libraries, *others):

@@ -25,7 +25,7 @@ BROKEN: frozenset[Kind] = frozenset(("damaged", "set aside", "leftover"))
 
 
 class Item(NamedTuple):
-    """One thing below a key's directory.
+    """One thing below a key's directory, or a directory that others could have written.
 
     A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is a dead
     builder's, or a note of what is gone. `problem` says what is wrong, `artifact` is there for an entry and a copy.
@@ -66,6 +66,10 @@ def items(store: Store) -> Iterator[Item]:
     for root in store.roots:
         dead = set(dead_staging_dirs(root.layout_dir))
         for key_dir in _directories(root):
+            problem = _problem(key_dir)
+            if problem:
+                yield Item(root, key_dir, "untrusted", problem)
+                continue
             seen = False
             for path in sorted(key_dir.iterdir()):
                 item = _item(root, path, is_dead=path in dead)
@@ -89,15 +93,25 @@ def remove(item: Item) -> None:
 
 
 def _directories(root: Root) -> list[Path]:
-    try:
-        for path in (root.layout_dir.parent, root.layout_dir):
-            require_trusted_dir(path)
-        found = [path for path in sorted(root.layout_dir.iterdir()) if path.is_dir() and not path.is_symlink()]
-        for path in found:
-            require_trusted_dir(path)
-    except (OSError, UntrustedError):
+    """Those of the keys; where others could have made them, the one above. None in another user's home."""
+    if root.anothers_home is not None:
         return []
-    return found
+    for path in (root.layout_dir.parent, root.layout_dir):
+        if _problem(path):
+            return [path]
+    with contextlib.suppress(OSError):
+        return [path for path in sorted(root.layout_dir.iterdir()) if path.is_dir() and not path.is_symlink()]
+    return []
+
+
+def _problem(directory: Path) -> str:
+    try:
+        require_trusted_dir(directory)
+    except UntrustedError as error:
+        return str(error)
+    except OSError:
+        pass
+    return ""
 
 
 def _item(root: Root, path: Path, *, is_dead: bool) -> Item:

@@ -19,11 +19,18 @@ class CacheKey:
     `digest` is the text's, as short as one user's cache allows.
     """
 
-    def __init__(self, text: str, name_parts: Sequence[str]) -> None:
+    def __init__(self, text: str, name_parts: Sequence[str], *, names_sources: bool = True) -> None:
         self.text: Final = text
         self.digest: Final = _digest(text)
         parts = (*name_parts, self.digest)
         self.name: Final = "-".join("".join(char if char in _NAME_CHARS else "_" for char in part) for part in parts)
+        self.names_sources: Final = names_sources
+
+    def is_served_by(self, text: str) -> bool:
+        """Whether what has the key of this text is what this one asks for, which may leave the sources open."""
+        if self.names_sources:
+            return text == self.text
+        return "".join(line for line in text.splitlines(True) if not line.startswith("source ")) == self.text
 
 
 def cache_key(target: Target) -> CacheKey:
@@ -31,7 +38,8 @@ def cache_key(target: Target) -> CacheKey:
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
     lines += [f"define: {define}" for define in target.sources.defines]
     lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]
-    return CacheKey("\n".join(lines) + "\n", (__version__, *target.name_parts))
+    has_sources = bool(target.sources.names)
+    return CacheKey("\n".join(lines) + "\n", (__version__, *target.name_parts), names_sources=has_sources)
 
 
 def is_name_of(name: str, text: str) -> bool:

@@ -9,17 +9,28 @@ import stat
 from pathlib import Path
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_UID_MAP = Path("/proc/self/uid_map")
+_ALL_USERS = ["0", "0", "4294967295"]  # what it holds outside of user namespaces
+_OVERFLOW_UID = 65534  # whom the kernel names for users that a namespace does not know
 
 
 class UntrustedError(Exception):
-    """Another user could have written this; the text says which path and why."""
+    """Another user could have written this: which path and why, and what this user can do about it."""
+
+    def __init__(self, fact: str, cure: str) -> None:
+        super().__init__(fact, cure)
+        self.fact = fact
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.fact} ({self.cure[0].lower()}{self.cure[1:]})"
 
 
 def require_trusted_dir(path: Path) -> None:
     """Raises UntrustedError, or OSError where the directory cannot be looked at."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise UntrustedError(f"{path} is not a directory")
+        raise UntrustedError(f"{path} is not a directory", "Move it away")
     _require_ours(path, status)
 
 
@@ -32,7 +43,7 @@ def read_trusted(path: Path) -> bytes:
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UntrustedError(f"{path} is not a regular file")
+            raise UntrustedError(f"{path} is not a regular file", "Move it away")
         _require_ours(path, status)
         return file.read()
 
@@ -55,6 +66,46 @@ def write_private(path: Path, content: str | bytes) -> None:
 
 def _require_ours(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.getuid(), 0):
-        raise UntrustedError(f"{path} belongs to user {status.st_uid}, not to {os.getuid()} or root")
+        raise UntrustedError(
+            f"{path} belongs to user {status.st_uid}, not to {os.getuid()} or root", _cure_of_foreign(path, status)
+        )
     if status.st_mode & _OTHERS_WRITE:
-        raise UntrustedError(f"{path} can be written by others (run: chmod go-w {path})")
+        raise UntrustedError(f"{path} can be written by others", _cure_of_writable(path, status))
+
+
+def _cure_of_writable(path: Path, status: os.stat_result) -> str:
+    """One command for all that is wrong below `path`: directories are looked at before what is in them."""
+    top = path if stat.S_ISDIR(status.st_mode) else path.parent
+    command = f"chmod -R go-w {_quoted(top)}"
+    if os.getuid() in (status.st_uid, 0):
+        return f"Run: {command}"
+    return _place_of_ones_own(top) or f"Have user {status.st_uid} run: {command}"
+
+
+def _cure_of_foreign(path: Path, status: os.stat_result) -> str:
+    if status.st_uid == _OVERFLOW_UID and _is_in_user_namespace():
+        return (
+            "In this user namespace root's files have no owner, nor have those of others: where you trust them, run "
+            f"cp -r {_quoted(path)} DIR, and name DIR in the place of it"
+        )
+    return _place_of_ones_own(path) or "Set NPU_CE_JIT_CACHE_DIR to a directory of your own"
+
+
+def _place_of_ones_own(directory: Path) -> str | None:
+    """What to do where this user may write to another's directory."""
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        return None
+    own = _quoted(directory / f"npu_ce_jit-{os.getuid()}")
+    return f"Set NPU_CE_JIT_CACHE_DIR={own}, a directory of your own below it"
+
+
+def _is_in_user_namespace() -> bool:
+    with contextlib.suppress(OSError):
+        return _UID_MAP.read_text("ascii").split() != _ALL_USERS
+    return False
+
+
+def _quoted(path: Path) -> str:
+    import shlex  # which torch does not import, as what only a refusal needs
+
+    return shlex.quote(str(path))

@@ -1,33 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the cache may be: the directories, in order, and which of them can be built in."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from npu_ce_jit.jit.cache.permissions import make_private_dir
+from npu_ce_jit.jit.cache.permissions import UntrustedError, make_private_dir
 from npu_ce_jit.settings import Settings
 
 _LAYOUT = "v1"
 
 
 class Root:
-    """A directory that may hold the cache, and what asked for it. Nothing is ever written to one that is read-only."""
+    """A directory that may hold the cache, and what asked for it. Nothing is ever written to one that is read-only.
 
-    def __init__(self, path: Path, origin: str, *, read_only: bool = False) -> None:
+    Nor is it to one in `anothers_home`, which is there where this process is root's and HOME a user's.
+    """
+
+    def __init__(self, path: Path, origin: str, *, read_only: bool = False, anothers_home: Path | None = None) -> None:
         self.path: Final = path
         self.origin: Final = origin
         self.read_only: Final = read_only
+        self.anothers_home: Final = anothers_home
 
     @property
     def layout_dir(self) -> Path:
         """Without symbolic links: the root may be one, but must not lead elsewhere after its target was checked."""
         return Path(os.path.realpath(self.path)) / _LAYOUT
 
+    def require_ours(self) -> None:
+        """Raises UntrustedError where it is another user's home that this process has been given."""
+        if self.anothers_home is not None:
+            raise UntrustedError(
+                f"{self.anothers_home} is another user's, and nothing of root's is left there",
+                "Start the program with root's own HOME (sudo -H), or set NPU_CE_JIT_CACHE_DIR to another place",
+            )
+
     def make_layout_dir(self) -> Path:
         """Raises UntrustedError, or OSError where no library could be built or loaded."""
+        self.require_ours()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         layout_dir = self.layout_dir
         make_private_dir(layout_dir.parent)
@@ -49,8 +63,15 @@ def roots_of(settings: Settings) -> tuple[Root, ...]:
     return (
         *_own_roots(settings),
         *(Root(path, "NPU_CE_JIT_PREBUILT_DIR", read_only=True) for path in settings.prebuilt_dirs),
-        Root(settings.tmp_dir / f"npu_ce_jit-{user}", "TMPDIR"),
+        Root(tmp_dir(settings) / f"npu_ce_jit-{user}", "TMPDIR"),
     )
+
+
+def tmp_dir(settings: Settings) -> Path:
+    """TMPDIR, unless it is in another user's home too."""
+    if _home_of_another(settings.tmp_dir, settings) is None:
+        return settings.tmp_dir
+    return cast(Path, Settings._field_defaults["tmp_dir"])
 
 
 def _own_roots(settings: Settings) -> Iterator[Root]:
@@ -60,12 +81,33 @@ def _own_roots(settings: Settings) -> Iterator[Root]:
         (settings.home, ".cache/npu_ce_jit", "HOME"),
     ):
         if base is not None:
-            yield Root(base / name, origin)
-            if _can_be_written(base / name):
+            root = Root(base / name, origin, anothers_home=_home_of_another(base, settings))
+            yield root
+            if root.anothers_home is None and _can_be_written(root.path):
                 return
+
+
+def _home_of_another(path: Path, settings: Settings) -> Path | None:
+    """The user's home that `path` is or lies in, where root has been given that user's variables.
+
+    Root could write there, and the user could then neither use nor remove what is in the way of one's own.
+    """
+    if not hasattr(os, "getuid") or os.getuid() != 0:
+        return None
+    for home in (settings.home, settings.xdg_cache_home):
+        if home is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home)):
+            with contextlib.suppress(OSError):
+                if _nearest(home).stat().st_uid != 0:
+                    return home
+    return None
 
 
 def _can_be_written(path: Path) -> bool:
     """Whether it is a directory, or can become one. A guess: only writing tells."""
-    existing = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    existing = _nearest(path)
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _nearest(path: Path) -> Path:
+    """It, or the nearest above it that exists."""
+    return next((one for one in (path, *path.parents) if os.path.lexists(one)), path)

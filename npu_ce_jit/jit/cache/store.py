@@ -26,6 +26,7 @@ class Store:
 
     def __init__(self, roots: tuple[Root, ...]) -> None:
         self.roots: Final = roots
+        self.refusals: Final[list[str]] = []  # what `find` could not use, and why
 
     @classmethod
     def of(cls, settings: Settings) -> "Store":
@@ -42,19 +43,19 @@ class Store:
         What others could have written is passed over. What is damaged is set aside, so that it is told once.
         """
         for root in self.roots:
-            for entry_dir in _dirs(root, key, entry.PREFIX):
+            for entry_dir in self._dirs(root, key, entry.PREFIX):
                 try:
                     artifact = entry.verified(entry_dir, self._notes_dir(root, key))
-                    if artifact.manifest["key"] != key.text:
+                    if not key.is_served_by(artifact.manifest["key"]):
                         raise ValueError("its manifest is for another key")
                 except (ValueError, FileNotFoundError, NotADirectoryError) as error:
                     if not root.read_only and entry_dir.exists():  # else another process has set it aside
                         _logger.warning("set aside %s: %s", entry_dir, error)
                         entry.set_aside(entry_dir)
                     elif root.read_only:
-                        _logger.warning("not used: %s: %s", entry_dir, error)
+                        self._refuse(f"{entry_dir}: {error}")
                 except (UntrustedError, OSError) as error:  # which says nothing about the entry's content
-                    _logger.warning("not used: %s", error)
+                    self._refuse(str(error))
                 else:
                     if not entry.is_refused_here(artifact):
                         return artifact
@@ -66,21 +67,51 @@ class Store:
     def rejected(self, key: CacheKey) -> Iterator[tuple[Mapping[str, Any], str]]:
         """The manifests of this key's entries that were rejected, each with the verdict on it. Raises nothing."""
         for root in self.roots:
-            for rejected_dir in _dirs(root, key, entry.REJECTED_PREFIX):
+            for rejected_dir in self._dirs(root, key, entry.REJECTED_PREFIX):
                 with contextlib.suppress(OSError, UntrustedError, ValueError):
                     manifest, verdict = entry.rejection(rejected_dir)
-                    if manifest["key"] == key.text:
+                    if key.is_served_by(manifest["key"]):
                         yield manifest, verdict
 
-    def examine(self) -> Iterator[tuple[Root, str | None]]:
+    def examine(self) -> Iterator[tuple[Root, UntrustedError | OSError | None]]:
         """Each root that may be built in, with the reason why nothing can be, or None."""
         for root in self.build_roots:
             try:
                 tempfile.TemporaryFile(dir=root.make_layout_dir()).close()
             except (UntrustedError, OSError) as error:
-                yield root, str(error)
+                yield root, error
             else:
                 yield root, None
+
+    def _dirs(self, root: Root, key: CacheKey, prefix: str) -> list[Path]:
+        found: list[Path] = []
+        try:
+            root.require_ours()
+            for path in (root.layout_dir.parent, root.layout_dir):
+                require_trusted_dir(path)
+            for key_dir in _key_dirs(root, key):
+                require_trusted_dir(key_dir)
+                found += sorted(key_dir / name for name in os.listdir(key_dir) if name.startswith(prefix))
+        except UntrustedError as error:
+            self._refuse(str(error))
+        except OSError as error:
+            if root.read_only and isinstance(error, PermissionError):
+                self._refuse(str(error))
+            _logger.debug("nothing in %s: %s", root.path, error)
+        return found
+
+    def _refuse(self, why: str) -> None:
+        self.refusals.append(why)
+        _logger.log(logging.DEBUG if why in _told else logging.WARNING, "not used: %s", why)
+        _told.add(why)
+
+
+def _key_dirs(root: Root, key: CacheKey) -> list[Path]:
+    """One; where no sources are named, all that are like it but for the digest, of what somebody built for many."""
+    if key.names_sources or not root.read_only:
+        return [root.layout_dir / key.name]
+    stem = key.name.removesuffix(key.digest)
+    return sorted(root.layout_dir / name for name in os.listdir(root.layout_dir) if name.startswith(stem))
 
 
 def make_key_dir(root: Root, key: CacheKey) -> Path:
@@ -88,17 +119,3 @@ def make_key_dir(root: Root, key: CacheKey) -> Path:
     key_dir = root.make_layout_dir() / key.name
     make_private_dir(key_dir)
     return key_dir
-
-
-def _dirs(root: Root, key: CacheKey, prefix: str) -> list[Path]:
-    key_dir = root.layout_dir / key.name
-    try:
-        for path in (root.layout_dir.parent, root.layout_dir, key_dir):
-            require_trusted_dir(path)
-        return sorted(key_dir / name for name in os.listdir(key_dir) if name.startswith(prefix))
-    except UntrustedError as error:
-        _logger.log(logging.DEBUG if str(error) in _told else logging.WARNING, "not used: %s", error)
-        _told.add(str(error))
-    except OSError as error:
-        _logger.debug("nothing in %s: %s", root.path, error)
-    return []

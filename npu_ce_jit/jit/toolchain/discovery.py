@@ -23,6 +23,11 @@ _ISA_ORDER = ("baseline", "avx2", "avx512")
 # The largest outputs that ask for huge pages, in MiB; None is any.
 _WHERE_REPORTED = "up to 192 MiB"
 HUGE_PAGES_MIB = {"yes": None, _WHERE_REPORTED: 192, "no": 0}
+_CPU_INFO = Path("/proc/cpuinfo")
+# What a compiler goes by that is told to build for the CPU it runs on; the rest of cpuinfo differs by core and time.
+_CPU_LINES = (
+    r"^((?:vendor_id|cpu family|model|stepping|flags|isa|Features|CPU (?:implementer|architecture|variant|part))\s*:.*)"
+)
 _PAGE_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_order"
 
 
@@ -47,6 +52,10 @@ class Toolchain:
     @cached_property
     def cpu_isa(self) -> Evidence:
         return _find_cpu_isa(self._settings)
+
+    @cached_property
+    def cpu(self) -> Evidence:
+        return _find_cpu()
 
     @cached_property
     def huge_pages(self) -> Evidence:
@@ -183,6 +192,20 @@ def _find_cpu_isa(settings: Settings) -> Evidence:
         "CPU instructions", None, f"NPU_CE_JIT_CPU_ISA={wanted}, but this CPU can run {', '.join(possible)} ({where})",
         f"Set NPU_CE_JIT_CPU_ISA to one of {', '.join(possible)}, or unset it.",
     )  # fmt: skip
+
+
+def _find_cpu() -> Evidence:
+    """Its model, as short as a key needs it."""
+    import hashlib
+
+    try:
+        text = _CPU_INFO.read_text("utf-8", "replace")
+    except OSError as error:
+        return Evidence("CPU", f"that of {platform.node()}", f"{_CPU_INFO}: {error}")
+    lines = "\n".join(sorted(set(re.findall(_CPU_LINES, text, re.MULTILINE))))
+    name = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    digest = hashlib.sha256(lines.encode()).hexdigest()[:12]
+    return Evidence("CPU", f"{name[1] if name else platform.machine()} {digest}", str(_CPU_INFO))
 
 
 def _find_huge_pages(settings: Settings) -> Evidence:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs of another user, and in a user namespace, for forked children, which end with them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from toy_package import exit_code, fork
+
+UID = 12345  # of nobody here
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWUSER, _PR_SET_DUMPABLE = 0x10000000, 4  # from linux/sched.h and linux/prctl.h
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which root alone can")
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """A directory that every user can reach, with one of UID's in it; pytest's own are private."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    (directory / "user").mkdir()
+    os.chown(directory / "user", UID, UID)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def as_another_user(task: Callable[[], object]) -> None:
+    """Fails the test where `task` fails as user UID, who has no rights and no home."""
+
+    def run() -> None:
+        _become(UID)
+        task()
+
+    assert exit_code(fork(run)) == 0
+
+
+def in_user_namespace(task: Callable[[], object]) -> None:
+    """The same in a user namespace that knows UID and nobody else, as of a rootless container."""
+
+    def run() -> None:
+        _enter_user_namespace()
+        task()
+
+    assert exit_code(fork(run)) == 0
+
+
+def run_cure(cure: str) -> None:
+    """Runs the command that a message names, as a reader would."""
+    subprocess.run(re.split("(?i)run: ", cure)[-1].rstrip(")"), shell=True, check=True)
+
+
+def _become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    os.environ["HOME"] = "/nowhere"
+
+
+def _enter_user_namespace() -> None:
+    """Raises OSError where this kernel has none for users."""
+    _become(UID)
+    _LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else what /proc has of this process is root's
+    if _LIBC.unshare(_CLONE_NEWUSER) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{UID} {UID} 1"), ("gid_map", f"{UID} {UID} 1")):
+        Path(f"/proc/self/{name}").write_text(text, "ascii")
+
+
+@functools.cache
+def _refusal_of_namespaces() -> str | None:
+    if os.getuid() != 0:
+        return "only root becomes another user"
+    reader, writer = os.pipe()
+
+    def try_it() -> None:
+        try:
+            _enter_user_namespace()
+        except OSError as error:
+            os.write(writer, str(error).encode())
+
+    exit_code(fork(try_it))
+    os.close(writer)
+    with open(reader, "rb") as said:
+        return said.read().decode() or None
+
+
+needs_user_namespaces = pytest.mark.skipif(
+    _refusal_of_namespaces() is not None,
+    reason=f"needs a user namespace of its own: {_refusal_of_namespaces()}",
+)
