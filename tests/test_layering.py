@@ -37,7 +37,7 @@ ALLOWED = {
     "console": set(),
     "cache_commands": {"bootstrap", "console", "chips", "jit", "errors"},
     "redirected_calls": {"bootstrap", "op"},
-    "switch": {"switch", "redirected_calls", "op"},
+    "switch": {"switch", "redirected_calls", "op", "log"},
     "report": {"bootstrap", "console", "jit", "switch", "_version"},
     "demo": {"bootstrap", "op", "measure", "errors"},
     "cli": {
