@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.op import checks, vocab_shard
-from npu_ce_jit.op.function import HALVES, is_autocast, require_numbers
+from npu_ce_jit.op.function import HALVES, is_autocast, plain_numbers
 from npu_ce_jit.op.linear_operator import output_mask, scaled
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients
@@ -140,7 +140,13 @@ def _checked_terms(
     logit_scale: float,
 ) -> LossTerms:
     """Of tensors whose shapes have been checked."""
-    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        logit_scale=logit_scale,
+    )
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
     # Past the cache, which Dynamo warns of.
