@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -19,7 +18,7 @@ from npu_ce_jit.jit.loader import obtain, obtain_open, use
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import cpu_target, npu_target
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
-from npu_ce_jit.log import set_up_log
+from npu_ce_jit.log import set_up_log, warn
 from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")
@@ -100,9 +99,9 @@ def run(*, load: bool = True) -> Session:
         session = session._replace(seconds=seconds)
     _session = session
     registration.use_loader(_load_for)
-    _warn(*settings.problems, session.cpu.problem, stacklevel=4)  # the line that imports the package
+    _warn(*settings.problems, session.cpu.problem)
     if toolchain.has_npu_software and may_build and load:
-        _warn(session.npu.problem, consequence="Tensors on an NPU are refused", stacklevel=4)
+        _warn(session.npu.problem, consequence="Tensors on an NPU are refused")
     return session
 
 
@@ -159,7 +158,7 @@ def _load_for(device: torch.device) -> bool:
             if session.cpu.state == "lazy":
                 may_build = session.settings.build != "never"
                 _session = session = session._replace(cpu=_load_cpu(session, may_build=may_build))
-                _warn(session.cpu.problem, stacklevel=3)
+                _warn(session.cpu.problem)
             return session.cpu.state == "loaded"
         if session.npu.state in ("built", "lazy"):
             if "torch_npu" not in sys.modules:
@@ -290,10 +289,8 @@ def _attempt(step: Callable[[], T]) -> tuple[T | None, NpuCeJitError | None]:
         return None, problem
 
 
-def _warn(
-    *problems: NpuCeJitError | None, stacklevel: int, consequence: str = "The slower reference implementation is used"
-) -> None:
+def _warn(*problems: NpuCeJitError | None, consequence: str = "The slower reference implementation is used") -> None:
     for problem in problems:
         if problem is not None:
             said = "" if isinstance(problem, SettingsError) else f"{consequence}. "
-            warnings.warn(f"npu_ce_jit: {said}{problem}", RuntimeWarning, stacklevel=stacklevel + 1)
+            warn(f"npu_ce_jit: {said}{problem}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 
 class _StderrHandler(logging.Handler):
@@ -27,3 +28,17 @@ def set_up_log(level: int) -> None:
         logger.setLevel(level)
     if not logger.handlers:
         logger.addHandler(_StderrHandler())
+
+
+# What stands between a line of a program and what it sets off here.
+_BETWEEN = {"npu_ce_jit", "torch", "importlib", "contextlib"}
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning at the line of the program that led here."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    place = frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__")
+    warnings.warn_explicit(message, RuntimeWarning, *place, registry)

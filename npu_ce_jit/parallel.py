@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from npu_ce_jit.api.cross_entropy import HALVES, is_autocast, require_numbers
+from npu_ce_jit.api.cross_entropy import HALVES, is_autocast, plain_numbers
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.vocab_parallel import Shard
@@ -152,7 +152,13 @@ def _checked_terms(
     logit_scale: float,
 ) -> LossTerms:
     """Of tensors whose shapes have been checked."""
-    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        logit_scale=logit_scale,
+    )
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
     # Past the cache, which Dynamo warns of.

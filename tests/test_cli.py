@@ -196,10 +196,10 @@ def test_the_report_holds_no_environment(session, capsys, monkeypatch):
     assert "s3cret" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["bench", "demo"])
-def test_what_computes_gets_its_arguments(monkeypatch, command):
+@pytest.mark.parametrize(("command", "name"), [("bench", "bench.command"), ("demo", "cli.demo")])
+def test_what_computes_gets_its_arguments(monkeypatch, command, name):
     got = []
-    module = types.ModuleType(f"npu_ce_jit.{command}")
+    module = types.ModuleType(f"npu_ce_jit.{name}")
     setattr(module, f"run_{command}", lambda arguments: got.append(arguments) or 0)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert main.main([command, "--quick"]) == 0

@@ -88,7 +88,7 @@ def test_where_a_handler_of_the_program_s_own_takes_the_exit_code_the_compilers_
         _, said = _run_ninja(*arguments)
         return True, said
 
-    monkeypatch.setattr("npu_ce_jit.jit.build._run_ninja", lost)
+    monkeypatch.setattr("npu_ce_jit.jit.build.compile._run_ninja", lost)
     assert any("undeclared_name" in line for line in _error(toy(tmp_path, BROKEN)).first_lines)
 
 

@@ -9,12 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from probes import needs_the_library
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import npu_ce_jit
-from npu_ce_jit import cross_entropy, npu_cross_entropy_loss, npu_cross_entropy_loss_backward
+from npu_ce_jit import (
+    cross_entropy,
+    linear_cross_entropy,
+    npu_cross_entropy_loss,
+    npu_cross_entropy_loss_backward,
+)
 
 Make = Callable[[str], dict[str, Any]]
 
@@ -187,10 +193,40 @@ def test_no_classes_at_any_rank(shape: tuple[int, ...]) -> None:
     assert str(caught.value) == f"expected input with at least one class, got shape {list(shape)}"
 
 
-@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "softcap", "logit_scale"])
-def test_a_tensor_where_a_number_belongs_does_not_lose_its_gradient(name: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        *((cross_entropy, name) for name in ("label_smoothing", "z_loss", "softcap", "logit_scale")),
+        *((npu_cross_entropy_loss, name) for name in ("label_smoothing", "lse_square_scale_for_zloss")),
+    ],
+)
+def test_a_tensor_where_a_number_belongs_does_not_lose_its_gradient(function: Callable[..., Any], name: str) -> None:
     with pytest.raises(TypeError, match=f"expected {name} to be a number, got a Tensor"):
-        cross_entropy(**good(), **{name: torch.tensor(0.5, requires_grad=True)})
+        function(**good(), **{name: torch.tensor(0.5, requires_grad=True)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize("sizes", [(), (5,), (5, 4), (4, 2), (5, 2, 3)], ids=str)
+@pytest.mark.parametrize("extra", [(), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("is_linear", [False, True], ids=["logits", "linear"])
+def test_targets_of_a_wrong_batch_size_are_told_as_torch_tells_them(
+    is_linear: bool, extra: tuple[int, ...], sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Whatever else is wrong with them."""
+    target = torch.zeros(sizes).to(dtype)
+    if is_linear:
+        functions, arguments = (
+            (F.linear_cross_entropy, linear_cross_entropy),
+            (torch.ones(3, 6), torch.ones(4, *extra, 6)),
+        )
+    else:
+        functions, arguments = (F.cross_entropy, cross_entropy), (torch.ones(3, 4, *extra),)
+    told = []
+    for function in functions:
+        with pytest.raises(ValueError, match="batch_size") as caught:
+            function(*arguments, target)
+        told.append(str(caught.value).lower().rstrip("."))
+    assert told[0] == told[1]
 
 
 def test_a_bad_call_writes_nothing() -> None:

@@ -9,6 +9,8 @@ import threading
 import time
 
 import pytest
+import torch_processes
+from probes import needs_the_library
 from toy_package import (
     Toy,
     compiler_script,
@@ -50,6 +52,34 @@ assert importlib.reload(npu_ce_jit) is npu_ce_jit
 assert bootstrap.current() is before, "what the environment says later changes nothing"
 assert torch.equal(npu_ce_jit.cross_entropy(x, target), loss)
 print(before.backend)
+"""
+
+AFTER_A_PARALLEL_REGION = """
+import os, sys, time
+import torch
+import npu_ce_jit
+
+torch.set_num_threads(2)
+x, target = torch.randn(2048, 1024), torch.zeros(2048, dtype=torch.int64)
+
+def child_of(loss, threads):
+    pid = os.fork()
+    if pid == 0:
+        torch.set_num_threads(threads)
+        loss(x, target)
+        os._exit(0)
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return "ends"
+        time.sleep(0.05)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return "hangs"
+
+for loss in (torch.nn.functional.cross_entropy, npu_ce_jit.cross_entropy):
+    loss(x, target)
+    print(child_of(loss, 2), child_of(loss, 1))
 """
 
 
@@ -119,6 +149,15 @@ def test_a_child_forked_after_loading_goes_on_with_the_library(tmp_path):
         assert toy(tmp_path).find() is not None
 
     assert exit_code(fork(task)) == 0
+
+
+@needs_the_library
+def test_a_child_forked_after_a_parallel_region_fares_as_with_torchs_loss():
+    """It hangs where torch's OpenMP is GNU's, whose threads are not in the child; with one thread it ends."""
+    run = torch_processes.start(AFTER_A_PARALLEL_REGION, os.environ).wait(60.0)
+    torchs, ours = run.stdout.splitlines()
+    assert ours == torchs
+    assert ours.endswith(" ends")
 
 
 def test_a_process_goes_on_computing_after_another_has_cleaned_everything(tmp_path):

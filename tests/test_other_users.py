@@ -182,7 +182,7 @@ def test_the_reference_in_the_place_of_a_named_cache_is_never_silent(tmp_path, f
     site_dir = copy_package(tmp_path / "site")
     prebuilt = tmp_path / "prebuilt"
     variables = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), "NPU_CE_JIT_CPU_ISA": ""}
-    build = "import npu_ce_jit.cli, sys; sys.exit(npu_ce_jit.cli.main(['build', '--into', '{}']))"
+    build = "import sys; from npu_ce_jit.cli import main; sys.exit(main.main(['build', '--into', '{}']))"
     if fault != "absent":
         isa = "baseline" if fault == "of another CPU" else ""
         run_python(site_dir, build.format(prebuilt), **variables | {"NPU_CE_JIT_CPU_ISA": isa}, NPU_CE_JIT_BUILD="lazy")

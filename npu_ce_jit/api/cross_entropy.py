@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public functions: arguments as a caller has them, turned into one call of one operator."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,11 @@ def npu_cross_entropy_loss(
     """
     checks.require_tensor("input", input)
     checks.require_tensor("target", target)
+    ignore_index, label_smoothing, lse_square_scale_for_zloss = plain_numbers(
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        lse_square_scale_for_zloss=lse_square_scale_for_zloss,
+    )
     return OPS.npu_cross_entropy_loss.default(  # type: ignore[no-any-return]
         input, target, weight, reduction, ignore_index, label_smoothing, lse_square_scale_for_zloss, return_zloss
     )
@@ -107,6 +112,11 @@ def npu_cross_entropy_loss_backward(
     """
     for name, value in (("grad_loss", grad_loss), ("log_prob", log_prob), ("target", target)):
         checks.require_tensor(name, value)
+    ignore_index, label_smoothing, lse_square_scale_for_zloss = plain_numbers(
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        lse_square_scale_for_zloss=lse_square_scale_for_zloss,
+    )
     return OPS.npu_cross_entropy_loss_backward.default(  # type: ignore[no-any-return]
         grad_loss,
         log_prob,
@@ -180,7 +190,13 @@ def cross_entropy(
     """
     checks.require_tensor("input", input)
     checks.require_tensor("target", target)
-    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
+    ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        logit_scale=logit_scale,
+    )
     returns = return_z_loss or return_lse or return_argmax or return_entropy
     if target.dtype.is_floating_point and target.shape == input.shape:
         if returns or z_loss or softcap is not None or logit_scale != 1.0 or loss_dtype or inplace_backward:
@@ -231,14 +247,35 @@ def cross_entropy(
     )
 
 
-def require_numbers(**options: object) -> None:
-    """A tensor would be read as a number, and its gradient lost without a word."""
-    for name, value in options.items():
-        if isinstance(value, Tensor):
-            raise TypeError(
-                f"expected {name} to be a number, got a Tensor: the loss is not differentiable with respect to it; "
-                "apply it to the logits or to the loss outside, or pass .item()"
-            )
+def plain_numbers(**options: Any) -> list[Any]:
+    """The options' values, which are constants in the graph of a compiled function.
+
+    A symbolic float would go stale: torch passes it as a tensor, whose value its cache of graphs does not look at.
+    """
+    numbers = [_plain(name, value) if isinstance(value, _NO_NUMBERS) else value for name, value in options.items()]
+    if torch.compiler.is_dynamo_compiling():
+        from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+        return [guard_scalar(value) if isinstance(value, (int, float)) else value for value in numbers]
+    return numbers
+
+
+_NO_NUMBERS = (Tensor, torch.SymInt, torch.SymFloat)
+
+
+def _plain(name: str, value: Any) -> int | float:
+    if isinstance(value, Tensor):  # it would be read as a number, and its gradient lost without a word
+        raise TypeError(
+            f"expected {name} to be a number, got a Tensor: the loss is not differentiable with respect to it; "
+            "apply it to the logits or to the loss outside, or pass .item()"
+        )
+    if isinstance(value, torch.SymInt):
+        return int(value)
+    # In a graph that calls what the switch redirects. With its symbols fixed, and not it alone, torch traces anew.
+    for symbol in value.node.expr.free_symbols:
+        if not symbol.is_integer:
+            float(value.node.shape_env.create_symfloatnode(symbol, hint=None))
+    return float(value)
 
 
 def is_autocast(device: str) -> bool:
@@ -258,8 +295,6 @@ def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_bac
         if target.dim() != 0:
             raise RuntimeError(f"expected target of shape [] for input of shape [C], got {list(target.shape)}")
         return input[None], target[None]
-    if target.dim() >= 1 and target.shape[0] != input.shape[0]:
-        raise ValueError(f"expected input batch_size ({input.shape[0]}) to match target batch_size ({target.shape[0]})")
     expected = (input.shape[0], *input.shape[2:])
     if target.shape != expected:
         raise RuntimeError(f"expected target of shape {list(expected)}, got {list(target.shape)}")

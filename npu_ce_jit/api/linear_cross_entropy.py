@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
-from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy, is_autocast, require_numbers
+from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy, is_autocast, plain_numbers
 from npu_ce_jit.op import checks
 
 
@@ -66,9 +66,16 @@ def linear_cross_entropy(
     """
     for name, value in (("input", input), ("linear_weight", linear_weight), ("target", target)):
         checks.require_tensor(name, value)
-    require_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, logit_scale=logit_scale)
-    ignore_index = -100 if ignore_index is None else ignore_index
     chunk_rows, aspect_ratio = _chunking(options)
+    ignore_index, label_smoothing, z_loss, softcap, logit_scale, chunk_rows, aspect_ratio = plain_numbers(
+        ignore_index=-100 if ignore_index is None else ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        logit_scale=logit_scale,
+        chunk_rows=chunk_rows,
+        aspect_ratio=aspect_ratio,
+    )
     probabilities = target.is_floating_point() and target.shape == (*input.shape[:-1], *linear_weight.shape[:-1])
     if probabilities or linear_weight.dim() > 2:
         return cross_entropy(  # type: ignore[return-value]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every check of the package, once: the public functions, torch.ops, Meta and the reference all raise from here.
 
-Order: presence, device, dtype, rank, sizes, options, values. Only shapes, dtypes and options are looked at, so
-that tracing runs the same checks; the one check of data is `require_targets_in_range`.
+Order: presence, device, dtype, batch size, the targets' dtype, rank, sizes, options, values. Only shapes, dtypes and
+options are looked at, so that tracing runs the same checks; the one check of data is `require_targets_in_range`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> 
     if local_logits.dim() != 2:
         raise RuntimeError(f"expected local_logits of shape [N, C_rank], got {_shape(local_logits)}")
     _check_row_ranks(target, weight)
-    rows, classes = local_logits.shape
-    _check_row_sizes(rows, classes, target, weight)
+    _check_weight_size(weight, local_logits.shape[1])
 
 
 def check_linear(
@@ -53,20 +52,20 @@ def check_linear(
     may_be_empty: bool = False,
 ) -> None:
     """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer, of some classes or of all."""
-    require_tensor("linear_weight", linear_weight)
-    check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
     for name, tensor, shape in (
         ("input", input, "[N, in_features]"),
         ("linear_weight", linear_weight, "[C, in_features]"),
     ):
+        require_tensor(name, tensor)
         if tensor.dim() != 2:
             advice = f". {PARAMETERS_TAKEN_APART}" if tensor.shape == (0,) else ""
             raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}{advice}")
+    check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
     _check_row_ranks(target, weight)
     check_layer(input, linear_weight, linear_bias)
     if not may_be_empty:
         _check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
-    _check_row_sizes(input.shape[0], linear_weight.shape[0], target, weight)
+    _check_weight_size(weight, linear_weight.shape[0])
 
 
 def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
@@ -97,7 +96,7 @@ def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
 def check_kinds(
     input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input", **layer: Tensor | None
 ) -> None:
-    """Presence, devices and dtypes, for inputs of any rank; `layer` are tensors that share the input's dtype."""
+    """Presence, devices, dtypes, batch size, for inputs of any rank; `layer` are tensors of the input's dtype."""
     require_tensor(input_name, input)
     for name, tensor in {**layer, "target": target, "weight": weight}.items():
         if tensor is not None or name == "target":
@@ -113,6 +112,8 @@ def check_kinds(
             raise RuntimeError(
                 f"expected {name} of {input_name}'s dtype {_name(input.dtype)}, got {_name(tensor.dtype)}"
             )
+    if input.dim() >= 2:
+        _check_batch_size(input.shape[0], target)
     if target.dtype not in _TARGET_DTYPES:
         raise RuntimeError(f"expected target of dtype int64 or int32, got {_name(target.dtype)}")
     if weight is not None and weight.dtype not in (input.dtype, torch.float32):
@@ -125,9 +126,9 @@ def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_na
     if input.dim() != 2:
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
     _check_row_ranks(target, weight)
-    rows, classes = input.shape
+    classes = input.shape[1]
     _check_has_classes(input_name, input, classes)
-    _check_row_sizes(rows, classes, target, weight)
+    _check_weight_size(weight, classes)
 
 
 def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
@@ -141,18 +142,22 @@ def _check_has_classes(name: str, tensor: Tensor, classes: int) -> None:
     _require(classes >= 1, RuntimeError, lambda: f"expected {name} with at least one class, got shape {_shape(tensor)}")
 
 
-def _check_row_sizes(rows: int, classes: int, target: Tensor, weight: Tensor | None) -> None:
-    _require(
-        rows == target.shape[0],
-        ValueError,
-        lambda: f"expected input batch_size ({rows}) to match target batch_size ({target.shape[0]})",
-    )
+def _check_weight_size(weight: Tensor | None, classes: int) -> None:
     if weight is not None:
         _require(
             weight.shape[0] == classes,
             RuntimeError,
             lambda: f"expected weight of shape [{classes}], one for each class, got {_shape(weight)}",
         )
+
+
+def _check_batch_size(rows: int, target: Tensor) -> None:
+    found = target.shape[0] if target.dim() else 0
+    _require(
+        rows == found,
+        ValueError,
+        lambda: f"expected input batch_size ({rows}) to match target batch_size ({found})",
+    )
 
 
 def check_terms(reduction: str, label_smoothing: float, scales: dict[str, float], softcap: float | None = None) -> None:

@@ -35,8 +35,8 @@ def cross_entropy(
         not has_torch_function_variadic(input, target, weight)
         and size_average is None
         and reduce is None
-        and type(ignore_index) is int
-        and isinstance(label_smoothing, (int, float))
+        and type(ignore_index) in (int, torch.SymInt)
+        and isinstance(label_smoothing, (int, float, torch.SymFloat))
         and not torch._C._is_tracing()  # what torch.jit traces is to run where this package is not
         and _has_kernels_for(input, target, weight)
         and _torch_takes(input, target, weight)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import OPS
+from npu_ce_jit.log import warn
 from npu_ce_jit.patch import redirected_calls
 
 _OPERATOR = "npu_cross_entropy_loss"
@@ -128,11 +129,9 @@ def _redirect_function() -> None:
     if _switch.function is None:
         found: Any = F.cross_entropy
         if not _is_torchs(found):
-            warnings.warn(
+            warn(
                 f"npu_ce_jit: expected torch's own function in torch.nn.functional.cross_entropy, got {_name(found)}: "
-                "it stays, and its calls are not redirected. Call npu_ce_jit.install() before what put it there.",
-                RuntimeWarning,
-                stacklevel=4,  # who called install()
+                "it stays, and its calls are not redirected. Call npu_ce_jit.install() before what put it there."
             )
             return
         untouched = FunctionType(found.__code__, vars(F), found.__name__, found.__defaults__)
