@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.op import checks, vocab_shard
-from npu_ce_jit.op.function import HALVES, is_autocast, plain_numbers
+from npu_ce_jit.op.function import HALVES, is_autocast
 from npu_ce_jit.op.linear_operator import output_mask, scaled
+from npu_ce_jit.op.numbers import plain_numbers
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.schema import LossTerms, accumulated

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.function import HALVES, OPS, cross_entropy, is_autocast, plain_numbers
+from npu_ce_jit.op.function import HALVES, OPS, cross_entropy, is_autocast
+from npu_ce_jit.op.numbers import plain_numbers
 
 
 def linear_cross_entropy(
