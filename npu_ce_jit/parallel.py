@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from npu_ce_jit.api.cross_entropy import HALVES, is_autocast, plain_numbers
+from npu_ce_jit.api.cross_entropy import HALVES, is_autocast
+from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.vocab_parallel import Shard

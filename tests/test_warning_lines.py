@@ -16,7 +16,7 @@ AT_IMPORT = {
     "import": "import os\nimport npu_ce_jit  # here\n",
     "from": "import os\n\nfrom npu_ce_jit import (  # here\n    CrossEntropyLoss,\n    cross_entropy,\n)\n",
     "submodule": "from npu_ce_jit import parallel  # here\n",
-    "deep": "import npu_ce_jit.op.function as function  # here\n",
+    "deep": "import npu_ce_jit.api.cross_entropy as function  # here\n",
     "importlib": 'from importlib import import_module\npackage = import_module("npu_ce_jit")  # here\n',
     "in a function": "def use():\n    import npu_ce_jit  # here\n\n\nuse()\n",
 }

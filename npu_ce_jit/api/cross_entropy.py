@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public functions: arguments as a caller has them, turned into one call of one operator."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree
 
+from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
 
 OPS = torch.ops.npu_ce_jit
@@ -245,37 +246,6 @@ def cross_entropy(
         argmax if return_argmax else None,
         entropy if return_entropy else None,
     )
-
-
-def plain_numbers(**options: Any) -> list[Any]:
-    """The options' values, which are constants in the graph of a compiled function.
-
-    A symbolic float would go stale: torch passes it as a tensor, whose value its cache of graphs does not look at.
-    """
-    numbers = [_plain(name, value) if isinstance(value, _NO_NUMBERS) else value for name, value in options.items()]
-    if torch.compiler.is_dynamo_compiling():
-        from torch.fx.experimental.symbolic_shapes import guard_scalar
-
-        return [guard_scalar(value) if isinstance(value, (int, float)) else value for value in numbers]
-    return numbers
-
-
-_NO_NUMBERS = (Tensor, torch.SymInt, torch.SymFloat)
-
-
-def _plain(name: str, value: Any) -> int | float:
-    if isinstance(value, Tensor):  # it would be read as a number, and its gradient lost without a word
-        raise TypeError(
-            f"expected {name} to be a number, got a Tensor: the loss is not differentiable with respect to it; "
-            "apply it to the logits or to the loss outside, or pass .item()"
-        )
-    if isinstance(value, torch.SymInt):
-        return int(value)
-    # In a graph that calls what the switch redirects. With its symbols fixed, and not it alone, torch traces anew.
-    for symbol in value.node.expr.free_symbols:
-        if not symbol.is_integer:
-            float(value.node.shape_env.create_symfloatnode(symbol, hint=None))
-    return float(value)
 
 
 def is_autocast(device: str) -> bool:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
-from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy, is_autocast, plain_numbers
+from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy, is_autocast
+from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
 
 
