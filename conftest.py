@@ -17,15 +17,16 @@ import torch
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
-# tests/test_on_npu*.py start processes with an npu. In these, and on a board, those tests run that ask for `any_device`
-# or `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
+# tests/npu starts processes with an npu. In these, and on a board, those tests run that ask for `any_device` or
+# `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
 if HAS_NPU:
     from virtual_cann import observe
 IS_VIRTUAL = HAS_NPU and observe.is_virtual()
-ON_NPU_DIR = Path(__file__).parent / "tests/on_npu"
-collect_ignore_glob = ["tests/test_on_npu*"] if HAS_NPU else []
-collect_ignore = [] if IS_VIRTUAL else ["tests/on_npu"]
+TESTS_DIR = Path(__file__).parent / "tests"
+ON_NPU_DIR = TESTS_DIR / "on_npu"
+NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels", "virtual_cann")]
+collect_ignore = (["tests/npu"] if HAS_NPU else []) + ([] if IS_VIRTUAL else ["tests/on_npu"])
 
 
 def pytest_configure() -> None:
@@ -37,15 +38,15 @@ def pytest_configure() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together.
 
-    But those that each run files on an npu, or build the kernels by one rung, share nothing, and take minutes: no core
-    is to wait while another does them one after the other.
+    But those of tests/npu share nothing, and take minutes: no core is to wait while another does them one after the
+    other.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return nodeid if Path(file).name.startswith(("test_on_npu", "test_npu_rungs")) else file
+            return nodeid if file.startswith("tests/npu/") else file
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
@@ -73,7 +74,7 @@ def device(any_device: torch.device) -> Iterator[torch.device]:
     """Where the numeric tests compute; they make their inputs on the CPU and move them here.
 
     On a virtual npu, the test fails unless kernels of ours ran there and left something. Each such test has a forward
-    pass; tests/on_npu/test_virtual_launches.py looks at each pass.
+    pass; tests/on_npu/test_on_npu_launches.py looks at each pass.
     """
     if IS_VIRTUAL:
         observe.clear_reports()
@@ -96,4 +97,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _needs_only_the_virtual_cann(file: Path) -> bool:
-    return IS_VIRTUAL or file.name.startswith(("test_virtual_", "test_on_npu"))
+    return IS_VIRTUAL or any(file.is_relative_to(folder) for folder in NEED_ONLY_THE_VIRTUAL_CANN)

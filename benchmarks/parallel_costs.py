@@ -3,7 +3,7 @@
 
     python benchmarks/parallel_costs.py        writes the tables
 
-tests/test_parallel_costs.py counts what really runs on 2 and 4 ranks and holds the formulas to it.
+tests/distributed/test_parallel_costs.py counts what really runs on 2 and 4 ranks and holds the formulas to it.
 """
 
 from __future__ import annotations

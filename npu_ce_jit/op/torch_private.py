@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything private to torch that the operators lean on, in one place. tests/test_derivatives.py runs each of it.
+"""Everything private to torch that the operators lean on, in one place. tests/op/test_derivatives.py runs each of it.
 
 A `torch.autograd.Function` under the Autograd key fails inside torch.func transforms, because `Function.apply` then
 starts the transforms over although the dispatcher has already peeled off this level. Its single-level apply, under

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tests/on_npu: what only an npu has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from locations import TESTS_DIR
+from npu_runs import require_all_pass_on_npu
+
+# Files that share a process, since it takes as long to start as most of them to run.
+GROUPS = (
+    ("device", "runtime"),
+    ("calls", "launches", "operators"),
+    ("amp", "commands", "glue", "graphs"),
+    ("board",),
+    ("rebuild", "self_check", "switch"),
+    ("faults",),
+)
+
+
+def test_no_file_is_left_out() -> None:
+    there = sorted(file.stem.removeprefix("test_on_npu_") for file in (TESTS_DIR / "on_npu").glob("test_*.py"))
+    assert sorted(name for group in GROUPS for name in group) == there
+
+
+@pytest.mark.parametrize("group", GROUPS, ids="-".join)
+def test_all_of_it_passes(group: tuple[str, ...], tmp_path: Path) -> None:
+    require_all_pass_on_npu([TESTS_DIR / f"on_npu/test_on_npu_{name}.py" for name in group], tmp_path)

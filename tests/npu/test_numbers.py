@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the tests of numbers on an npu: of the files in `NUMBERS`, what asks for `any_device` or `device`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from locations import TESTS_DIR
+from npu_runs import NUMBERS, require_all_pass_on_npu
+
+
+@pytest.mark.parametrize("group", NUMBERS, ids=" ".join)
+def test_all_of_it_passes(group: tuple[str, ...], tmp_path: Path) -> None:
+    require_all_pass_on_npu([TESTS_DIR / f"{name}.py" for name in group], tmp_path)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rung of bisheng's ladder on a virtual CANN that refuses all rungs before it: the package's own kernels,
+compiled, linked, loaded and right; and toys for a rung that takes the probe and not the kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from locations import CHECKOUT, RUN_ON_NPU
+from toy_package import copy_package, run_python_from_the_start, write_npu_sources
+from virtual_cann.prepare import prepare
+
+from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+
+NAMES = [rung.name for rung in LADDER]
+
+# What a generation of CANN looks like and refuses, so that this rung is the first that works.
+REFUSALS = {
+    "asc": ("9", ""),
+    "asc-dirs": ("9", "asc-dirs"),
+    "cce-npu-arch": ("9", "asc"),
+    "cce-soc": ("9", "asc,xcce-npu-arch"),
+    "cce-vec": ("9", "asc,xcce-npu-arch,soc"),
+    "cce-two-steps": ("9", "asc,several-units"),
+    "cce-one-unit": ("9", "asc,several-units,fatobj-link"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name: str) -> None:
+    layout, refuses = REFUSALS[name]
+    done = subprocess.run(
+        [RUN_ON_NPU, "python", "-m", "npu_ce_jit", "doctor", "--json"],
+        env={
+            **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])),
+            "VIRTUAL_CANN_LAYOUT": layout, "VIRTUAL_CANN_REFUSES": refuses, "NPU_CE_JIT_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    report: dict[str, Any] = json.loads(done.stdout)
+    npu = report["npu"]
+    assert npu["rung"] == name, (npu["problem"], done.stderr)
+    assert [told.partition(": ")[0] for told in npu["rungs"]] == NAMES[: NAMES.index(name) + 1]
+    (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
+    assert (check["verdict"], check["found"]) == ("ok", "passed"), check
+
+
+@pytest.mark.parametrize(
+    ("refuses", "rung", "said"),
+    [
+        # The real compile: three units in one command, where the probe has two.
+        ("units>2", "cce-two-steps", "3 device sources in one command"),
+        # The real link, also that of two steps.
+        ("link-units>2", "cce-one-unit", "error"),
+    ],
+)
+def test_a_build_whose_probe_passes_and_whose_kernels_fail_ends_on_another_rung(
+    tmp_path: Path, refuses: str, rung: str, said: str
+) -> None:
+    prepare()  # whose time is no part of the process's
+    site_dir = copy_package(tmp_path / "site")
+    write_npu_sources(site_dir / "npu_ce_jit")
+    for name in ("two", "three"):
+        toy = (site_dir / "npu_ce_jit/ascendc/toy.asc").read_text("utf-8")
+        (site_dir / f"npu_ce_jit/ascendc/{name}.asc").write_text(toy.replace("toy_", f"{name}_"), "utf-8")
+    code = """
+import ctypes, json, torch, torch_npu, npu_ce_jit
+npu = npu_ce_jit.bootstrap.current().npu
+manifest = dict(npu.artifact.manifest) if npu.artifact else str(npu.problem)
+out = torch.zeros(64, device="npu")
+glue = ctypes.CDLL(str(npu.artifact.library))
+glue.toy_glue(ctypes.c_void_p(torch.npu.current_stream().npu_stream), ctypes.c_void_p(out.data_ptr()))
+torch.npu.synchronize()
+print(json.dumps([manifest, out.cpu().unique().tolist()]))
+"""
+    variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "VIRTUAL_CANN_REFUSES": refuses}
+    done = run_python_from_the_start(site_dir, code, (RUN_ON_NPU, "python"), **variables)
+    manifest, filled = json.loads(done.stdout.splitlines()[-1])
+    assert manifest["rung"] == rung
+    for name, told in zip(NAMES, manifest["rungs"][:-1], strict=False):
+        assert told.startswith(f"{name}: takes the probe and not the kernels: ")
+        assert said in told
+    assert filled == [42.0]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of tests in processes that have an npu: the real torch_npu on the virtual CANN."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from locations import CHECKOUT, RUN_ON_NPU
+
+# Files of numbers that run on an npu too. Those of a group share a process, since it takes as long to start as most of
+# them to run.
+NUMBERS = (
+    ("op/test_cross_entropy", "op/test_function"),
+    ("op/test_npu_cross_entropy_loss", "op/test_edges", "op/test_errors", "op/test_derivatives"),
+    ("op/test_linear_cross_entropy", "op/test_linear_errors", "op/test_linear_function"),
+    (
+        "op/test_tracing", "op/test_compiled_graphs", "op/test_compiled_transforms", "op/test_export",
+        "op/test_fake_tensors",
+    ),
+    (
+        "patch/test_redirected_calls", "op/test_amp", "op/test_checkpointing", "op/test_profiles", "op/test_training",
+    ),
+)  # fmt: skip
+
+
+def require_all_pass_on_npu(files: list[Path], tmp_path: Path) -> None:
+    """Each file has tests for an npu, all of which pass, and none of which is skipped."""
+    results = tmp_path / "results.xml"
+    pytest_on_npu = [RUN_ON_NPU, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*pytest_on_npu, f"--junitxml={results}", *files],
+        cwd=CHECKOUT,
+        env={**os.environ, "VIRTUAL_CANN_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    suite = ET.parse(results).getroot().find("testsuite")
+    assert suite is not None
+    ran = {case.attrib["classname"].rpartition(".")[2] for case in suite.iter("testcase")}
+    assert ran == {file.stem for file in files}
+    assert int(suite.attrib["skipped"]) == 0
