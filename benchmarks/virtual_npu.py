@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
 from virtual_cann import kernels  # noqa: E402
 

@@ -283,7 +283,7 @@ def test_addresses_beyond_32_bits() -> None:
 
 
 def test_random_problems() -> None:
-    """What tests/fuzz/fuzz_npu_forward.py does for longer."""
+    """What tests/programs/fuzz_npu_forward.py does for longer."""
     chance = random.Random(5)
     for _ in range(250):
         check(*any_case(chance))

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
 from locations import CHECKOUT, TESTS_DIR
 from npu_runs import NUMBERS
 from peers import GROUPS, PEERS, SOURCES

@@ -11,6 +11,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
 import instruction_counts
 import npu_counts
 from backward_cases import backward_in

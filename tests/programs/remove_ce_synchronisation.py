@@ -19,6 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
 import backward_npu
 import npu_kernels
 import torch

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs for the backward kernels, and what their results have to be.
-
-`python tests/support/backward_cases.py 10000` is a fuzz.
-"""
+"""Inputs for the backward kernels, and what their results have to be."""
 
 from __future__ import annotations
 
 import random
-import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -127,9 +122,3 @@ def fuzz(backward: Backward, seeds: Iterable[int]) -> None:
         except AssertionError as error:
             shape, options = tuple(inputs.logits.shape), inputs.options
             raise AssertionError(f"seed {seed}: {inputs.logits.dtype} {shape} {options} {how}: {error}") from error
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        fuzz(backward_in(Path(folder)), range(int(sys.argv[1])))
-    sys.stdout.write(f"{sys.argv[1]} cases, none wrong\n")

@@ -26,6 +26,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a program that lies outside of the package
+
 from virtual_cann import kernels
 
 KERNELS = Path(__file__).resolve().parent / "kernels"

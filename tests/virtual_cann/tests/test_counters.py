@@ -320,7 +320,7 @@ def test_a_910b4_has_half_of_the_memorys_rate() -> None:
     """In a process of its own: the chip is chosen once. 126 MB, of which its L2 holds less."""
     program = f"""
 import sys
-sys.path[:0] = {[str(SOURCES.parent), str(SOURCES.parent.parent)]!r}
+sys.path[:0] = {[str(SOURCES.parent), str(SOURCES.parents[2])]!r}
 import tempfile
 from pathlib import Path
 from test_counters import SOURCES, add

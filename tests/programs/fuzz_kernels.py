@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random problems for the CPU kernels under sanitizers: python tests/fuzz/fuzz_kernels.py CASES [--seed N] [--first N]
+"""Random problems for the CPU kernels under sanitizers.
+
+    python tests/programs/fuzz_kernels.py CASES [--seed N] [--first N]
 
 Each is solved on one thread and on several, which must agree in every bit, and the answer compared with float64. A case
 depends on its seed and number alone: what a failure names runs it again.
@@ -18,6 +20,9 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
 import numpy as np
 from kernel_accuracy import assert_true
 from kernel_builds import AVX2, BASELINE, ISAS, compile_driver, compiler_of, why_it_cannot_run
@@ -181,7 +186,7 @@ def fuzz(command: list[str], sanitizer: Sanitizer, seed: int, numbers: range) ->
                 assert_true(problem, found)
             except AssertionError as error:
                 facts = replace(problem, logits=problem.logits.shape, target=None, weight=None, gradients={})
-                again = f"python tests/fuzz/fuzz_kernels.py 1 --seed {seed} --first {number}"
+                again = f"python tests/programs/fuzz_kernels.py 1 --seed {seed} --first {number}"
                 raise AssertionError(f"{again}\n{sanitizer}, {many} threads: {facts}\n{error}") from error
         assert next(answers, None) is None  # and the process ended well
 

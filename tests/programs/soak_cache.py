@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many processes use one cache while it is broken under them: python tests/stress/soak_cache.py [seconds] [processes].
+"""Many processes use one cache while it is broken under them.
+
+    python tests/programs/soak_cache.py [seconds] [processes]
 
 Each process finds or builds small libraries, loads them and calls them; a library returns a number that only its key
 has. Meanwhile processes and compilers are killed (kill -9) in every step, entries damaged in every way, the cache
@@ -18,6 +20,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
 import filelock  # noqa: F401  imported once here, and not by each process that is forked
 import soak_faults
 import torch.utils.cpp_extension  # noqa: F401

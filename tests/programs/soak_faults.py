@@ -111,7 +111,7 @@ def clean(scene: Scene, ledger: Ledger) -> None:
 
 
 def run_clean(store: Store, ledger: Ledger, **options: object) -> None:
-    defaults = {"everything": False, "older_than_days": None, "dry_run": False}
+    defaults = {"everything": False, "rejected": False, "older_than_days": None, "dry_run": False}
     with ledger.witness("clean"), contextlib.redirect_stdout(io.StringIO()):
         code = cache_commands.clean(store, **(defaults | options))
     if code != 0:

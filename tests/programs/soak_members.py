@@ -132,7 +132,7 @@ class Member:
         torch.ops.load_library = self._linker(torch.ops.load_library)
         for owner, name, phase in _STEPS:
             setattr(owner, name, self._seen(getattr(owner, name), phase))
-        build_module._require_room = self._counting_full_disks(build_module._require_room)
+        build_module._failure_of = self._counting_full_disks(build_module._failure_of)
         build_module._with_kept_log = self._counting_failures(build_module._with_kept_log)
         logger = logging.getLogger("npu_ce_jit")
         logger.handlers, logger.propagate = [_Listener(self._ledger)], False
@@ -163,16 +163,16 @@ class Member:
 
         return step
 
-    def _counting_full_disks(self, function: Callable[..., None]) -> Callable[..., None]:
-        def require_room(*arguments: Any) -> None:
+    def _counting_full_disks(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def failure_of(*arguments: Any) -> Any:
             try:
-                function(*arguments)
+                return function(*arguments)
             except OSError as full:
                 full.is_counted = True
                 self._ledger.count(f"disk full: in the compiler{', without a word' if SILENT in str(full) else ''}")
                 raise
 
-        return require_room
+        return failure_of
 
     def _counting_failures(self, function: Callable[..., BuildError]) -> Callable[..., BuildError]:
         def with_kept_log(error: BuildError, directory: Path) -> BuildError:

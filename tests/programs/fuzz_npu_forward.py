@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random problems for the forward kernels: python tests/fuzz/fuzz_npu_forward.py [cases] [seed]."""
+"""Random problems for the forward kernels: python tests/programs/fuzz_npu_forward.py [cases] [seed]."""
 
 from __future__ import annotations
 
 import random
 import sys
 
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
 import torch
 from npu_forward_check import check
 from npu_kernels import Arguments

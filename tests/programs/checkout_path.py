@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets the programs of this folder import what the tests share, as pyproject.toml lets pytest."""
+
+import sys
+from pathlib import Path
+
+_TESTS_DIR = Path(__file__).resolve().parents[1]
+
+sys.path[:0] = [str(_TESTS_DIR / name) for name in ("support", "virtual_cann/tests", "")]
