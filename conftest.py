@@ -29,9 +29,20 @@ NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels"
 collect_ignore = (["tests/npu"] if HAS_NPU else []) + ([] if IS_VIRTUAL else ["tests/on_npu"])
 
 
-def pytest_configure() -> None:
-    """A shell starts what runs in its background with interrupts ignored, and every child would inherit that."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also the tests that are marked exhaustive")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in its background with interrupts ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever names a file or a test means all of it. A worker of xdist gets names always, and the option with them.
+    if not hasattr(config, "workerinput") and config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        config.option.all = True
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "" if config.option.all else "exhaustive tests are left out: --all runs them, and so does naming their file"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,9 +63,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if HAS_NPU:
-        here = [item for item in items if item.path.parent == ON_NPU_DIR or "any_device" in item.fixturenames]
-        config.hook.pytest_deselected(items=[item for item in items if item not in here])
+    def runs(item: pytest.Item) -> bool:
+        if HAS_NPU and item.path.parent != ON_NPU_DIR and "any_device" not in getattr(item, "fixturenames", ()):
+            return False
+        return config.option.all or item.get_closest_marker("exhaustive") is None
+
+    here, others = [item for item in items if runs(item)], [item for item in items if not runs(item)]
+    if others:
+        config.hook.pytest_deselected(items=others)
         items[:] = here
 
 

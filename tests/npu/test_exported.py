@@ -43,6 +43,7 @@ def test_a_program_exported_without_an_npu_runs_on_one(tmp_path: Path) -> None:
                 assert_right(results, form, inputs)
 
 
+@pytest.mark.exhaustive
 def test_the_pages_export_runs_on_an_npu(tmp_path: Path) -> None:
     """Exported without a compiler. With weights and hidden states that are all alike, so are the classes."""
     exported, loaded, *_ = blocks()

@@ -31,6 +31,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name: str) -> None:
     layout, refuses = REFUSALS[name]
@@ -51,6 +52,7 @@ def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name:
     assert (check["verdict"], check["found"]) == ("ok", "passed"), check
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("refuses", "rung", "said"),
     [

@@ -85,6 +85,7 @@ torch.save([program.graph_module(*inputs) for inputs in torch.load(sys.argv[2])]
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FORMS)
 def test_a_training_program_with_its_backward_runs_where_the_package_is_not(name: str, tmp_path: Path) -> None:
     model, rows = Head(name), Dim("N", min=2)

@@ -96,6 +96,7 @@ def test_compile_of_every_public_form(device: torch.device) -> None:
     torch.testing.assert_close(compiled(x, target), forms(x, target))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif("NPU_CE_JIT_TEST_INNER" in os.environ, reason="this is the inner run")
 def test_all_of_it_in_a_process_without_a_compiler(tmp_path: Path) -> None:
     """PATH is empty and so is the cache: import, tracing, export and the reference still work."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 from remove_synchronisation import HARMLESS, KERNELS, Verdict, judge
 
+pytestmark = pytest.mark.exhaustive
+
 
 @pytest.fixture(scope="module", params=HARMLESS)
 def judged(request: pytest.FixtureRequest) -> tuple[str, list[Verdict]]:
