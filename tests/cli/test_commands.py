@@ -59,6 +59,7 @@ def test_every_command_runs_where_there_is_nothing(site, bare, tmp_path):
         assert "Traceback" not in done.stderr, (words, done)
 
 
+@pytest.mark.exhaustive
 def test_a_machine_without_a_compiler_gets_its_kernels_from_another(site, bare, tmp_path):
     maker = {"PATH": os.environ["PATH"], "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "maker"), "TMPDIR": str(tmp_path)}
     assert _run(site, "build", **maker).returncode == 0
@@ -79,6 +80,7 @@ def test_looking_after_the_cache_builds_nothing(site, tmp_path):
     assert not list(tmp_path.rglob("e-*"))
 
 
+@pytest.mark.exhaustive
 def test_under_never_a_command_uses_what_is_built_and_builds_nothing(site, tmp_path):
     started = tmp_path / "started"
     compiler = tmp_path / "g++"

@@ -242,5 +242,6 @@ def check_four_ranks(rank: int) -> None:
     check_refusals(rank, (2, 2))
 
 
+@pytest.mark.exhaustive
 def test_four_ranks_of_two_kinds():
     run_on_ranks(4, check_four_ranks)

@@ -90,6 +90,7 @@ def test_the_kernels_stay_and_every_function_computes(code):
     _run(code, "cpp")
 
 
+@pytest.mark.exhaustive
 @both_ways
 def test_the_reference_stays_as_well(tmp_path, code):
     nowhere = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path), "TMPDIR": str(tmp_path), "NPU_CE_JIT_PREBUILT_DIR": ""}

@@ -149,6 +149,7 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert not list((site.parent / "cache").glob("v1/*cann*/note-*"))
 
 
+@pytest.mark.exhaustive
 def test_kernels_of_the_running_process_are_exchanged_before_its_first_call_and_after(site: Path) -> None:
     def rebuilt(defines: str) -> str:
         return f"result = npu_ce_jit.rebuild({defines}, device='npu')\nsession = bootstrap.current()\n"
@@ -162,6 +163,7 @@ def test_kernels_of_the_running_process_are_exchanged_before_its_first_call_and_
     assert report["all"] == [["built", 7.0], ["loaded", 8.0], ["loaded", 42.0]]
 
 
+@pytest.mark.exhaustive
 def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(site: Path, tmp_path: Path) -> None:
     def start(**variables: str) -> dict[str, Any]:
         return report_of(site, CALL, RUNG, NPU_CE_JIT_CACHE_DIR=str(tmp_path), **variables)
@@ -230,7 +232,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[] if name == "gone" else pytest.mark.exhaustive) for name in DAMAGES]
+)
 def test_a_broken_cann_costs_the_npu_and_nothing_else(site: Path, tmp_path: Path, damage: str) -> None:
     """torch_npu itself does not load there; torch is told to leave it alone."""
     whole = prepare()
