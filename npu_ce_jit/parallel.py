@@ -182,7 +182,7 @@ def _no_derivative(name: str) -> NotImplementedError:
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
-    """Names what a profile and a `grad_fn` show."""
+    """Profilers and `grad_fn` show this name."""
 
     @staticmethod
     def forward(

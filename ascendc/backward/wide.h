@@ -205,7 +205,7 @@ class BackwardWide {
     return tiles_.options.nothing || (tiles_.options.zero_ignored && !rows_.IsCounted(i));
   }
 
-  // Instructions over all rows of a group shall find numbers everywhere, if of no matter.
+  // The padding is initialised because instructions over a whole group read it, though its results are unused.
   __aicore__ inline void Fill() {
     LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     FillZeros(elements, plan_->buffers.row_elements);

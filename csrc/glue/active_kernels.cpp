@@ -22,7 +22,7 @@ void call(StableIValue* stack, uint64_t arguments, uint64_t results) {
 // What the loader calls by name.
 #define NPU_CE_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Once in a process and device. The others go to the library that was registered.
+// Called once per process and device: later libraries are activated through the one that was registered.
 NPU_CE_EXPORT void npu_ce_jit_register() {
   using npu_ce::Kernels;
   static const npu_ce::Registration registration(npu_ce::kKernels.dispatch_key,

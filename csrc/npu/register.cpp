@@ -22,7 +22,7 @@ constexpr uint32_t kUbBytes = 192 * 1024 - 256 - 8 * 1024;
 
 std::atomic<bool> check_targets{false};
 
-// Waits for the targets.
+// Blocks: the targets are copied to the host.
 void require_npu_targets_in_range(const Tensor& target, Problem problem) {
   const Tensor on_cpu = target.contiguous_copy({aoti_torch_device_type_cpu(), -1});
   problem.target.data = on_cpu.data();

@@ -29,8 +29,8 @@ LIMIT = "the limit"
 # Elements that a contestant goes through in each turn: a clock is too coarse for one call of a few rows.
 _TURN = 1 << 16
 _MOST_CALLS = 100
-# Whose call takes longer is timed by the one in which its memory was measured: a CPU without instructions for bfloat16
-# multiplies matrices of it thirty times as slowly as of float32.
+# An implementation slower than this is timed once, in the call that measured its memory: a CPU without instructions for
+# bfloat16 multiplies matrices of it thirty times as slowly as of float32.
 _PATIENCE_SECONDS = 20.0
 
 Row = dict[str, Any]
@@ -69,7 +69,7 @@ class Problem(NamedTuple):
 
 
 class _Step:
-    """Computes the loss, keeping what else it returned until after the backward, as who wanted it would."""
+    """Computes the loss, keeping its other outputs alive until after backward, as a caller who wants them does."""
 
     def __init__(self, loss: Loss, problem: Problem, backward: bool) -> None:
         self.loss, self.problem, self.backward = loss, problem, backward

@@ -159,7 +159,7 @@ def text_of(cell: Cell, rows: list[Row]) -> str:
 
 
 def absent(rows: list[Row]) -> list[str]:
-    """Who did not run, with the error's first line; once for all cells where it is the same."""
+    """The implementations that did not run, with the error's first line; once for all cells where it is the same."""
     failures = Counter((row["loss"], row["contestant"], row["not run"]) for row in rows if "not run" in row)
     measured = Counter((row["loss"], row["contestant"]) for row in rows)
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is measured: the three losses, and the peers of each. A new contestant is a row here.
+"""The implementations that are measured: the three losses, and the peers of each. A new one is a row here.
 
 Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are told.
 """

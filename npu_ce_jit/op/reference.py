@@ -53,8 +53,8 @@ def forward_of_targets_in_range(
     if label_smoothing:
         smooth = -(log_prob * rows.weight).sum(1)
         ce = (1 - label_smoothing) * ce + (label_smoothing / input.shape[1]) * smooth
-    loss = reduce_rows(torch.where(rows.valid, ce, 0), reduction, denominators[0])
-    z_rows = torch.where(rows.valid, z_loss * lse * lse, 0) if z_loss else torch.zeros_like(lse)
+    loss = reduce_rows(torch.where(rows.not_ignored, ce, 0), reduction, denominators[0])
+    z_rows = torch.where(rows.not_ignored, z_loss * lse * lse, 0) if z_loss else torch.zeros_like(lse)
     z_value = reduce_rows(z_rows, reduction, denominators[1])
     if z_loss:
         loss = loss + z_value
@@ -119,7 +119,7 @@ def backward(
         result = result + c.log_prob
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
-        result = torch.where(rows.valid[:, None], result, 0)
+        result = torch.where(rows.not_ignored[:, None], result, 0)
     return (result * rows.slope).to(input.dtype).contiguous()
 
 

@@ -18,7 +18,7 @@ class Rows(NamedTuple):
     x: Tensor
     slope: Tensor | float  # dx'/dx
     curvature: Tensor | None  # d2x'/dx2; None where x' is linear in x
-    valid: Tensor  # bool [N]: not ignored
+    not_ignored: Tensor  # bool [N]: not ignored
     safe_target: Tensor  # int64 [N]: the target, 0 where ignored
     weight: Tensor  # [C]
     target_weight: Tensor  # [N]: weight[target], 0 where ignored
@@ -79,21 +79,21 @@ def transformed(x: Tensor, terms: LossTerms) -> Transformed:
 def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Rows:
     dtype = accumulation_dtype(input.dtype)
     x, slope, curvature = transformed(input.to(dtype), terms)
-    valid = target != terms.ignore_index
-    safe_target = torch.where(valid, target, 0).long()
+    not_ignored = target != terms.ignore_index
+    safe_target = torch.where(not_ignored, target, 0).long()
     class_weight = x.new_ones(x.shape[1]) if weight is None else weight.to(dtype)
-    target_weight = torch.where(valid, class_weight[safe_target], 0)
-    return Rows(x, slope, curvature, valid, safe_target, class_weight, target_weight)
+    target_weight = torch.where(not_ignored, class_weight[safe_target], 0)
+    return Rows(x, slope, curvature, not_ignored, safe_target, class_weight, target_weight)
 
 
 def weight_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     """`[..., N]`: 0 where ignored; bool where `weight` is None."""
-    valid = target != ignore_index
+    not_ignored = target != ignore_index
     if weight is None:
-        return valid
-    # The kernels judge a target out of range. On an npu, that a lookup outside is noticed is no one's promise.
-    known = valid & (target >= 0) & (target < len(weight))
-    return weight[torch.where(known, target, 0).long()].mul(known)
+        return not_ignored
+    # The kernels judge a target out of range. No page promises that an NPU checks the bounds of a gather.
+    in_range = not_ignored & (target >= 0) & (target < len(weight))
+    return weight[torch.where(in_range, target, 0).long()].mul(in_range)
 
 
 def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
@@ -105,7 +105,7 @@ def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index:
 
 def denominators_of(rows: Rows) -> Tensor:
     """`[2]`: the weight of the rows that are not ignored, and their count."""
-    return torch.stack((rows.target_weight.sum(), rows.valid.sum().to(rows.target_weight.dtype)))
+    return torch.stack((rows.target_weight.sum(), rows.not_ignored.sum().to(rows.target_weight.dtype)))
 
 
 def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
 def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: LossTerms) -> Coefficients:
     """Linear in `gradients`; 0 through the losses for an ignored row, whatever its denominators."""
     dtype, classes = rows.x.dtype, rows.x.shape[1]
-    ce, z = loss_gradients(gradients, rows.valid, denominators, terms)
+    ce, z = loss_gradients(gradients, rows.not_ignored, denominators, terms)
     zero = torch.zeros_like(ce)
     return Coefficients(
         target=ce * (1 - terms.label_smoothing) * rows.target_weight,
@@ -133,15 +133,15 @@ def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: 
 
 
 def loss_gradients(
-    gradients: Gradients, valid: Tensor, denominators: Tensor, terms: LossTerms
+    gradients: Gradients, not_ignored: Tensor, denominators: Tensor, terms: LossTerms
 ) -> tuple[Tensor, Tensor]:
     """`[N]`: the gradient of each row's cross entropy, and of its z-loss."""
-    ce = _on_rows(gradients.loss, valid, denominators.dtype, terms)
-    z = ce + _on_rows(gradients.z_loss, valid, denominators.dtype, terms)
+    ce = _on_rows(gradients.loss, not_ignored, denominators.dtype, terms)
+    z = ce + _on_rows(gradients.z_loss, not_ignored, denominators.dtype, terms)
     if terms.reduction == MEAN:
         ce, z = ce / denominators[0], z / denominators[1]
     # A term with a zero factor is left out, not multiplied: 0 * inf is NaN.
-    return torch.where(valid, ce, 0), torch.where(valid, z, 0)
+    return torch.where(not_ignored, ce, 0), torch.where(not_ignored, z, 0)
 
 
 def entropy_of(log_prob: Tensor) -> Tensor:
@@ -155,9 +155,9 @@ def plogp(log_prob: Tensor) -> Tensor:
     return torch.where(p == 0, 0, p * log_prob)
 
 
-def _on_rows(gradient: Tensor | None, valid: Tensor, dtype: torch.dtype, terms: LossTerms) -> Tensor:
+def _on_rows(gradient: Tensor | None, not_ignored: Tensor, dtype: torch.dtype, terms: LossTerms) -> Tensor:
     """A loss's gradient ([N], or [] or [1] where it was reduced) as one of each row, before any denominator."""
     if gradient is None:
-        return torch.zeros_like(valid, dtype=dtype)
+        return torch.zeros_like(not_ignored, dtype=dtype)
     gradient = gradient.to(dtype)
-    return gradient if terms.reduction == NONE else gradient.reshape(()).expand_as(valid)
+    return gradient if terms.reduction == NONE else gradient.reshape(()).expand_as(not_ignored)

@@ -67,7 +67,7 @@ def npu_cross_entropy_loss(
 
 
 def _has_kernels_for(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether ours may compute with these here. For its reference, nobody leaves torch's."""
+    """Whether compiled kernels exist for these here: the slow reference never replaces torch's own."""
     tensors = (input, target) if weight is None else (input, target, weight)
     if not all(isinstance(tensor, Tensor) and _is_plain(tensor) for tensor in tensors):
         return False

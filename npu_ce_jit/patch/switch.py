@@ -103,7 +103,7 @@ def installed() -> Iterator[None]:
 
 
 def answers() -> dict[str, str]:
-    """Whose implementation answers a call, by the name that is called; "none" where nobody has defined it."""
+    """The package that answers a call, by the name that is called; "none" where nobody has defined it."""
     function, known = F.cross_entropy, _switch.function
     if not _is_torchs(function):
         who = _name(function)

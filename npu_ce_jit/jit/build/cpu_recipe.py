@@ -76,7 +76,7 @@ def object_of(unit: str) -> str:
 
 
 def system_includes(dirs: Sequence[str]) -> list[str]:
-    """Whose warnings are not ours to mend."""
+    """As system directories: warnings about third-party headers are suppressed."""
     return [word for path in dirs for word in ("-isystem", path)]
 
 

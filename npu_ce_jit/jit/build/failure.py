@@ -16,7 +16,7 @@ from npu_ce_jit.jit.cache.permissions import UntrustedError, read_trusted, write
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
-_FRESH_SECONDS = 60.0  # in a notebook that is older than the failure, something may have been mended meanwhile
+_FRESH_SECONDS = 60.0  # after that, the user of a notebook may have fixed the cause
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STATUS = Path("/proc/self/stat")
 _START_TICKS = 19  # of the fields behind the command's name: since the machine's start (manual page proc_pid_stat)

@@ -43,7 +43,7 @@ class Item(NamedTuple):
 
     @property
     def size(self) -> int:
-        """In bytes. What disappears meanwhile counts nothing."""
+        """In bytes. Files that are deleted meanwhile count as 0."""
         files = [str(self.path)]
         for directory, dirs, names in os.walk(self.path):
             files += [os.path.join(directory, name) for name in (*dirs, *names)]

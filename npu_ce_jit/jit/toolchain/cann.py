@@ -30,7 +30,7 @@ _SET_ENV = "Run `source <CANN>/set_env.sh`, or unset {variable}."
 def find_cann_home(settings: Settings) -> Evidence:
     """The first of three variables that is set, else the directories that CANN's installer proposes.
 
-    A variable that leads nowhere is told and not replaced by another place: somebody meant that one.
+    A variable that points nowhere is reported, never replaced by a default: the user meant that place.
     """
     for variable, home in (
         ("ASCEND_HOME_PATH", settings.ascend_home),

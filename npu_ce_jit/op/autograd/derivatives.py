@@ -38,11 +38,11 @@ def outputs_tangent(
     if terms.label_smoothing:
         smooth = -(log_prob_tangent * rows.weight).sum(1)
         ce = (1 - terms.label_smoothing) * ce + (terms.label_smoothing / rows.x.shape[1]) * smooth
-    loss = _reduce(torch.where(rows.valid, ce, 0), terms, denominators[0])
+    loss = _reduce(torch.where(rows.not_ignored, ce, 0), terms, denominators[0])
     z_loss = torch.zeros_like(loss)
     if terms.z_loss:
         z_rows = 2 * terms.z_loss * torch.logsumexp(rows.x, 1) * lse
-        z_loss = _reduce(torch.where(rows.valid, z_rows, 0), terms, denominators[1])
+        z_loss = _reduce(torch.where(rows.not_ignored, z_rows, 0), terms, denominators[1])
     return Gradients(loss + z_loss, z_loss, log_prob_tangent, lse, _entropy_tangent(log_prob, x_tangent))
 
 

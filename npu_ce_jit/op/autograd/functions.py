@@ -83,7 +83,7 @@ def record_without_derivative(implementation: Callable[..., Any], refusal: str, 
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Names what a profile and a `grad_fn` show."""
+    """Profilers and `grad_fn` show this name."""
 
     @staticmethod
     def forward(*arguments: Any) -> ForwardOutputs:

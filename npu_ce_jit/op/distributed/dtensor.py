@@ -134,14 +134,14 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
     x = layout.local("input", input, layout.logits)
     y = layout.local("target", target, layout.along_rows())
     w = layout.local_or_none("weight", weight, layout.everywhere)
-    valid = y != terms.ignore_index
+    not_ignored = y != terms.ignore_index
     argmax: Tensor | None
     entropy: Tensor | None
     if groups := layout.groups(1):
         shard, own = layout.shard(x, w)
         found, _ = vocab_parallel.forward(x, y, None if w is None else w[own], terms, outputs, groups, shard)
         ce, row_stats, target_weight, entropy, argmax = found
-        denominators = torch.stack((target_weight.sum(), valid.sum().to(ce.dtype)))
+        denominators = torch.stack((target_weight.sum(), not_ignored.sum().to(ce.dtype)))
         log_prob = _log_probabilities(x, row_stats, terms) if outputs & LOG_PROB else x
     else:
         ce_terms, of_rows = terms._replace(reduction=NONE, z_loss=0.0), outputs & (LOG_PROB | ARGMAX | ENTROPY)
@@ -149,7 +149,7 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
             x, y, w, *ce_terms, of_rows, accumulation_dtype(x.dtype)
         )
     lse = row_stats.sum(0)
-    loss, z_loss, denominators = vocab_parallel.reduced(ce, lse, valid, denominators, terms, layout.groups(0))
+    loss, z_loss, denominators = vocab_parallel.reduced(ce, lse, not_ignored, denominators, terms, layout.groups(0))
 
     n, rows, everywhere = input.shape[0], layout.along_rows(), layout.everywhere
     of_loss, loss_shape = (rows, (n,)) if terms.reduction == NONE else (everywhere, ())
@@ -167,7 +167,7 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
         if_asked(ARGMAX, argmax, rows, n),
         if_asked(ENTROPY, entropy, rows, n),
         layout.distributed(row_stats, layout.along_rows(1), 2, n),
-        # Of no reduction nobody reads them; true ones would take a collective.
+        # Unused without a reduction, and computing them would cost a collective.
         layout.distributed(denominators.new_ones(2) if terms.reduction == NONE else denominators, everywhere, 2),
     )
 

@@ -55,8 +55,8 @@ class Rows(NamedTuple):
 class _Place(NamedTuple):
     """Where the targets are, `[N]` each."""
 
-    valid: Tensor  # not ignored
-    known: Tensor  # a class of some rank
+    not_ignored: Tensor  # not ignored
+    in_range: Tensor  # a class of some rank
     is_here: Tensor  # not ignored, and a class of this rank
     local: Tensor  # int64, among this rank's classes; 0 where it is elsewhere
 
@@ -96,7 +96,7 @@ def forward(
         require_targets_in_range(target, int(shard.classes), terms.ignore_index)
     place = _place(target, shard, classes, terms.ignore_index)
 
-    # All of this rank's classes: they add exp(-inf), and inf to what is smoothed.
+    # Rows of which this rank has masked classes only: they add 0 to the sum, and inf to the smoothing term.
     is_masked = (row_max == -torch.inf) & (greatest != -torch.inf)
     share = torch.where(is_masked, 0, ((row_max - greatest) + log_sum).exp())
     at = _at_target(input, weight, place, terms, dtype)
@@ -112,13 +112,13 @@ def forward(
     total, nll, *others = all_reduce(torch.stack(parts), "sum", groups)
 
     log_sum = total.log()
-    target_weight = others.pop(0) if weight is not None else place.valid.to(dtype)
+    target_weight = others.pop(0) if weight is not None else place.not_ignored.to(dtype)
     ce = nll + target_weight * log_sum
     if terms.label_smoothing:
         smooth = others.pop(0) + shard.weight_sum * log_sum
         ce = (1 - terms.label_smoothing) * ce + terms.label_smoothing * smooth / shard.classes
     found = Rows(
-        ce=torch.where(place.valid, torch.where(place.known, ce, torch.nan), 0),
+        ce=torch.where(place.not_ignored, torch.where(place.in_range, ce, torch.nan), 0),
         row_stats=torch.stack((greatest, log_sum)),
         target_weight=target_weight,
         entropy=log_sum - others.pop(0) / total if outputs & ENTROPY else None,
@@ -149,13 +149,13 @@ def backward(
     dtype, classes = accumulation_dtype(input.dtype), input.shape[1]
     place = _place(target, shard, classes, terms.ignore_index)
     at = _at_target(input, weight, place, terms, dtype)
-    ce, z = loss_gradients(gradients, place.valid, denominators, terms)
-    ce = torch.where(place.valid & ~place.known, torch.nan, ce)
-    # The t, u and r of docs/design.md. `other` is what of r the kernel cannot add up from what it is given.
+    ce, z = loss_gradients(gradients, place.not_ignored, denominators, terms)
+    ce = torch.where(place.not_ignored & ~place.in_range, torch.nan, ce)
+    # The t, u and r of docs/design.md. `other` is the part of r that the kernel cannot compute from its inputs.
     t, u = ce * (1 - terms.label_smoothing) * target_weight, ce * terms.label_smoothing / shard.classes
     z_part = torch.zeros_like(t)
     if terms.z_loss:
-        z_part = torch.where(place.valid, z * (2 * terms.z_loss) * row_stats.sum(0), 0)
+        z_part = torch.where(place.not_ignored, z * (2 * terms.z_loss) * row_stats.sum(0), 0)
     other = torch.zeros_like(t) if gradients.lse is None else gradients.lse.to(dtype)
     own = torch.zeros_like(t)
     if gradients.log_prob is not None:
@@ -173,7 +173,7 @@ def backward(
     at_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
     if gradients.log_prob is not None:
         at_target = at_target + gradients.log_prob.gather(1, place.local[:, None])[:, 0].to(dtype)
-    flows = place.valid | gradients.reach_ignored_rows
+    flows = place.not_ignored | gradients.reach_ignored_rows
     at_target = torch.where(flows, at_target * at.slope, 0).to(input.dtype)
 
     grad_lse: Tensor | None
@@ -183,7 +183,7 @@ def backward(
         grad_loss, grad_z = u * classes, None
         grad_lse = t + u * (shard.weight_sum - _weight_sum(input, weight, dtype)) + z_part + other
     else:
-        local_target, smoothing, z_loss = torch.where(place.valid, place.local, _IGNORED), 0.0, terms.z_loss
+        local_target, smoothing, z_loss = torch.where(place.not_ignored, place.local, _IGNORED), 0.0, terms.z_loss
         grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
         grad_lse = other if gradients.reach_ignored_rows else None
     arguments = (
@@ -196,17 +196,17 @@ def backward(
     else:
         result = OPS._backward.default(*arguments)
     if terms.label_smoothing and not gradients.reach_ignored_rows:
-        _zero_ignored(result, place.valid)
+        _zero_ignored(result, place.not_ignored)
     # Not scatter_, which makes a float32 copy of two-byte gradients.
     rows = torch.arange(len(place.local), device=input.device)
     return result.index_put_((rows, place.local), at_target)
 
 
 def reduced(
-    ce: Tensor, lse: Tensor, valid: Tensor, denominators: Tensor, terms: LossTerms, groups: Sequence[Group] = ()
+    ce: Tensor, lse: Tensor, not_ignored: Tensor, denominators: Tensor, terms: LossTerms, groups: Sequence[Group] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, its z-loss part, and the denominators, of which the groups' ranks have some rows each."""
-    z = torch.where(valid, terms.z_loss * lse * lse, 0) if terms.z_loss else torch.zeros_like(ce)
+    z = torch.where(not_ignored, terms.z_loss * lse * lse, 0) if terms.z_loss else torch.zeros_like(ce)
     if terms.reduction == NONE:
         return ce + z, z, denominators
     sums = all_reduce(torch.cat((torch.stack((ce.sum(), z.sum())), denominators)), "sum", groups)
@@ -266,11 +266,11 @@ def _first_of_the_greatest(
 
 
 def _place(target: Tensor, shard: Shard, classes: int, ignore_index: int) -> _Place:
-    valid = target != ignore_index
-    known = (target >= 0) & (target < shard.classes)
+    not_ignored = target != ignore_index
+    in_range = (target >= 0) & (target < shard.classes)
     index = target.long() - shard.first
-    is_here = valid & known & (index >= 0) & (index < classes)
-    return _Place(valid, known, is_here, torch.where(is_here, index, 0))
+    is_here = not_ignored & in_range & (index >= 0) & (index < classes)
+    return _Place(not_ignored, in_range, is_here, torch.where(is_here, index, 0))
 
 
 def _at_target(input: Tensor, weight: Tensor | None, place: _Place, terms: LossTerms, dtype: torch.dtype) -> _AtTarget:
@@ -285,14 +285,14 @@ def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Ten
     return input.new_full((), input.shape[1], dtype=dtype) if weight is None else weight.sum(dtype=dtype)
 
 
-def _zero_ignored(result: Tensor, valid: Tensor) -> None:
+def _zero_ignored(result: Tensor, not_ignored: Tensor) -> None:
     """Their logits may hold NaN, and 0 * NaN is NaN."""
     if _is_eager(result):  # where masked_fill_ takes a CPU longer than the gradient itself
-        result.index_fill_(0, (~valid).nonzero()[:, 0], 0)
+        result.index_fill_(0, (~not_ignored).nonzero()[:, 0], 0)
     else:
-        result.masked_fill_(~valid[:, None], 0)
+        result.masked_fill_(~not_ignored[:, None], 0)
 
 
 def _is_eager(tensor: Tensor) -> bool:
-    """Its data can be asked for."""
+    """A real tensor, outside of tracing: its values can be read."""
     return type(tensor) is Tensor and not torch.compiler.is_compiling()

@@ -36,11 +36,11 @@ class _ManyRanks(OneProcess):
             self.classes_of_a_rank = max(1, self.classes // prod(map(_ranks, class_groups)))
 
     def denominators(self, target: Tensor, dtype: torch.dtype) -> Tensor:
-        valid = target != self.terms.ignore_index
-        count = valid.sum().to(dtype)
+        not_ignored = target != self.terms.ignore_index
+        count = not_ignored.sum().to(dtype)
         total = count
         if self.weight is not None:
-            local = torch.where(valid, target.long() - self._shard.first, -1)
+            local = torch.where(not_ignored, target.long() - self._shard.first, -1)
             own = weight_of_targets(local, self.weight, -1).sum() if len(self.weight) else 0 * count
             total = all_reduce(own.to(dtype), "sum", self._class_groups)
         return all_reduce(torch.stack((total, count)), "sum", self._row_groups)
@@ -83,7 +83,7 @@ def linear(
 
 
 def shard_of(problem: Problem, group: dist.ProcessGroup) -> Shard:
-    """This rank's classes, after one small collective, as numbers, for which the host waits."""
+    """This rank's range of classes. One small collective, for which the host waits."""
     classes = len(problem.linear_weight)
     no_rows = problem.input.new_empty(0, dtype=accumulation_dtype(problem.input.dtype))
     weight_sum = no_rows.new_full((), classes) if problem.weight is None else problem.weight.sum()

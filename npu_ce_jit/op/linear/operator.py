@@ -122,7 +122,7 @@ def record_linear(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Names what a profile and a `grad_fn` show."""
+    """Profilers and `grad_fn` show this name."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
