@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.errors import BuildError, LoadError
 from npu_ce_jit.jit.cache.entry import Artifact
-from npu_ce_jit.jit.loader import obtain
+from npu_ce_jit.jit.loader import find_or_build
 from npu_ce_jit.jit.targets import board_target
+from npu_ce_jit.session import State
 
 LANES = 256  # the fewest of a vector instruction here: Compare takes whole repeats of 256 bytes
 MOST_LANES = 4096
@@ -36,12 +36,14 @@ class NoAnswerError(RuntimeError):
 class Probes:
     """Raises BuildError or ToolchainError where the kernels cannot be had, LoadError where they do not open."""
 
-    def __init__(self, session: Session, device: torch.device) -> None:
+    def __init__(self, session: State, device: torch.device) -> None:
         assert session.sources is not None, "a session with an NPU has sources"
         if not session.sources.board.units(".asc"):
             raise BuildError(f"No ascendc/board/ in {session.sources.root_dir}.", "Install npu_ce_jit again.")
         target = board_target(session.settings, session.toolchain, session.sources)
-        artifact = obtain(target, session.settings, session.toolchain, may_build=session.settings.build != "never")
+        artifact = find_or_build(
+            target, session.settings, session.toolchain, may_build=session.settings.build != "never"
+        )
         if artifact is None:
             raise BuildError("They are not built, and NPU_CE_JIT_BUILD=never.", "Unset NPU_CE_JIT_BUILD.")
         self.artifact: Artifact = artifact

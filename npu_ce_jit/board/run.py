@@ -25,9 +25,9 @@ from npu_ce_jit.bench.timing import undisturbed
 from npu_ce_jit.board import answers
 from npu_ce_jit.board.probes import Probes
 from npu_ce_jit.board.questions import Board, Question, questions
-from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.errors import BuildError, NpuCeJitError, SelfCheckError
 from npu_ce_jit.npu import require_npu, require_supported_chip
+from npu_ce_jit.session import State
 
 _SECONDS = 90.0
 _MOST_SAID = 2000  # characters
@@ -75,7 +75,7 @@ def run_board(arguments: list[str]) -> int:
     return _summarise(report, parsed.file)
 
 
-def _checked(device: torch.device) -> tuple[Session, NpuCeJitError | None]:
+def _checked(device: torch.device) -> tuple[State, NpuCeJitError | None]:
     """The session with the kernels of the loss, and why there are none that compute rightly."""
     session = bootstrap.load_all(may_build=True)
     if session.npu.state == "none":
@@ -83,7 +83,7 @@ def _checked(device: torch.device) -> tuple[Session, NpuCeJitError | None]:
     return bootstrap.try_npu(device)
 
 
-def _board(session: Session, device: torch.device) -> Board:
+def _board(session: State, device: torch.device) -> Board:
     probes: Probes | NpuCeJitError
     try:
         probes = Probes(session, device)
@@ -93,7 +93,7 @@ def _board(session: Session, device: torch.device) -> Board:
     return Board(device, int(properties.vector_core_num), probes)
 
 
-def _head(session: Session, problem: NpuCeJitError | None, board: Board) -> dict[str, Any]:
+def _head(session: State, problem: NpuCeJitError | None, board: Board) -> dict[str, Any]:
     """What the answers are the answers of."""
     properties = torch.get_device_module(board.device).get_device_properties(board.device)
     kernels: dict[str, Any] = {"self-check": "passed" if problem is None else _told(problem)}
@@ -178,7 +178,7 @@ def _verdict(answer: dict[str, Any]) -> str:
     return "as assumed" if answer["as assumed"] else "otherwise"
 
 
-def _versions(session: Session) -> dict[str, Any]:
+def _versions(session: State) -> dict[str, Any]:
     toolchain = session.toolchain
     return {
         "npu_ce_jit": __version__,

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import print_table, size_of
 from npu_ce_jit.errors import BuildError, NpuCeJitError
 from npu_ce_jit.jit.build.compile import build as build_target
@@ -20,9 +19,10 @@ from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
 from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG
 from npu_ce_jit.npu import require_supported_chip
+from npu_ce_jit.session import State
 
 
-def build(session: Session, into: Path | None, soc: str | None, *, verbose: bool) -> int:
+def build(session: State, into: Path | None, soc: str | None, *, verbose: bool) -> int:
     """The CPU library, and the NPU's where somebody set this machine up for one or names a chip; 1 where one fails."""
     if soc is not None:
         require_supported_chip(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
@@ -55,7 +55,7 @@ def _let_all_read(artifact: Artifact, *, whole: bool) -> None:
         path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
-def _targets(session: Session, for_npu: bool) -> dict[str, Callable[[], Target]]:
+def _targets(session: State, for_npu: bool) -> dict[str, Callable[[], Target]]:
     settings, toolchain, sources = session.settings, session.toolchain, session.sources
     if sources is None:
         raise session.cpu.problem or BuildError("There are no sources to build from.", "Install npu_ce_jit again.")
@@ -118,7 +118,7 @@ def verify(store: Store) -> int:
     return 1 if bad else 0
 
 
-def pack_into(session: Session, file: Path) -> int:
+def pack_into(session: State, file: Path) -> int:
     """What this installation would use; in a directory the file is named by what its last entry needs."""
     store, artifacts = Store.of(session.settings), []
     for title, target_of in _targets(session, False).items():

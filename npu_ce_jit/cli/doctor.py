@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
-from npu_ce_jit.bootstrap import Session
 from npu_ce_jit.console import Line
 from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.interactive.info import state_of
@@ -17,6 +16,7 @@ from npu_ce_jit.jit.cache.permissions import UntrustedError
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.toolchain.finding import Evidence
 from npu_ce_jit.npu import require_npu
+from npu_ce_jit.session import State
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -34,12 +34,12 @@ class Check(NamedTuple):
     cure: str = ""
 
 
-def examine(session: Session) -> list[Check]:
+def examine(session: State) -> list[Check]:
     """All checks, from what everything needs to what only some machines have."""
     return [*_settings(session), *_toolchain(session), *_cache(session), _cpu_kernels(session), *_npu_kernels(session)]
 
 
-def try_npu(session: Session) -> tuple[Session, list[Check]]:
+def try_npu(session: State) -> tuple[State, list[Check]]:
     """Has the NPU kernels compute, where there are any, and returns the session as it is after that.
 
     It makes a context on the first device: without one, nothing tells whether the kernels work.
@@ -59,7 +59,7 @@ def try_npu(session: Session) -> tuple[Session, list[Check]]:
     return session, [Check(name, "fail", "failed", problem.fact, problem.hint)]
 
 
-def lines(session: Session, checks: list[Check]) -> Iterator[Line]:
+def lines(session: State, checks: list[Check]) -> Iterator[Line]:
     """The report for a person: what is wrong has its evidence and its cure below it."""
     for check in checks:
         verdict, name = (f"{check.verdict:4}", _STYLES[check.verdict]), (f"  {check.name}: ", "")
@@ -73,7 +73,7 @@ def lines(session: Session, checks: list[Check]) -> Iterator[Line]:
     yield [(summary(session, checks), style)]
 
 
-def summary(session: Session, checks: list[Check]) -> str:
+def summary(session: State, checks: list[Check]) -> str:
     """What works here, and what the exit code says of it."""
     failed = [check.name for check in checks if check.verdict == "fail"]
     parts = [f"{', '.join(failed)} failed"] if failed else []
@@ -82,7 +82,7 @@ def summary(session: Session, checks: list[Check]) -> str:
     return f"{verdict}: {'; '.join(filter(None, parts))}"
 
 
-def as_json(session: Session, checks: list[Check]) -> dict[str, Any]:
+def as_json(session: State, checks: list[Check]) -> dict[str, Any]:
     """The report for a program; `healthy` is what the exit code says."""
     return {
         "npu_ce_jit": __version__,
@@ -107,7 +107,7 @@ _CPU_WORKS = {
 }
 
 
-def _npu_works(session: Session) -> str:
+def _npu_works(session: State) -> str:
     """Empty for a package without NPU kernels."""
     if session.npu.state != "none":
         return {
@@ -123,12 +123,12 @@ def _npu_works(session: Session) -> str:
     return f"{what}, and tensors on an NPU are refused"
 
 
-def _settings(session: Session) -> Iterator[Check]:
+def _settings(session: State) -> Iterator[Check]:
     for problem in session.settings.problems:
         yield Check("settings", "warn", problem.fact, "the environment", problem.hint)
 
 
-def _toolchain(session: Session) -> Iterator[Check]:
+def _toolchain(session: State) -> Iterator[Check]:
     toolchain = session.toolchain
     for fact in (toolchain.system, toolchain.machine, toolchain.torch_version):
         yield _of_fact(fact, "fail")
@@ -143,7 +143,7 @@ def _toolchain(session: Session) -> Iterator[Check]:
             yield _of_fact(fact, verdict_if_absent)
 
 
-def _has_no_npu_software(session: Session) -> bool:
+def _has_no_npu_software(session: State) -> bool:
     return session.toolchain.torch_npu_version.value is None and session.toolchain.cann_home.value is None
 
 
@@ -153,7 +153,7 @@ def _of_fact(fact: Evidence, verdict_if_absent: Verdict) -> Check:
     return Check(fact.name, verdict_if_absent, "none", fact.where, fact.cure)
 
 
-def _cache(session: Session) -> Iterator[Check]:
+def _cache(session: State) -> Iterator[Check]:
     store = Store.of(session.settings)
     for root, refusal in store.examine():
         if refusal is None:
@@ -167,7 +167,7 @@ def _cache(session: Session) -> Iterator[Check]:
             yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal}", cure)
 
 
-def _cpu_kernels(session: Session) -> Check:
+def _cpu_kernels(session: State) -> Check:
     name, problem = "CPU kernels", session.cpu.problem
     if session.cpu.artifact is not None:
         return Check(name, "ok", "C++", str(session.cpu.artifact.library))
@@ -182,7 +182,7 @@ def _cpu_kernels(session: Session) -> Check:
     return Check(name, verdict, "the slower reference implementation", _evidence(problem), problem.hint)
 
 
-def _npu_kernels(session: Session) -> Iterator[Check]:
+def _npu_kernels(session: State) -> Iterator[Check]:
     name, artifact, problem = "NPU kernels", session.npu.artifact, session.npu.problem
     if artifact is not None:
         found = "loaded" if session.npu.state == "loaded" else "built, and loaded at the first call"

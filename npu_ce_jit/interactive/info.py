@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from npu_ce_jit._version import __version__
-from npu_ce_jit.bootstrap import Kernels, Session
 from npu_ce_jit.console import Line, group, plain, size_of
 from npu_ce_jit.jit.cache import inventory
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.patch import switch
+from npu_ce_jit.session import Kernels, State
 
 
 class Info(dict[str, Any]):
@@ -63,7 +63,7 @@ class Info(dict[str, Any]):
         return json.dumps(self, indent=2)
 
 
-def info_of(session: Session) -> Info:
+def info_of(session: State) -> Info:
     """Builds nothing and opens no library."""
     store = Store.of(session.settings)
     return Info(

@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from npu_ce_jit import bootstrap
-from npu_ce_jit.bootstrap import Kernels, Session
 from npu_ce_jit.errors import BuildError, LoadError, NpuCeJitError, SelfCheckError, ToolchainError
 from npu_ce_jit.interactive.info import Info, state_of
 from npu_ce_jit.jit.cache.entry import Artifact, refuse_here
-from npu_ce_jit.jit.loader import obtain, on_trial, open_library, use
+from npu_ce_jit.jit.loader import find_or_build, on_trial, open_library, use
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import Target, cpu_target, npu_target
 from npu_ce_jit.op import registration, self_check
+from npu_ce_jit.session import Kernels, State
 
 DeviceType = Literal["cpu", "npu"]
 
@@ -103,7 +103,7 @@ def _sources_in(directory: Path) -> Sources:
     return Sources.of(directory.absolute())  # compilers run elsewhere
 
 
-def _names(device: DeviceType | None, session: Session) -> list[DeviceType]:
+def _names(device: DeviceType | None, session: State) -> list[DeviceType]:
     if device is not None:
         return [device]
     # Or it could have them but for a fault in their sources.
@@ -111,7 +111,7 @@ def _names(device: DeviceType | None, session: Session) -> list[DeviceType]:
     return ["cpu", "npu"] if has_npu_kernels else ["cpu"]
 
 
-def _build(name: DeviceType, session: Session, sources: Sources) -> _Build:
+def _build(name: DeviceType, session: State, sources: Sources) -> _Build:
     settings, toolchain = session.settings, session.toolchain
     if name == "npu" and sources.npu is None:
         raise BuildError(
@@ -121,13 +121,13 @@ def _build(name: DeviceType, session: Session, sources: Sources) -> _Build:
     start = time.perf_counter()
     with _kept_in_session(name):
         target = {"cpu": cpu_target, "npu": npu_target}[name](settings, toolchain, sources)
-        found = obtain(target, settings, toolchain, may_build=False)
-        artifact = found or obtain(target, settings, toolchain, may_build=True)
-    assert artifact is not None, "obtain raises where it may build and cannot"
+        found = find_or_build(target, settings, toolchain, may_build=False)
+        artifact = found or find_or_build(target, settings, toolchain, may_build=True)
+    assert artifact is not None, "find_or_build raises where it may build and cannot"
     return _Build(target, artifact, found is None, round(time.perf_counter() - start, 3))
 
 
-def _exchanged(session: Session, builds: Mapping[DeviceType, _Build], sources: Sources, *, check: bool) -> Session:
+def _exchanged(session: State, builds: Mapping[DeviceType, _Build], sources: Sources, *, check: bool) -> State:
     """The session with these kernels in use; as it was where one of them is of no use."""
     before: dict[DeviceType, Kernels] = {name: getattr(session, name) for name in builds}
     after: dict[str, Any] = {}

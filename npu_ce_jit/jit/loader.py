@@ -12,7 +12,7 @@ import torch
 
 from npu_ce_jit.errors import LoadError, ToolchainError
 from npu_ce_jit.jit.cache.entry import Artifact, refuse_here
-from npu_ce_jit.jit.cache.key import cache_key
+from npu_ce_jit.jit.cache.key import CacheKey, cache_key
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.targets import Target
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
@@ -21,24 +21,20 @@ from npu_ce_jit.settings import Settings
 _logger = logging.getLogger("npu_ce_jit")
 
 
-def obtain(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
+def find_or_build(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
     """None where nothing was built and nothing may be. Raises ToolchainError or BuildError."""
     key, store = cache_key(target), Store.of(settings)
-    artifact = store.find(key)
-    if artifact is not None or not may_build:
-        return artifact
-    from npu_ce_jit.jit.build.compile import build  # compilers and locks: not on the warm path
-
-    return build(target, settings, toolchain, key, store)
+    return store.find(key) or (_build(target, settings, toolchain, key, store) if may_build else None)
 
 
-def obtain_open(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
-    """`obtain`, and the library open. Raises LoadError as well, where the linker refuses a library just built.
+def load_or_build(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
+    """`find_or_build`, and the library open. Raises LoadError as well, where the linker refuses a library just built.
 
     One that it refuses from the cache may come from a machine with newer system libraries, which can go on using it.
     One that is gone was removed since it was found or built: a cache may be cleaned at any time.
     """
-    while (found := obtain(target, settings, toolchain, may_build=False)) is not None:
+    key, store = cache_key(target), Store.of(settings)
+    while (found := store.find(key)) is not None:
         try:
             open_library(found, target.switches)
         except LoadError as error:
@@ -47,26 +43,30 @@ def obtain_open(target: Target, settings: Settings, toolchain: Toolchain, *, may
                 refuse_here(found)
         else:
             return found
-    built = obtain(target, settings, toolchain, may_build=may_build)
-    if built is None:
-        _require_prebuilt_to_serve(target, settings)
+    if not may_build:
+        _require_prebuilt_to_serve(target, settings, key, store)
         return None
+    built = _build(target, settings, toolchain, key, store)  # looks again under the lock
     try:
         open_library(built, target.switches)
     except LoadError:
         if built.library.exists() and built.manifest["host"] == socket.gethostname():
             raise
-        return obtain_open(target, settings, toolchain, may_build=may_build)
+        return load_or_build(target, settings, toolchain, may_build=may_build)
     return built
 
 
-def _require_prebuilt_to_serve(target: Target, settings: Settings) -> None:
+def _build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKey, store: Store) -> Artifact:
+    from npu_ce_jit.jit.build import compile  # compilers and locks: not on the warm path
+
+    return compile.build(target, settings, toolchain, key, store)
+
+
+def _require_prebuilt_to_serve(target: Target, settings: Settings, key: CacheKey, store: Store) -> None:
     """Raises ToolchainError where nothing else was to be used: who names a cache does not ask for the reference."""
     if settings.build == "never" and settings.prebuilt_dirs:
         from npu_ce_jit.jit.build.cache_miss import reason
 
-        key, store = cache_key(target), Store.of(settings)
-        store.find(key)
         why = "; ".join(store.refusals) or reason(key, store)
         raise ToolchainError(
             f"What NPU_CE_JIT_PREBUILT_DIR names has no {target.title} for this process ({why}), "

@@ -22,7 +22,7 @@ def session(tmp_path, monkeypatch):
 
     def make(**changes):
         settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})
-        made = bootstrap.Session(settings, Toolchain(settings), cpu=bootstrap.Kernels(**changes))
+        made = bootstrap.State(settings, Toolchain(settings), cpu=bootstrap.Kernels(**changes))
         monkeypatch.setattr(bootstrap, "run", lambda: made)
         monkeypatch.setattr(bootstrap, "load_all", lambda may_build: made)
         return made

@@ -15,10 +15,10 @@ from toy_package import copy_package, needs_compiler
 
 import npu_ce_jit
 from npu_ce_jit import bootstrap, console
-from npu_ce_jit.bootstrap import Kernels
 from npu_ce_jit.cli import doctor
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.session import Kernels
 
 TEXT = """\
 warn  settings: MAX_JOBS: expected a whole number, 1 or more, got 'many'; the default (nothing) is used.
@@ -121,7 +121,7 @@ def test_the_json_of_info_and_doctor(known):
     _require_shape(dict(npu_ce_jit.info()) | {"entries": info["entries"]}, INFO)
 
 
-def _machine(has_torch_npu: bool, has_cann: bool, cpu: Kernels, npu: Kernels) -> bootstrap.Session:
+def _machine(has_torch_npu: bool, has_cann: bool, cpu: Kernels, npu: Kernels) -> bootstrap.State:
     session = bootstrap.run()
     toolchain = session.toolchain.replace(
         torch_npu_version=Evidence("torch_npu", "2.13.0" if has_torch_npu else None, ""),

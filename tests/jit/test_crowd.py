@@ -12,7 +12,7 @@ from typing import Any
 
 from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, run_python, start_python, toy
 
-from npu_ce_jit.jit.loader import obtain_open
+from npu_ce_jit.jit.loader import load_or_build
 
 pytestmark = needs_compiler
 
@@ -88,7 +88,7 @@ def test_64_cold_processes_compile_once_and_64_warm_ones_start_nothing(tmp_path)
 
     def use():
         time.sleep(max(0.0, begin - time.monotonic()))
-        artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+        artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
         assert artifact is not None
         assert ctypes.CDLL(str(artifact.library)).toy() == 42
 

@@ -18,7 +18,7 @@ from toy_package import EXPORT, NO_KERNELS, Toy, compiler_script, exit_code, for
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit.cache import entry
 from npu_ce_jit.jit.cache.entry import Artifact
-from npu_ce_jit.jit.loader import obtain_open, open_library
+from npu_ce_jit.jit.loader import load_or_build, open_library
 
 pytestmark = needs_compiler
 
@@ -40,7 +40,7 @@ def built(tmp_path, whole_cache) -> tuple[Toy, Artifact]:
 
 
 def _load(one: Toy) -> Artifact:
-    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
     return artifact

@@ -94,7 +94,7 @@ def test_a_fork_while_another_thread_loads_leaves_the_child_able_to():
     holds, may_go = threading.Event(), threading.Event()
 
     def load():
-        with bootstrap._lock:
+        with bootstrap._session.lock:
             holds.set()
             may_go.wait(60)
 
@@ -102,7 +102,7 @@ def test_a_fork_while_another_thread_loads_leaves_the_child_able_to():
     thread.start()
     holds.wait(60)
     try:
-        child = fork(lambda: os._exit(0 if bootstrap._lock.acquire(blocking=False) else 9))
+        child = fork(lambda: os._exit(0 if bootstrap._session.lock.acquire(blocking=False) else 9))
         assert exit_code(child) == 0
     finally:
         may_go.set()

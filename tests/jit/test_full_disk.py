@@ -14,7 +14,7 @@ from toy_package import Toy, compiler_script, exit_code, fork, needs_compiler, t
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.cache.key import cache_key
-from npu_ce_jit.jit.loader import obtain_open
+from npu_ce_jit.jit.loader import load_or_build
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import npu_target
 
@@ -23,7 +23,7 @@ pytestmark = needs_compiler
 
 def _load(one: Toy) -> Path:
     """The directory that it was loaded from."""
-    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
     return artifact.entry_dir

@@ -208,8 +208,8 @@ def test_verify_of_a_good_or_an_empty_cache_is_0(built, tmp_path, capsys):
     assert cache_commands.verify(toy(tmp_path, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "none")).store) == 0
 
 
-def _session(one: Toy) -> bootstrap.Session:
-    return bootstrap.Session(one.settings, one.toolchain, one.target.sources)
+def _session(one: Toy) -> bootstrap.State:
+    return bootstrap.State(one.settings, one.toolchain, one.target.sources)
 
 
 def test_what_this_installation_uses_is_packed_and_its_file_named_by_what_it_needs(built, tmp_path, capsys):

@@ -15,14 +15,16 @@ from toy_package import Toy, needs_compiler, toy
 
 from npu_ce_jit.errors import LoadError
 from npu_ce_jit.jit import loader
+from npu_ce_jit.jit.build import compile
+from npu_ce_jit.jit.build.compile import build
 from npu_ce_jit.jit.cache.entry import Artifact
-from npu_ce_jit.jit.loader import obtain, obtain_open
+from npu_ce_jit.jit.loader import load_or_build, open_library
 
 pytestmark = needs_compiler
 
 
 def _loaded(one: Toy) -> Artifact:
-    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     return artifact
 
@@ -41,14 +43,13 @@ def test_one_that_was_removed_before_it_could_be_loaded_is_built_again(tmp_path,
         one.build()
     cleaned = []
 
-    def obtain_and_clean(*arguments, **options):
-        artifact = obtain(*arguments, **options)
-        if artifact is not None and not cleaned:
+    def clean_and_open(artifact, switches):
+        if not cleaned:
             cleaned.append(artifact.entry_dir)
             shutil.rmtree(artifact.entry_dir)
-        return artifact
+        open_library(artifact, switches)
 
-    monkeypatch.setattr(loader, "obtain", obtain_and_clean)
+    monkeypatch.setattr(loader, "open_library", clean_and_open)
     artifact = _loaded(one)
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
     assert [path.name for path in one.key_dir.iterdir()] == [artifact.entry_dir.name] != [cleaned[0].name]
@@ -64,12 +65,12 @@ def test_one_that_another_node_published_while_we_waited_may_be_refused_by_our_l
             raise OSError("version `GLIBCXX_9' not found")
         load_library(path)
 
-    def obtain_of_another_node(*arguments, **options):
-        artifact = obtain(*arguments, **options)
-        return _come_from_another_node(artifact) if artifact is not None and not refused else artifact
+    def build_of_another_node(*arguments):
+        artifact = build(*arguments)
+        return artifact if refused else _come_from_another_node(artifact)
 
     monkeypatch.setattr(torch.ops, "load_library", load)
-    monkeypatch.setattr(loader, "obtain", obtain_of_another_node)
+    monkeypatch.setattr(compile, "build", build_of_another_node)
     artifact = _loaded(one)
     assert artifact.manifest["host"] == os.uname().nodename
     assert str(artifact.library) not in refused

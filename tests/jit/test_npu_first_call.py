@@ -14,15 +14,17 @@ import torch
 from toy_package import toy
 
 from npu_ce_jit import bootstrap
+from npu_ce_jit import session as session_module
 from npu_ce_jit.errors import BuildError, LoadError, SelfCheckError, ToolchainError
 from npu_ce_jit.jit.cache.entry import Artifact
 from npu_ce_jit.op import registration, self_check
+from npu_ce_jit.session import Kernels, Session, State
 
 DEVICE = torch.device("privateuseone", 0)
 
 
 class Stage:
-    """The functions that `bootstrap` calls, and what they were called with."""
+    """The functions that a session calls, and what they were called with."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
@@ -35,24 +37,24 @@ class Stage:
         self.one = toy(tmp_path)
         self._monkeypatch = monkeypatch
         monkeypatch.setitem(sys.modules, "torch_npu", types.ModuleType("torch_npu"))
-        monkeypatch.setattr(bootstrap, "npu_target", lambda *facts: None)
-        monkeypatch.setattr(bootstrap, "obtain_open", self._obtain_open)
-        monkeypatch.setattr(bootstrap, "use", lambda artifact: None)
+        monkeypatch.setattr(session_module, "npu_target", lambda *facts: None)
+        monkeypatch.setattr(session_module, "load_or_build", self._load_or_build)
+        monkeypatch.setattr(session_module, "use", lambda artifact: None)
         monkeypatch.setattr(self_check, "run", self._check)
         monkeypatch.setattr(self_check, "chip", lambda device: self.chip)
         monkeypatch.setattr(registration, "cover", lambda device: self.calls.append("cover"))
 
     def begin(self, state: Any = "built", **settings: Any) -> None:
-        session = bootstrap.Session(
+        begun = State(
             self.one.settings._replace(**settings), self.one.toolchain, self.one.target.sources,
-            cpu=bootstrap.Kernels("loaded"), npu=bootstrap.Kernels(state),
+            cpu=Kernels("loaded"), npu=Kernels(state),
         )  # fmt: skip
-        self._monkeypatch.setattr(bootstrap, "_session", session)
+        self._monkeypatch.setattr(bootstrap, "_session", Session(begun))
 
     def call(self) -> bool:
-        return bootstrap._load_for(DEVICE)
+        return bootstrap._session.load_for(DEVICE)
 
-    def _obtain_open(self, *_: Any, may_build: bool) -> Artifact | None:
+    def _load_or_build(self, *_: Any, may_build: bool) -> Artifact | None:
         self.calls.append("load")
         self.may_build = may_build
         if self.error:
@@ -61,7 +63,7 @@ class Stage:
 
     def _check(self, device: torch.device) -> None:
         self.calls.append("check")
-        assert bootstrap._load_for(device), "an operator that the check calls may come by here again"
+        assert bootstrap._session.load_for(device), "an operator that the check calls may come by here again"
         if self.check_error:
             raise self.check_error
 
@@ -115,7 +117,7 @@ def test_a_failure_is_told_at_each_call_and_tried_once(stage, error):
         assert str(DEVICE) in str(caught.value)
     assert stage.calls == ["load"]
     assert bootstrap.current().cpu.state == "loaded"
-    assert bootstrap._load_for(torch.device("cpu"))
+    assert bootstrap._session.load_for(torch.device("cpu"))
 
 
 def test_an_interrupted_build_is_tried_again(stage, monkeypatch):
@@ -124,7 +126,7 @@ def test_an_interrupted_build_is_tried_again(stage, monkeypatch):
 
     stage.begin("lazy")
     with monkeypatch.context() as patched:
-        patched.setattr(bootstrap, "obtain_open", interrupted)
+        patched.setattr(session_module, "load_or_build", interrupted)
         with pytest.raises(KeyboardInterrupt):
             stage.call()
     assert bootstrap.current().npu.state == "lazy"
@@ -197,7 +199,7 @@ def test_who_asks_for_a_check_gets_one_also_where_it_was_passed_before(stage):
     assert stage.calls == ["load", "check", "load", "check"]
     stage.check_error = SelfCheckError("expected 1, got 2.", "Report it.")
     session, problem = bootstrap.try_npu(DEVICE)
-    assert session.npu == bootstrap.Kernels(problem=stage.check_error)
+    assert session.npu == Kernels(problem=stage.check_error)
     assert problem is stage.check_error
     assert not stage.artifact.entry_dir.exists()
 

@@ -16,7 +16,7 @@ from npu_ce_jit.cli import cache_commands
 from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit.cache import inventory
 from npu_ce_jit.jit.cache.permissions import UntrustedError
-from npu_ce_jit.jit.loader import obtain_open
+from npu_ce_jit.jit.loader import load_or_build
 from npu_ce_jit.settings import Settings
 
 __all__ = ["open_dir"]  # a fixture
@@ -108,7 +108,7 @@ def test_a_volume_of_root_s_that_this_user_cannot_write_is_root_s_to_mend(open_d
 def _prebuilt(open_dir: Path) -> Path:
     """As `build --into` makes it, by root and under any umask, for everybody."""
     one = toy(open_dir)
-    session = bootstrap.Session(one.settings, one.toolchain, one.target.sources)
+    session = bootstrap.State(one.settings, one.toolchain, one.target.sources)
     previous = os.umask(0o077)
     try:
         assert cache_commands.build(session, open_dir / "prebuilt", None, verbose=False) == 0
@@ -144,7 +144,7 @@ def test_in_a_user_namespace_what_is_said_of_root_s_prebuilt_cache_makes_it_serv
         one = _user_of(prebuilt, NPU_CE_JIT_BUILD="never")
         assert one.find() is None
         with pytest.raises(ToolchainError, match=r"belongs to user 65534.* run cp -r .*NPU_CE_JIT_BUILD=never"):
-            obtain_open(one.target, one.settings, one.toolchain, may_build=False)
+            load_or_build(one.target, one.settings, one.toolchain, may_build=False)
         (refusal,) = one.store.refusals
         copy = f"{open_dir}/user/mine"
         run_cure(refusal.partition(", and name")[0].replace("run cp", "run: cp").replace(" DIR", f" {copy}"))

@@ -13,7 +13,7 @@ from toy_package import Toy, compiler_script, needs_compiler, toy
 from npu_ce_jit.errors import BuildError, LoadError
 from npu_ce_jit.jit.cache.entry import _refused, knows, reject, remember
 from npu_ce_jit.jit.cache.store import Store
-from npu_ce_jit.jit.loader import obtain_open
+from npu_ce_jit.jit.loader import load_or_build
 
 pytestmark = needs_compiler
 
@@ -121,7 +121,7 @@ def _unloadable(tmp_path, **variables: str) -> Toy:
 
 
 def _obtain(one: Toy) -> Path:
-    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     return artifact.entry_dir
 

@@ -143,12 +143,12 @@ def test_inputs_that_arrive_as_something_else_are_none(monkeypatch: pytest.Monke
 # The first call of a process, whose check has not been passed before.
 FIRST_CALL = """
 import torch, torch_npu, npu_ce_jit
-from npu_ce_jit import bootstrap
+from npu_ce_jit import bootstrap, session
 checks = []
-check = bootstrap._checked
-bootstrap._checked = lambda *arguments: (checks.append(1), check(*arguments))[1]
-bootstrap.knows = lambda *_: False
-bootstrap.reject = lambda *_: print("rejected")
+check = session.Session._checked
+session.Session._checked = lambda *arguments: (checks.append(1), check(*arguments))[1]
+session.knows = lambda *_: False
+session.reject = lambda *_: print("rejected")
 device = torch.device("npu", 0)
 x, target = torch.randn(4, 5, device="cpu"), torch.zeros(4, dtype=torch.int64, device="cpu")
 right = torch.nn.functional.cross_entropy(x, target)

@@ -14,7 +14,7 @@ import pytest
 from toy_package import compiler_script, copy_package, exit_code, fork, needs_compiler, toy
 
 from npu_ce_jit.jit.build import progress
-from npu_ce_jit.jit.loader import obtain_open
+from npu_ce_jit.jit.loader import load_or_build
 from npu_ce_jit.log import set_up_log
 
 pytestmark = needs_compiler
@@ -63,7 +63,7 @@ def test_a_build_needs_no_stream(tmp_path, monkeypatch, make):
     stream = make()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", stream)
-    artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+    artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
     monkeypatch.undo()
     assert artifact is not None
     if isinstance(stream, NotebookStream):

@@ -17,8 +17,8 @@ from torch.nested import nested_tensor
 
 import npu_ce_jit
 from npu_ce_jit import bootstrap
-from npu_ce_jit.bootstrap import Kernels
 from npu_ce_jit.patch import redirected_calls
+from npu_ce_jit.session import Kernels
 
 Call = Callable[[], Any]
 

@@ -34,7 +34,7 @@ from npu_ce_jit.jit.build import lock as lock_module
 from npu_ce_jit.jit.build import node as node_module
 from npu_ce_jit.jit.cache.entry import MANIFEST
 from npu_ce_jit.jit.cache.store import Store
-from npu_ce_jit.jit.loader import obtain, obtain_open
+from npu_ce_jit.jit.loader import find_or_build, load_or_build
 
 USES = 4  # of one process; it forks and ends as often as a user's does
 SLOW_SECONDS = 0.1
@@ -89,7 +89,7 @@ class Member:
         while not self._ledger.is_over:
             one = random.choice(self._place.toys)
             with self._judged(one):
-                obtain(one.target, one.settings, one.toolchain, may_build=True)
+                find_or_build(one.target, one.settings, one.toolchain, may_build=True)
             if exit_code(fork(lambda one=one: self._use(one))) != 0:
                 self._ledger.count(f"{AMISS}a child of one that stays ended early")
             sizes.append((len(os.listdir("/proc/self/fd")), _private_kib()))
@@ -100,7 +100,7 @@ class Member:
 
     def _use(self, one: Toy) -> None:
         with self._ledger.witness("a use"), self._judged(one):
-            artifact = obtain_open(one.target, one.settings, one.toolchain, may_build=True)
+            artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
             assert artifact is not None
             value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle again, also where the file is gone
             is_right = value == self._place.toys.index(one) and artifact.manifest["key"] == one.key.text
