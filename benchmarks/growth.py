@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
     loss: str
     form: str
-    contestant: str
+    implementation: str
     over: str  # "classes" or "rows"
     figure: str
     slope: float
@@ -56,14 +56,14 @@ def cells(loss: str, form: str, over: str) -> list[Cell]:
     return [Cell(loss, form, "float32", rows, _CLASSES_OF_ROWS) for rows in ROWS]
 
 
-def points(results: Results, cells: list[Cell], contestant: str, figure: str, over: str) -> list[tuple[int, float]]:
-    """(classes or rows, figure) of the cells in which the contestant ran."""
+def points(results: Results, cells: list[Cell], implementation: str, figure: str, over: str) -> list[tuple[int, float]]:
+    """(classes or rows, figure) of the cells in which the implementation ran."""
     found = []
     for cell in cells:
         size = 1
         if figure == "peak bytes":
             size = cell.rows * cell.classes * 4  # of the logits; all sweeps are in float32
-        value = results.number(cell, contestant, "peak over logits" if figure == "peak bytes" else figure)
+        value = results.number(cell, implementation, "peak over logits" if figure == "peak bytes" else figure)
         if value is not None:
             found.append((getattr(cell, over), value * size))
     return found
@@ -82,9 +82,9 @@ def verdicts(results: Results) -> list[Verdict]:
     found = []
     for line in LINES:
         swept = cells(line.loss, line.form, line.over)
-        measured = slope(points(results, swept, line.contestant, line.figure, line.over))
+        measured = slope(points(results, swept, line.implementation, line.figure, line.over))
         unit = "time" if line.figure == "milliseconds" else "memory"
-        what = f"{line.contestant}, {line.form}: growth of {unit} with {line.over}, slope"
+        what = f"{line.implementation}, {line.form}: growth of {unit} with {line.over}, slope"
         met = None if measured is None else abs(measured - line.slope) <= line.tolerance
         told = "" if measured is None else f"{measured:.2f}"
         found.append(Verdict(what, f"{line.slope:g} +- {line.tolerance:g}", told, met))

@@ -30,7 +30,7 @@ from results import ROOT, Results
 from npu_ce_jit import bootstrap
 from npu_ce_jit.bench import command
 from npu_ce_jit.bench.cases import DTYPES, FORMS, FORWARD, STEP, Cell, Effort, Row, measure
-from npu_ce_jit.bench.implementations import CONTESTANTS
+from npu_ce_jit.bench.implementations import IMPLEMENTATIONS
 
 PAGES = ("README.md", "docs/performance.md")
 _CPU = torch.device("cpu")
@@ -69,8 +69,8 @@ def measured(quick: bool, with_compile: bool) -> Results:
     rows: list[Row] = []
     planned = quick_plan() if quick else plan()
     for number, (cell, everybody) in enumerate(planned, 1):
-        contestants = [one for one in CONTESTANTS[cell.loss] if everybody or one.ours]
-        found = measure(cell, contestants, _CPU, Effort(9, 4.0, with_compile))
+        implementations = [one for one in IMPLEMENTATIONS[cell.loss] if everybody or one.ours]
+        found = measure(cell, implementations, _CPU, Effort(9, 4.0, with_compile))
         print(
             f"[{number}/{len(planned)}, {time.perf_counter() - began:.0f} s]{command.text_of(cell, found)}",
             file=sys.stderr,

@@ -27,14 +27,14 @@ class Results(NamedTuple):
         about, accuracy = json.dumps(self.about, indent=2), json.dumps(self.accuracy)
         file.write_text(f'{{"about": {about},\n"accuracy": {accuracy},\n"rows": [\n{lines}\n]}}\n', "utf-8")
 
-    def row(self, cell: Cell, contestant: str) -> Row | None:
-        """None where the cell was not measured, or the contestant did not run."""
-        case = {**cell._asdict(), "contestant": contestant}
+    def row(self, cell: Cell, implementation: str) -> Row | None:
+        """None where the cell was not measured, or the implementation did not run."""
+        case = {**cell._asdict(), "implementation": implementation}
         found = (row for row in self.rows if case.items() <= row.items() and "not run" not in row)
         return next(found, None)
 
-    def number(self, cell: Cell, contestant: str, name: str) -> float | None:
-        row = self.row(cell, contestant)
+    def number(self, cell: Cell, implementation: str, name: str) -> float | None:
+        row = self.row(cell, implementation)
         return None if row is None else row.get(name)
 
     def times_as_fast(self, cell: Cell, ours: str, peer: str) -> float | None:

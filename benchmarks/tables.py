@@ -93,7 +93,7 @@ def _slower(results: Results) -> str:
         titles,
         (
             (
-                row["contestant"],
+                row["implementation"],
                 row["form"],
                 Cell(*(row[field] for field in Cell._fields)).shape,
                 row["dtype"],

@@ -103,7 +103,7 @@ class Session:
     def load_for(self, device: torch.device) -> bool:
         """Whether the kernels for this device are loaded now. The first of many threads decides for all of them.
 
-        Raises NotImplementedError with the reason and the cure where a device has no kernels and no reference.
+        Raises NotImplementedError with the reason and the hint where a device has no kernels and no reference.
         """
         with self.lock:
             if device.type == "cpu":

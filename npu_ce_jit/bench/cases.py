@@ -4,9 +4,9 @@
 Milliseconds are medians of interleaved rounds, ratios those of the rounds' ratios. The limit of losses from logits is
 torch's copy_ of them, that of losses from hidden states the products of matrices alone, by torch.mm (on a CPU in
 float32, where most have no instructions for less); both run in the same rounds. GB/s and the share of the limit count
-what has to be moved, whatever a contestant moves: the logits read and, of the drop-in, log_prob written; for backward,
-the logits read again and the gradient written. Memory is the peak over the inputs, the returned gradients included, in
-units of the logits' bytes.
+what has to be moved, whatever an implementation moves: the logits read and, of the drop-in, log_prob written; for
+backward, the logits read again and the gradient written. Memory is the peak over the inputs, the returned gradients
+included, in units of the logits' bytes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from npu_ce_jit.bench.implementations import Contestant, Loss
+from npu_ce_jit.bench.implementations import Implementation, Loss
 from npu_ce_jit.bench.timing import Call, interleaved, median_ratio, peak_allocated, peak_memory, undisturbed
 
 FORWARD, STEP = "forward", "forward + backward"
 FORMS = (FORWARD, STEP)
 DTYPES = ("float32", "bfloat16", "float16")
 LIMIT = "the limit"
-# Elements that a contestant goes through in each turn: a clock is too coarse for one call of a few rows.
+# Elements that an implementation goes through in each turn: a clock is too coarse for one call of a few rows.
 _TURN = 1 << 16
 _MOST_CALLS = 100
 # An implementation slower than this is timed once, in the call that measured its memory: a CPU without instructions for
@@ -57,7 +57,7 @@ class Effort(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is handed to all contestants of a cell, and what bounds them."""
+    """What is handed to all implementations of a cell, and what bounds them."""
 
     leaves: tuple[Tensor, ...]
     target: Tensor
@@ -89,18 +89,18 @@ class _Step:
 
 
 @undisturbed()
-def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device, effort: Effort) -> list[Row]:
-    """A row of each contestant that is for this cell, and of the limit."""
+def measure(cell: Cell, implementations: Iterable[Implementation], device: torch.device, effort: Effort) -> list[Row]:
+    """A row of each implementation that is for this cell, and of the limit."""
     problem = (_from_hidden if cell.features else _from_logits)(cell, device)
     logits_bytes = cell.rows * cell.classes * getattr(torch, cell.dtype).itemsize
     backward = cell.form == STEP
-    contestants = [
-        one for one in contestants if one.device in (None, device.type) and (backward or not one.trains_only)
+    implementations = [
+        one for one in implementations if one.device in (None, device.type) and (backward or not one.trains_only)
     ]
     steps: dict[str, _Step] = {}
     rows: dict[str, Row] = {}
-    for one in contestants:
-        row = rows[one.name] = {**cell._asdict(), "contestant": one.name, "ours": one.ours}
+    for one in implementations:
+        row = rows[one.name] = {**cell._asdict(), "implementation": one.name, "ours": one.ours}
         if one.compiles and not effort.compile:
             row["not run"] = "left out, since it compiles for minutes; bench --compile runs it"
             continue
@@ -114,7 +114,7 @@ def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device,
             row["not run"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         else:
             steps[one.name] = step
-    timed = {one.name: steps[one.name] for one in contestants if one.timed and one.name in steps}
+    timed = {one.name: steps[one.name] for one in implementations if one.timed and one.name in steps}
     slow = {name: step.seconds for name, step in timed.items() if step.seconds > _PATIENCE_SECONDS}
     quick: dict[str, Call] = {name: step for name, step in timed.items() if name not in slow}
     calls = max(effort.calls, min(_MOST_CALLS, _TURN // (cell.rows * cell.classes)))
@@ -124,11 +124,11 @@ def measure(cell: Cell, contestants: Iterable[Contestant], device: torch.device,
         {LIMIT: problem.limit, **quick}, effort.rounds, calls, wait, problem.prepare, effort.seconds, warm_up=False
     )
     seconds |= {name: [of_one] * len(seconds[LIMIT]) for name, of_one in slow.items()}
-    if any(one.compiles for one in contestants) and effort.compile:
+    if any(one.compiles for one in implementations) and effort.compile:
         torch._dynamo.reset()  # or the shapes after it would find its limit of recompilations reached
-    rows[LIMIT] = {**cell._asdict(), "contestant": LIMIT, "ours": False}
+    rows[LIMIT] = {**cell._asdict(), "implementation": LIMIT, "ours": False}
     seconds[LIMIT] = [of_one * problem.limits for of_one in seconds[LIMIT]]
-    peers = [one.name for one in contestants if one.name in timed and not one.ours]
+    peers = [one.name for one in implementations if one.name in timed and not one.ours]
     for name in seconds:
         median = statistics.median(seconds[name])
         rows[name] |= {

@@ -22,7 +22,7 @@ from npu_ce_jit import bootstrap
 from npu_ce_jit._version import __version__
 from npu_ce_jit.bench import cases
 from npu_ce_jit.bench.cases import DTYPES, FORMS, LIMIT, Cell, Effort, Row
-from npu_ce_jit.bench.implementations import CONTESTANTS, PEER_PACKAGES
+from npu_ce_jit.bench.implementations import IMPLEMENTATIONS, PEER_PACKAGES
 from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.npu import require_npu
 
@@ -63,7 +63,7 @@ def run_bench(arguments: list[str]) -> int:
     shapes = tuple(parsed.shapes) or (_QUICK_SHAPES if parsed.quick else _SHAPES)
     rows: list[Row] = []
     for cell in _cells(shapes):
-        measured = cases.measure(cell, CONTESTANTS[cell.loss], device, effort)
+        measured = cases.measure(cell, IMPLEMENTATIONS[cell.loss], device, effort)
         rows += measured
         if not parsed.json:
             print(text_of(cell, measured))
@@ -118,7 +118,7 @@ def about(device: torch.device) -> dict[str, Any]:
         "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "device": name,
         "kernels": kernels.key_name or str(kernels.problem or "the reference implementation"),
-        "flags": kernels.artifact.manifest.get("rung") if kernels.artifact else None,
+        "flags": kernels.artifact.manifest.get("bisheng_flags") if kernels.artifact else None,
         "npu_ce_jit": __version__,
         "torch": toolchain.torch_version.value,
         "torch_npu": toolchain.torch_npu_version.value,
@@ -152,16 +152,16 @@ def text_of(cell: Cell, rows: list[Row]) -> str:
             time = f"{row['milliseconds']:10.3f} ms {row[unit]:7.1f} {unit:7} {row['share of the limit']:5.0%}"
         else:
             time = f"{'':34}"
-        more = "" if row["contestant"] == LIMIT else f"{row['peak over logits']:6.2f} N*C  loss {row['value']:.6g}"
+        more = "" if row["implementation"] == LIMIT else f"{row['peak over logits']:6.2f} N*C  loss {row['value']:.6g}"
         told = ", ".join(f"{times:.1f}x {peer}" for peer, times in row.get("times as fast as", {}).items())
-        lines.append(f"  {row['contestant']:34} {time} {more}  {told}".rstrip())
+        lines.append(f"  {row['implementation']:34} {time} {more}  {told}".rstrip())
     return "\n".join(lines)
 
 
 def absent(rows: list[Row]) -> list[str]:
     """The implementations that did not run, with the error's first line; once for all cells where it is the same."""
-    failures = Counter((row["loss"], row["contestant"], row["not run"]) for row in rows if "not run" in row)
-    measured = Counter((row["loss"], row["contestant"]) for row in rows)
+    failures = Counter((row["loss"], row["implementation"], row["not run"]) for row in rows if "not run" in row)
+    measured = Counter((row["loss"], row["implementation"]) for row in rows)
     return [
         f"{loss}: {name} not run in {count} of {measured[loss, name]} cells: {why}"
         for (loss, name, why), count in failures.items()

@@ -37,7 +37,7 @@ _ALL_ROWS = LinearCrossEntropyOptions(batch_chunk_size=1 << 31, chunking_method=
 _FEW_ROWS = LinearCrossEntropyOptions(batch_chunk_size=16, chunking_method=None, acc_policy="compact")
 
 
-class Contestant(NamedTuple):
+class Implementation(NamedTuple):
     name: str
     load: Callable[[], Loss]
     ours: bool = False
@@ -69,32 +69,32 @@ _TORCH_LINEAR = "torch.nn.functional", "linear_cross_entropy"
 _CCE = "cut_cross_entropy", "linear_cross_entropy"
 
 # In the order in which they are shown.
-CONTESTANTS: dict[str, tuple[Contestant, ...]] = {
+IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "lean": (
-        Contestant(LEAN, lambda: cross_entropy, ours=True),
-        Contestant(IN_PLACE, lambda: partial(cross_entropy, inplace_backward=True), ours=True, trains_only=True),
-        Contestant(EAGER, lambda: F.cross_entropy),
-        Contestant(COMPILED, _compiled(lambda: F.cross_entropy), compiles=True),
-        Contestant("Liger", _from(_LIGER, "liger_cross_entropy")),
+        Implementation(LEAN, lambda: cross_entropy, ours=True),
+        Implementation(IN_PLACE, lambda: partial(cross_entropy, inplace_backward=True), ours=True, trains_only=True),
+        Implementation(EAGER, lambda: F.cross_entropy),
+        Implementation(COMPILED, _compiled(lambda: F.cross_entropy), compiles=True),
+        Implementation("Liger", _from(_LIGER, "liger_cross_entropy")),
     ),
     "drop-in": (
-        Contestant(DROP_IN, lambda: npu_cross_entropy_loss, ours=True),
-        Contestant(TWO_STEPS, lambda: _log_softmax_and_nll),
-        Contestant(TWO_STEPS_COMPILED, _compiled(lambda: _log_softmax_and_nll), compiles=True),
-        Contestant("torch_npu's", lambda: torch.ops.npu.npu_cross_entropy_loss, device="npu"),
+        Implementation(DROP_IN, lambda: npu_cross_entropy_loss, ours=True),
+        Implementation(TWO_STEPS, lambda: _log_softmax_and_nll),
+        Implementation(TWO_STEPS_COMPILED, _compiled(lambda: _log_softmax_and_nll), compiles=True),
+        Implementation("torch_npu's", lambda: torch.ops.npu.npu_cross_entropy_loss, device="npu"),
     ),
     "linear": (
-        Contestant(LINEAR, lambda: linear_cross_entropy, ours=True),
-        Contestant(
+        Implementation(LINEAR, lambda: linear_cross_entropy, ours=True),
+        Implementation(
             LINEAR + FOR_MEMORY, lambda: partial(linear_cross_entropy, options=_FEW_ROWS), ours=True, timed=False
         ),
-        Contestant(LINEAR + FOR_TIME, lambda: partial(linear_cross_entropy, options=_ALL_ROWS), ours=True),
-        Contestant(LINEAR_EAGER, lambda: _linear_and_cross_entropy),
-        Contestant(LINEAR_TORCH, _from(*_TORCH_LINEAR, options=_ALL_ROWS)),
-        Contestant(LINEAR_TORCH + FOR_MEMORY, _from(*_TORCH_LINEAR, options=_FEW_ROWS), timed=False),
-        Contestant("Apple CCE", _from(*_CCE, impl="cce")),
-        Contestant(APPLE, _from(*_CCE, impl="torch_compile"), compiles=True),
-        Contestant("Liger", _from(_LIGER, "liger_fused_linear_cross_entropy")),
+        Implementation(LINEAR + FOR_TIME, lambda: partial(linear_cross_entropy, options=_ALL_ROWS), ours=True),
+        Implementation(LINEAR_EAGER, lambda: _linear_and_cross_entropy),
+        Implementation(LINEAR_TORCH, _from(*_TORCH_LINEAR, options=_ALL_ROWS)),
+        Implementation(LINEAR_TORCH + FOR_MEMORY, _from(*_TORCH_LINEAR, options=_FEW_ROWS), timed=False),
+        Implementation("Apple CCE", _from(*_CCE, impl="cce")),
+        Implementation(APPLE, _from(*_CCE, impl="torch_compile"), compiles=True),
+        Implementation("Liger", _from(_LIGER, "liger_fused_linear_cross_entropy")),
     ),
 }
 # Where the versions of peers are found, by their names in package indexes.

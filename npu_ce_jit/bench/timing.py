@@ -50,7 +50,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def interleaved(
-    contestants: Mapping[str, Call],
+    implementations: Mapping[str, Call],
     rounds: int,
     calls: int = 1,
     wait: Call = lambda: None,
@@ -58,7 +58,7 @@ def interleaved(
     seconds_at_most: float = math.inf,
     warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Seconds a call of each contestant, by round. Every round runs each once, in shuffled order.
+    """Seconds a call of each implementation, by round. Every round runs each once, in shuffled order.
 
     `wait` waits for a device that works on after a call has returned; `prepare` comes before the clock starts. After
     `seconds_at_most` no round is begun but the first three.
@@ -66,21 +66,21 @@ def interleaved(
     What the machine does meanwhile then hits all of them alike, so that the ratio within a round means something
     where a time alone does not.
     """
-    for call in contestants.values() if warm_up else ():
+    for call in implementations.values() if warm_up else ():
         prepare()
         call()
     order = random.Random()  # noqa: S311  of its own: the program's stays where it was
     began = time.perf_counter()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
     for done in range(rounds):
         if done >= _FEWEST_ROUNDS and time.perf_counter() - began > seconds_at_most:
             break
-        for name in order.sample(list(contestants), len(contestants)):
+        for name in order.sample(list(implementations), len(implementations)):
             prepare()
             wait()
             start = time.perf_counter()
             for _ in range(calls):
-                contestants[name]()
+                implementations[name]()
             wait()
             seconds[name].append((time.perf_counter() - start) / calls)
     return seconds

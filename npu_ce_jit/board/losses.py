@@ -13,7 +13,7 @@ from torch import Tensor
 
 from npu_ce_jit.bench import cases
 from npu_ce_jit.bench.cases import DTYPES, FORMS, Cell, Effort
-from npu_ce_jit.bench.implementations import CONTESTANTS
+from npu_ce_jit.bench.implementations import IMPLEMENTATIONS
 
 # From few elements to many, so that what there is no time for comes last.
 _SHAPES = ((16, 1000), (4, 131072), (1024, 1024), (48, 131072), (4096, 8080), (1024, 32000), (1024, 128256))
@@ -33,13 +33,13 @@ def beside_peers(device: torch.device, seconds: float) -> dict[str, Any]:
         if began_cell - began + seconds_of_an_element * rows * classes > seconds:
             break
         cell = Cell(loss, form, dtype, rows, classes)
-        contestants = [one for one in CONTESTANTS[loss] if not one.compiles]
+        implementations = [one for one in IMPLEMENTATIONS[loss] if not one.compiles]
         of_cell = found[f"{loss}, {form}, {dtype}, {cell.shape}"] = {}
-        for row in cases.measure(cell, contestants, device, _EFFORT):
+        for row in cases.measure(cell, implementations, device, _EFFORT):
             if "not run" in row:
-                not_run.setdefault(row["contestant"], row["not run"])
+                not_run.setdefault(row["implementation"], row["not run"])
             else:
-                of_cell[row["contestant"]] = {name: float(f"{row[name]:.4g}") for name in _SHOWN if name in row}
+                of_cell[row["implementation"]] = {name: float(f"{row[name]:.4g}") for name in _SHOWN if name in row}
         seconds_of_an_element = (time.perf_counter() - began_cell) / (rows * classes)
     return {"not run": not_run, **found}
 
@@ -47,7 +47,7 @@ def beside_peers(device: torch.device, seconds: float) -> dict[str, Any]:
 def graph_step(device: torch.device) -> dict[str, Any]:
     """Forward and backward, captured once and replayed on other logits, which an eager step has as well."""
     backend = torch.get_device_module(device)
-    loss: Callable[..., Any] = CONTESTANTS["lean"][0].load()
+    loss: Callable[..., Any] = IMPLEMENTATIONS["lean"][0].load()
     generator = torch.Generator().manual_seed(0)
     first, other = (torch.randn(_GRAPH_SHAPE, generator=generator).to(device) for _ in range(2))
     x = first.clone().requires_grad_()

@@ -99,7 +99,11 @@ def _head(session: State, problem: NpuCeJitError | None, board: Board) -> dict[s
     kernels: dict[str, Any] = {"self-check": "passed" if problem is None else _told(problem)}
     if session.npu.artifact is not None:
         manifest = session.npu.artifact.manifest
-        kernels |= {"flags": manifest.get("rung"), "tried": manifest.get("rungs"), "seconds": manifest.get("seconds")}
+        kernels |= {
+            "flags": manifest.get("bisheng_flags"),
+            "tried": manifest.get("bisheng_flags_tried"),
+            "seconds": manifest.get("seconds"),
+        }
     return {
         "what": answers.WHAT,
         "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d"),

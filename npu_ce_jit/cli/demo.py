@@ -67,12 +67,12 @@ def _compare(case: Case, rounds: int) -> bool:
     target = torch.arange(case.rows)  # as in the vendor's example
     truth = F.cross_entropy(x.double(), target).item()
     true_gradient = _gradient(F.cross_entropy, x[:64].double(), target[:64])
-    contestants = {"npu_ce_jit": case.ours, "F.cross_entropy": F.cross_entropy}
-    steps = {name: _training_step(loss, x, target) for name, loss in contestants.items()}
+    implementations = {"npu_ce_jit": case.ours, "F.cross_entropy": F.cross_entropy}
+    steps = {name: _training_step(loss, x, target) for name, loss in implementations.items()}
     seconds = interleaved(steps, rounds)
     print(f"  {'':16} {'loss':>10} {'loss error':>11} {'grad error':>11} {'fwd + bwd':>11} {'peak memory':>12}")
     errors = {}
-    for name, loss in contestants.items():
+    for name, loss in implementations.items():
         value = loss(x, target).item()
         gradient = _gradient(loss, x[:64], target[:64])
         worst = ((gradient.double() - true_gradient) / true_gradient).abs().max().item()

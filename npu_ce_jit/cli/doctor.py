@@ -14,24 +14,24 @@ from npu_ce_jit.errors import BuildError, NpuCeJitError, ToolchainError
 from npu_ce_jit.interactive.info import state_of
 from npu_ce_jit.jit.cache.permissions import UntrustedError
 from npu_ce_jit.jit.cache.store import Store
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.npu import require_npu
 from npu_ce_jit.session import State
 
 Verdict = Literal["ok", "warn", "fail"]
 
-_MOST_LINES = 8  # of a compiler's words: as many as there may be rungs of bisheng's ladder, each with its own
+_MOST_LINES = 8  # of a compiler's words: as many as there may be sets of bisheng's flags, each with its own
 _STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 class Check(NamedTuple):
-    """One line of the report. `cure` is empty where there is nothing to do."""
+    """One line of the report. `hint` is empty where there is nothing to do."""
 
     name: str
     verdict: Verdict
     found: str
     evidence: str = ""
-    cure: str = ""
+    hint: str = ""
 
 
 def examine(session: State) -> list[Check]:
@@ -60,7 +60,7 @@ def try_npu(session: State) -> tuple[State, list[Check]]:
 
 
 def lines(session: State, checks: list[Check]) -> Iterator[Line]:
-    """The report for a person: what is wrong has its evidence and its cure below it."""
+    """The report for a person: what is wrong has its evidence and its hint below it."""
     for check in checks:
         verdict, name = (f"{check.verdict:4}", _STYLES[check.verdict]), (f"  {check.name}: ", "")
         if check.verdict == "ok":
@@ -68,7 +68,7 @@ def lines(session: State, checks: list[Check]) -> Iterator[Line]:
             continue
         yield [verdict, name, (check.found, "bold")]
         yield from ([(f"      {line}", "")] for line in check.evidence.splitlines())
-        yield from ([(f"      -> {line}", "cyan")] for line in check.cure.splitlines())
+        yield from ([(f"      -> {line}", "cyan")] for line in check.hint.splitlines())
     style = _STYLES["ok" if is_healthy(checks) else "fail"]
     yield [(summary(session, checks), style)]
 
@@ -147,10 +147,10 @@ def _has_no_npu_software(session: State) -> bool:
     return session.toolchain.torch_npu_version.value is None and session.toolchain.cann_home.value is None
 
 
-def _of_fact(fact: Evidence, verdict_if_absent: Verdict) -> Check:
+def _of_fact(fact: Finding, verdict_if_absent: Verdict) -> Check:
     if fact.value is not None:
         return Check(fact.name, "ok", fact.value, fact.where)
-    return Check(fact.name, verdict_if_absent, "none", fact.where, fact.cure)
+    return Check(fact.name, verdict_if_absent, "none", fact.where, fact.hint)
 
 
 def _cache(session: State) -> Iterator[Check]:
@@ -161,10 +161,10 @@ def _cache(session: State) -> Iterator[Check]:
             return
         verdict: Verdict = "fail" if root == store.build_roots[-1] else "warn"
         if isinstance(refusal, UntrustedError):
-            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal.fact}", refusal.cure)
+            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal.fact}", refusal.hint)
         else:
-            cure = "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write."
-            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal}", cure)
+            hint = "Set NPU_CE_JIT_CACHE_DIR to a directory that you alone can write."
+            yield Check("cache", verdict, str(root.path), f"{root.origin}: {refusal}", hint)
 
 
 def _cpu_kernels(session: State) -> Check:
@@ -186,8 +186,8 @@ def _npu_kernels(session: State) -> Iterator[Check]:
     name, artifact, problem = "NPU kernels", session.npu.artifact, session.npu.problem
     if artifact is not None:
         found = "loaded" if session.npu.state == "loaded" else "built, and loaded at the first call"
-        rung = artifact.manifest.get("rung")
-        yield Check(name, "ok", f"{found}; bisheng's flags: {rung}", str(artifact.library))
+        flag_set = artifact.manifest.get("bisheng_flags")
+        yield Check(name, "ok", f"{found}; bisheng's flags: {flag_set}", str(artifact.library))
     elif session.npu.state == "lazy":
         yield Check(name, "ok", "built at the first call", f"NPU_CE_JIT_BUILD={session.settings.build}")
     elif problem is not None:

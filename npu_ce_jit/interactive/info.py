@@ -20,8 +20,9 @@ class Info(dict[str, Any]):
     """Plain data, ready for JSON, that shows itself well.
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
-    rung, rebuilt_from, problem), answers (whose implementation is behind the names that `install` redirects), seconds
-    (of import, by step), roots (of the cache), entries (in it), found (on this machine, with the evidence).
+    bisheng_flags, bisheng_flags_tried, rebuilt_from, problem), answers (which package is behind the names that
+    `install` redirects), seconds (of import, by step), roots (of the cache), entries (in it), found (on this machine,
+    with the evidence).
     """
 
     def __repr__(self) -> str:
@@ -91,8 +92,8 @@ def state_of(kernels: Kernels) -> dict[str, Any]:
         "state": kernels.state,
         "key": kernels.key_name,
         "library": str(artifact.library) if artifact else None,
-        "rung": artifact.manifest.get("rung") if artifact else None,
-        "rungs": artifact.manifest.get("rungs") if artifact else None,
+        "bisheng_flags": artifact.manifest.get("bisheng_flags") if artifact else None,
+        "bisheng_flags_tried": artifact.manifest.get("bisheng_flags_tried") if artifact else None,
         "rebuilt_from": " ".join((str(sources.root_dir), *sources.define_flags)) if sources else None,
         "problem": str(kernels.problem) if kernels.problem else None,
     }

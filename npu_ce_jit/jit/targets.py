@@ -110,7 +110,7 @@ def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
     a machine that only runs may have none.
     """
     torch_npu, _ = toolchain.torch_npu_version.require(), toolchain.cann_home.require()
-    from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+    from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
     from npu_ce_jit.jit.toolchain.bisheng import bisheng_identity  # most machines have no NPU
 
     architecture, version = toolchain.npu_architecture.require(), toolchain.cann_version.value or "unknown"
@@ -125,7 +125,7 @@ def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
             ("CANN build", toolchain.cann_build.value or "unknown"),
             ("bisheng", bisheng_identity(toolchain.bisheng, toolchain.cann_home)),
             ("NPU architecture", architecture),
-            *((f"bisheng flags {rung.name}", str(rung)) for rung in LADDER),
+            *((f"bisheng flags {flag_set.name}", str(flag_set)) for flag_set in FLAG_SETS),
             ("compile flags", " ".join(flags.NPU_COMPILE)),
             ("link flags", " ".join(flags.NPU_LINK + flags.NPU_LIBRARIES)),
         ),

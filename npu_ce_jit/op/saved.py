@@ -22,7 +22,7 @@ PARAMETERS_TAKEN_APART = (
     "them for backward too, or gather them yourself until backward is over (deepspeed.zero.GatheredParameters, "
     "FSDP.summon_full_params, FSDPModule.unshard)"
 )
-_CURE = f"leave it as forward had it until backward is over, or pass a clone. {PARAMETERS_TAKEN_APART}"
+_HINT = f"leave it as forward had it until backward is over, or pass a clone. {PARAMETERS_TAKEN_APART}"
 
 
 def seen(*tensors: Tensor | None) -> Seen:
@@ -42,7 +42,7 @@ def require_unchanged(before: Seen, names: Sequence[str], now: Sequence[Tensor |
             was_of, is_of = (f" of {d}".replace("torch.", "") if other else "" for d in (dtype, tensor.dtype))
             raise RuntimeError(
                 f"expected {name} in backward as in forward: {name} was {list(shape)}{was_of} in forward, "
-                f"now {list(tensor.shape)}{is_of}; {_CURE}{advice}"
+                f"now {list(tensor.shape)}{is_of}; {_HINT}{advice}"
             )
 
 
@@ -54,5 +54,5 @@ def require_storage(names: Sequence[str], tensors: Sequence[Tensor | None]) -> N
         is_plain = type(tensor) in (Tensor, torch.nn.Parameter)
         if tensor is not None and is_plain and tensor.numel() and not tensor.untyped_storage().nbytes():
             raise RuntimeError(
-                f"expected {name} with its values, got shape {list(tensor.shape)} whose storage is freed; {_CURE}"
+                f"expected {name} with its values, got shape {list(tensor.shape)} whose storage is freed; {_HINT}"
             )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from npu_ce_jit.bench import cases, command
 from npu_ce_jit.bench.command import run_bench
-from npu_ce_jit.bench.implementations import CONTESTANTS, Contestant
+from npu_ce_jit.bench.implementations import IMPLEMENTATIONS, Implementation
 from npu_ce_jit.bench.timing import interleaved, peak_allocated
 from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.npu import require_npu
@@ -44,12 +44,14 @@ def test_every_loss_is_there_in_every_dtype_form_and_shape(capsys):
     assert report["kernels"]
     for loss, dtype, form in {case[:3] for case in cases}:
         names = [
-            row["contestant"]
+            row["implementation"]
             for row in report["rows"]
             if (row["loss"], row["dtype"], row["form"]) == (loss, dtype, form)
         ]
         those = [
-            one.name for one in CONTESTANTS[loss] if one.device is None and (form != "forward" or not one.trains_only)
+            one.name
+            for one in IMPLEMENTATIONS[loss]
+            if one.device is None and (form != "forward" or not one.trains_only)
         ]
         assert names == [*those, "the limit"]
 
@@ -59,19 +61,19 @@ def test_the_figures_belong_together(capsys):
     for row in rows:
         backward = row["form"] != "forward"
         if "milliseconds" not in row:
-            assert row["contestant"].endswith(", for memory")
+            assert row["implementation"].endswith(", for memory")
         elif row["loss"] == "linear":
             assert row["GFLOP/s"] * row["milliseconds"] * 1e6 == pytest.approx((3 if backward else 1) * 2 * 6 * 9 * 70)
         else:
             size = 5 * 70 * (4 if row["dtype"] == "float32" else 2)
             passes = (3 if backward else 1) + (row["loss"] == "drop-in")
             assert row["GB/s"] * row["milliseconds"] * 1e6 == pytest.approx(passes * size)
-        if row["contestant"] == "the limit":
+        if row["implementation"] == "the limit":
             assert row["share of the limit"] == 1
         else:
             assert row["value"] == pytest.approx(4.8, abs=1)  # ln 70, and half the variance of the logits
         peers = {
-            one["contestant"]
+            one["implementation"]
             for one in rows
             if not one["ours"] and one["loss"] == row["loss"] and "milliseconds" in one
         }
@@ -83,7 +85,7 @@ def test_the_figures_belong_together(capsys):
 def test_memory_is_counted_over_the_inputs(capsys):
     """What each loss must allocate, from its description alone, at a size beside which rows' statistics are small."""
     rows = ran(report_of(capsys, "64x4096")["rows"])
-    peaks = {(row["contestant"], row["form"]): row["peak over logits"] for row in rows if "value" in row}
+    peaks = {(row["implementation"], row["form"]): row["peak over logits"] for row in rows if "value" in row}
     logits_that_are_made = {
         "cross_entropy": (0, 1),
         "npu_cross_entropy_loss": (1, 2),
@@ -106,7 +108,7 @@ def test_a_call_starts_with_the_logits_that_another_one_overwrote():
 
     cell = cases.Cell("lean", "forward + backward", "float32", 300, 300)
     effort = cases.Effort(rounds=2, seconds=9, compile=False)
-    cases.measure(cell, [Contestant("overwrites", lambda: loss)], torch.device("cpu"), effort)
+    cases.measure(cell, [Implementation("overwrites", lambda: loss)], torch.device("cpu"), effort)
     first, *timed = seen
     assert len(timed) == 2
     assert all(torch.equal(first, one) and one.any() for one in timed)
@@ -122,7 +124,7 @@ def test_who_is_too_slow_for_rounds_is_timed_by_one_call(monkeypatch):
 
     cell = cases.Cell("lean", "forward", "float32", 300, 300)
     effort = cases.Effort(rounds=2, seconds=9, compile=False)
-    row, limit = cases.measure(cell, [Contestant("slow", lambda: loss)], torch.device("cpu"), effort)
+    row, limit = cases.measure(cell, [Implementation("slow", lambda: loss)], torch.device("cpu"), effort)
     assert len(calls) == 1
     assert row["milliseconds"] > 0
     assert limit["share of the limit"] == 1
@@ -134,12 +136,14 @@ def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, m
 
     monkeypatch.setattr(F, "cross_entropy", broken)
     rows = [row for row in report_of(capsys, "5x70")["rows"] if row["loss"] == "lean"]
-    failures = [row["not run"] for row in rows if row["contestant"] == "F.cross_entropy"]
+    failures = [row["not run"] for row in rows if row["implementation"] == "F.cross_entropy"]
     assert failures == ["RuntimeError: no such operator"] * 6
     assert all("F.cross_entropy" not in row["times as fast as"] for row in ran(rows) if row["ours"])
 
-    of_ours = [one._replace(load=lambda: broken) if one.name == "cross_entropy" else one for one in CONTESTANTS["lean"]]
-    monkeypatch.setitem(command.CONTESTANTS, "lean", tuple(of_ours))
+    of_ours = [
+        one._replace(load=lambda: broken) if one.name == "cross_entropy" else one for one in IMPLEMENTATIONS["lean"]
+    ]
+    monkeypatch.setitem(command.IMPLEMENTATIONS, "lean", tuple(of_ours))
     assert run_bench(["--quick", "--device", "cpu", "5x70"]) == 1
     assert "\nlean: cross_entropy not run in 6 of 6 cells: RuntimeError: no such operator\n" in capsys.readouterr().out
 
@@ -171,7 +175,7 @@ def test_unknown_arguments_are_told(capsys, arguments):
 
 def test_an_npu_that_is_not_here_is_told_with_what_to_do(capsys, monkeypatch):
     session = command.bootstrap.current()
-    absent = session.toolchain.torch_npu_version._replace(value=None, where="no module torch_npu", cure="Install it.")
+    absent = session.toolchain.torch_npu_version._replace(value=None, where="no module torch_npu", hint="Install it.")
     without = session._replace(toolchain=session.toolchain.replace(torch_npu_version=absent))
     monkeypatch.setattr(command.bootstrap, "run", lambda: without)
     with pytest.raises(SystemExit) as caught:

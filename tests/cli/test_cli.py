@@ -67,7 +67,7 @@ def test_a_bad_variable_is_a_warning_with_its_cure(session):
     check = doctor.examine(made)[0]
     assert check.verdict == "warn"
     assert "MAX_JOBS" in check.found
-    assert "MAX_JOBS" in check.cure
+    assert "MAX_JOBS" in check.hint
 
 
 def test_a_place_that_cannot_hold_the_cache_is_a_failure_only_where_no_other_can(session, tmp_path):
@@ -88,7 +88,7 @@ def test_the_report_for_programs_holds_every_check(session, capsys):
     names = {check["name"] for check in report["checks"]}
     assert names >= {"system", "torch", "C++ compiler", "ninja", "CANN", "torch_npu", "cache", "CPU kernels"}
     for check in report["checks"]:
-        assert set(check) == {"name", "verdict", "found", "evidence", "cure"}
+        assert set(check) == {"name", "verdict", "found", "evidence", "hint"}
         assert check["verdict"] in ("ok", "warn", "fail")
 
 
@@ -118,7 +118,7 @@ def test_npu_kernels_that_are_built_are_shown_with_their_flags(session, tmp_path
     artifact = Artifact(
         tmp_path / "key" / "e-1",
         tmp_path / "key" / "e-1" / "lib.so",
-        {"rung": "cce-vec", "rungs": ["asc: no", "cce-vec: works"]},
+        {"bisheng_flags": "cce-vec", "bisheng_flags_tried": ["asc: no", "cce-vec: works"]},
     )
     for state, said in (("built", "built, and loaded at the first call"), ("loaded", "loaded")):
         check, made = _npu_kernels(session, state=state, artifact=artifact)
@@ -127,8 +127,8 @@ def test_npu_kernels_that_are_built_are_shown_with_their_flags(session, tmp_path
         assert check.evidence == str(artifact.library)
         report = doctor.as_json(made, [])["npu"]
         assert report == {
-            "state": state, "key": "key", "library": str(artifact.library), "rung": "cce-vec",
-            "rungs": ["asc: no", "cce-vec: works"], "rebuilt_from": None, "problem": None,
+            "state": state, "key": "key", "library": str(artifact.library), "bisheng_flags": "cce-vec",
+            "bisheng_flags_tried": ["asc: no", "cce-vec: works"], "rebuilt_from": None, "problem": None,
         }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_npu_kernels_that_did_not_build_fail_with_every_attempt(session):
     assert check.verdict == "fail"
     assert all(line in check.evidence for line in lines)
     assert "/cache/log" in check.evidence
-    assert check.cure == "Mend CANN."
+    assert check.hint == "Mend CANN."
 
 
 def test_npu_kernels_of_a_machine_without_npu_software_are_no_failure(session):
@@ -148,7 +148,7 @@ def test_npu_kernels_of_a_machine_without_npu_software_are_no_failure(session):
     made = made._replace(toolchain=made.toolchain.replace(cann_home=absent))
     (check,) = (check for check in doctor.examine(made) if check.name == "NPU kernels")
     assert check.verdict == "ok"
-    assert check.cure == "Install it."
+    assert check.hint == "Install it."
 
 
 def test_a_package_without_npu_kernels_says_nothing_of_them(session):
@@ -171,7 +171,7 @@ def test_doctor_has_the_npu_kernels_compute(session, capsys, monkeypatch, proble
         assert (check["verdict"], check["found"]) == ("ok", "passed")
     else:
         assert (check["verdict"], check["found"]) == ("fail", "failed")
-        assert (check["evidence"], check["cure"]) == ("expected loss = 1, got 2.", "Report it.")
+        assert (check["evidence"], check["hint"]) == ("expected loss = 1, got 2.", "Report it.")
 
 
 def test_doctor_without_a_device_says_that_nothing_was_checked(session, monkeypatch):

@@ -17,7 +17,7 @@ import npu_ce_jit
 from npu_ce_jit import bootstrap, console
 from npu_ce_jit.cli import doctor
 from npu_ce_jit.errors import BuildError
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.session import Kernels
 
 TEXT = """\
@@ -37,7 +37,8 @@ ok    CPU kernels: C++  (HOME/.cache/npu_ce_jit/v1/VERSION-torchTORCH-MACHINE-ba
 healthy (exit code 0): the CPU kernels work
 """
 
-STATE = {"state": str, "key": (str, None), "library": (str, None), "rung": (str, None), "rungs": (list, None),
+STATE = {"state": str, "key": (str, None), "library": (str, None), "bisheng_flags": (str, None),
+    "bisheng_flags_tried": (list, None),
          "rebuilt_from": (str, None), "problem": (str, None)}  # fmt: skip
 INFO = {
     "npu_ce_jit": str, "backend": str, "cpu": STATE, "npu": STATE, "sources": (str, None), "seconds": {}, "answers": {},
@@ -46,11 +47,11 @@ INFO = {
         "kind": str, "key": str, "path": str, "bytes": int, "age": int, "problem": str, "libraries": (dict, None),
         "compiler": (dict, None), "host": (str, None), "started": (str, None), "seconds": (float, None),
     }],
-    "found": [{"name": str, "value": (str, None), "where": str, "cure": str}],
+    "found": [{"name": str, "value": (str, None), "where": str, "hint": str}],
 }  # fmt: skip
 DOCTOR = {
     "npu_ce_jit": str, "healthy": bool, "backend": str, "cpu": STATE, "npu": STATE, "seconds": {},
-    "checks": [{"name": str, "verdict": str, "found": str, "evidence": str, "cure": str}],
+    "checks": [{"name": str, "verdict": str, "found": str, "evidence": str, "hint": str}],
 }  # fmt: skip
 
 
@@ -124,8 +125,8 @@ def test_the_json_of_info_and_doctor(known):
 def _machine(has_torch_npu: bool, has_cann: bool, cpu: Kernels, npu: Kernels) -> bootstrap.State:
     session = bootstrap.run()
     toolchain = session.toolchain.replace(
-        torch_npu_version=Evidence("torch_npu", "2.13.0" if has_torch_npu else None, ""),
-        cann_home=Evidence("CANN", "/cann" if has_cann else None, ""),
+        torch_npu_version=Finding("torch_npu", "2.13.0" if has_torch_npu else None, ""),
+        cann_home=Finding("CANN", "/cann" if has_cann else None, ""),
     )
     return session._replace(toolchain=toolchain, cpu=cpu, npu=npu)
 

@@ -150,14 +150,14 @@ def check_sums(rank: int) -> None:
 def check_refusals(rank: int, mesh_shape: tuple[int, ...]) -> None:
     mesh = data_parallel_mesh(mesh_shape)
     head = r"; for the head, call the loss in the forward .*unshard\(\).*linear_weight\.full_tensor\(grad_placements=\["
-    for loss, cure in (
+    for loss, hint in (
         (of_dtensors, head),
         (lambda *a: of_dtensors(*a, reduction="none"), head),
         (from_logits, r"own rows\. For the mean over all"),
         (from_dtensor_logits, r"own rows\. For the mean over all"),
         (torch.compile(from_logits, backend="aot_eager"), r"own rows\. For the mean over all"),
     ):
-        said = rf"fully_shard averages \(input \[.*\): .* 1/{mesh.size()} of itself\. .*{cure}.*set_gradient_divide_fac"
+        said = rf"fully_shard averages \(input \[.*\): .* 1/{mesh.size()} of itself\. .*{hint}.*set_gradient_divide_fac"
         with pytest.raises((RuntimeError, torch._dynamo.exc.BackendCompilerFailed), match=said):
             gradients(sharded(mesh), loss)
     with torch.no_grad():  # the number itself is right

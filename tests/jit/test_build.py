@@ -18,7 +18,7 @@ from npu_ce_jit.jit.build import compile as build_module
 from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.loader import open_library
 from npu_ce_jit.jit.toolchain.compiler_output import compiler_failure
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 
 pytestmark = needs_compiler
 
@@ -85,7 +85,7 @@ def test_a_source_that_changes_under_the_compiler_is_not_published(tmp_path):
 @pytest.mark.parametrize("fact", ["cxx", "ninja", "cpu_isa"])
 def test_what_is_missing_is_named_before_anything_is_written(tmp_path, fact):
     one = toy(tmp_path)
-    absent = getattr(one.toolchain, fact)._replace(value=None, cure="Install it.")
+    absent = getattr(one.toolchain, fact)._replace(value=None, hint="Install it.")
     with pytest.raises(ToolchainError, match=f"No {absent.name.replace('+', '.')}.*Install it"):
         one._replace(toolchain=one.toolchain.replace(**{fact: absent})).build()
     assert not (tmp_path / "cache").exists()
@@ -109,7 +109,7 @@ def test_a_build_that_ends_without_a_word_goes_on_in_the_next_root(tmp_path):
     fails_in_the_cache = f'case "$PWD" in {tmp_path}/cache/*) exit 1;; esac'
     ninja.write_text(f'#!/bin/sh\n{fails_in_the_cache}\nexec {one.toolchain.ninja.value} "$@"\n', "utf-8")
     ninja.chmod(0o755)
-    artifact = one._replace(toolchain=one.toolchain.replace(ninja=Evidence("ninja", str(ninja), "here"))).build()
+    artifact = one._replace(toolchain=one.toolchain.replace(ninja=Finding("ninja", str(ninja), "here"))).build()
     assert artifact.entry_dir.is_relative_to(one.store.roots[-1].path)
     assert list(one.key_dir.iterdir()) == []
 

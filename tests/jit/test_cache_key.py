@@ -12,35 +12,35 @@ from toy_package import write_sources
 from npu_ce_jit._version import __version__
 from npu_ce_jit.errors import BuildError, ToolchainError
 from npu_ce_jit.jit import targets as targets_module
-from npu_ce_jit.jit.bisheng import flag_sets as ladder_module
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.bisheng import flag_sets as flag_sets_module
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.targets import board_target, cpu_target, npu_target
 from npu_ce_jit.jit.toolchain import flags
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.settings import Settings
 
 SETTINGS = Settings()
 TOOLCHAIN = Toolchain(Settings()).replace(
-    system=Evidence("system", "Linux", ""),
-    machine=Evidence("machine", "x86_64", ""),
-    cpu_isa=Evidence("CPU instructions", "avx2", ""),
-    huge_pages=Evidence("huge pages", "yes", ""),
-    cxx=Evidence("C++ compiler", "/usr/bin/g++", ""),
-    ninja=Evidence("ninja", "/usr/bin/ninja", ""),
-    torch_version=Evidence("torch", "2.13.0+cpu", ""),
-    torch_git=Evidence("torch git", "cf30153", ""),
-    torch_dir=Evidence("torch directory", "/site/torch", ""),
-    torch_npu_version=Evidence("torch_npu", "2.13.0 git 11", ""),
-    torch_npu_dir=Evidence("torch_npu directory", "/site/torch_npu", ""),
-    cann_home=Evidence("CANN", "/usr/local/Ascend/cann", ""),
-    cann_version=Evidence("CANN version", "9.1.0", ""),
-    cann_build=Evidence("CANN build", "aa", ""),
-    npu_architecture=Evidence("NPU architecture", "dav-2201", ""),
-    bisheng=Evidence("bisheng", "/usr/local/Ascend/cann/bin/bisheng", ""),
-    lld=Evidence("ld.lld", "/usr/local/Ascend/cann/bin/ld.lld", ""),
+    system=Finding("system", "Linux", ""),
+    machine=Finding("machine", "x86_64", ""),
+    cpu_isa=Finding("CPU instructions", "avx2", ""),
+    huge_pages=Finding("huge pages", "yes", ""),
+    cxx=Finding("C++ compiler", "/usr/bin/g++", ""),
+    ninja=Finding("ninja", "/usr/bin/ninja", ""),
+    torch_version=Finding("torch", "2.13.0+cpu", ""),
+    torch_git=Finding("torch git", "cf30153", ""),
+    torch_dir=Finding("torch directory", "/site/torch", ""),
+    torch_npu_version=Finding("torch_npu", "2.13.0 git 11", ""),
+    torch_npu_dir=Finding("torch_npu directory", "/site/torch_npu", ""),
+    cann_home=Finding("CANN", "/usr/local/Ascend/cann", ""),
+    cann_version=Finding("CANN version", "9.1.0", ""),
+    cann_build=Finding("CANN build", "aa", ""),
+    npu_architecture=Finding("NPU architecture", "dav-2201", ""),
+    bisheng=Finding("bisheng", "/usr/local/Ascend/cann/bin/bisheng", ""),
+    lld=Finding("ld.lld", "/usr/local/Ascend/cann/bin/ld.lld", ""),
 )
 CONTENTS = {
     "ascendc/board/b.asc": "0",
@@ -176,8 +176,8 @@ def test_flags_of_the_kernels_change_the_key(monkeypatch):
     cpu, npu = _key("cpu"), _key("npu")
     monkeypatch.setitem(flags.OF_ISA, "avx2", ("-mavx",))
     assert _key("cpu") != cpu
-    changed = LADDER[-1]._replace(flags=("-O0",))
-    monkeypatch.setattr(ladder_module, "LADDER", (*LADDER[:-1], changed))
+    changed = FLAG_SETS[-1]._replace(flags=("-O0",))
+    monkeypatch.setattr(flag_sets_module, "FLAG_SETS", (*FLAG_SETS[:-1], changed))
     assert _key("npu") != npu
 
 

@@ -112,12 +112,12 @@ def test_a_variable_that_leads_nowhere_is_told_and_not_replaced(tmp_path, monkey
     words = {"absent": "no directory", "dangling": "gone, which is not there", "file": "no directory"}
     words["loop"] = f"is a link to {home}, which is not there"
     assert words.get(how, "may not be read") in facts.cann_home.where
-    assert "set_env.sh" in facts.cann_home.cure
-    assert variable in facts.cann_home.cure
+    assert "set_env.sh" in facts.cann_home.hint
+    assert variable in facts.cann_home.hint
     for fact in (facts.cann_version, facts.cann_build, facts.npu_architecture, facts.bisheng, facts.lld):
         assert fact.value is None
         assert fact.where
-        assert fact.cure
+        assert fact.hint
 
 
 def test_a_dangling_link_of_the_installer_is_told_where_nothing_else_is(tmp_path):
@@ -162,7 +162,7 @@ def test_a_version_file_that_states_nothing_is_named(tmp_path, content):
     facts = found(ASCEND_HOME_PATH=home)
     assert facts.cann_version.value is None
     assert (str(file) in facts.cann_version.where) == isinstance(content, bytes)
-    assert str(home) in facts.cann_version.cure
+    assert str(home) in facts.cann_version.hint
     assert facts.bisheng.value is not None
 
 
@@ -205,8 +205,8 @@ def test_a_bisheng_that_cannot_be_run_is_told(tmp_path, how, who):
     assert fact.value is None
     assert how == "absent" or str(bisheng) in fact.where
     assert how != "not executable" or f"chmod +x {bisheng}" in fact.where
-    assert "NPU_CE_JIT_BISHENG" in fact.cure
-    assert who != "tree" or "toolkit" in fact.cure
+    assert "NPU_CE_JIT_BISHENG" in fact.hint
+    assert who != "tree" or "toolkit" in fact.hint
 
 
 def test_the_compiler_of_cann_itself_adds_nothing_to_its_version(tmp_path):

@@ -12,7 +12,7 @@ from toy_package import needs_compiler, toy
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.bisheng.attempts import Attempt
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 from npu_ce_jit.jit.bisheng.probe import Probe
 from npu_ce_jit.jit.build.cpu_recipe import cpu_recipe
 from npu_ce_jit.jit.build.ninja_file import ninja_file
@@ -50,9 +50,9 @@ def test_each_unit_of_the_cpu_library_becomes_one_object():
     assert f"-L{torch_dir}/lib" in _text()
 
 
-def _npu_recipe(tmp_path, monkeypatch, rung):
-    """As it is where the probe passes on this rung first."""
-    takes = lambda self, tried: iter([Attempt(tried, output="" if tried is rung else "error: no")])  # noqa: E731
+def _npu_recipe(tmp_path, monkeypatch, flag_set):
+    """As it is where the probe passes on this set of flags first."""
+    takes = lambda self, tried: iter([Attempt(tried, output="" if tried is flag_set else "error: no")])  # noqa: E731
     monkeypatch.setattr(Probe, "attempts", takes)
     sources = Sources(Path("/src"), ("ascendc/a.asc", "ascendc/b.asc", "csrc/npu/n.cpp"))
     known = Toolchain(Settings())
@@ -66,7 +66,7 @@ def _builds(lines):
 
 
 def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path, monkeypatch):
-    recipe = _npu_recipe(tmp_path, monkeypatch, LADDER[0])
+    recipe = _npu_recipe(tmp_path, monkeypatch, FLAG_SETS[0])
     lines = ninja_file(recipe, Path("/src")).splitlines()
     kernels = "libnpu_ce_kernels-asc-0123456789ab.so"
     assert _builds(lines) == [
@@ -75,21 +75,21 @@ def test_the_npu_libraries_are_bishengs_and_the_compilers_in_this_order(tmp_path
         f"build libnpu_ce_jit_npu.so: link csrc/npu/n.o | {kernels}",
     ]
     assert recipe.libraries == ("libnpu_ce_jit_npu.so", kernels)
-    assert f"  words = '/cann 9/bin/bisheng' {' '.join(LADDER[0].flags)} -shared" in "\n".join(lines)
+    assert f"  words = '/cann 9/bin/bisheng' {' '.join(FLAG_SETS[0].flags)} -shared" in "\n".join(lines)
     variables = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith(" "))
     assert "-isystem /torch_npu/include -isystem /torch_npu/include/third_party/acl/inc" in variables["cflags"]
     assert "'-Wl,-rpath,$$ORIGIN'" in variables["ldflags"]
     assert "-L. -L/torch_npu/lib" in variables["ldflags"]
     assert "-lnpu_ce_kernels-asc-0123456789ab" in variables["libs"]
     assert recipe.environment["PATH"] == "/cann 9/bin:/bin"
-    assert recipe.facts["rung"] == LADDER[0].name
+    assert recipe.facts["bisheng_flags"] == FLAG_SETS[0].name
     assert recipe.compiles == 2
 
 
 def test_in_two_steps_the_units_are_compiled_side_by_side(tmp_path, monkeypatch):
-    (rung,) = (rung for rung in LADDER if rung.form == "two steps")
-    recipe = _npu_recipe(tmp_path, monkeypatch, rung)
-    kernels = f"libnpu_ce_kernels-{rung.name}-0123456789ab.so"
+    (flag_set,) = (flag_set for flag_set in FLAG_SETS if flag_set.form == "two steps")
+    recipe = _npu_recipe(tmp_path, monkeypatch, flag_set)
+    kernels = f"libnpu_ce_kernels-{flag_set.name}-0123456789ab.so"
     assert _builds(ninja_file(recipe, Path("/src")).splitlines()) == [
         "build ascendc/a.asc.o: bisheng $root/ascendc/a.asc",
         "build ascendc/b.asc.o: bisheng $root/ascendc/b.asc",

@@ -16,7 +16,7 @@ from locations import RUN_ON_NPU
 from toy_package import copy_package, run_python, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 
 ON_NPU = (RUN_ON_NPU, "python")
 
@@ -86,9 +86,10 @@ torch.npu.synchronize()
 report |= {"filled": out.cpu().unique().tolist(), "manifest": dict(session.npu.artifact.manifest)}
 """
 
-RUNG = """
+FLAG_SET = """
 kernels = npu_at_import
-report |= {name: kernels.artifact and kernels.artifact.manifest[name] for name in ("rung", "rungs")}
+names = ("bisheng_flags", "bisheng_flags_tried")
+report |= {name: kernels.artifact and kernels.artifact.manifest[name] for name in names}
 """
 
 PRINT = "print(json.dumps(report))"
@@ -121,7 +122,7 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert cold["errors"] == []
     assert len(list((site.parent / "cache").glob("v1/*/e-*"))) == 2, "the CPU library is that of a machine without CANN"
     assert cold["filled"] == [42.0], "the glue reaches the kernels, which bisheng linked"
-    assert cold["manifest"]["rung"] == "asc"
+    assert cold["manifest"]["bisheng_flags"] == "asc"
     glue, kernels = cold["manifest"]["libraries"]
     assert glue == "libnpu_ce_jit_npu.so"
     assert re.fullmatch(r"libnpu_ce_kernels-asc-[0-9a-f]{12}\.so", kernels)
@@ -166,41 +167,41 @@ def test_kernels_of_the_running_process_are_exchanged_before_its_first_call_and_
 @pytest.mark.exhaustive
 def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(site: Path, tmp_path: Path) -> None:
     def start(**variables: str) -> dict[str, Any]:
-        return report_of(site, CALL, RUNG, NPU_CE_JIT_CACHE_DIR=str(tmp_path), **variables)
+        return report_of(site, CALL, FLAG_SET, NPU_CE_JIT_CACHE_DIR=str(tmp_path), **variables)
 
     wrong = start(TOY_ERROR="0.5")
-    assert wrong["rung"] == "asc"
+    assert wrong["bisheng_flags"] == "asc"
     assert "expected loss[0] = " in wrong["errors"][0]
     right = start()
-    assert (right["rung"], right["errors"]) == ("asc-dirs", [])
-    assert right["rungs"][0].startswith(
+    assert (right["bisheng_flags"], right["errors"]) == ("asc-dirs", [])
+    assert right["bisheng_flags_tried"][0].startswith(
         "asc: error: The NPU kernels fail their self-check in float32: expected loss[0] = "
     )
     (note,) = tmp_path.glob("v1/*/note-*")
     note.unlink()
-    assert start(TOY_ERROR="0.5")["rung"] == "asc-dirs"
+    assert start(TOY_ERROR="0.5")["bisheng_flags"] == "asc-dirs"
     rejected = sorted(tmp_path.glob("v1/*/rejected-*"))
     assert len(rejected) == 2
-    for name in (rung.name for rung in LADDER[2:]):  # as if each had been built and had failed
+    for name in (flag_set.name for flag_set in FLAG_SETS[2:]):  # as if each had been built and had failed
         copy = shutil.copytree(rejected[0], rejected[0].with_name(f"rejected-{name}"))
         manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
-        (copy / "manifest.json").write_text(json.dumps(manifest | {"rung": name}), "utf-8")
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"bisheng_flags": name}), "utf-8")
     none = start()
     assert none["at import"] == "none"
-    every = ", ".join(rung.name for rung in LADDER)
+    every = ", ".join(flag_set.name for flag_set in FLAG_SETS)
     assert f"{every}: error: The NPU kernels fail their self-check in float32: expected loss[0] = " in none["problem"]
     assert f"{every}: error: " in none["errors"][0]
     assert not list(tmp_path.glob("v1/*cann*/e-*")), "nothing more was built"
 
 
-def test_the_old_generation_takes_the_first_rung_that_it_knows(site: Path) -> None:
+def test_the_old_generation_takes_the_first_flag_set_that_it_knows(site: Path) -> None:
     report = report_of(site, CALL, LAUNCH, VIRTUAL_CANN_LAYOUT="8", NPU_CE_JIT_BUILD="lazy")
     assert report["at import"] == "lazy"
     assert report["at call"] == "loaded"
     assert report["errors"] == []
     assert report["filled"] == [42.0]
-    assert report["manifest"]["rung"] == "cce-soc"
-    assert report["manifest"]["rungs"][0].startswith("asc: ")
+    assert report["manifest"]["bisheng_flags"] == "cce-soc"
+    assert report["manifest"]["bisheng_flags_tried"][0].startswith("asc: ")
 
 
 def test_without_npu_kernels_the_cpu_computes_and_an_npu_call_says_why(site: Path) -> None:
@@ -210,7 +211,7 @@ def test_without_npu_kernels_the_cpu_computes_and_an_npu_call_says_why(site: Pat
     assert len(report["errors"]) == 2
     for error in report["errors"]:
         assert error.startswith("npu_ce_jit has no kernels for npu:0. ")
-        assert f"with none of the {len(LADDER)} sets of flags" in error
+        assert f"with none of the {len(FLAG_SETS)} sets of flags" in error
         assert "/bin/false" in error
 
 

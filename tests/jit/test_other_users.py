@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches on volumes that others can write, caches of root's, and root in a user's home: what is said cures it."""
+"""Caches on volumes that others can write, caches of root's, and root in a user's home: what is said helps with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from other_users import UID, as_another_user, in_user_namespace, needs_root, needs_user_namespaces, open_dir, run_cure
+from other_users import UID, as_another_user, in_user_namespace, needs_root, needs_user_namespaces, open_dir, run_hint
 from toy_package import Toy, copy_package, needs_compiler, run_python, toy
 
 from npu_ce_jit import bootstrap
@@ -42,7 +42,7 @@ def test_one_command_mends_a_cache_of_one_s_own_that_was_made_writable(tmp_path,
     _make_group_writable(tmp_path / "cache")
     assert one.find() is None
     assert str(_refusal(one)) in caplog.text
-    run_cure(_refusal(one).cure)
+    run_hint(_refusal(one).hint)
     assert one.find() == artifact
 
 
@@ -54,7 +54,7 @@ def test_the_command_for_a_part_of_it_mends_all_below(tmp_path, caplog, part):
     _make_group_writable(path if path.is_dir() else path.parent)
     assert one.find() is None
     (refused,) = one.store.refusals
-    run_cure(refused)
+    run_hint(refused)
     assert one.find() == artifact
 
 
@@ -78,14 +78,14 @@ def test_on_a_volume_of_root_s_that_all_can_write_one_s_own_directory_serves(ope
 
     def task() -> None:
         refusal = _refusal(toy(open_dir / "user", NPU_CE_JIT_CACHE_DIR=str(volume), TMPDIR=str(volume)))
-        (own,) = re.findall(r"^Set NPU_CE_JIT_CACHE_DIR=(\S+), a directory of your own below it$", refusal.cure)
+        (own,) = re.findall(r"^Set NPU_CE_JIT_CACHE_DIR=(\S+), a directory of your own below it$", refusal.hint)
         one = toy(open_dir / "user", NPU_CE_JIT_CACHE_DIR=own, TMPDIR=str(volume))
         artifact = one.build()
         assert artifact.entry_dir.is_relative_to(own)
         assert own.startswith(str(volume))
         assert one.find() == artifact
         _make_group_writable(Path(own))
-        run_cure(_refusal(one).cure)
+        run_hint(_refusal(one).hint)
         assert one.find() == artifact
 
     as_another_user(task)
@@ -100,7 +100,7 @@ def test_a_volume_of_root_s_that_this_user_cannot_write_is_root_s_to_mend(open_d
 
     def task() -> None:
         refusal = _refusal(toy(open_dir / "user", NPU_CE_JIT_CACHE_DIR=str(volume)))
-        assert refusal.cure == f"Have user 0 run: chmod -R go-w {volume}"
+        assert refusal.hint == f"Have user 0 run: chmod -R go-w {volume}"
 
     as_another_user(task)
 
@@ -147,7 +147,7 @@ def test_in_a_user_namespace_what_is_said_of_root_s_prebuilt_cache_makes_it_serv
             load_or_build(one.target, one.settings, one.toolchain, may_build=False)
         (refusal,) = one.store.refusals
         copy = f"{open_dir}/user/mine"
-        run_cure(refusal.partition(", and name")[0].replace("run cp", "run: cp").replace(" DIR", f" {copy}"))
+        run_hint(refusal.partition(", and name")[0].replace("run cp", "run: cp").replace(" DIR", f" {copy}"))
         artifact = _user_of(prebuilt, NPU_CE_JIT_PREBUILT_DIR=copy).find()
         assert artifact is not None
         assert artifact.entry_dir.is_relative_to(copy)

@@ -47,10 +47,10 @@ def test_every_absent_fact_says_where_was_looked_and_what_to_do(monkeypatch):
     for fact in (facts.cxx, facts.ninja, facts.torch_npu_version):
         assert fact.value is None
         assert fact.where
-        assert fact.cure
+        assert fact.hint
         with pytest.raises(ToolchainError) as caught:
             fact.require()
-        assert caught.value.hint == fact.cure
+        assert caught.value.hint == fact.hint
 
 
 def test_a_fact_is_looked_for_when_it_is_asked_for_and_then_stays(tmp_path):
@@ -132,7 +132,7 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     fact = _discover(NPU_CE_JIT_CPU_ISA=wanted).cpu_isa
     assert fact.value == isa
-    assert isa is not None or "NPU_CE_JIT_CPU_ISA" in fact.cure
+    assert isa is not None or "NPU_CE_JIT_CPU_ISA" in fact.hint
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_doctor_says_what_the_page_promises(commands: dict[str, str]) -> None:
     report = report_of(commands["doctor"])
     assert report["healthy"] is True
     assert report["npu"]["state"] == "loaded"
-    assert report["npu"]["rungs"] == ["asc: works"]
+    assert report["npu"]["bisheng_flags_tried"] == ["asc: works"]
     (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
     assert (check["verdict"], check["found"]) == ("ok", "passed")
     entry = Path(report["npu"]["library"]).parent
@@ -56,9 +56,9 @@ def test_bench_says_what_the_page_promises(commands: dict[str, str]) -> None:
     ours = [row for row in report["rows"] if row["ours"]]
     assert len(ours) == 3 * 2 * 2 + 3  # dtypes, forms and losses, and one in place, which has no forward alone
     for row in ours:
-        gradients = row["form"] != "forward" and not row["contestant"].endswith("in place")
+        gradients = row["form"] != "forward" and not row["implementation"].endswith("in place")
         assert row["peak over logits"] == pytest.approx(gradients + (row["loss"] == "drop-in"), abs=0.05)
         assert row["value"] == pytest.approx(8.8, abs=0.1)  # ln 4096, and half the variance of the logits
-    peers = {row["contestant"]: row["not run"] for row in report["rows"] if "not run" in row}
+    peers = {row["implementation"]: row["not run"] for row in report["rows"] if "not run" in row}
     for name in ("F.cross_entropy", "log_softmax + nll_loss", "torch_npu's"):
         assert "aclnn" in peers[name], "the virtual NPU has none of the peers' operators, and says so"

@@ -17,7 +17,7 @@ from torch import Tensor
 import npu_ce_jit
 from npu_ce_jit import bootstrap
 from npu_ce_jit.bench import cases
-from npu_ce_jit.bench.implementations import CONTESTANTS
+from npu_ce_jit.bench.implementations import IMPLEMENTATIONS
 from npu_ce_jit.cli import demo, doctor
 from npu_ce_jit.op import reference
 from npu_ce_jit.op.linear import chunks
@@ -168,7 +168,7 @@ def test_rebuild_demo_bench_and_doctor(monkeypatch: pytest.MonkeyPatch, capsys: 
         return [
             row["value"]
             for cell in shown
-            for row in cases.measure(cell, [one for one in CONTESTANTS[cell.loss] if one.ours], CPU, effort)
+            for row in cases.measure(cell, [one for one in IMPLEMENTATIONS[cell.loss] if one.ours], CPU, effort)
             if "value" in row
         ]
 

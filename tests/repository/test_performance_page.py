@@ -12,7 +12,7 @@ from locations import CHECKOUT
 from probes import needs_matplotlib
 
 from npu_ce_jit.bench.cases import FORWARD, LIMIT, STEP, Cell
-from npu_ce_jit.bench.implementations import COMPILED, CONTESTANTS, EAGER, IN_PLACE, LEAN, LINEAR
+from npu_ce_jit.bench.implementations import COMPILED, EAGER, IMPLEMENTATIONS, IN_PLACE, LEAN, LINEAR
 
 if not (CHECKOUT / "benchmarks").is_dir():
     pytest.skip("the package under test is installed, not a checkout", allow_module_level=True)
@@ -29,10 +29,10 @@ ABOUT = {
 def rows_of(cell: Cell, everybody: bool = True, ratio: float = 2.0, absent: tuple[str, ...] = ()) -> list[dict]:
     """Ours take a nanosecond for each of the logits' elements and reach half the limit; peers `ratio` times that."""
     own = cell.rows * cell.classes * 1e-6
-    peers = [one.name for one in CONTESTANTS[cell.loss] if not one.ours and one.timed and one.name not in absent]
+    peers = [one.name for one in IMPLEMENTATIONS[cell.loss] if not one.ours and one.timed and one.name not in absent]
     rows = []
-    for one in CONTESTANTS[cell.loss]:
-        row = {**cell._asdict(), "contestant": one.name, "ours": one.ours}
+    for one in IMPLEMENTATIONS[cell.loss]:
+        row = {**cell._asdict(), "implementation": one.name, "ours": one.ours}
         if one.name in absent:
             row["not run"] = "ModuleNotFoundError: not here"
         else:
@@ -42,7 +42,7 @@ def rows_of(cell: Cell, everybody: bool = True, ratio: float = 2.0, absent: tupl
                 row["times as fast as"] = dict.fromkeys(peers, ratio)
         if one.ours or everybody:
             rows.append(row)
-    return [*rows, {**cell._asdict(), "contestant": LIMIT, "ours": False, "milliseconds": own / 2, "GB/s": 10.0}]
+    return [*rows, {**cell._asdict(), "implementation": LIMIT, "ours": False, "milliseconds": own / 2, "GB/s": 10.0}]
 
 
 def results_of(rows: list[dict]) -> Results:

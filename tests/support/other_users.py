@@ -54,9 +54,9 @@ def in_user_namespace(task: Callable[[], object]) -> None:
     assert exit_code(fork(run)) == 0
 
 
-def run_cure(cure: str) -> None:
+def run_hint(hint: str) -> None:
     """Runs the command that a message names, as a reader would."""
-    subprocess.run(re.split("(?i)run: ", cure)[-1].rstrip(")"), shell=True, check=True)
+    subprocess.run(re.split("(?i)run: ", hint)[-1].rstrip(")"), shell=True, check=True)
 
 
 def _become(uid: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of each rung of the ladder, and what is told where none works."""
+"""What came of each set of flags, and what is told where none works."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.bisheng import hints
-from npu_ce_jit.jit.bisheng.flag_sets import Compiler, Rung
+from npu_ce_jit.jit.bisheng.flag_sets import Compiler, FlagSet
 from npu_ce_jit.jit.toolchain.compiler_output import telling_lines
 
 
 class Reached(IntEnum):
-    """How far a rung came before it failed."""
+    """How far a set of flags came before it failed."""
 
     PROBE = 0
     KERNELS = 1
@@ -24,14 +24,14 @@ class Reached(IntEnum):
 
 
 class Attempt(NamedTuple):
-    """One try of a rung; `output` is empty where it works."""
+    """One try of a set of flags; `output` is empty where it works."""
 
-    rung: Rung
-    more: tuple[str, ...] = ()  # flags beside those of the rung
-    command: str = ""  # ready to paste; empty for a rung that was rejected
+    flag_set: FlagSet
+    more: tuple[str, ...] = ()  # flags beside those of the set of flags
+    command: str = ""  # ready to paste; empty for a set of flags that was rejected
     output: str = ""
     reached: Reached = Reached.PROBE
-    is_the_last: bool = False  # what failed it fails any other rung as well
+    is_the_last: bool = False  # what failed it fails any other set of flags as well
 
     @property
     def works(self) -> bool:
@@ -39,7 +39,7 @@ class Attempt(NamedTuple):
 
     @property
     def name(self) -> str:
-        return " ".join((self.rung.name, *self.more))
+        return " ".join((self.flag_set.name, *self.more))
 
     @property
     def verdict(self) -> str:
@@ -53,14 +53,14 @@ class Attempt(NamedTuple):
 
 
 def none_works(attempts: Sequence[Attempt], compiler: Compiler, log_file: Path) -> BuildError:
-    """With a line for each way in which rungs failed, and with what cures the failure of the one that got furthest."""
+    """With a line for each way in which sets of flags failed, and a hint for the one that got furthest."""
     names_of: dict[str, list[str]] = {}
     for attempt in attempts:
         names_of.setdefault(attempt.verdict, []).append(attempt.name)
     furthest = max(reversed(attempts), key=lambda attempt: attempt.reached)
+    tried = len({attempt.flag_set for attempt in attempts})
     return BuildError(
-        f"bisheng makes kernels that work with none of the {len({attempt.rung for attempt in attempts})} sets of flags "
-        "that were tried.",
+        f"bisheng makes kernels that work with none of the {tried} sets of flags that were tried.",
         hints.of(furthest.output, compiler),
         furthest.command,
         tuple(f"{', '.join(names)}: {verdict}" for verdict, names in names_of.items()),
@@ -69,9 +69,9 @@ def none_works(attempts: Sequence[Attempt], compiler: Compiler, log_file: Path) 
 
 
 def is_the_sources_fault(attempts: Sequence[Attempt], root_dir: Path) -> bool:
-    """Whether a third rung has failed at the same lines of our sources: then they are wrong, and not the flags.
+    """Whether a third set of flags has failed at the same lines of our sources: then they are wrong, and not the flags.
 
-    Two say less: the first two rungs differ by directories alone.
+    Two say less: the first two sets of flags differ by directories alone.
     """
     where = re.compile(rf"^{re.escape(str(root_dir))}/\S+:\d+: (?:fatal )?error: .*", re.MULTILINE)
     found = [errors for attempt in attempts if (errors := set(where.findall(attempt.output)))]

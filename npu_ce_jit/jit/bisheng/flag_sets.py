@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways in which the releases of bisheng make a library of vector kernels and their launchers.
 
-Each rung is a form that vendor documents or projects show; none works on all releases, and no file says which one a
-release takes. So a build tries them in this order, each on a small pair of kernels (`probe`) and then on all.
+Each set of flags is a form that vendor documents or projects show; none works on all releases, and no file says which
+one a release takes. So a build tries them in this order, each on a small pair of kernels (`probe`) and then on all.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 
-class Rung(NamedTuple):
+class FlagSet(NamedTuple):
     """One way. `needs_cann_dirs`: this form of the driver adds no include directory or library by itself.
 
     "one command" compiles and links all units; "two steps" compiles each by itself, for a link that bisheng makes as
@@ -34,7 +34,7 @@ _ASC = ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__")
 # What CANN's own build rules pass for the old front door, and what the driver of the new one adds by itself. Without
 # TILING_KEY_VAR every unit defines g_tilingKey, and several cannot be linked; no kernel here reads it. L2_CACHE_HINT is
 # not among them: the hint adds an offset that is 0 unless whoever loads the binary sets it, and its variable is one
-# more symbol that a release may lack. So on these rungs the hint does nothing, which costs time and no digit.
+# more symbol that a release may lack. So on these sets of flags the hint does nothing, which costs time and no digit.
 _CCE = (
     *_ALL,
     "--cce-auto-sync",
@@ -54,34 +54,34 @@ _CCE = (
 _CCE_VEC = ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_CCE, "-DNPU_CE_VECTOR=")
 
 # A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: that, or the options of the old
-# form, says that it needs vector cores only. There is no rung for both kinds of cores (dav-c220): the macro with which
-# a kernel then names one, KERNEL_TASK_TYPE_DEFAULT, says something to CANN's own build of operators only, and without
-# it each block runs on a cube core and on two vector cores.
-LADDER = (
+# form, says that it needs vector cores only. No set of flags is for both kinds of cores (dav-c220): the macro with
+# which a kernel then names one, KERNEL_TASK_TYPE_DEFAULT, says something to CANN's own build of operators only, and
+# without it each block runs on a cube core and on two vector cores.
+FLAG_SETS = (
     # 8.5 and later.
-    Rung("asc", _ASC, needs_cann_dirs=False),
+    FlagSet("asc", _ASC, needs_cann_dirs=False),
     # The same, where the driver does not find its own headers or libraries.
-    Rung("asc-dirs", _ASC, needs_cann_dirs=True),
+    FlagSet("asc-dirs", _ASC, needs_cann_dirs=True),
     # The old front door of 9.x, which takes the architecture by its new name too. That one has both kinds of cores, so
     # the kernels name theirs: a compiler that does not know the word refuses it, where without it it would take both.
-    Rung(
+    FlagSet(
         "cce-npu-arch",
         ("-xcce", "--npu-arch=dav-2201", *_CCE, "-DNPU_CE_VECTOR=__vector__"),
         needs_cann_dirs=True,
     ),
     # 8.0 to 8.3, as their manual has it. It wants the name of a chip, and takes from it the architecture that all chips
     # of A2 and A3 share: any of these names gives the same code. Asking for the real one would make a device context.
-    Rung(
+    FlagSet(
         "cce-soc",
         ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_CCE, "-DNPU_CE_VECTOR="),
         needs_cann_dirs=True,
     ),
     # The architecture by its own name, where a release refuses that of the chip.
-    Rung("cce-vec", _CCE_VEC, needs_cann_dirs=True),
+    FlagSet("cce-vec", _CCE_VEC, needs_cann_dirs=True),
     # What public projects with several units do at this front door.
-    Rung("cce-two-steps", _CCE_VEC, needs_cann_dirs=True, form="two steps"),
+    FlagSet("cce-two-steps", _CCE_VEC, needs_cann_dirs=True, form="two steps"),
     # Nothing is left to link: the names of all kernels differ, and nothing else of two units clashes.
-    Rung("cce-one-unit", _CCE_VEC, needs_cann_dirs=True, form="one unit"),
+    FlagSet("cce-one-unit", _CCE_VEC, needs_cann_dirs=True, form="one unit"),
 )
 
 # Below CANN's home: where Ascend C is in 9.x (8.x may have a link of that name), and in 8.x.
@@ -115,14 +115,14 @@ class Compiler(NamedTuple):
     machine: str
 
     def commands(
-        self, rung: Rung, root_dir: Path, units: Sequence[str], library: str, more: Sequence[str] = ()
+        self, flag_set: FlagSet, root_dir: Path, units: Sequence[str], library: str, more: Sequence[str] = ()
     ) -> tuple[Command, ...]:
         """What makes the library of these units below `root_dir`; `more` are flags for every command."""
         units = tuple(units)
-        includes, libraries = self._cann_dirs() if rung.needs_cann_dirs else ((), ())
-        before, after = (self.program, *rung.flags, *more, *includes), ("-o", library, *libraries)
+        includes, libraries = self._cann_dirs() if flag_set.needs_cann_dirs else ((), ())
+        before, after = (self.program, *flag_set.flags, *more, *includes), ("-o", library, *libraries)
         paths = [str(root_dir / unit) for unit in units]
-        if rung.form == "two steps":
+        if flag_set.form == "two steps":
             compiles = [
                 Command((*before, "-c", path, "-o", f"{unit}.o"), f"{unit}.o", (unit,))
                 for unit, path in zip(units, paths, strict=True)
@@ -130,7 +130,7 @@ class Compiler(NamedTuple):
             objects = tuple(command.output for command in compiles)
             link = (self.program, "--cce-fatobj-link", "-fPIC", "-shared", *more, *objects, *after)
             return *compiles, Command(link, library, objects=objects)
-        if rung.form == "one unit":
+        if flag_set.form == "one unit":
             *others, last = paths
             paths = [*(word for path in others for word in ("-include", path)), last]
         return (Command((*before, "-shared", *paths, *after), library, units),)

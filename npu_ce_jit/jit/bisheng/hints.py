@@ -19,7 +19,7 @@ _WRONG = (
     "To have these flags tried again, run `python -m npu_ce_jit clean --rejected`."
 )
 # (what the output holds, what to do), the most telling first.
-_CURES = (
+_HINTS = (
     ("self-check", _WRONG),
     (MISSING_CXX_HEADER.pattern, "bisheng takes the newest GCC here, and that one has no C++ headers: {cxx}."),
     (r"kernel_operator\.h'? file not found|kernel_operator\.h: No such file", _NO_HEADERS),
@@ -41,9 +41,9 @@ _OTHERWISE = "Run the command above by hand; set NPU_CE_JIT_BISHENG if CANN's co
 def of(output: str, compiler: Compiler) -> str:
     """What to do about a failure of which this is the output."""
     otherwise = _OTHERWISE if compiler.api_dirs() else _NO_HEADERS
-    cure = next((cure for pattern, cure in _CURES if re.search(pattern, output)), otherwise)
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, output)), otherwise)
     program, home, machine = compiler
-    return cure.format(bisheng=program, home=home, machine=machine, cxx=_cxx_package())
+    return hint.format(bisheng=program, home=home, machine=machine, cxx=_cxx_package())
 
 
 def gcc_flags(cxx: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[str, ...]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries a rung of the ladder on small kernels."""
+"""Tries a set of flags on small kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from npu_ce_jit.errors import ToolchainError
 from npu_ce_jit.jit.bisheng import hints, probe_kernels
 from npu_ce_jit.jit.bisheng.attempts import Attempt
-from npu_ce_jit.jit.bisheng.flag_sets import Command, Compiler, Rung
+from npu_ce_jit.jit.bisheng.flag_sets import Command, Compiler, FlagSet
 from npu_ce_jit.jit.toolchain.compiler_output import is_full_disk, was_killed
 
 _SECONDS = 120.0
@@ -34,21 +34,21 @@ class Probe(NamedTuple):
     directory: Path
     environment: Mapping[str, str]
 
-    def attempts(self, rung: Rung) -> Iterator[Attempt]:
-        """What came of it, and then of what cures the failure. Raises OSError where this directory's disk is full."""
+    def attempts(self, flag_set: FlagSet) -> Iterator[Attempt]:
+        """What came of it, and then of what may help. Raises OSError where this directory's disk is full."""
         name, header = probe_kernels.HEADER
         for file, text in {name: header, **probe_kernels.UNITS}.items():
             (self.directory / file).write_text(text, "utf-8")
-        attempt = self._try(rung)
+        attempt = self._try(flag_set)
         yield attempt
         if hints.MISSING_CXX_HEADER.search(attempt.output):
             # clang took the newest GCC directory, and that one has no C++ headers.
             for more in hints.gcc_flags(self.cxx, self.environment):
-                yield self._try(rung, more)
+                yield self._try(flag_set, more)
 
-    def _try(self, rung: Rung, more: tuple[str, ...] = ()) -> Attempt:
-        library = f"probe-{rung.name}.so"
-        commands = self.compiler.commands(rung, Path(), tuple(probe_kernels.UNITS), library, more)
+    def _try(self, flag_set: FlagSet, more: tuple[str, ...] = ()) -> Attempt:
+        library = f"probe-{flag_set.name}.so"
+        commands = self.compiler.commands(flag_set, Path(), tuple(probe_kernels.UNITS), library, more)
         for command in commands:
             (self.directory / command.output).unlink(missing_ok=True)
         opening = commands[-1]._replace(words=(*open_words(), library, *probe_kernels.LAUNCHERS))
@@ -61,8 +61,8 @@ class Probe(NamedTuple):
             if is_full_disk(said):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
             if said:
-                return Attempt(rung, more, shown, said, is_the_last=never_ran or was_killed(said))
-        return Attempt(rung, more, shlex.join(commands[0].words))
+                return Attempt(flag_set, more, shown, said, is_the_last=never_ran or was_killed(said))
+        return Attempt(flag_set, more, shlex.join(commands[0].words))
 
     def _failure(self, command: Command) -> str:
         """What the process says of its failure, or the empty string for success."""

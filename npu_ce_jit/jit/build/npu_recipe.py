@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from npu_ce_jit.jit.bisheng.attempts import Attempt, Reached, is_the_sources_fault, none_works
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER, Command, Compiler
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS, Command, Compiler
 from npu_ce_jit.jit.bisheng.probe import Probe, open_words
 from npu_ce_jit.jit.build.cpu_recipe import CXX_RULES, Recipe, Step, object_of, system_includes, torch_dirs
 from npu_ce_jit.jit.sources import Sources
@@ -19,7 +19,7 @@ from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG, Failure, open_lo
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
-# Each command of bisheng is a rung's own. A library that it links may still lack a symbol: so it is opened as well.
+# Each set of flags has commands of its own. A library that it links may still lack a symbol: so it is opened as well.
 _BISHENG_RULES = {"bisheng": "$words", "bisheng_library": "$words && $open $out"}
 
 
@@ -31,12 +31,12 @@ def npu_recipes(
     key_digest: str,
     rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
 ) -> Generator[Recipe, Failure, None]:
-    """One for each rung of the ladder that takes the probe; is sent how one failed, to give the next. Sources without
+    """One for each set of flags that takes the probe; is sent how one failed, to give the next. Sources without
     units of C++ have no glue, and make the library of kernels alone.
 
-    Without the rungs of manifests that were `rejected`, each with its verdict. Ends where a failure is not one that
-    another rung could mend. Raises ToolchainError for what is missing, OSError where the disk of `directory` is full,
-    and BuildError, with a line for each rung, where none works.
+    Without the sets of flags of manifests that were `rejected`, each with its verdict. Ends where no other set of flags
+    could mend a failure. Raises ToolchainError for what is missing, OSError where the disk of `directory` is full, and
+    BuildError, with a line for each set of flags, where none works.
     """
     compiler = Compiler(toolchain.bisheng.require(), toolchain.cann_home.require(), platform.machine())
     environment = cann_environment(settings, compiler)
@@ -48,25 +48,25 @@ def npu_recipes(
     # So each set of kernels has a name of its own.
     suffix, units = f"-{key_digest}.so", sources.units(".asc")
     more = sources.define_flags
-    verdicts = {manifest["rung"]: verdict for manifest, verdict in rejected}
+    verdicts = {manifest["bisheng_flags"]: verdict for manifest, verdict in rejected}
     attempts: list[Attempt] = []
-    for rung in LADDER:
-        if rung.name in verdicts:
-            verdict = Attempt(rung, output=f"error: {verdicts[rung.name]}", reached=Reached.SELF_CHECK)
+    for flag_set in FLAG_SETS:
+        if flag_set.name in verdicts:
+            verdict = Attempt(flag_set, output=f"error: {verdicts[flag_set.name]}", reached=Reached.SELF_CHECK)
             _note(verdict, attempts, directory)
             continue
-        for attempt in probe.attempts(rung):
+        for attempt in probe.attempts(flag_set):
             if not attempt.works:
                 _note(attempt, attempts, directory)
                 continue
-            library = f"libnpu_ce_kernels-{rung.name}{suffix}"
-            commands = compiler.commands(rung, sources.root_dir, units, library, (*attempt.more, *more))
+            library = f"libnpu_ce_kernels-{flag_set.name}{suffix}"
+            commands = compiler.commands(flag_set, sources.root_dir, units, library, (*attempt.more, *more))
             recipe = _recipe(toolchain, sources, compiler, commands, environment)
             failure = yield recipe._replace(
                 facts={
-                    "rung": rung.name,
-                    "rungs": list(map(str, (*attempts, attempt))),
-                    "flags": [*rung.flags, *attempt.more, *recipe.facts["flags"]],
+                    "bisheng_flags": flag_set.name,
+                    "bisheng_flags_tried": list(map(str, (*attempts, attempt))),
+                    "flags": [*flag_set.flags, *attempt.more, *recipe.facts["flags"]],
                 }
             )
             output = "\n".join(failure.lines)

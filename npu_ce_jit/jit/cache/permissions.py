@@ -17,13 +17,13 @@ _OVERFLOW_UID = 65534  # whom the kernel names for users that a namespace does n
 class UntrustedError(Exception):
     """Another user could have written this: which path and why, and what this user can do about it."""
 
-    def __init__(self, fact: str, cure: str) -> None:
-        super().__init__(fact, cure)
+    def __init__(self, fact: str, hint: str) -> None:
+        super().__init__(fact, hint)
         self.fact = fact
-        self.cure = cure
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.fact} ({self.cure[0].lower()}{self.cure[1:]})"
+        return f"{self.fact} ({self.hint[0].lower()}{self.hint[1:]})"
 
 
 def require_trusted_dir(path: Path) -> None:
@@ -67,13 +67,13 @@ def write_private(path: Path, content: str | bytes) -> None:
 def _require_ours(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.getuid(), 0):
         raise UntrustedError(
-            f"{path} belongs to user {status.st_uid}, not to {os.getuid()} or root", _cure_of_foreign(path, status)
+            f"{path} belongs to user {status.st_uid}, not to {os.getuid()} or root", _hint_for_foreign(path, status)
         )
     if status.st_mode & _OTHERS_WRITE:
-        raise UntrustedError(f"{path} can be written by others", _cure_of_writable(path, status))
+        raise UntrustedError(f"{path} can be written by others", _hint_for_writable(path, status))
 
 
-def _cure_of_writable(path: Path, status: os.stat_result) -> str:
+def _hint_for_writable(path: Path, status: os.stat_result) -> str:
     """One command for all that is wrong below `path`: directories are looked at before what is in them."""
     top = path if stat.S_ISDIR(status.st_mode) else path.parent
     command = f"chmod -R go-w {_quoted(top)}"
@@ -82,7 +82,7 @@ def _cure_of_writable(path: Path, status: os.stat_result) -> str:
     return _place_of_ones_own(top) or f"Have user {status.st_uid} run: {command}"
 
 
-def _cure_of_foreign(path: Path, status: os.stat_result) -> str:
+def _hint_for_foreign(path: Path, status: os.stat_result) -> str:
     if status.st_uid == _OVERFLOW_UID and _is_in_user_namespace():
         return (
             "In this user namespace root's files have no owner, nor have those of others: where you trust them, run "

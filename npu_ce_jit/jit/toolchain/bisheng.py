@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from npu_ce_jit.jit.toolchain.cann import find_cann_version
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.settings import Settings
 
 # Below CANN's home: 9.x first, then 8.x, then what both have as links.
@@ -21,52 +21,52 @@ _PLACES = (
 _TOOLKIT = "Install CANN's toolkit package (the runtime packages have no compiler), or set NPU_CE_JIT_BISHENG."
 
 
-def find_bisheng(settings: Settings, cann_home: Evidence) -> Evidence:
+def find_bisheng(settings: Settings, cann_home: Finding) -> Finding:
     """NPU_CE_JIT_BISHENG where it is set, else the one on PATH, else CANN's own."""
     if settings.bisheng is not None:
         fault = _fault(settings.bisheng)
         if fault is None:
-            return Evidence("bisheng", str(settings.bisheng), "NPU_CE_JIT_BISHENG")
-        return Evidence(
+            return Finding("bisheng", str(settings.bisheng), "NPU_CE_JIT_BISHENG")
+        return Finding(
             "bisheng", None, f"NPU_CE_JIT_BISHENG: {settings.bisheng} {fault}",
             "Set NPU_CE_JIT_BISHENG to CANN's compiler, or unset it.",
         )  # fmt: skip
     program = shutil.which("bisheng", path=settings.path) if settings.path else None
     if program is not None:
         stranger = cann_home.value is not None and not is_inside(program, cann_home.value)
-        return Evidence("bisheng", program, f"PATH, but it is not in {cann_home.value}" if stranger else "PATH")
+        return Finding("bisheng", program, f"PATH, but it is not in {cann_home.value}" if stranger else "PATH")
     if cann_home.value is None:
-        return Evidence("bisheng", None, f"not on PATH, and no CANN: {cann_home.where}", cann_home.cure)
+        return Finding("bisheng", None, f"not on PATH, and no CANN: {cann_home.where}", cann_home.hint)
     faults = []
     for place in _PLACES:
         file = Path(cann_home.value, place.format(machine=platform.machine()), "bisheng")
         if os.path.lexists(file):
             fault = _fault(file)
             if fault is None:
-                return Evidence("bisheng", str(file), "CANN's home")
+                return Finding("bisheng", str(file), "CANN's home")
             faults.append(f"{file} {fault}")
     why = "; ".join(faults) or f"neither on PATH nor in {cann_home.value}"
-    return Evidence("bisheng", None, why, _TOOLKIT)
+    return Finding("bisheng", None, why, _TOOLKIT)
 
 
-def find_lld(settings: Settings, bisheng: Evidence) -> Evidence:
+def find_lld(settings: Settings, bisheng: Finding) -> Finding:
     """The linker that bisheng starts for device code: it lies beside it."""
     if bisheng.value is None:
-        return Evidence(
-            "ld.lld", None, f"bisheng has it beside itself, and there is none: {bisheng.where}", bisheng.cure
+        return Finding(
+            "ld.lld", None, f"bisheng has it beside itself, and there is none: {bisheng.where}", bisheng.hint
         )
     places = {"beside bisheng": str(Path(bisheng.value).parent), "PATH": settings.path}
     places["beside what bisheng is a link to"] = os.path.dirname(os.path.realpath(bisheng.value))
     for where, place in places.items():
         program = shutil.which("ld.lld", path=place) if place else None
         if program is not None:
-            return Evidence("ld.lld", program, where)
-    return Evidence(
+            return Finding("ld.lld", program, where)
+    return Finding(
         "ld.lld", None, f"neither beside {bisheng.value} nor on PATH", "Install CANN's toolkit package again."
     )
 
 
-def bisheng_identity(bisheng: Evidence, cann_home: Evidence) -> str:
+def bisheng_identity(bisheng: Finding, cann_home: Finding) -> str:
     """What the key says of the compiler: nothing where CANN's own version says it, else what its files tell.
 
     Its path and its time are no part of it: they differ between copies of the same compiler.
@@ -75,7 +75,7 @@ def bisheng_identity(bisheng: Evidence, cann_home: Evidence) -> str:
         return "of CANN"
     size = os.path.getsize(bisheng.value)
     for home in Path(os.path.realpath(bisheng.value)).parents:
-        version, build = find_cann_version(Evidence("CANN", str(home), ""))
+        version, build = find_cann_version(Finding("CANN", str(home), ""))
         if version.value is not None:
             return f"of CANN {version.value} build {build.value}, {size} bytes"
     return f"{size} bytes"

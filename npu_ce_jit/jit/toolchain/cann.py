@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.settings import Settings
 
 _PREFIX = Path("/usr/local/Ascend")
@@ -27,7 +27,7 @@ _VERSION_FILES = (
 _SET_ENV = "Run `source <CANN>/set_env.sh`, or unset {variable}."
 
 
-def find_cann_home(settings: Settings) -> Evidence:
+def find_cann_home(settings: Settings) -> Finding:
     """The first of three variables that is set, else the directories that CANN's installer proposes.
 
     A variable that points nowhere is reported, never replaced by a default: the user meant that place.
@@ -40,29 +40,29 @@ def find_cann_home(settings: Settings) -> Evidence:
         if home is not None:
             fault = _fault(home)
             if fault is None:
-                return Evidence("CANN", str(home), variable)
-            return Evidence("CANN", None, f"{variable}: {home} {fault}", _SET_ENV.format(variable=variable))
+                return Finding("CANN", str(home), variable)
+            return Finding("CANN", None, f"{variable}: {home} {fault}", _SET_ENV.format(variable=variable))
     found, broken = _installed(settings)
     if found:
         others = {os.path.realpath(home): str(home) for home in found}
         others.pop(os.path.realpath(found[0]))
         more = f"; there is also {', '.join(others.values())}" if others else ""
-        return Evidence("CANN", str(found[0]), f"the installer's directory{more}")
+        return Finding("CANN", str(found[0]), f"the installer's directory{more}")
     why = "; ".join(broken) or f"and neither {_PREFIX} nor ~/Ascend holds one"
-    return Evidence(
+    return Finding(
         "CANN", None, f"ASCEND_HOME_PATH is not set, {why}",
         "On an NPU machine: install the CANN toolkit and run `source <CANN>/set_env.sh`.",
     )  # fmt: skip
 
 
-def find_cann_version(home: Evidence) -> tuple[Evidence, Evidence]:
+def find_cann_version(home: Finding) -> tuple[Finding, Finding]:
     """The version that CANN's own files state, and a digest of the file that states it.
 
     Both are the same through a symbolic link and after a move. The digest tells apart what shares a version, such as
     a patched installation.
     """
     if home.value is None:
-        absent = Evidence("CANN version", None, home.where, home.cure)
+        absent = Finding("CANN version", None, home.where, home.hint)
         return absent, absent._replace(name="CANN build")
     silent = []
     for file, pattern in _version_files(home.value):
@@ -74,10 +74,10 @@ def find_cann_version(home: Evidence) -> tuple[Evidence, Evidence]:
         if match:
             facts = "\n".join(line for line in text.splitlines() if "/" not in line)
             digest = hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-            return Evidence("CANN version", match[1], str(file)), Evidence("CANN build", digest, str(file))
+            return Finding("CANN version", match[1], str(file)), Finding("CANN build", digest, str(file))
         silent.append(str(file))
     why = f"{', '.join(dict.fromkeys(silent))} states none" if silent else f"no version file in {home.value}"
-    absent = Evidence(
+    absent = Finding(
         "CANN version", None, why, f"Check that {home.value} is CANN's home, or install the toolkit again."
     )
     return absent, absent._replace(name="CANN build")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from npu_ce_jit.errors import ToolchainError
-from npu_ce_jit.jit.toolchain.finding import Evidence
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.settings import Settings
 
 _X86 = ("x86_64", "AMD64")
@@ -32,7 +32,7 @@ _PAGE_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_or
 
 
 class Toolchain:
-    """The facts of a machine, each with its evidence: the attributes are all `Evidence`.
+    """The facts of a machine, each with its evidence: the attributes are all `Finding`.
 
     Each is looked for when it is first asked for, and then stays: a warm import asks for few of them, and what builds
     later finds what was installed meanwhile. None raises for what is absent.
@@ -42,95 +42,95 @@ class Toolchain:
         self._settings = settings
 
     @cached_property
-    def system(self) -> Evidence:
-        return Evidence("system", platform.system(), "the running kernel")
+    def system(self) -> Finding:
+        return Finding("system", platform.system(), "the running kernel")
 
     @cached_property
-    def machine(self) -> Evidence:
-        return Evidence("machine", platform.machine(), "the running kernel")
+    def machine(self) -> Finding:
+        return Finding("machine", platform.machine(), "the running kernel")
 
     @cached_property
-    def cpu_isa(self) -> Evidence:
+    def cpu_isa(self) -> Finding:
         return _find_cpu_isa(self._settings)
 
     @cached_property
-    def cpu(self) -> Evidence:
+    def cpu(self) -> Finding:
         return _find_cpu()
 
     @cached_property
-    def huge_pages(self) -> Evidence:
+    def huge_pages(self) -> Finding:
         return _find_huge_pages(self._settings)
 
     @cached_property
-    def cxx(self) -> Evidence:
+    def cxx(self) -> Finding:
         """May hold more than one word ("ccache g++"); `cxx_command` splits it."""
         return _find_cxx(self._settings)
 
     @cached_property
-    def ninja(self) -> Evidence:
+    def ninja(self) -> Finding:
         return _find_ninja(self._settings)
 
     @cached_property
-    def torch_version(self) -> Evidence:
-        return Evidence("torch", str(torch.__version__), "torch.__version__")
+    def torch_version(self) -> Finding:
+        return Finding("torch", str(torch.__version__), "torch.__version__")
 
     @cached_property
-    def torch_git(self) -> Evidence:
-        return Evidence("torch git", str(torch.version.git_version), "torch.version.git_version")
+    def torch_git(self) -> Finding:
+        return Finding("torch git", str(torch.version.git_version), "torch.version.git_version")
 
     @cached_property
-    def torch_dir(self) -> Evidence:
-        return Evidence("torch directory", str(Path(torch.__file__).parent), "torch.__file__")
+    def torch_dir(self) -> Finding:
+        return Finding("torch directory", str(Path(torch.__file__).parent), "torch.__file__")
 
     @cached_property
-    def torch_npu_version(self) -> Evidence:
+    def torch_npu_version(self) -> Finding:
         return _find_torch_npu_version(self.torch_npu_dir)
 
     @cached_property
-    def torch_npu_dir(self) -> Evidence:
+    def torch_npu_dir(self) -> Finding:
         """Found without importing torch_npu, which starts the device runtime."""
         package_dir = _package_dir("torch_npu")
         if package_dir is None:
-            return Evidence(
+            return Finding(
                 "torch_npu directory", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]"
             )
-        return Evidence("torch_npu directory", str(package_dir), "its import path")
+        return Finding("torch_npu directory", str(package_dir), "its import path")
 
     @cached_property
-    def cann_home(self) -> Evidence:
+    def cann_home(self) -> Finding:
         from npu_ce_jit.jit.toolchain import cann  # most machines have no NPU
 
         return cann.find_cann_home(self._settings)
 
     @cached_property
-    def cann_version(self) -> Evidence:
+    def cann_version(self) -> Finding:
         return self._cann_version_and_build[0]
 
     @cached_property
-    def cann_build(self) -> Evidence:
+    def cann_build(self) -> Finding:
         return self._cann_version_and_build[1]
 
     @cached_property
-    def _cann_version_and_build(self) -> tuple[Evidence, Evidence]:
+    def _cann_version_and_build(self) -> tuple[Finding, Finding]:
         from npu_ce_jit.jit.toolchain import cann
 
         return cann.find_cann_version(self.cann_home)
 
     @cached_property
-    def npu_architecture(self) -> Evidence:
+    def npu_architecture(self) -> Finding:
         """The family that the chips of a machine share, not the chip: asking for that would make a device context."""
         if self.cann_home.value is None:
             return self.cann_home._replace(name="NPU architecture")
-        return Evidence("NPU architecture", "dav-2201", "Atlas A2 and A3, the only NPUs supported")
+        return Finding("NPU architecture", "dav-2201", "Atlas A2 and A3, the only NPUs supported")
 
     @cached_property
-    def bisheng(self) -> Evidence:
+    def bisheng(self) -> Finding:
         from npu_ce_jit.jit.toolchain import bisheng
 
         return bisheng.find_bisheng(self._settings, self.cann_home)
 
     @cached_property
-    def lld(self) -> Evidence:
+    def lld(self) -> Finding:
         from npu_ce_jit.jit.toolchain import bisheng
 
         return bisheng.find_lld(self._settings, self.bisheng)
@@ -146,11 +146,11 @@ class Toolchain:
         """Whether somebody set this machine up for an NPU."""
         return self.torch_npu_version.value is not None and self.cann_home.value is not None
 
-    def facts(self) -> dict[str, Evidence]:
+    def facts(self) -> dict[str, Finding]:
         """All of them, by attribute."""
         return {name: getattr(self, name) for name in _FACTS}
 
-    def replace(self, **facts: Evidence) -> "Toolchain":
+    def replace(self, **facts: Finding) -> "Toolchain":
         """Another, of the same machine but for these facts."""
         other = Toolchain(self._settings)
         vars(other).update(vars(self) | facts)
@@ -173,7 +173,7 @@ _FACTS = tuple(
 )
 
 
-def _find_cpu_isa(settings: Settings) -> Evidence:
+def _find_cpu_isa(settings: Settings) -> Finding:
     machine, wanted = platform.machine(), settings.cpu_isa
     if machine in _ARM:
         best, where = "neon", f"every {machine} CPU has it"
@@ -185,47 +185,47 @@ def _find_cpu_isa(settings: Settings) -> Evidence:
     else:
         best, where, possible = "baseline", f"no vector code for {machine}", ("baseline",)
     if wanted is None:
-        return Evidence("CPU instructions", best, where)
+        return Finding("CPU instructions", best, where)
     if wanted in possible:
-        return Evidence("CPU instructions", wanted, "NPU_CE_JIT_CPU_ISA")
-    return Evidence(
+        return Finding("CPU instructions", wanted, "NPU_CE_JIT_CPU_ISA")
+    return Finding(
         "CPU instructions", None, f"NPU_CE_JIT_CPU_ISA={wanted}, but this CPU can run {', '.join(possible)} ({where})",
         f"Set NPU_CE_JIT_CPU_ISA to one of {', '.join(possible)}, or unset it.",
     )  # fmt: skip
 
 
-def _find_cpu() -> Evidence:
+def _find_cpu() -> Finding:
     """Its model, as short as a key needs it."""
     import hashlib
 
     try:
         text = _CPU_INFO.read_text("utf-8", "replace")
     except OSError as error:
-        return Evidence("CPU", f"that of {platform.node()}", f"{_CPU_INFO}: {error}")
+        return Finding("CPU", f"that of {platform.node()}", f"{_CPU_INFO}: {error}")
     lines = "\n".join(sorted(set(re.findall(_CPU_LINES, text, re.MULTILINE))))
     name = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     digest = hashlib.sha256(lines.encode()).hexdigest()[:12]
-    return Evidence("CPU", f"{name[1] if name else platform.machine()} {digest}", str(_CPU_INFO))
+    return Finding("CPU", f"{name[1] if name else platform.machine()} {digest}", str(_CPU_INFO))
 
 
-def _find_huge_pages(settings: Settings) -> Evidence:
+def _find_huge_pages(settings: Settings) -> Finding:
     """Which outputs ask for them, a key of HUGE_PAGES_MIB. A virtual machine that reports free memory to its host loses
     the huge pages of a block that stays free for two seconds, and to get one back costs more than 512 small ones do
     (docs/design.md, 4)."""
     name = "huge pages"
     if settings.huge_pages is not None:
-        return Evidence(name, "yes" if settings.huge_pages else "no", "NPU_CE_JIT_HUGE_PAGES")
+        return Finding(name, "yes" if settings.huge_pages else "no", "NPU_CE_JIT_HUGE_PAGES")
     try:
         with open(_PAGE_REPORTING_ORDER, encoding="ascii") as file:
             order = int(file.read())
     except (OSError, ValueError):  # a kernel that reports none
         order = -1
     if order >= 0:
-        return Evidence(name, _WHERE_REPORTED, f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
-    return Evidence(name, "yes", "no free blocks go back to a host")
+        return Finding(name, _WHERE_REPORTED, f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
+    return Finding(name, "yes", "no free blocks go back to a host")
 
 
-def _find_cxx(settings: Settings) -> Evidence:
+def _find_cxx(settings: Settings) -> Finding:
     import shlex
 
     if settings.cxx:
@@ -237,21 +237,19 @@ def _find_cxx(settings: Settings) -> Evidence:
             why = f"CXX={settings.cxx}, but no such program is on PATH"
         program = shutil.which(words[0], path=settings.path) if words else None
         if program is None:
-            return Evidence(
-                "C++ compiler", None, why, "Set CXX to a C++17 compiler, or unset it to use g++ or clang++."
-            )
-        return Evidence("C++ compiler", shlex.join([program, *words[1:]]), "CXX")
+            return Finding("C++ compiler", None, why, "Set CXX to a C++17 compiler, or unset it to use g++ or clang++.")
+        return Finding("C++ compiler", shlex.join([program, *words[1:]]), "CXX")
     for name in ("g++", "clang++", "c++"):
         program = shutil.which(name, path=settings.path)
         if program is not None:
-            return Evidence("C++ compiler", shlex.quote(program), f"{name} on PATH")
-    return Evidence(
+            return Finding("C++ compiler", shlex.quote(program), f"{name} on PATH")
+    return Finding(
         "C++ compiler", None, "CXX is not set and neither g++, clang++ nor c++ is on PATH",
         "Install one (Debian, Ubuntu: apt-get install g++; conda: conda install gxx), or set CXX.",
     )  # fmt: skip
 
 
-def _find_ninja(settings: Settings) -> Evidence:
+def _find_ninja(settings: Settings) -> Finding:
     """In this order: where the ninja wheel put it, beside the running Python, on PATH.
 
     A virtual environment that is used without being activated has ninja in its bin directory only.
@@ -268,25 +266,25 @@ def _find_ninja(settings: Settings) -> Evidence:
     for place, where in places:
         program = shutil.which("ninja", path=place) if place else None
         if program is not None:
-            return Evidence("ninja", program, where)
-    return Evidence(
+            return Finding("ninja", program, where)
+    return Finding(
         "ninja", None, "looked in the ninja package, beside the running Python and on PATH", "Run: pip install ninja",
     )  # fmt: skip
 
 
-def _find_torch_npu_version(directory: Evidence) -> Evidence:
+def _find_torch_npu_version(directory: Finding) -> Finding:
     if directory.value is None:
         return directory._replace(name="torch_npu")
     version_file = Path(directory.value, "version.py")
     try:
         text = version_file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return Evidence("torch_npu", None, f"{version_file}: {error}", "Install torch_npu again.")
+        return Finding("torch_npu", None, f"{version_file}: {error}", "Install torch_npu again.")
     facts = dict(re.findall(r"^(__version__|git_version)\s*(?::[^=]*)?=\s*['\"]([^'\"]+)", text, re.MULTILINE))
     if "__version__" not in facts:
-        return Evidence("torch_npu", None, f"{version_file} states no __version__", "Install torch_npu again.")
+        return Finding("torch_npu", None, f"{version_file} states no __version__", "Install torch_npu again.")
     git = facts.get("git_version", "")[:12]
-    return Evidence("torch_npu", facts["__version__"] + (f" git {git}" if git else ""), str(version_file))
+    return Finding("torch_npu", facts["__version__"] + (f" git {git}" if git else ""), str(version_file))
 
 
 def _package_dir(name: str) -> Path | None:

@@ -6,16 +6,16 @@ from typing import NamedTuple
 from npu_ce_jit.errors import ToolchainError
 
 
-class Evidence(NamedTuple):
+class Finding(NamedTuple):
     """`value` and where it was found; or None, where was looked, and what to do about it."""
 
     name: str
     value: str | None
     where: str
-    cure: str = ""
+    hint: str = ""
 
     def require(self) -> str:
-        """The value. Raises ToolchainError with the cure where there is none."""
+        """The value. Raises ToolchainError with the hint where there is none."""
         if self.value is None:
-            raise ToolchainError(f"No {self.name}: {self.where}.", self.cure)
+            raise ToolchainError(f"No {self.name}: {self.where}.", self.hint)
         return self.value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flags of the C++ compiler. The cache key and the ninja file both read them here; bisheng's are in `ladder`."""
+"""The flags of the C++ compiler. The cache key and the ninja file both read them here; bisheng's are in `flag_sets`."""
 
 CPU_LIBRARY = "libnpu_ce_jit_cpu.so"
 NPU_LIBRARY = "libnpu_ce_jit_npu.so"

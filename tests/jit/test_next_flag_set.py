@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A build whose rung takes the probe and not the kernels, from the first command to the manifest: ninja, the real C++
+"""A build whose set of flags takes the probe and not the kernels, from the first command to the manifest: ninja, the
+real C++
 compiler for the glue, and a bisheng that is a shell script."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from toy_package import Toy, needs_compiler, toy, write_npu_sources
 
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.bisheng import probe_kernels
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 from npu_ce_jit.jit.cache.entry import reject
 from npu_ce_jit.jit.cache.key import cache_key
 from npu_ce_jit.jit.sources import Sources
@@ -23,7 +24,7 @@ from npu_ce_jit.jit.targets import npu_target
 
 pytestmark = needs_compiler
 
-NAMES = [rung.name for rung in LADDER]
+NAMES = [flag_set.name for flag_set in FLAG_SETS]
 # bisheng as a script: it makes one library of everything, unless it was told that it cannot make that one.
 _BISHENG = """#!/bin/sh
 all=" $* "
@@ -51,7 +52,7 @@ class Machine(NamedTuple):
         script.chmod(0o755)
 
     def kernels_of(self, *names: str) -> str:
-        """A shell pattern for the outputs of these rungs."""
+        """A shell pattern for the outputs of these sets of flags."""
         return "|".join(f"*kernels-{name}-{self.one.key.digest}*" for name in names)
 
     @property
@@ -105,13 +106,14 @@ LINK_ERROR = "echo 'ld.lld: error: duplicate symbol: g_tilingKey'; exit 1"
 
 
 @pytest.mark.parametrize("left", [1, len(NAMES) - 1])
-def test_a_real_link_that_fails_leaves_the_rung_and_the_glue_is_compiled_once(machine, caplog, left):
+def test_a_real_link_that_fails_leaves_the_flag_set_and_the_glue_is_compiled_once(machine, caplog, left):
     caplog.set_level("INFO", "npu_ce_jit")
     machine.refuse(f'case "$out" in {machine.kernels_of(*NAMES[:left])}) {LINK_ERROR};; esac')
     artifact = machine.one.build()
-    assert artifact.manifest["rung"] == NAMES[left]
+    assert artifact.manifest["bisheng_flags"] == NAMES[left]
     refused = "takes the probe and not the kernels: ld.lld: error: duplicate symbol: g_tilingKey"
-    assert artifact.manifest["rungs"] == [*(f"{name}: {refused}" for name in NAMES[:left]), f"{NAMES[left]}: works"]
+    tried = [*(f"{name}: {refused}" for name in NAMES[:left]), f"{NAMES[left]}: works"]
+    assert artifact.manifest["bisheng_flags_tried"] == tried
     assert sorted(artifact.manifest["libraries"]) == sorted(
         ["libnpu_ce_jit_npu.so", f"libnpu_ce_kernels-{NAMES[left]}-{machine.one.key.digest}.so"]
     )
@@ -124,24 +126,26 @@ def test_a_real_link_that_fails_leaves_the_rung_and_the_glue_is_compiled_once(ma
     assert machine.one.find() == artifact
 
 
-def test_a_unit_that_does_not_compile_by_itself_leaves_the_rung(machine):
+def test_a_unit_that_does_not_compile_by_itself_leaves_the_flag_set(machine):
     machine.refuse(
         f"case \"$out\" in *.asc.o) [ $kind = kernels ] && {{ echo 'toy.asc:1:1: error: x'; exit 1; }};; "
         f"*one-unit*) ;; *kernels*) {LINK_ERROR};; esac"
     )
     manifest = machine.one.build().manifest
-    assert manifest["rung"] == "cce-one-unit"
-    assert manifest["rungs"][-2] == "cce-two-steps: takes the probe and not the kernels: toy.asc:1:1: error: x"
+    assert manifest["bisheng_flags"] == "cce-one-unit"
+    failed = "cce-two-steps: takes the probe and not the kernels: toy.asc:1:1: error: x"
+    assert manifest["bisheng_flags_tried"][-2] == failed
 
 
-def test_a_library_of_the_kernels_that_does_not_open_leaves_the_rung(machine):
+def test_a_library_of_the_kernels_that_does_not_open_leaves_the_flag_set(machine):
     machine.refuse(f'case "$out" in {machine.kernels_of("asc")}) echo garbage > "$out"; exit 0;; esac')
     manifest = machine.one.build().manifest
-    assert manifest["rung"] == "asc-dirs"
-    assert "file too short" in manifest["rungs"][0] or "invalid ELF header" in manifest["rungs"][0]
+    assert manifest["bisheng_flags"] == "asc-dirs"
+    first = manifest["bisheng_flags_tried"][0]
+    assert "file too short" in first or "invalid ELF header" in first
 
 
-def test_where_no_rung_takes_the_kernels_each_is_told_and_the_log_has_their_words(machine):
+def test_where_no_flag_set_takes_the_kernels_each_is_told_and_the_log_has_their_words(machine):
     first = f"{machine.kernels_of('asc')}) echo error: first; exit 1"
     machine.refuse(f'case "$out" in {first};; *kernels*) {LINK_ERROR};; esac')
     with pytest.raises(BuildError) as caught:
@@ -171,7 +175,7 @@ def test_an_error_in_a_source_costs_three_compiles_and_is_told_as_one(machine):
     assert [line.split()[0] for line in machine.said].count("kernels") == 3
 
 
-def test_a_fault_of_the_glue_moves_on_to_no_other_rung(machine):
+def test_a_fault_of_the_glue_moves_on_to_no_other_flag_set(machine):
     (machine.directory / "toy/csrc/npu/toy.cpp").write_text("#error an edit\n", "utf-8")
     machine.refuse(":")
     target = npu_target(machine.one.settings, machine.one.toolchain, Sources.of(machine.directory / "toy"))
@@ -183,21 +187,21 @@ def test_a_fault_of_the_glue_moves_on_to_no_other_rung(machine):
     }
 
 
-def test_a_disk_that_is_full_for_the_kernels_is_no_verdict_on_the_rung(machine):
+def test_a_disk_that_is_full_for_the_kernels_is_no_verdict_on_the_flag_set(machine):
     place = shlex.quote(str(machine.one.key_dir.parent))
     machine.refuse(
         f"case $PWD in {place}/*) [ $kind = kernels ] && {{ echo error: No space left on device; exit 1; }};; esac"
     )
     artifact = machine.one.build()
-    assert artifact.manifest["rung"] == "asc"
+    assert artifact.manifest["bisheng_flags"] == "asc"
     assert not artifact.entry_dir.is_relative_to(machine.one.key_dir)
 
 
-def test_a_rejected_rung_is_left_out_beside_those_that_fail(machine):
+def test_a_rejected_flag_set_is_left_out_beside_those_that_fail(machine):
     machine.refuse(":")
     reject(machine.one.build(), "The NPU kernels fail their self-check: 1.")
     machine.refuse(f'case "$out" in {machine.kernels_of("asc-dirs")}) {LINK_ERROR};; esac')
     manifest = machine.one.build().manifest
-    assert [told.split(":")[0] for told in manifest["rungs"]] == NAMES[:3]
-    assert manifest["rungs"][0] == "asc: error: The NPU kernels fail their self-check: 1."
-    assert manifest["rung"] == NAMES[2]
+    assert [told.split(":")[0] for told in manifest["bisheng_flags_tried"]] == NAMES[:3]
+    assert manifest["bisheng_flags_tried"][0] == "asc: error: The NPU kernels fail their self-check: 1."
+    assert manifest["bisheng_flags"] == NAMES[2]

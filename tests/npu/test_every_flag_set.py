@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rung of bisheng's ladder on a virtual CANN that refuses all rungs before it: the package's own kernels,
-compiled, linked, loaded and right; and toys for a rung that takes the probe and not the kernels."""
+"""Every set of bisheng's flags on a virtual CANN that refuses all sets of flags before it: the package's own kernels,
+compiled, linked, loaded and right; and toys for a set of flags that takes the probe and not the kernels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from locations import CHECKOUT, RUN_ON_NPU
 from toy_package import copy_package, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 
-NAMES = [rung.name for rung in LADDER]
+NAMES = [flag_set.name for flag_set in FLAG_SETS]
 
-# What a generation of CANN looks like and refuses, so that this rung is the first that works.
+# What a generation of CANN looks like and refuses, so that this set of flags is the first that works.
 REFUSALS = {
     "asc": ("9", ""),
     "asc-dirs": ("9", "asc-dirs"),
@@ -33,7 +33,7 @@ REFUSALS = {
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
-def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name: str) -> None:
+def test_each_flag_set_builds_kernels_that_pass_the_self_check(tmp_path: Path, name: str) -> None:
     layout, refuses = REFUSALS[name]
     done = subprocess.run(
         [RUN_ON_NPU, "python", "-m", "npu_ce_jit", "doctor", "--json"],
@@ -46,15 +46,15 @@ def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name:
     )  # fmt: skip
     report: dict[str, Any] = json.loads(done.stdout)
     npu = report["npu"]
-    assert npu["rung"] == name, (npu["problem"], done.stderr)
-    assert [told.partition(": ")[0] for told in npu["rungs"]] == NAMES[: NAMES.index(name) + 1]
+    assert npu["bisheng_flags"] == name, (npu["problem"], done.stderr)
+    assert [told.partition(": ")[0] for told in npu["bisheng_flags_tried"]] == NAMES[: NAMES.index(name) + 1]
     (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
     assert (check["verdict"], check["found"]) == ("ok", "passed"), check
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("refuses", "rung", "said"),
+    ("refuses", "bisheng_flags", "said"),
     [
         # The real compile: three units in one command, where the probe has two.
         ("units>2", "cce-two-steps", "3 device sources in one command"),
@@ -62,8 +62,8 @@ def test_each_rung_builds_kernels_that_pass_the_self_check(tmp_path: Path, name:
         ("link-units>2", "cce-one-unit", "error"),
     ],
 )
-def test_a_build_whose_probe_passes_and_whose_kernels_fail_ends_on_another_rung(
-    tmp_path: Path, refuses: str, rung: str, said: str
+def test_a_build_whose_probe_passes_and_whose_kernels_fail_ends_on_another_flag_set(
+    tmp_path: Path, refuses: str, flag_set: str, said: str
 ) -> None:
     prepare()  # whose time is no part of the process's
     site_dir = copy_package(tmp_path / "site")
@@ -84,8 +84,8 @@ print(json.dumps([manifest, out.cpu().unique().tolist()]))
     variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "VIRTUAL_CANN_REFUSES": refuses}
     done = run_python_from_the_start(site_dir, code, (RUN_ON_NPU, "python"), **variables)
     manifest, filled = json.loads(done.stdout.splitlines()[-1])
-    assert manifest["rung"] == rung
-    for name, told in zip(NAMES, manifest["rungs"][:-1], strict=False):
+    assert manifest["bisheng_flags"] == flag_set
+    for name, told in zip(NAMES, manifest["bisheng_flags_tried"][:-1], strict=False):
         assert told.startswith(f"{name}: takes the probe and not the kernels: ")
         assert said in told
     assert filled == [42.0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rung a build takes, with compilers that are shell scripts and fail in ways of their own."""
+"""Which set of flags a build takes, with compilers that are shell scripts and fail in ways of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toy_package import is_running, needs_compiler, wait_until
 from npu_ce_jit.errors import BuildError
 from npu_ce_jit.jit.bisheng import hints, probe_kernels
 from npu_ce_jit.jit.bisheng import probe as probe_module
-from npu_ce_jit.jit.bisheng.flag_sets import LADDER, Compiler
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS, Compiler
 from npu_ce_jit.jit.build.cpu_recipe import Recipe
 from npu_ce_jit.jit.build.npu_recipe import npu_recipes
 from npu_ce_jit.jit.sources import Sources
@@ -30,9 +30,9 @@ from npu_ce_jit.settings import Settings
 pytestmark = needs_compiler
 
 MACHINE = platform.machine()
-NAMES = [rung.name for rung in LADDER]
+NAMES = [flag_set.name for flag_set in FLAG_SETS]
 REFUSE = "echo \"clang: error: unknown argument: '$1'\" >&2; exit 1"
-# In a script: what tells a rung's command line from those of the others, the most particular first.
+# In a script: what tells a set of flags's command line from those of the others, the most particular first.
 _CASES = {
     "cce-two-steps": "*' -c '*|*--cce-fatobj-link*",
     "cce-one-unit": "*-xcce*' -include '*",
@@ -88,7 +88,7 @@ class Machine(NamedTuple):
         facts = {name: getattr(known, name)._replace(value=value) for name, value in values.items()}
         settings = Settings.from_env({"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": "/users/own"})
         sources = Sources(self.root, ("ascendc/a.asc", "ascendc/b.asc", "csrc/npu/n.cpp"), ("ONE=1",))
-        verdicts = [({"rung": name.replace("_", "-")}, verdict) for name, verdict in rejected.items()]
+        verdicts = [({"bisheng_flags": name.replace("_", "-")}, verdict) for name, verdict in rejected.items()]
         return npu_recipes(settings, known.replace(**facts), sources, self.directory, "0123456789ab", verdicts)
 
     def first(self, **rejected: str) -> Recipe:
@@ -101,16 +101,16 @@ class Machine(NamedTuple):
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Callable[..., Machine]:
-    """A CANN whose compiler runs the shell lines of each rung, `otherwise` for the rest."""
+    """A CANN whose compiler runs the shell lines of each set of flags, `otherwise` for the rest."""
 
-    def machine_of(otherwise: str = REFUSE, **rungs: str) -> Machine:
+    def machine_of(otherwise: str = REFUSE, **flag_sets: str) -> Machine:
         home = tmp_path / "CANN 9 $x"
         bisheng = home / f"{MACHINE}-linux/ccec_compiler/bin/bisheng"
         bisheng.parent.mkdir(parents=True)
         (home / "compiler/tikcpp/tikcfw/impl").mkdir(parents=True)
         (home / "compiler/tikcpp/tikcfw/kernel_operator.h").touch()
         cases = "".join(
-            f"{pattern}) {rungs.get(name.replace('-', '_'), otherwise)};;\n" for name, pattern in _CASES.items()
+            f"{pattern}) {flag_sets.get(name.replace('-', '_'), otherwise)};;\n" for name, pattern in _CASES.items()
         )
         bisheng.write_text(f'#!/bin/sh\ncase " $* " in\n{cases}esac\n', "utf-8")
         bisheng.chmod(0o755)
@@ -124,18 +124,18 @@ def machine(tmp_path: Path) -> Callable[..., Machine]:
 def refusal(recipe: Recipe, *lines: str, output: str = "") -> Failure:
     """As ninja tells it of the step that makes `output`, or of that which links the kernels."""
     return Failure(
-        (output or recipe.libraries[1],), f"bisheng for {recipe.facts['rung']}", lines or ("ld.lld: error: x",)
+        (output or recipe.libraries[1],), f"bisheng for {recipe.facts['bisheng_flags']}", lines or ("ld.lld: error: x",)
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_rung_that_works_is_taken(machine, libraries, name):
+def test_the_first_flag_set_that_works_is_taken(machine, libraries, name):
     recipe = machine(**{name.replace("-", "_"): make(libraries["good"])}).first()
-    assert recipe.facts["rung"] == name
-    assert [told.partition(":")[0] for told in recipe.facts["rungs"]] == NAMES[: NAMES.index(name) + 1]
-    assert recipe.facts["rungs"][-1] == f"{name}: works"
+    assert recipe.facts["bisheng_flags"] == name
+    assert [told.partition(":")[0] for told in recipe.facts["bisheng_flags_tried"]] == NAMES[: NAMES.index(name) + 1]
+    assert recipe.facts["bisheng_flags_tried"][-1] == f"{name}: works"
     assert recipe.libraries[1] == f"libnpu_ce_kernels-{name}-0123456789ab.so"
-    assert set(LADDER[NAMES.index(name)].flags) <= set(recipe.steps[0].words["words"])
+    assert set(FLAG_SETS[NAMES.index(name)].flags) <= set(recipe.steps[0].words["words"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,14 +167,14 @@ def test_what_the_kernels_are_built_with_is_what_the_probe_was(machine, librarie
 )
 def test_a_library_that_does_not_open_or_lacks_a_launcher_is_no_success(machine, libraries, library, said):
     recipe = machine(asc=make(libraries[library]), cce_soc=make(libraries["good"])).first()
-    assert recipe.facts["rung"] == "cce-soc"
-    assert re.search(said, recipe.facts["rungs"][0])
+    assert recipe.facts["bisheng_flags"] == "cce-soc"
+    assert re.search(said, recipe.facts["bisheng_flags_tried"][0])
 
 
 def test_a_symbol_that_nobody_defines_is_found_at_once(machine, libraries):
     """Only a call would find it, where the linker binds lazily."""
     recipe = machine(asc=make(libraries["undefined"]), cce_soc=make(libraries["good"])).first()
-    assert "undefined symbol: nowhere" in recipe.facts["rungs"][0]
+    assert "undefined symbol: nowhere" in recipe.facts["bisheng_flags_tried"][0]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_compiler_that_fails_in_silence_is_told_too(machine, lines, said):
     assert all(name in told for name in NAMES)
 
 
-def test_when_none_works_the_error_tells_each_rung_the_command_the_log_and_a_cure(machine):
+def test_when_none_works_the_error_tells_each_flag_set_the_command_the_log_and_a_cure(machine):
     one = machine(asc="echo 'error: no asc here'; exit 1")
     with pytest.raises(BuildError) as caught:
         one.first()
@@ -202,7 +202,7 @@ def test_when_none_works_the_error_tells_each_rung_the_command_the_log_and_a_cur
     assert error.first_lines[0] == "asc: error: no asc here"
     assert error.first_lines[1] == f"{', '.join(NAMES[1:2])}: clang: error: unknown argument: '-x'"
     assert error.first_lines[2].startswith(f"{', '.join(NAMES[2:])}: ")
-    assert f"none of the {len(LADDER)} sets of flags" in error.fact
+    assert f"none of the {len(FLAG_SETS)} sets of flags" in error.fact
     assert shlex.split(error.command)[0] == one.compiler.program
     assert Path(error.log_path) == one.directory / BUILD_LOG
     for name in NAMES:
@@ -211,14 +211,14 @@ def test_when_none_works_the_error_tells_each_rung_the_command_the_log_and_a_cur
     assert "NPU_CE_JIT_BISHENG" in error.hint
 
 
-def test_a_rung_that_takes_the_probe_and_not_the_kernels_is_left(machine, libraries):
+def test_a_flag_set_that_takes_the_probe_and_not_the_kernels_is_left(machine, libraries):
     """The fault of which there are reports: one unit links, and several define the same symbol."""
     one = machine(otherwise=make(libraries["good"]))
     recipes = one.recipes()
     recipe = next(recipes)
     for number, name in enumerate(NAMES):
-        assert recipe.facts["rung"] == name
-        assert recipe.facts["rungs"] == [
+        assert recipe.facts["bisheng_flags"] == name
+        assert recipe.facts["bisheng_flags_tried"] == [
             *(f"{other}: takes the probe and not the kernels: ld.lld: error: {other}" for other in NAMES[:number]),
             f"{name}: works",
         ]
@@ -237,7 +237,7 @@ def test_a_unit_that_does_not_compile_by_itself_leaves_the_two_steps_too(machine
     recipes = machine(cce_two_steps=make(libraries["good"]), cce_one_unit=make(libraries["good"])).recipes()
     recipe = next(recipes)
     assert [step.output for step in recipe.steps][:3] == ["ascendc/a.asc.o", "ascendc/b.asc.o", recipe.libraries[1]]
-    assert recipes.send(refusal(recipe, output="ascendc/a.asc.o")).facts["rung"] == "cce-one-unit"
+    assert recipes.send(refusal(recipe, output="ascendc/a.asc.o")).facts["bisheng_flags"] == "cce-one-unit"
 
 
 @pytest.mark.parametrize(
@@ -248,13 +248,13 @@ def test_a_unit_that_does_not_compile_by_itself_leaves_the_two_steps_too(machine
         ("", "clang: error: unable to execute command: Killed"),
     ],
 )
-def test_what_no_other_rung_would_mend_ends_the_build(machine, libraries, output, line):
+def test_what_no_other_flag_set_would_mend_ends_the_build(machine, libraries, output, line):
     recipes = machine(otherwise=make(libraries["good"])).recipes()
     with pytest.raises(StopIteration):
         recipes.send(refusal(next(recipes), line, output=output))
 
 
-def test_an_error_at_the_same_place_of_a_source_on_three_rungs_is_the_source_s(machine, libraries):
+def test_an_error_at_the_same_place_of_a_source_on_three_flag_sets_is_the_source_s(machine, libraries):
     one = machine(otherwise=make(libraries["good"]))
     recipes = one.recipes()
     recipe = next(recipes)
@@ -264,19 +264,19 @@ def test_an_error_at_the_same_place_of_a_source_on_three_rungs_is_the_source_s(m
         recipes.send(refusal(recipe, f"{one.root}/ascendc/a.asc:3:5: error: expected ';'"))
 
 
-def test_other_errors_on_each_rung_are_not(machine, libraries):
+def test_other_errors_on_each_flag_set_are_not(machine, libraries):
     one = machine(otherwise=make(libraries["good"]))
     recipes = one.recipes()
     recipe = next(recipes)
     for number, _ in enumerate(NAMES[1:]):
         recipe = recipes.send(refusal(recipe, f"{one.root}/ascendc/a.asc:{number // 2}:5: error: expected ';'"))
-    assert recipe.facts["rung"] == NAMES[-1]
+    assert recipe.facts["bisheng_flags"] == NAMES[-1]
 
 
-def test_a_rung_whose_kernels_compute_wrongly_is_not_tried_again(machine, libraries):
+def test_a_flag_set_whose_kernels_compute_wrongly_is_not_tried_again(machine, libraries):
     one = machine(asc="echo tried; exit 1", asc_dirs=make(libraries["good"]))
     verdict = "The NPU kernels fail their self-check in float32: expected loss = 1, got 2."
-    assert one.first(asc=verdict).facts["rungs"] == [f"asc: error: {verdict}", "asc-dirs: works"]
+    assert one.first(asc=verdict).facts["bisheng_flags_tried"] == [f"asc: error: {verdict}", "asc-dirs: works"]
 
 
 def test_when_all_that_compile_compute_wrongly_each_is_told_and_nothing_is_compiled(machine):
@@ -342,7 +342,7 @@ def test_a_compiler_without_memory_is_not_started_again(machine):
     assert "MAX_JOBS=1" in caught.value.hint
 
 
-def test_a_full_disk_is_no_verdict_on_a_rung(machine, libraries):
+def test_a_full_disk_is_no_verdict_on_a_flag_set(machine, libraries):
     one = machine(asc="echo 'error: No space left on device'; exit 1", cce_soc=make(libraries["good"]))
     with pytest.raises(OSError, match="No space left on device"):
         one.first()
@@ -354,7 +354,7 @@ def test_the_compiler_finds_its_linker_and_its_libraries_without_set_env(machine
     lld = Path(one.compiler.program).with_name("ld.lld")
     lld.write_text("#!/bin/sh\n", "utf-8")
     lld.chmod(0o755)
-    assert one.first().facts["rung"] == "asc"
+    assert one.first().facts["bisheng_flags"] == "asc"
     home = one.compiler.home
     assert (tmp_path / "seen").read_text("utf-8") == f"{home} {home}/lib64:/users/own:{home}/{MACHINE}-linux/devlib\n"
 
@@ -368,14 +368,14 @@ def test_a_missing_cstdint_is_tried_again_with_the_root_of_gcc(machine, librarie
     recipe = machine(asc=lines).first()
     libgcc = subprocess.run(["g++", "-print-file-name=libgcc.a"], capture_output=True, text=True).stdout
     assert f"--gcc-toolchain={libgcc.split('/lib/gcc/')[0]}" in recipe.steps[0].words["words"]
-    assert len(recipe.facts["rungs"]) == 2
+    assert len(recipe.facts["bisheng_flags_tried"]) == 2
 
 
 def test_then_with_the_directories_that_gcc_itself_reads(machine, libraries):
     good = make(libraries["good"])
     lines = f'case "$*" in *-isystem*) {good};; *) {NO_CSTDINT};; esac'
     recipe = machine(asc=lines).first()
-    assert len(recipe.facts["rungs"]) == 3
+    assert len(recipe.facts["bisheng_flags_tried"]) == 3
     words: Sequence[str] = recipe.steps[0].words["words"]
     dirs = [Path(word.removeprefix("-isystem")) for word in words if word.startswith("-isystem")]
     assert any((path / "cstdint").is_file() for path in dirs)
@@ -385,7 +385,7 @@ def test_then_the_package_to_install_is_named(machine):
     with pytest.raises(BuildError) as caught:
         machine(otherwise=NO_CSTDINT).first()
     (line,) = caught.value.first_lines
-    assert line.count("--gcc-toolchain=") == len(LADDER)
+    assert line.count("--gcc-toolchain=") == len(FLAG_SETS)
     assert "install" in caught.value.hint
     assert "apt-get install" in caught.value.hint
     assert "g++" in caught.value.hint or "libstdc++-" in caught.value.hint
@@ -396,7 +396,7 @@ def test_without_a_gcc_there_is_nothing_to_try_again(machine):
 
 
 @pytest.mark.parametrize(
-    ("output", "cure"),
+    ("output", "hint"),
     [
         ("x.asc:1: fatal error: 'kernel_operator.h' file not found", "set ASCEND_HOME_PATH"),
         ('bisheng: error: unable to execute command: Executable "ld.lld" doesn\'t exist!', "beside {bisheng}"),
@@ -408,9 +408,9 @@ def test_without_a_gcc_there_is_nothing_to_try_again(machine):
         ("error: something new", "NPU_CE_JIT_BISHENG"),
     ],
 )
-def test_each_known_failure_has_its_cure(machine, output, cure):
+def test_each_known_failure_has_its_cure(machine, output, hint):
     compiler = machine().compiler
-    assert cure.format(bisheng=compiler.program, machine=MACHINE) in hints.of(output, compiler)
+    assert hint.format(bisheng=compiler.program, machine=MACHINE) in hints.of(output, compiler)
 
 
 def test_a_cann_without_ascend_cs_headers_is_told_whatever_the_compiler_says(tmp_path):
@@ -441,50 +441,52 @@ def test_explicit_directories_are_those_of_either_layout(tmp_path, generation):
     (home / below / api / "kernel_operator.h").touch()
     compiler = Compiler("/cann/bisheng", str(home), MACHINE)
     assert set(compiler.api_dirs()) == {home / below / name for name in names}
-    for rung in LADDER:
-        commands = compiler.commands(rung, Path("/src"), ("a.asc", "b.asc"), "lib.so", ("--more",))
+    for flag_set in FLAG_SETS:
+        commands = compiler.commands(flag_set, Path("/src"), ("a.asc", "b.asc"), "lib.so", ("--more",))
         includes = {word.removeprefix("-I") for word in commands[0].words if word.startswith("-I")}
         expected = {f"{home}/{name}" for name in ("include", *(f"{below}/{name}" for name in names))}
-        assert includes == (expected if rung.needs_cann_dirs else set())
+        assert includes == (expected if flag_set.needs_cann_dirs else set())
         libraries = (f"-L{home}/lib64", "-lruntime", "-lascendcl", "-lstdc++")
         assert (
-            commands[-1].words[-4:] == libraries if rung.needs_cann_dirs else not set(libraries) & {*commands[-1].words}
+            commands[-1].words[-4:] == libraries
+            if flag_set.needs_cann_dirs
+            else not set(libraries) & {*commands[-1].words}
         )
         assert all("--more" in command.words for command in commands)
 
 
-def test_the_rungs_differ_as_they_say():
+def test_the_flag_sets_differ_as_they_say():
     compiler = Compiler("bisheng", "/cann", MACHINE)
     units = ("ascendc/a.asc", "ascendc/b.asc")
     paths = [f"/src/{unit}" for unit in units]
-    for rung in LADDER:
-        commands = compiler.commands(rung, Path("/src"), units, "lib.so")
+    for flag_set in FLAG_SETS:
+        commands = compiler.commands(flag_set, Path("/src"), units, "lib.so")
         words = commands[-1].words
         assert {"-fPIC", "-shared"} <= set(words)
-        assert ("-c" in commands[0].words) == (rung.form == "two steps")
+        assert ("-c" in commands[0].words) == (flag_set.form == "two steps")
         assert [command.sources for command in commands if command.sources] == (
-            [(unit,) for unit in units] if rung.form == "two steps" else [units]
+            [(unit,) for unit in units] if flag_set.form == "two steps" else [units]
         )
-        if rung.form == "two steps":
+        if flag_set.form == "two steps":
             assert "--cce-fatobj-link" in words
             assert commands[-1].objects == ("ascendc/a.asc.o", "ascendc/b.asc.o")
         else:
             begin = words.index(paths[0])
             assert list(words[begin : begin + 2]) == paths
-            assert (words[begin - 1] == "-include") == (rung.form == "one unit")
+            assert (words[begin - 1] == "-include") == (flag_set.form == "one unit")
 
 
-def test_every_rung_has_what_public_builds_have():
-    for rung in LADDER:
-        assert {"-std=c++17", "-O2", "-fPIC"} <= set(rung.flags)
-        macros = {flag.partition("=")[0] for flag in rung.flags if flag.startswith("-D")}
-        names_the_cores = "-DNPU_CE_VECTOR=__vector__" in rung.flags
-        assert names_the_cores == ("--npu-arch=dav-2201" in rung.flags), "which has both kinds"
-        if "-xcce" in rung.flags:
+def test_every_flag_set_has_what_public_builds_have():
+    for flag_set in FLAG_SETS:
+        assert {"-std=c++17", "-O2", "-fPIC"} <= set(flag_set.flags)
+        macros = {flag.partition("=")[0] for flag in flag_set.flags if flag.startswith("-D")}
+        names_the_cores = "-DNPU_CE_VECTOR=__vector__" in flag_set.flags
+        assert names_the_cores == ("--npu-arch=dav-2201" in flag_set.flags), "which has both kinds"
+        if "-xcce" in flag_set.flags:
             assert macros == {"-DNPU_CE_VECTOR", "-DTILING_KEY_VAR"}
-            assert "-DTILING_KEY_VAR=0" in rung.flags
-            assert "--cce-auto-sync" in rung.flags
-            told = {flag.partition("=")[0] for before, flag in itertools.pairwise(rung.flags) if before == "-mllvm"}
+            assert "-DTILING_KEY_VAR=0" in flag_set.flags
+            assert "--cce-auto-sync" in flag_set.flags
+            told = {flag.partition("=")[0] for before, flag in itertools.pairwise(flag_set.flags) if before == "-mllvm"}
             assert {"-cce-aicore-stack-size", "-cce-aicore-function-stack-size"} <= told
             assert "-cce-aicore-dcci-insert-for-scalar" in told
         else:
