@@ -8,7 +8,16 @@ import re
 from pathlib import Path
 
 import pytest
-from other_users import UID, as_another_user, in_user_namespace, needs_root, needs_user_namespaces, open_dir, run_hint
+from other_users import (
+    UID,
+    as_another_user,
+    in_user_namespace,
+    needs_a_torch_that_all_can_read,
+    needs_root,
+    needs_user_namespaces,
+    open_dir,
+    run_hint,
+)
 from toy_package import Toy, copy_package, needs_compiler, run_python, toy
 
 from npu_ce_jit import bootstrap
@@ -69,6 +78,7 @@ def test_a_cache_that_others_can_write_is_told_by_verify(tmp_path, capsys):
 
 
 @needs_root
+@needs_a_torch_that_all_can_read
 @pytest.mark.parametrize("mode", [0o777, 0o2777, 0o1777])
 def test_on_a_volume_of_root_s_that_all_can_write_one_s_own_directory_serves(open_dir, mode):
     volume = open_dir / "cache"

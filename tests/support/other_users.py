@@ -8,12 +8,14 @@ import functools
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from toy_package import exit_code, fork
 
 UID = 12345  # of nobody here
@@ -21,6 +23,13 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _PR_SET_DUMPABLE = 0x10000000, 4  # from linux/sched.h and linux/prctl.h
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which root alone can")
+
+_TORCH_DIR = Path(torch.__file__).parent
+_PRIVATE = next((path for path in _TORCH_DIR.parents if not path.stat().st_mode & stat.S_IXOTH), None)
+# Another user's compiler reads torch's headers.
+needs_a_torch_that_all_can_read = pytest.mark.skipif(
+    _PRIVATE is not None, reason=f"no other user reaches {_TORCH_DIR}: {_PRIVATE} is private"
+)
 
 
 @pytest.fixture
