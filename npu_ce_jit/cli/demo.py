@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,9 +50,7 @@ def run_demo(arguments: list[str]) -> int:
         "--rounds", type=int, default=3, choices=range(1, 100), metavar="N", help="rounds of each timing"
     )
     rounds = parser.parse_args(arguments).rounds
-    # torch says so on tracing in an environment without numpy; nothing here uses it.
-    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
-    session = bootstrap.run()
+    session = bootstrap.load_all(may_build=True)
     cpu = session.cpu
     where = cpu.artifact.library if cpu.artifact else cpu.problem or "plain PyTorch"
     print(f"device: cpu, {torch.get_num_threads()} threads\nkernels: {session.backend} ({where})")
