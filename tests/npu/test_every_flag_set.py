@@ -54,7 +54,7 @@ def test_each_flag_set_builds_kernels_that_pass_the_self_check(tmp_path: Path, n
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("refuses", "bisheng_flags", "said"),
+    ("refuses", "flag_set", "said"),
     [
         # The real compile: three units in one command, where the probe has two.
         ("units>2", "cce-two-steps", "3 device sources in one command"),
