@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches on volumes that others can write, caches of root's, and root in a user's home: what is said helps with it."""
+"""Caches on volumes that others can write, caches of root's, and root in a user's home: the message says what helps."""
 
 from __future__ import annotations
 
