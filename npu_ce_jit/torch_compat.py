@@ -151,7 +151,8 @@ else:
             torch._C._autograd._saved_tensors_hooks_disable("asked whether there are any")
         except RuntimeError:
             return True
-        torch._C._autograd._saved_tensors_hooks_enable()
+        finally:  # what it refuses it has done all the same
+            torch._C._autograd._saved_tensors_hooks_enable()
         return False
 
 
