@@ -17,8 +17,18 @@ from pathlib import Path
 
 from virtual_cann.cache import PreparationError, build_once
 
-TORCH = "2.13.0"
-TORCH_NPU = "2.13.0"  # pyproject.toml's extra `npu` says the same; a test compares them
+# The newest of torch_npu that was tried, for each minor version of torch.
+TORCH_NPU = {
+    "2.7": "2.7.1.post11",
+    "2.8": "2.8.0.post5",
+    "2.9": "2.9.0.post9",
+    "2.10": "2.10.0.post7",
+    "2.11": "2.11.0.post3",
+    "2.12": "2.12.0.post3",
+    "2.13": "2.13.0",
+    "2.14": "2.14.0",
+}
+TORCH = "2.13.0"  # for callers that have none
 
 # The release that the real bisheng is made from; pyproject.toml's extra `test` has it too, and a test compares them.
 LIBCLANG = "15.0.6.1"
@@ -52,12 +62,24 @@ def environment(cache: Path) -> Path:
     if Path(sys.prefix, _MARK).exists():
         return Path(sys.prefix)
     installed = _installed()
-    facts = [sys.prefix, sys.version, *_requirements(installed), *_added_directories(installed)]
+    torch_npu = torch_npu_for(installed.get("torch", TORCH))
+    facts = [sys.prefix, sys.version, torch_npu, *_requirements(installed), *_added_directories(installed)]
     facts += [f"{name} {installed.get(name)}" for name in _NEEDED]
     facts.append(Path(__file__).read_text("utf-8"))  # how it is made
     path = cache / "environments" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    what = f"installing torch_npu {TORCH_NPU} for {sys.executable}"
-    return build_once(path, what, lambda private: _build(private, path, installed))
+    what = f"installing torch_npu {torch_npu} for {sys.executable}"
+    return build_once(path, what, lambda private: _build(private, path, installed, torch_npu))
+
+
+def torch_npu_for(torch: str) -> str:
+    """The version that goes with this one of torch."""
+    minor = ".".join(torch.split(".")[:2])
+    if minor not in TORCH_NPU:
+        raise PreparationError(
+            f"torch {torch} has no torch_npu that was tried: expected torch {', '.join(TORCH_NPU)}. "
+            "Run this with the python of an environment that has one of them."
+        )
+    return TORCH_NPU[minor]
 
 
 def libclang(environment: Path) -> Path:
@@ -72,10 +94,10 @@ def libclang(environment: Path) -> Path:
 
 
 def _requirements(installed: Mapping[str, str]) -> list[str]:
-    """What the environment has to have. pip counts what the caller's packages have as installed."""
-    needed = {
-        "torch_npu": f"=={TORCH_NPU}", "torch": f"=={TORCH}", "numpy": "", "pyyaml": "", "libclang": f"=={LIBCLANG}",
-    }  # fmt: skip
+    """What the environment has to have beside torch_npu. pip counts what the caller's packages have as installed."""
+    needed = {"numpy": "", "pyyaml": "", "libclang": f"=={LIBCLANG}"}
+    if "torch" not in installed:
+        needed["torch"] = f"=={TORCH}"
     if "npu_ce_jit" not in installed and _is_checkout():
         needed |= {"ninja": "", "filelock": ""}
     return [f"{name}{version}" for name, version in needed.items()]
@@ -102,7 +124,7 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def _build(private: Path, final: Path, installed: Mapping[str, str]) -> None:
+def _build(private: Path, final: Path, installed: Mapping[str, str], torch_npu: str) -> None:
     import venv
 
     own_pip = tuple(map(int, re.findall(r"\d+", installed.get("pip", "0"))[:2])) < _PIP_THAT_SERVES_OTHERS
@@ -121,6 +143,8 @@ def _build(private: Path, final: Path, installed: Mapping[str, str]) -> None:
     (packages / "callers_packages.pth").write_text("".join(lines), "utf-8")
     pip = [python, "-I", "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]
     _install([*map(str, pip)], _requirements(installed))
+    # Most ask for one build of torch, as 2.10.0+cpu, which few indexes have; another build of that version serves too.
+    _install([*map(str, pip)], ["--no-deps", f"torch_npu=={torch_npu}"])
     for script in (private / "bin").iterdir():  # their first line names the interpreter
         if not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(private), os.fsencode(final)))
@@ -135,14 +159,14 @@ def _package_directories() -> list[str]:
     return [directory for directory in directories if os.path.isdir(directory)]
 
 
-def _install(pip: list[str], requirements: list[str]) -> None:
+def _install(pip: list[str], what: list[str]) -> None:
     variables = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
-    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", *requirements]
+    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", *what]
     done = subprocess.run(
         command, env=variables, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
         raise PreparationError(
-            f"{done.stdout}\npip could not install {' '.join(requirements)} for Python {sys.version.split()[0]}. "
+            f"{done.stdout}\npip could not install {' '.join(what)} for Python {sys.version.split()[0]}. "
             "It needs a network or a package index, and torch_npu has wheels for CPython 3.10 to 3.13 on Linux."
         )

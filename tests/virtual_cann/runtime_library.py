@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from virtual_cann.cache import PreparationError, build_once
-from virtual_cann.environment import TORCH_NPU
 from virtual_cann.layouts import LAYOUTS, Layout
 
 VIRTUAL_CANN = Path(__file__).resolve().parent
@@ -24,12 +23,13 @@ _LINK = ("-shared", "-pthread", "-Wl,-soname,libascendcl.so", "-Wl,--no-undefine
 
 
 def runtime_library(cache: Path, acl_headers: Path, layout: Layout) -> Path:
-    """The library, for the content of its sources. The ACL headers are those of the one torch_npu that there is."""
+    """The library, for the content of its sources and of torch_npu's ACL headers."""
     sources = [*_files("machine", ".cpp"), *_files("runtime", ".cpp")]
     sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core ends up with one alone
     headers = [*_files("machine", ".h"), *_files("runtime", ".h")]
     lacks = [name for layout in LAYOUTS.values() for name in layout.lacks]
-    words = (*_COMPILE, *_OPTIMISATION.values(), *_LINK, *lacks, TORCH_NPU, _compiler_identity())
+    acl = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(acl_headers.rglob("*.h")))).hexdigest()
+    words = (*_COMPILE, *_OPTIMISATION.values(), *_LINK, *lacks, acl, _compiler_identity())
     name = content_hash([*sources, *headers], " ".join(words))
     directory = build_once(
         cache / "libraries" / name,

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Libraries that stand in for NVIDIA's below a torch built for CUDA: each function that torch names, and each fails.
+
+`import torch` then works, everything on the CPU does, and torch.cuda.is_available() is False.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+# By the names of what they hold and of the files that they are in; torch's own libraries are called otherwise.
+_LIBRARY = re.compile(r"lib(cu|nv|nccl)")
+_FUNCTION = re.compile(r"cu|nv|nccl|__cuda")
+
+# 100 is cudaErrorNoDevice. It is no success for the other libraries either.
+_BODY = 'mov $100, %eax\nret\n.section .note.GNU-stack, "", @progbits\n'
+
+
+def make(torch_lib: Path) -> list[str]:
+    """Writes what torch's libraries need, beside them, where they look for it; returns the names."""
+    own = sorted(torch_lib.glob("*.so*"))
+    needed = {name for library in own for name in _needed(library)} - {library.name for library in own}
+    symbols = {symbol for library in own for symbol in _undefined(library)}
+    versions = {version: file for library in own for file, version in _versions(library) if file in needed}
+    unversioned = {name for name, version in symbols if not version and _FUNCTION.match(name)}
+    for file in needed:
+        by_version = {version: {name for name, of in symbols if of == version} for version in versions}
+        by_version = {version: names for version, names in by_version.items() if versions[version] == file}
+        _write(torch_lib / file, unversioned, by_version)
+    return sorted(needed)
+
+
+def _needed(library: Path) -> Iterator[str]:
+    names = re.findall(r"\(NEEDED\).*\[(.*)\]", _output("readelf", "-dW", library))
+    yield from (name for name in names if _LIBRARY.match(name))
+
+
+def _undefined(library: Path) -> Iterator[tuple[str, str]]:
+    """Names and their versions, which are empty where a library has none."""
+    for line in _output("nm", "-D", "--undefined-only", library).splitlines():
+        name, _, version = line.split()[-1].partition("@")
+        yield name, version
+
+
+def _versions(library: Path) -> Iterator[tuple[str, str]]:
+    """Files and the versions of symbols that are asked of them."""
+    file = ""
+    for line in _output("readelf", "-VW", library).splitlines():
+        if match := re.search(r"Version: \d+\s+File: (\S+)", line):
+            file = match[1]
+        elif match := re.search(r"Name: (\S+)\s+Flags", line):
+            yield file, match[1]
+
+
+def _write(file: Path, unversioned: set[str], by_version: dict[str, set[str]]) -> None:
+    names = sorted(unversioned.union(*by_version.values()))
+    code = "".join(f".globl {name}\n.type {name}, @function\n{name}:\n" for name in names)
+    script = "".join(
+        f"{version} {{ global: {' '.join(f'{name};' for name in sorted(of_it))} }};\n"
+        for version, of_it in by_version.items()
+    )
+    source, map_ = file.with_name(f"{file.name}.s"), file.with_name(f"{file.name}.map")
+    source.write_text(f".text\n{code}{_BODY}", "utf-8")
+    map_.write_text(script, "utf-8")
+    options = [f"-Wl,-soname,{file.name}", *([f"-Wl,--version-script={map_}"] if script else [])]
+    subprocess.run(["gcc", "-shared", "-nostdlib", *options, "-o", file, source], check=True)
+    source.unlink()
+    map_.unlink()
+
+
+def _output(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
