@@ -92,9 +92,11 @@ class Toolchain:
         """Found without importing torch_npu, which starts the device runtime."""
         package_dir = _package_dir("torch_npu")
         if package_dir is None:
+            series = ".".join(torch.__version__.split(".")[:2])
             return Finding(
-                "torch_npu directory", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]"
-            )
+                "torch_npu directory", None, "no module torch_npu",
+                f"On an NPU machine, with torch {series}: pip install 'torch_npu=={series}.*'",
+            )  # fmt: skip
         return Finding("torch_npu directory", str(package_dir), "its import path")
 
     @cached_property
