@@ -22,7 +22,7 @@ from npu_ce_jit.torch_compat import untested_torch
 Verdict = Literal["ok", "warn", "fail"]
 
 _MOST_LINES = 8  # of a compiler's words: as many as there may be sets of bisheng's flags, each with its own
-_STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 class Check(NamedTuple):
