@@ -27,11 +27,13 @@ if _TYPE_CHECKING:
     from npu_ce_jit.interactive.rebuild import rebuild
     from npu_ce_jit.op.tracing.decompositions import decompositions
     from npu_ce_jit.patch.switch import install, installed, uninstall
+    from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 __all__ = [
     "CrossEntropyLoss",
     "CrossEntropyOutput",
     "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "__version__",
     "build_log",
     "causal_lm_loss",
@@ -50,6 +52,7 @@ __all__ = [
 _LAZY = {
     "CrossEntropyLoss": "api.modules",
     "LinearCrossEntropyLoss": "api.modules",
+    "LinearCrossEntropyOptions": "torch_compat",
     "build_log": "interactive.notebook",
     "causal_lm_loss": "api.causal_lm",
     "decompositions": "op.tracing.decompositions",

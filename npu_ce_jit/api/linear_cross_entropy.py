@@ -49,9 +49,10 @@ def linear_cross_entropy(
         weight: `[C]`, the classes' weights in the loss; float32 or the input's dtype.
         reduction, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for `npu_ce_jit.cross_entropy`.
         ignore_index: as there; None means -100.
-        options: `torch.nn.LinearCrossEntropyOptions`. Its batch_chunk_size and chunking_method say how many rows there
-            are in a chunk ("auto" is "aspect_ratio:2"; with neither, as without options). acc_policy, acc_dtype and
-            allow_retain_graph change nothing: sums are as said above, and a graph can always be retained.
+        options: `npu_ce_jit.LinearCrossEntropyOptions`, which is torch.nn's where torch has it (2.13). Its
+            batch_chunk_size and chunking_method say how many rows there are in a chunk ("auto" is "aspect_ratio:2";
+            with neither, as without options). acc_policy, acc_dtype and allow_retain_graph change nothing: sums are as
+            said above, and a graph can always be retained.
 
     Returns:
         The loss: 0-d for mean and sum, in the target's shape for none.
