@@ -200,7 +200,7 @@ def test_without_a_command_it_lists_the_variables(machine):
     ("command", "variables", "message"),
     [
         (["no-such-program"], {}, "no-such-program: command not found"),
-        (["true"], {"VIRTUAL_CANN_LAYOUT": "7"}, "VIRTUAL_CANN_LAYOUT is '7': expected one of 8, 8.5, 9"),
+        (["true"], {"VIRTUAL_CANN_LAYOUT": "7"}, "VIRTUAL_CANN_LAYOUT is '7': expected one of 8.3, 8.5, 9.1"),
         (["true"], {"PATH": "/nowhere"}, "needs g++ on PATH"),
         (["true"], {"VIRTUAL_CANN_CACHE_DIR": "/proc/none"}, "cannot make the cache /proc/none"),
     ],
@@ -286,9 +286,9 @@ def functions_of_the_runtime(generation: float) -> set[str]:
 
 
 def test_a_generation_has_no_function_that_its_release_lacks():
-    every = functions_of_the_runtime(9)
-    missing = every - functions_of_the_runtime(8)
+    every = functions_of_the_runtime(9.1)
+    missing = every - functions_of_the_runtime(8.3)
     assert {"aclrtGetStreamResLimit", "aclrtGetResInCurrentThread"} <= missing
-    assert missing == set(LAYOUTS[8].lacks)
-    assert {"rtGetTaskIdAndStreamID", "aclmdlRICaptureBegin"} <= functions_of_the_runtime(8)
+    assert missing == set(LAYOUTS[8.3].lacks)
+    assert {"rtGetTaskIdAndStreamID", "aclmdlRICaptureBegin"} <= functions_of_the_runtime(8.3)
     assert functions_of_the_runtime(8.5) == every
