@@ -26,7 +26,7 @@ IS_VIRTUAL = HAS_NPU and observe.is_virtual()
 TESTS_DIR = Path(__file__).parent / "tests"
 ON_NPU_DIR = TESTS_DIR / "on_npu"
 SIMULATORS_OWN_DIR = TESTS_DIR / "virtual_cann" / "tests"
-NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels", "virtual_cann")]
+NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels")]
 collect_ignore = (["tests/npu"] if HAS_NPU else []) + ([] if IS_VIRTUAL else ["tests/on_npu"])
 
 

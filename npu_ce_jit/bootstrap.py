@@ -14,6 +14,7 @@ from npu_ce_jit.log import set_up_log
 from npu_ce_jit.op import registration
 from npu_ce_jit.session import Kernels, Session, State, attempt, warn_of
 from npu_ce_jit.settings import Settings
+from npu_ce_jit.torch_compat import untested_torch
 
 _session: Session | None = globals().get("_session")  # a reload of this module changes nothing of what is loaded
 
@@ -40,6 +41,7 @@ def run(*, load: bool = True) -> State:
         session.put_off()
     registration.use_loader(session.load_for)
     _session = session
+    warn_of(untested_torch(), consequence="This torch is tried")
     warn_of(*settings.problems, session.state.cpu.problem)
     if toolchain.has_npu_software and settings.build == "eager" and load:
         warn_of(session.state.npu.problem, consequence="Tensors on an NPU are refused")

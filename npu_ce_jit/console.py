@@ -10,23 +10,19 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-Line = Sequence[tuple[str, str]]  # parts of it, each with a style in rich's words, "" for none
+Line = Sequence[tuple[str, str]]  # parts of it, each with its style, "" for none
+
+_CODES = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33", "cyan": "36"}
 
 READER_LEFT = 141  # the exit code that a shell gives to a program which SIGPIPE has ended
 
 
-def show(lines: Iterable[Line]) -> None:
-    """Prints them."""
-    terminal = _terminal()
-    if terminal is None:
-        print("\n".join(map(plain, lines)))
-        return
-    from rich.text import Text
-
-    for line in lines:
-        terminal.print(Text.assemble(*line))
+def show(lines: Iterable[Line], *, may_colour: bool) -> None:
+    """Prints them, coloured where somebody looks on and `may_colour`."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    render = _coloured if is_terminal and may_colour else plain
+    print("\n".join(map(render, lines)))
 
 
 def plain(line: Line) -> str:
@@ -34,11 +30,15 @@ def plain(line: Line) -> str:
     return "".join(text for text, _ in line).rstrip()
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _coloured(line: Line) -> str:
+    return "".join(f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and text else text for text, style in line)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, may_colour: bool) -> None:
     """One line a row."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    show([[(line.rstrip(), "" if number else "bold")] for number, line in enumerate(lines)])
+    show([[(line.rstrip(), "" if number else "bold")] for number, line in enumerate(lines)], may_colour=may_colour)
 
 
 def group(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[Line]:
@@ -81,14 +81,3 @@ def discard_output() -> None:
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())
         os.close(descriptor)
-
-
-def _terminal() -> Any:
-    """A rich console, or None."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return None
-    try:
-        from rich.console import Console
-    except ImportError:
-        return None
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch.library import Library
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from npu_ce_jit.errors import FakeNpuError
+from npu_ce_jit.torch_compat import set_up_python_backend
 
 _UNNAMED = "privateuseone"  # as torch calls the place for a backend of somebody else's, until one takes it
 
@@ -25,7 +25,7 @@ def register_fake_npu() -> None:
     need the data of an npu tensor raises FakeNpuError.
 
     Raises:
-        FakeNpuError: torch_npu is installed, or another backend has taken the place.
+        FakeNpuError: torch_npu is installed, another backend has taken the place, or torch is older than 2.10.
     """
     name = torch._C._get_privateuse1_backend_name()
     registered = getattr(torch, name, None)
@@ -41,7 +41,12 @@ def register_fake_npu() -> None:
             f"expected torch without a backend of its own kind for a fake npu, got {name!r}: there is room for one.",
             "Call npu_ce_jit.register_fake_npu() in a process that does not import that backend.",
         )
-    _setup_privateuseone_for_python_backend("npu", backend_module=_FakeNpu())
+    if set_up_python_backend is None:
+        raise FakeNpuError(
+            f"expected torch 2.10 or later for a fake npu, got {torch.__version__}.",
+            "Trace with torch 2.10 or later, or where torch_npu and an NPU are.",
+        )
+    set_up_python_backend("npu", backend_module=_FakeNpu())
 
 
 class _FakeNpu:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from npu_ce_jit.api.cross_entropy import HALVES, is_autocast
+from npu_ce_jit.api.cross_entropy import HALVES
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.distributed import vocab_parallel
@@ -25,6 +25,7 @@ from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import LossTerms, accumulated
 from npu_ce_jit.op.torch_private import is_differentiating
+from npu_ce_jit.torch_compat import is_autocast
 
 
 def vocab_parallel_cross_entropy(

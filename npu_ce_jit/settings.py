@@ -131,6 +131,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HOME", "home", "The user's home; the cache is in its .cache/npu_ce_jit.", _PATH, _absolute_path),
     Variable("TMPDIR", "tmp_dir", "Where the cache goes if no other place is usable.", _PATH, _absolute_path),
     Variable("PATH", "path", "Where programs are looked for.", "directories", str),
+    Variable("TERM", "terminal", "What kind of terminal commands print to.", "the name of a terminal", str),
+    Variable("NO_COLOR", "no_color", "That commands print without colours.", "any text", bool),
 )  # fmt: skip
 _NAMES = frozenset(variable.name for variable in VARIABLES)
 
@@ -160,6 +162,8 @@ class Settings(NamedTuple):
     home: Path | None = None
     tmp_dir: Path = Path("/tmp")  # noqa: S108  the store makes a private directory in it
     path: str = ""
+    terminal: str = ""
+    no_color: bool = False
     problems: tuple[SettingsError, ...] = ()
     environment: Mapping[str, str] = {}  # what a child process inherits
 
@@ -182,6 +186,11 @@ class Settings(NamedTuple):
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in self._fields if name != "environment")
         return f"Settings({', '.join(shown)})"  # environments hold secrets
+
+    @property
+    def may_colour(self) -> bool:
+        """Whether a command may colour what it prints on a terminal."""
+        return not self.no_color and self.terminal not in ("dumb", "unknown")
 
     def child_environment(self, **overrides: str) -> dict[str, str]:
         """The environment for a child process: ours, with `overrides`."""

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "abi.h"
 
-#include <torch/csrc/stable/c/shim.h>
-#include <torch/headeronly/version.h>
-
 #include <stdexcept>
+
+#include "torch_compat.h"
 
 namespace npu_ce {
 namespace {
@@ -43,7 +42,7 @@ Tensor::~Tensor() {
 Tensor Tensor::empty(int64_t dim, const int64_t* sizes, int32_t dtype, const Device& device) {
   int64_t strides[2] = {dim == 2 ? sizes[1] : 1, 1};
   AtenTensorHandle handle;
-  check(aoti_torch_empty_strided(dim, sizes, strides, dtype, device.type, device.index, &handle));
+  check(npu_ce::aoti_torch_empty_strided(dim, sizes, strides, dtype, device.type, device.index, &handle));
   return Tensor(handle);
 }
 
@@ -78,7 +77,7 @@ Tensor Tensor::contiguous_copy(const Device& to) const {
   const int64_t dims = dim();
   const int64_t sizes[2] = {size(0), dims == 2 ? size(1) : 1};
   Tensor copy = empty(dims, sizes, dtype(), to);
-  check(aoti_torch_copy_(copy.handle_, handle_, 0));
+  check(npu_ce::aoti_torch_copy_(copy.handle_, handle_, 0));
   return copy;
 }
 

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "glue/torch_compat.h"
 #include "launch_check.h"
 #include "runtime_abi.h"
 #include "torch_npu_abi.h"
@@ -40,11 +41,12 @@ aclrtStream current_stream(const c10::Device& device) {
   const c10::Stream current = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
   const aclrtStream stream = c10_npu::NPUStream::of(current).stream(false);
   // Asked once only: torch's answer waits until the queue is empty.
-  static const bool is_torchs = stream == current.native_handle();
-  if (!is_torchs) {
+  static const void* const torchs = native_handle(current);
+  static const bool differs = torchs != nullptr && torchs != stream;
+  if (differs) {
     throw std::runtime_error(
         "expected torch_npu's NPUStream to hold torch's stream and nothing else, got another stream from it than from "
-        "torch; install the torch_npu that npu_ce_jit[npu] asks for, and report this");
+        "torch; install a torch_npu that docs/compatibility.md lists, and report this");
   }
   return stream;
 }

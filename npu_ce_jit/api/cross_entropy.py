@@ -10,6 +10,7 @@ from torch.utils import _pytree
 
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
+from npu_ce_jit.torch_compat import is_autocast
 
 OPS = torch.ops.npu_ce_jit
 HALVES = (torch.float16, torch.bfloat16)
@@ -246,10 +247,6 @@ def cross_entropy(
         argmax if return_argmax else None,
         entropy if return_entropy else None,
     )
-
-
-def is_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool) -> tuple[Tensor, Tensor]:

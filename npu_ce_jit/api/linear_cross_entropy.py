@@ -6,11 +6,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import LinearCrossEntropyOptions
 
-from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy, is_autocast
+from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
+from npu_ce_jit.torch_compat import LinearCrossEntropyOptions, is_autocast
 
 
 def linear_cross_entropy(

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from npu_ce_jit import torch_compat
 from npu_ce_jit.api.cross_entropy import CrossEntropyOutput, cross_entropy
 
 
@@ -44,7 +45,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 _OPTIONS = tuple(cross_entropy.__kwdefaults__ or ())
 
 
-class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+class LinearCrossEntropyLoss(torch_compat.LinearCrossEntropyLoss):
     """`torch.nn.LinearCrossEntropyLoss` over `npu_ce_jit.linear_cross_entropy`.
 
     Takes the constructor's arguments of torch's, and every keyword of `npu_ce_jit.linear_cross_entropy`; shapes, dtypes

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from npu_ce_jit.torch_compat import traced_constant
+
 _NO_NUMBERS = (Tensor, torch.SymInt, torch.SymFloat)
 
 
@@ -18,9 +20,7 @@ def plain_numbers(**options: Any) -> list[Any]:
     """
     numbers = [_plain(name, value) if isinstance(value, _NO_NUMBERS) else value for name, value in options.items()]
     if torch.compiler.is_dynamo_compiling():
-        from torch.fx.experimental.symbolic_shapes import guard_scalar
-
-        return [guard_scalar(value) if isinstance(value, (int, float)) else value for value in numbers]
+        return [traced_constant(value) if isinstance(value, (int, float)) else value for value in numbers]
     return numbers
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import LinearCrossEntropyOptions
 
 from npu_ce_jit.api.cross_entropy import cross_entropy, npu_cross_entropy_loss
 from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
+from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 Loss = Callable[..., Any]
 

@@ -105,13 +105,13 @@ def _goes(item: Item, everything: bool, rejected: bool, older_than_days: float |
     return older_than_days is not None and item.age > older_than_days * 86400
 
 
-def verify(store: Store) -> int:
+def verify(store: Store, *, may_colour: bool) -> int:
     """Reads every byte of every entry; 1 where one is damaged or could have been written by others."""
     found = [item for item in inventory.items(store) if item.kind in ("entry", "copy", "damaged", "untrusted")]
     bad = {item.kind for item in found} & {"damaged", "untrusted"}
     rows = [(item.kind if item.kind in bad else "ok", str(item.path), item.problem) for item in found]
     if rows:
-        print_table(("", "entry", "problem"), rows)
+        print_table(("", "entry", "problem"), rows, may_colour=may_colour)
     print(f"{len(rows)} entries, {sum(item.kind in bad for item in found)} bad")
     if "damaged" in bad:
         print("remove what is damaged with: python -m npu_ce_jit clean --broken")

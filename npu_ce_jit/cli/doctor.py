@@ -17,11 +17,12 @@ from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.npu import require_npu
 from npu_ce_jit.session import State
+from npu_ce_jit.torch_compat import untested_torch
 
 Verdict = Literal["ok", "warn", "fail"]
 
 _MOST_LINES = 8  # of a compiler's words: as many as there may be sets of bisheng's flags, each with its own
-_STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 class Check(NamedTuple):
@@ -130,8 +131,13 @@ def _settings(session: State) -> Iterator[Check]:
 
 def _toolchain(session: State) -> Iterator[Check]:
     toolchain = session.toolchain
-    for fact in (toolchain.system, toolchain.machine, toolchain.torch_version):
+    for fact in (toolchain.system, toolchain.machine):
         yield _of_fact(fact, "fail")
+    untested = untested_torch()
+    if untested is None:
+        yield _of_fact(toolchain.torch_version, "fail")
+    else:
+        yield Check("torch", "warn", toolchain.torch_version.require(), untested.fact, untested.hint)
     # Without a compiler a library that is already in the cache still works, so its absence alone fails nothing.
     for fact in (toolchain.cpu_isa, toolchain.cxx, toolchain.ninja):
         yield _of_fact(fact, "warn")

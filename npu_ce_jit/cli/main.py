@@ -127,11 +127,12 @@ def _store() -> Store:
 def _info(parsed: argparse.Namespace) -> int:
     from npu_ce_jit.interactive.info import info_of
 
-    info = info_of(bootstrap.load_all(may_build=False))
+    session = bootstrap.load_all(may_build=False)
+    info = info_of(session)
     if parsed.json:
         print(info.as_json())
     else:
-        console.show(info.lines())
+        console.show(info.lines(), may_colour=session.settings.may_colour)
     return 0
 
 
@@ -145,7 +146,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(doctor.as_json(session, checks), indent=2))
     else:
-        console.show(doctor.lines(session, checks))
+        console.show(doctor.lines(session, checks), may_colour=session.settings.may_colour)
     return 0 if doctor.is_healthy(checks) else 1
 
 
@@ -170,7 +171,8 @@ def _clean(parsed: argparse.Namespace) -> int:
 def _verify(_: argparse.Namespace) -> int:
     from npu_ce_jit.cli import cache_commands
 
-    return cache_commands.verify(_store())
+    settings = bootstrap.run().settings
+    return cache_commands.verify(Store.of(settings), may_colour=settings.may_colour)
 
 
 def _pack(parsed: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +16,7 @@ from npu_ce_jit.errors import NpuCeJitError
 from npu_ce_jit.op import lazy_kernels, operators, schema
 from npu_ce_jit.op.autograd import functions
 from npu_ce_jit.op.torch_private import register_fake, register_vmap
+from npu_ce_jit.torch_compat import override
 
 _EVERY_DEVICE = "CompositeExplicitAutograd"  # where a device's own key is empty
 _FAKE, _VMAP = "fake", "vmap"  # no keys of the dispatcher: torch.library.register_fake and register_vmap
@@ -187,10 +187,8 @@ def cover(device: torch.device) -> None:
     """Takes a library's kernels out of use: what it has registered stays, below the fallback kernels."""
     key = _dispatch_key(device)
     _registered().covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
-        for name in _NATIVE:
-            library.impl(name, _fallback_kernel(name), allow_override=True)
+    for name in _NATIVE:
+        override(library, name, _fallback_kernel(name))
 
 
 def uncover(device: torch.device) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from npu_ce_jit.torch_compat import fake_options, has_saved_tensors_hooks, single_level
+
 
 def functorch_is_active() -> bool:
     """Inside torch.func.grad, vmap, jvp and their like."""
@@ -60,14 +62,13 @@ def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any
     Outside of transforms too it goes past `Function.apply`, which inspects the signature of `forward` at each call:
     a third of the time of a small loss.
     """
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
     if functorch_is_active():
         # Imported here: it pulls in functorch, which an eager training step never needs.
-        from torch._functorch import autograd_function
+        from torch._functorch.utils import enable_single_level_autograd_function
 
-        with autograd_function.enable_single_level_autograd_function():  # type: ignore[attr-defined]
-            return apply(*arguments)
-    return apply(*arguments)
+        with enable_single_level_autograd_function():
+            return single_level(function).apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
 
 
 def below_autograd(op: Any, *arguments: Any) -> Any:
@@ -107,7 +108,7 @@ def is_plain_eager(tensor: Tensor) -> bool:
         and not functorch_is_active()
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and not has_saved_tensors_hooks()
         and not has_tangent(tensor)
     )
 
@@ -142,7 +143,7 @@ def keeps_graph() -> bool:
 def register_fake(library: torch.library.Library, qualified_name: str, fake: Callable[..., Any]) -> None:
     """torch.library.register_fake, which spends 1 ms a call (of an import's 20) on finding its caller's source line."""
     entry = torch._library.simple_registry.singleton.find(qualified_name)
-    library._registration_handles.append(entry.fake_impl.register(fake, __name__, lib=library, allow_override=False))
+    library._registration_handles.append(entry.fake_impl.register(fake, __name__, **fake_options(library)))
 
 
 def register_vmap(library: torch.library.Library, qualified_name: str, rule: Callable[..., Any]) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from npu_ce_jit import bootstrap
-from npu_ce_jit.api.cross_entropy import HALVES, OPS, is_autocast
+from npu_ce_jit.api.cross_entropy import HALVES, OPS
 from npu_ce_jit.api.cross_entropy import cross_entropy as our_cross_entropy
 from npu_ce_jit.op.torch_private import has_tangent
+from npu_ce_jit.torch_compat import is_autocast
 
 # All that ours refuses, before it computes anything: checks, a layout of torch_npu's own, a library that does not load.
 _REFUSALS = (RuntimeError, ValueError, IndexError)
@@ -49,8 +50,7 @@ def cross_entropy(
 
 
 def npu_cross_entropy_loss(
-    theirs: Any,
-    keyset: torch._C.DispatchKeySet,
+    theirs: Callable[..., Any],
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
@@ -63,7 +63,7 @@ def npu_cross_entropy_loss(
             return loss, log_prob.detach(), zloss, lse.to(input.dtype)
         except _REFUSALS:
             pass
-    return theirs.call_boxed(keyset, input, target, weight, *options)  # type: ignore[no-any-return]
+    return theirs(input, target, weight, *options)  # type: ignore[no-any-return]
 
 
 def _has_kernels_for(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:

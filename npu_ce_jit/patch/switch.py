@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from torch import Tensor
 from npu_ce_jit.api.cross_entropy import OPS
 from npu_ce_jit.log import warn
 from npu_ce_jit.patch import redirected_calls
+from npu_ce_jit.torch_compat import redirect_operator
 
 _OPERATOR = "npu_cross_entropy_loss"
 _KEYS = ("AutogradPrivateUse1", "PrivateUse1")  # where torch_npu has registered its kernels
@@ -52,7 +51,7 @@ class _Switch:
         self.is_installed = False
         self.blocks = 0  # how many `installed()` are entered and not left
         self.function: _Function | None = None
-        self.kernels: torch.library.Library | None = None  # ours, of torch_npu's operator
+        self.restore_operator: Callable[[], None] | None = None  # torch_npu's, where ours has taken its place
         self.tags: tuple[str, str] | None = None  # of torch.compile's caches: the user's, and ours in its place
         self.lock = threading.RLock()
         if hasattr(os, "register_at_fork"):  # a child must not find it held by a thread that it does not have
@@ -109,7 +108,7 @@ def answers() -> dict[str, str]:
         who = _name(function)
     else:
         who = "npu_ce_jit" if known is not None and function.__code__ is known.redirecting_code else "torch"
-    operator = "npu_ce_jit" if _switch.kernels else "torch_npu" if _torch_npu_has_operator() else "none"
+    operator = "npu_ce_jit" if _switch.restore_operator else "torch_npu" if _torch_npu_has_operator() else "none"
     return {"torch.nn.functional.cross_entropy": who, f"torch.ops.npu.{_OPERATOR}": operator}
 
 
@@ -189,22 +188,16 @@ def _torch_npu_has_operator() -> bool:
 
 
 def _redirect_operator() -> None:
-    if _switch.kernels is not None or not _torch_npu_has_operator():
-        return
-    # The Meta kernel stays torch_npu's: where tensors are fake, the one under the Autograd key answers before it.
-    theirs = {key: torch.library.get_kernel(f"npu::{_OPERATOR}", key) for key in _KEYS}
-    _switch.kernels = torch.library.Library("npu", "IMPL")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, that a kernel is overridden
-        for key, kernel in theirs.items():
-            ours = partial(redirected_calls.npu_cross_entropy_loss, kernel)
-            _switch.kernels.impl(_OPERATOR, ours, key, with_keyset=True)
+    if _switch.restore_operator is None and _torch_npu_has_operator():
+        # The Meta kernel stays torch_npu's: where tensors are fake, the one under the Autograd key answers before it.
+        ours = redirected_calls.npu_cross_entropy_loss
+        _switch.restore_operator = redirect_operator("npu", _OPERATOR, _KEYS, ours)
 
 
 def _restore_operator() -> None:
-    if _switch.kernels is not None:
-        _switch.kernels._destroy()
-        _switch.kernels = None
+    if _switch.restore_operator is not None:
+        _switch.restore_operator()
+        _switch.restore_operator = None
 
 
 def _keep_compile_caches_apart() -> None:

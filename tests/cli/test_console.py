@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,17 @@ from toy_package import copy_package, needs_compiler
 from npu_ce_jit import console
 from npu_ce_jit.bootstrap import run as session_of_this_process
 from npu_ce_jit.cli import doctor, main
+from npu_ce_jit.settings import Settings
 
 LONG = "/" + "/".join(["a directory of thirty characters"] * 9) + "/[/x] [bold]:bug:[red].so"
 assert len(LONG) > 300
+
+print_table = partial(console.print_table, may_colour=True)
 
 
 @pytest.fixture
 def printed(monkeypatch):
     """Runs something with standard output on a terminal of 80 columns, and gives the screen."""
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
 
     def run(print_it):
         with (
@@ -41,7 +43,7 @@ def printed(monkeypatch):
 
 
 def test_a_table_on_a_terminal_is_whole_and_takes_no_path_for_markup(printed):
-    screen = printed(lambda: console.print_table(("", "entry", "problem"), [("ok", LONG, ""), ("bad", "/[/x]", "no")]))
+    screen = printed(lambda: print_table(("", "entry", "problem"), [("ok", LONG, ""), ("bad", "/[/x]", "no")]))
     header, *rows = screen.lines
     assert header.split() == ["entry", "problem"]
     assert rows[0] == f"ok   {LONG}"
@@ -55,7 +57,7 @@ def test_a_report_on_a_terminal_is_coloured_and_whole(printed):
         doctor.Check("ninja", "warn", "none", f"looked in {LONG}", "pip install ninja"),
         doctor.Check("CPU kernels", "fail", "[/x]", "first\nsecond", "Mend it."),
     ]
-    screen = printed(lambda: console.show(doctor.lines(session_of_this_process(), checks)))
+    screen = printed(lambda: console.show(doctor.lines(session_of_this_process(), checks), may_colour=True))
     assert screen.lines[:-1] == [
         f"ok    cache: {LONG}  (HOME)",
         "warn  ninja: none",
@@ -70,22 +72,21 @@ def test_a_report_on_a_terminal_is_coloured_and_whole(printed):
         assert f"\x1b[{style}m{word}" in screen.text
 
 
-@pytest.mark.parametrize("is_installed", [True, False])
-def test_elsewhere_and_without_rich_it_is_plain(printed, monkeypatch, capsys, is_installed):
-    if is_installed:
-        console.print_table(("", "entry"), [("ok", LONG)])
-        text = capsys.readouterr().out
-    else:
-        monkeypatch.setitem(sys.modules, "rich.console", None)
-        text = printed(lambda: console.print_table(("", "entry"), [("ok", LONG)])).text.replace("\r\n", "\n")
-    assert text == f"    entry\nok  {LONG}\n"
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_elsewhere_and_where_no_colours_are_wanted_it_is_plain(printed, capsys, variables):
+    table = f"    entry\nok  {LONG}\n"
+    print_table(("", "entry"), [("ok", LONG)])
+    assert capsys.readouterr().out == table
+    may_colour = Settings.from_env({"TERM": "xterm", **variables}).may_colour
+    screen = printed(lambda: console.print_table(("", "entry"), [("ok", LONG)], may_colour=may_colour))
+    assert screen.text.replace("\r\n", "\n") == table
 
 
 def test_what_the_output_cannot_show_is_escaped(monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     console.escape_what_stdout_cannot_show()
-    console.print_table(("", "entry"), [("ok", "/home/zoë/\udcff")])
+    print_table(("", "entry"), [("ok", "/home/zoë/\udcff")])
     console.flush()
     assert written.getvalue() == b"    entry\nok  /home/zo\\xeb/\\udcff\n"
 

@@ -14,7 +14,7 @@ from npu_ce_jit.errors import BuildError, NpuCeJitError
 
 # Beside torch's own: a module that is added here is time that every process of every rank spends.
 WARM = """
-    npu_ce_jit _version bootstrap errors log session settings
+    npu_ce_jit _version bootstrap errors log session settings torch_compat
     api api.cross_entropy api.numbers
     jit jit.loader jit.sources jit.targets
     jit.cache jit.cache.entry jit.cache.key jit.cache.permissions jit.cache.roots jit.cache.store

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import platform
 import subprocess
 import sys
@@ -136,18 +137,24 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
 
 
 @pytest.mark.parametrize(
-    ("order", "asked", "value"),
+    ("page_kib", "order", "asked", "value"),
     [
-        ("9", "", "up to 192 MiB"),
-        ("0", "", "up to 192 MiB"),
-        ("-1", "", "yes"),
-        (None, "", "yes"),
-        ("what", "", "yes"),
-        ("9", "1", "yes"),
-        ("-1", "0", "no"),
+        (4, "9", "", "up to 192 MiB"),
+        (4, "0", "", "up to 192 MiB"),
+        (4, "-1", "", "yes"),
+        (4, None, "", "yes"),
+        (4, "what", "", "yes"),
+        (4, "9", "1", "yes"),
+        (4, "-1", "0", "no"),
+        # Kernels of aarch64, whose huge pages have 32 and 512 MiB.
+        (16, "-1", "", "no"),
+        (64, "-1", "", "no"),
+        (64, "9", "", "no"),
+        (64, "-1", "1", "yes"),
     ],
 )
-def test_which_outputs_ask_for_huge_pages(tmp_path, monkeypatch, order, asked, value):
+def test_which_outputs_ask_for_huge_pages(tmp_path, monkeypatch, page_kib, order, asked, value):
+    monkeypatch.setattr(mmap, "PAGESIZE", page_kib << 10)
     file = tmp_path / "page_reporting_order"
     if order is not None:
         file.write_text(order + "\n", "ascii")

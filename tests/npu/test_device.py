@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from locations import TESTS_DIR
+from locations import CHECKOUT, TESTS_DIR
 from npu_runs import require_all_pass_on_npu
 
 # Files that share a process, since it takes as long to start as most of them to run.
@@ -36,3 +39,10 @@ IN_SHORT = GROUPS[1:4]  # the others start many processes, or build many times
 )
 def test_all_of_it_passes(group: tuple[str, ...], tmp_path: Path) -> None:
     require_all_pass_on_npu([TESTS_DIR / f"on_npu/test_on_npu_{name}.py" for name in group], tmp_path)
+
+
+def test_where_the_shell_turns_torch_s_autoload_off_the_tests_find_torch_npu_all_the_same() -> None:
+    off = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    code = "import conftest, os; print(os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD'))"
+    done = subprocess.run([sys.executable, "-c", code], env=off, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.split() == ["None"], done.stderr

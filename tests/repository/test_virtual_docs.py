@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from locations import CHECKOUT, TESTS_DIR, VIRTUAL_CANN
+from locations import CHECKOUT, VIRTUAL_CANN
 from virtual_cann import rates
 
 MACHINE = VIRTUAL_CANN / "machine"
@@ -59,11 +58,3 @@ def test_the_page_has_no_rule_and_no_rate_of_its_own(page: set[str]) -> None:
     }
     rows = {line for line in page if re.match(rf"\| (?:{names}) \|", line)} - heads
     assert rows == {rule_row(*rule) for rule in RULES} | set(map(rate_row, RATES))
-
-
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tests").symlink_to(TESTS_DIR)
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    exec(example, {})
-    assert "microseconds" in capsys.readouterr().out

@@ -26,7 +26,7 @@ def cache_dir(variables: Mapping[str, str]) -> Path:
         directory = Path(variables["VIRTUAL_CANN_CACHE_DIR"]).absolute()
     else:
         base = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        directory = Path(base).absolute() / "npu_ce_jit" / "virtual_cann"
+        directory = Path(base).absolute() / "virtual_cann"
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)

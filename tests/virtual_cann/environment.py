@@ -33,7 +33,7 @@ TORCH = "2.13.0"  # for callers that have none
 # The release that the real bisheng is made from; pyproject.toml's extra `test` has it too, and a test compares them.
 LIBCLANG = "15.0.6.1"
 
-_MARK = "virtual_cann_environment"  # a file in each such environment; it names the caller's interpreter
+MARK = "virtual_cann_environment"  # a file in each such environment; it names the caller's interpreter
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 _NEEDED = (
@@ -53,16 +53,16 @@ _NOT_FOR_PIP = frozenset({"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX"
 
 def callers_interpreter() -> str:
     """The interpreter that lends its packages: the one that runs this, or runs the `run` that this runs in."""
-    mark = Path(sys.prefix, _MARK)
+    mark = Path(sys.prefix, MARK)
     return mark.read_text("utf-8") if mark.exists() else sys.executable
 
 
 def environment(cache: Path) -> Path:
     """The environment's directory for the interpreter that runs this; that interpreter's own, if it is such a one."""
-    if Path(sys.prefix, _MARK).exists():
+    if Path(sys.prefix, MARK).exists():
         return Path(sys.prefix)
     installed = _installed()
-    torch_npu = torch_npu_for(installed.get("torch", TORCH))
+    torch_npu = os.environ.get("VIRTUAL_CANN_TORCH_NPU") or torch_npu_for(installed.get("torch", TORCH))
     facts = [sys.prefix, sys.version, torch_npu, *_requirements(installed), *_added_directories(installed)]
     facts += [f"{name} {installed.get(name)}" for name in _NEEDED]
     facts.append(Path(__file__).read_text("utf-8"))  # how it is made
@@ -142,13 +142,14 @@ def _build(private: Path, final: Path, installed: Mapping[str, str], torch_npu: 
     lines = [f"import site; site.addsitedir({directory!r})\n" for directory in _added_directories(installed)]
     (packages / "callers_packages.pth").write_text("".join(lines), "utf-8")
     pip = [python, "-I", "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]
-    _install([*map(str, pip)], _requirements(installed))
+    install([*map(str, pip)], _requirements(installed))
     # Most ask for one build of torch, as 2.10.0+cpu, which few indexes have; another build of that version serves too.
-    _install([*map(str, pip)], ["--no-deps", f"torch_npu=={torch_npu}"])
+    # One of its own, where the caller has torch_npu too.
+    install([*map(str, pip)], ["--no-deps", "--ignore-installed", f"torch_npu=={torch_npu}"])
     for script in (private / "bin").iterdir():  # their first line names the interpreter
         if not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(private), os.fsencode(final)))
-    (private / _MARK).write_text(sys.executable, "utf-8")
+    (private / MARK).write_text(sys.executable, "utf-8")
 
 
 def _package_directories() -> list[str]:
@@ -159,7 +160,7 @@ def _package_directories() -> list[str]:
     return [directory for directory in directories if os.path.isdir(directory)]
 
 
-def _install(pip: list[str], what: list[str]) -> None:
+def install(pip: list[str], what: list[str]) -> None:
     variables = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
     command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", *what]
     done = subprocess.run(

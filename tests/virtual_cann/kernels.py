@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from virtual_cann import observe
 from virtual_cann.prepare import prepare
 

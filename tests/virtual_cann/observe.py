@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 
@@ -13,7 +14,8 @@ from typing import Any
 def _library() -> ctypes.CDLL:
     library = _runtime()
     if not is_virtual():
-        raise RuntimeError("libascendcl.so is not the virtual CANN's: run this under tests/virtual_cann/run")
+        run = Path(__file__).with_name("run")
+        raise RuntimeError(f"libascendcl.so is not the virtual CANN's: start the program with {run}")
     library.virtual_cann_reports.restype = ctypes.c_char_p
     library.virtual_cann_clear_reports.restype = None
     library.virtual_cann_set_faults.argtypes = [ctypes.c_char_p]

@@ -2,6 +2,7 @@
 """What this machine has to build with and to build for. Reads files and PATH; starts no process."""
 
 import importlib.util
+import mmap
 import os
 import platform
 import re
@@ -91,9 +92,11 @@ class Toolchain:
         """Found without importing torch_npu, which starts the device runtime."""
         package_dir = _package_dir("torch_npu")
         if package_dir is None:
+            series = ".".join(torch.__version__.split(".")[:2])
             return Finding(
-                "torch_npu directory", None, "no module torch_npu", "On an NPU machine: pip install npu_ce_jit[npu]"
-            )
+                "torch_npu directory", None, "no module torch_npu",
+                f"On an NPU machine, with torch {series}: pip install 'torch_npu=={series}.*'",
+            )  # fmt: skip
         return Finding("torch_npu directory", str(package_dir), "its import path")
 
     @cached_property
@@ -211,10 +214,13 @@ def _find_cpu() -> Finding:
 def _find_huge_pages(settings: Settings) -> Finding:
     """Which outputs ask for them, a key of HUGE_PAGES_MIB. A virtual machine that reports free memory to its host loses
     the huge pages of a block that stays free for two seconds, and to get one back costs more than 512 small ones do
-    (docs/design.md, 4)."""
+    (docs/design.md, 4). On aarch64, kernels with pages of 16 or 64 KiB have huge ones of 32 and 512 MiB, for which a
+    first write would move other memory out of the way."""
     name = "huge pages"
     if settings.huge_pages is not None:
         return Finding(name, "yes" if settings.huge_pages else "no", "NPU_CE_JIT_HUGE_PAGES")
+    if mmap.PAGESIZE > 4096:
+        return Finding(name, "no", f"pages have {mmap.PAGESIZE >> 10} KiB here, and huge ones at least 32 MiB")
     try:
         with open(_PAGE_REPORTING_ORDER, encoding="ascii") as file:
             order = int(file.read())

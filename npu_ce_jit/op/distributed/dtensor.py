@@ -111,7 +111,9 @@ class _Layout(NamedTuple):
                 f"have the same, or DTensor.from_local({name}, mesh, {list(placements)}) where each has its own part"
             )
         if tensor.placements != placements:
-            tensor = tensor.redistribute(self.mesh, placements)
+            # Detached, which it is below autograd: to redistribute one that asks for gradients fails before 2.11.
+            detached: Any = tensor.detach()
+            tensor = detached.redistribute(self.mesh, placements)
         local: Tensor = tensor.to_local()
         return local
 

@@ -24,6 +24,7 @@ from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import denominators_of_targets
 from npu_ce_jit.op.saved import require_storage
 from npu_ce_jit.op.schema import LSE, MEAN, NONE, LossTerms, accumulation_dtype
+from npu_ce_jit.torch_compat import cpu_capabilities
 
 # A chunk's logits take this share of the bytes of all. With less, time goes into reading linear_weight and its gradient
 # once a chunk, and two-byte gradients are rounded more often.
@@ -236,7 +237,7 @@ def _product_dtype(input: Tensor) -> torch.dtype:
     """The dtype in which products run: a CPU without instructions for two-byte types widens them element by element."""
     if input.device.type != "cpu" or input.dtype.itemsize != 2:
         return input.dtype
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     names = ("avx512_bf16", "amx_bf16", "bf16") if input.dtype is torch.bfloat16 else ("avx512_fp16", "amx_fp16")
     return input.dtype if any(capabilities.get(name) for name in names) else torch.float32
 

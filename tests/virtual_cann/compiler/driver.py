@@ -53,9 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         tree = find_tree(arguments[0])
         if tree is None:
-            raise UsageError(
-                f"{arguments[0]} lies in no CANN tree; tests/virtual_cann/run makes one and starts it there"
-            )
+            raise UsageError(f"{arguments[0]} lies in no CANN tree; {VIRTUAL_CANN}/run makes one and starts it there")
         if "--version" in arguments[1:]:
             sys.stdout.write(version(tree))
             return 0

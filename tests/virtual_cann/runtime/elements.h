@@ -7,10 +7,9 @@
 #include <string>
 
 #include "errors.h"
+#include "machine/half.h"
 
 namespace virtual_cann {
-
-using Half = _Float16;
 
 struct BFloat16 {
   uint16_t bits;

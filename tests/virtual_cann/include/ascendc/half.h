@@ -6,11 +6,9 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__aarch64__)
-using half = __fp16;
-#else
-using half = _Float16;
-#endif
+#include "machine/half.h"
+
+using half = virtual_cann::Half;
 
 // Names of the headers alone, apart from those of the machine in libascendcl.
 namespace virtual_cann::api {

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between the versions of torch that this package takes.
+
+Each difference stands beside the version that ended it, and goes when that version is the oldest that is taken. All
+other Python is written for the newest torch and asks for no version; `csrc/glue/torch_compat.h` is the same for C++.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import backend_registration
+
+from npu_ce_jit.errors import NpuCeJitError
+
+OLDEST, NEWEST = (2, 7), (2, 15)  # that the tests have run on; pyproject.toml's floor is a release of OLDEST
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def untested_torch() -> NpuCeJitError | None:
+    """What to say of a torch that the tests have not run on. It is tried: to refuse it would have pip replace it."""
+    if OLDEST <= _VERSION <= NEWEST:
+        return None
+    oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
+    return NpuCeJitError(
+        f"expected torch {oldest} to {newest}, which this npu_ce_jit was tested with, got {torch.__version__}.",
+        "Run `python -m npu_ce_jit demo`, which tells whether it works; a newer npu_ce_jit may know this torch.",
+    )
+
+
+# The C++ headers of torch that the glue of an NPU includes are C++20 since 2.14.
+NPU_GLUE_STANDARD = "-std=c++20" if _VERSION >= (2, 14) else "-std=c++17"
+# Threads of torch's are started by OpenMP in its headers, before 2.10.
+OPENMP_FLAGS = () if _VERSION >= (2, 10) else ("-fopenmp",)
+
+if hasattr(nn, "LinearCrossEntropyLoss"):  # 2.13
+    from torch.nn import LinearCrossEntropyLoss as LinearCrossEntropyLoss
+    from torch.nn import LinearCrossEntropyOptions as LinearCrossEntropyOptions
+else:
+
+    @dataclass
+    class LinearCrossEntropyOptions:  # type: ignore[no-redef]
+        """The fields of torch.nn.LinearCrossEntropyOptions, and its checks of their words."""
+
+        allow_retain_graph: bool = False
+        batch_chunk_size: int | None = None
+        chunking_method: str | None = "auto"
+        acc_policy: str = "auto"
+        acc_dtype: torch.dtype | None = None
+
+        def __post_init__(self) -> None:
+            if self.acc_policy not in ("auto", "accurate", "balanced", "compact"):
+                raise ValueError(f"invalid acc_policy: {self.acc_policy!r}")
+            name, _, factor = (self.chunking_method or "auto").partition(":")
+            if name not in ("auto", "aspect_ratio") or not (factor or "1").isdigit() or factor == "0":
+                raise ValueError(f"invalid chunking_method: {self.chunking_method!r}")
+
+    class LinearCrossEntropyLoss(nn.Module):  # type: ignore[no-redef]
+        """The arguments and parameters of torch.nn.LinearCrossEntropyLoss, by its names: state dicts fit both."""
+
+        def __init__(
+            self,
+            in_features: int,
+            num_classes: int,
+            *,
+            out_features: tuple[int, ...] = (),
+            bias: bool = False,
+            device: torch.device | str | None = None,
+            dtype: torch.dtype | None = None,
+            reduction: str = "mean",
+            weight: Tensor | None = None,
+            ignore_index: int | None = None,
+            label_smoothing: float = 0.0,
+            options: LinearCrossEntropyOptions | None = None,
+        ) -> None:
+            if weight is not None and weight.shape != (num_classes,):
+                raise RuntimeError(f"expected weight shape to be {(num_classes,)}, got {tuple(weight.shape)}")
+            if not 0 <= label_smoothing <= 1:
+                raise RuntimeError(f"expected label_smoothing to be in range [0, 1], got {label_smoothing}")
+            super().__init__()
+            self.register_buffer("weight", weight)
+            self.num_classes, self.out_features = num_classes, out_features
+            self.reduction, self.ignore_index, self.label_smoothing = reduction, ignore_index, label_smoothing
+            self.linear = nn.Linear(in_features, num_classes * prod(out_features), bias, device, dtype)
+            self.options = options
+
+        def extra_repr(self) -> str:
+            return (
+                f"in_features={self.linear.in_features}, num_classes={self.num_classes}, "
+                f"out_features={self.out_features}, bias={self.linear.bias is not None}, reduction={self.reduction}, "
+                f"ignore_index={self.ignore_index}, label_smoothing={self.label_smoothing}, options={self.options}"
+            )
+
+
+# Since 2.10, which brought devices whose backend is written in Python.
+set_up_python_backend: Callable[..., None] | None = getattr(
+    backend_registration, "_setup_privateuseone_for_python_backend", None
+)
+
+if hasattr(torch.cpu, "get_capabilities"):  # 2.11
+    cpu_capabilities: Callable[[], Mapping[str, Any]] = torch.cpu.get_capabilities
+else:
+
+    def cpu_capabilities() -> Mapping[str, Any]:
+        """Those that decide how products of two-byte types run; an older torch tells of x86-64 alone."""
+        functions = {
+            "avx512_bf16": "_is_avx512_bf16_supported",
+            "amx_bf16": "_is_amx_tile_supported",
+            "amx_fp16": "_is_amx_fp16_supported",
+        }
+        return {name: getattr(torch.cpu, function, bool)() for name, function in functions.items()}
+
+
+def traced_constant(value: Any) -> Any:
+    """A number that torch.compile may trace as a symbol, as a constant that its guards look at."""
+    if _VERSION >= (2, 8):
+        from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+        return guard_scalar(value)
+    if isinstance(value, bool):
+        return value
+    text = f"{value!r}"  # of what is traced before 2.8, the one that needs the value
+    return float(text) if isinstance(value, float) else int(text)
+
+
+def is_autocast(device: str) -> bool:
+    """torch.is_autocast_enabled, for any device: torch.compile traces is_autocast_available only since 2.11."""
+    return device in ("cpu", "npu", "cuda") and torch.is_autocast_enabled(device)
+
+
+if hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):  # 2.8
+
+    def has_saved_tensors_hooks() -> bool:
+        """Whether a checkpoint, or another hook of saved tensors, is active."""
+        return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+else:
+
+    def has_saved_tensors_hooks() -> bool:
+        """Whether a checkpoint, or another hook of saved tensors, is active: torch refuses to disable them then."""
+        if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+            return False
+        try:
+            torch._C._autograd._saved_tensors_hooks_disable("asked whether there are any")
+        except RuntimeError:
+            return True
+        finally:  # what it refuses it has done all the same
+            torch._C._autograd._saved_tensors_hooks_enable()
+        return False
+
+
+_ALLOW_OVERRIDE = {"allow_override": True} if _VERSION >= (2, 8) else {}  # before, no kernel has to say it
+
+
+def override(
+    library: torch.library.Library, name: str, kernel: Callable[..., Any], key: str = "", with_keyset: bool = False
+) -> None:
+    """Registers a kernel in the place of another for as long as the library lives, without torch's warning of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library.impl(name, kernel, key, with_keyset=with_keyset, **_ALLOW_OVERRIDE)
+
+
+def fake_options(library: torch.library.Library) -> dict[str, Any]:
+    """What registers a fake kernel for as long as the library lives; before 2.8 the handle alone decides."""
+    return {"lib": library, "allow_override": False} if _VERSION >= (2, 8) else {}
+
+
+@cache
+def single_level(function: type[torch.autograd.Function]) -> Any:
+    """`function` as a class of the kind that torch's transforms make for a level: `apply` asks for it since 2.14."""
+    methods = {name: vars(function)[name] for name in ("forward", "setup_context", "backward", "jvp")}
+    return type(function.__name__, (torch.autograd.function._SingleLevelFunction,), methods)
+
+
+def redirect_operator(namespace: str, name: str, keys: Sequence[str], ours: Callable[..., Any]) -> Callable[[], None]:
+    """Has somebody else's operator run `ours(theirs, *arguments)`; returns what undoes it.
+
+    By the kernels under `keys`, which torch hands out since 2.9. Before, by what torch.ops calls, which compiled graphs
+    go past.
+    """
+    if not hasattr(torch.library, "get_kernel"):
+        return _redirect_calls(getattr(getattr(torch.ops, namespace), name), ours)
+    theirs = {key: torch.library.get_kernel(f"{namespace}::{name}", key) for key in keys}
+    library = torch.library.Library(namespace, "IMPL")
+    for key, kernel in theirs.items():
+
+        def redirecting(keyset: Any, *arguments: Any, kernel: Any = kernel) -> Any:
+            return ours(partial(kernel.call_boxed, keyset), *arguments)
+
+        override(library, name, redirecting, key, with_keyset=True)
+    return library._destroy
+
+
+def _redirect_calls(packet: Any, ours: Callable[..., Any]) -> Callable[[], None]:
+    theirs, parameters = packet._op, packet.default._schema.arguments
+
+    def redirecting(*arguments: Any, **named: Any) -> Any:
+        rest = parameters[len(arguments) :]
+        if named.keys() <= {parameter.name for parameter in rest}:
+            filled = (*arguments, *(named.get(parameter.name, parameter.default_value) for parameter in rest))
+            return ours(theirs, *filled)
+        return theirs(*arguments, **named)  # which says what is wrong
+
+    def undo() -> None:
+        packet._op = theirs
+
+    packet._op = redirecting
+    return undo
