@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -83,72 +84,67 @@ class Outcome(NamedTuple):
     passed: int
     failed: list[str]
     skipped: Counter[str]  # by reason
-    seconds: float
 
 
 def run(row: Row, arguments: argparse.Namespace) -> Outcome:
-    began = time.monotonic()
     made = slim_torch.environment(arguments.cache, row.torch, row.python, arguments.python)
     variables = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
     variables = made.variables(variables) | {"NPU_CE_JIT_CACHE_DIR": str(made.directory / "npu_ce_jit")}
-    # What the C++ compiler makes is kept, so that what is measured is the tests.
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit2"]
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
     commands: list[list[str | Path]]
     if row.cann:
         variables |= {"VIRTUAL_CANN_LAYOUT": row.cann, "VIRTUAL_CANN_TORCH_NPU": row.torch_npu}
         groups = NUMBERS[:1] if arguments.quick else NUMBERS
-        commands = [
-            [RUN_ON_NPU, "python", *pytest, *(f"tests/{name}.py" for name in group)] for group in groups
-        ]  # fmt: skip
+        commands = [[RUN_ON_NPU, "python", *pytest, *(f"tests/{name}.py" for name in group)] for group in groups]
     else:
         # As test paths and not as arguments: whoever names a file means its long tests too.
-        paths = [f"tests/{name}" for name in (QUICK if arguments.quick else FOLDERS)]
-        workers = ["-n", str(arguments.workers), "--dist", "loadfile"]
-        commands = [[made.python, *pytest, *workers, "-o", f"testpaths={' '.join(paths)}"]]
-    outcomes = [_outcome(command, variables, arguments.log_dir / f"{row.name}.log") for command in commands]
-    return Outcome(
-        sum(outcome.passed for outcome in outcomes),
-        [name for outcome in outcomes for name in outcome.failed],
-        sum((outcome.skipped for outcome in outcomes), Counter()),
-        time.monotonic() - began,
+        paths = " ".join(f"tests/{name}" for name in (QUICK if arguments.quick else FOLDERS))
+        workers = ["-n", arguments.workers, "--dist", "loadfile"]
+        commands = [[made.python, *pytest, *workers, "-o", f"testpaths={paths}"]]
+    passed, failed, skipped = zip(
+        *(_outcome(command, variables, arguments.log_dir / f"{row.name}.log") for command in commands), strict=True
     )
+    return Outcome(sum(passed), sum(failed, []), sum(skipped, Counter()))
 
 
 def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path) -> Outcome:
+    """Of one run of pytest."""
     with tempfile.TemporaryDirectory() as folder, log.open("a") as output:
         results = Path(folder, "results.xml")
         done = subprocess.run(
             [*command, f"--junitxml={results}"], cwd=CHECKOUT, env=variables, stdout=output, stderr=subprocess.STDOUT
         )
         if not results.exists():
-            return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter(), 0.0)
+            return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter())
         cases = list(ET.parse(results).getroot().iter("testcase"))
     failed = [f"{case.attrib['classname']}::{case.attrib['name']}" for case in cases if _has(case, "failure", "error")]
     skipped = Counter(skip.attrib["message"] for case in cases for skip in case.iter("skipped"))
-    return Outcome(len(cases) - len(failed) - skipped.total(), failed, skipped, 0.0)
+    return Outcome(len(cases) - len(failed) - skipped.total(), failed, skipped)
 
 
 def _has(case: ET.Element, *tags: str) -> bool:
     return any(case.find(tag) is not None for tag in tags)
 
 
-def written(page: str, rows: dict[Row, str]) -> str:
-    """The page with these lines of its table; those of other rows stay."""
-    before, mark, rest = page.partition(_BEGIN)
-    table, end, after = rest.partition(_END)
-    if not mark or not end:
-        raise ValueError(f"expected a place for the table in the page, between {_BEGIN!r} and {_END!r}")
-    lines = [line for row in ROWS if (line := rows.get(row) or _line_of(row, table))]
-    return "".join((before, mark, _line(HEAD), _line(["---"] * len(HEAD)), *lines, end, after))
+def section(page: str, ran: Mapping[Row, str] = MappingProxyType({})) -> str:
+    """The page's section on versions, with these lines of its table; those of other rows stay."""
+    before = page.partition(_TITLE)[2]
+    lines = [line for row in ROWS if (line := ran.get(row) or _line_of(row, before))]
+    return "".join((_TITLE, _ABOUT, _line(HEAD), _line(["---"] * len(HEAD)), *lines))
 
 
-_BEGIN = "<!-- torch: made by tests/programs/torch_versions.py -->\n"
-_END = "<!-- end -->"
+_TITLE = "## With which torch\n"
+_ABOUT = """
+`python tests/programs/torch_versions.py` runs the tests of numbers, tracing, training, processes and the cache with each
+of these, and writes this table. Rows without CANN ran on the CPU, the others on the virtual NPU. A test is skipped where
+torch, or the machine, lacks what it is about; the program prints the reasons.
+
+"""
 
 
-def _line_of(row: Row, table: str) -> str | None:
-    cells = re.escape(_line(row.cells).rstrip("\n"))
-    found = re.search(rf"^{cells}.*\n", table, re.MULTILINE)
+def _line_of(row: Row, section: str) -> str | None:
+    cells = re.escape(_line(row.cells).removesuffix("|\n"))
+    found = re.search(rf"^{cells}.*\n", section, re.MULTILINE)
     return found and found[0]
 
 
@@ -156,47 +152,70 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _chosen(names: Sequence[str]) -> Iterator[Row]:
+def _chosen(names: Sequence[str]) -> list[Row]:
     by_name = {row.name: row for row in ROWS}
-    for name in names:
-        if name not in by_name:
-            raise SystemExit(f"no row {name!r}: expected some of {' '.join(by_name)}")
-        yield by_name[name]
+    if unknown := [name for name in names if name not in by_name]:
+        raise SystemExit(f"no row {unknown[0]!r}: expected some of {' '.join(by_name)}")
+    return [by_name[name] for name in names] or list(ROWS)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="all of them, unless some are named")
     parser.add_argument("--quick", action="store_true", help="numbers, tracing and the cache only; writes no page")
-    parser.add_argument("--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits"
+    )
     parser.add_argument("--workers", default="auto", metavar="N", help="processes of pytest (auto: one a core)")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--cache", type=Path, default=base / "npu_ce_jit" / "torch_versions", metavar="DIR")
     return parser.parse_args()
 
 
+class Report:
+    """What ran, told as it comes; `lines` are those of the table."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self.lines: dict[Row, str] = {}
+        self.all_passed = True
+
+    def run(self, row: Row) -> bool:
+        """Whether the row's environment could be made; that it could not, is told."""
+        began = time.monotonic()
+        try:
+            outcome = run(row, self._arguments)
+        except slim_torch.UnavailableError as error:
+            _say(f"{row.name}: not run: {error}\n")
+            return False
+        self.all_passed &= not outcome.failed
+        counts = (outcome.passed, len(outcome.failed), outcome.skipped.total(), round(time.monotonic() - began))
+        self.lines[row] = _line([*row.cells, *map(str, counts), time.strftime("%Y-%m-%d")])
+        _say(self.lines[row])
+        _say("".join(f"    failed: {name}\n" for name in outcome.failed))
+        _say("".join(f"    skipped {count}: {reason}\n" for reason, count in outcome.skipped.most_common()))
+        return True
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def main() -> None:
     arguments = _arguments()
     arguments.log_dir = Path(tempfile.mkdtemp(prefix="torch_versions."))
-    lines, has_failed = {}, False
-    sys.stdout.write(f"what pytest prints is in {arguments.log_dir}\n")
-    for row in _chosen(arguments.rows) if arguments.rows else ROWS:
-        try:
-            outcome = run(row, arguments)
-        except slim_torch.EnvironmentError as error:
-            has_failed = True
-            sys.stdout.write(f"{row.name}: not run: {error}\n")
-            continue
-        has_failed |= bool(outcome.failed)
-        counts = (outcome.passed, len(outcome.failed), outcome.skipped.total(), round(outcome.seconds))
-        lines[row] = _line([*row.cells, *map(str, counts), time.strftime("%Y-%m-%d")])
-        sys.stdout.write(lines[row])
-        sys.stdout.write("".join(f"    failed: {name}\n" for name in outcome.failed))
-        sys.stdout.write("".join(f"    skipped {n}: {why}\n" for why, n in outcome.skipped.most_common()))
-        sys.stdout.flush()
+    _say(f"what pytest prints is in {arguments.log_dir}\n")
+    report = Report(arguments)
+    if arguments.ends:
+        on_cpu = [row for row in ROWS if not row.cann]
+        complete = any(map(report.run, on_cpu)) and any(map(report.run, reversed(on_cpu)))  # each up to the first
+    else:
+        complete = all([report.run(row) for row in _chosen(arguments.rows)])
     if not arguments.quick:
-        PAGE.write_text(written(PAGE.read_text("utf-8"), lines), "utf-8")
-    raise SystemExit(has_failed)
+        page = PAGE.read_text("utf-8")
+        PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
+    raise SystemExit(not (complete and report.all_passed))
 
 
 if __name__ == "__main__":
