@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -104,7 +105,7 @@ def run(row: Row, arguments: argparse.Namespace) -> Outcome:
     passed, failed, skipped = zip(
         *(_outcome(command, variables, arguments.log_dir / f"{row.name}.log") for command in commands), strict=True
     )
-    return Outcome(sum(passed), sum(failed, []), sum(skipped, Counter()))
+    return Outcome(sum(passed), [*chain.from_iterable(failed)], sum(skipped, Counter()))
 
 
 def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path) -> Outcome:
@@ -135,9 +136,9 @@ def section(page: str, ran: Mapping[Row, str] = MappingProxyType({})) -> str:
 
 _TITLE = "## With which torch\n"
 _ABOUT = """
-`python tests/programs/torch_versions.py` runs the tests of numbers, tracing, training, processes and the cache with each
-of these, and writes this table. Rows without CANN ran on the CPU, the others on the virtual NPU. A test is skipped where
-torch, or the machine, lacks what it is about; the program prints the reasons.
+`python tests/programs/torch_versions.py` runs the tests of numbers, tracing, training, processes and the cache with
+each of these, and writes this table. Rows without CANN ran on the CPU, the others on the virtual NPU. A test is skipped
+where torch, or the machine, lacks what it is about; the program prints the reasons.
 
 """
 
@@ -211,7 +212,7 @@ def main() -> None:
         on_cpu = [row for row in ROWS if not row.cann]
         complete = any(map(report.run, on_cpu)) and any(map(report.run, reversed(on_cpu)))  # each up to the first
     else:
-        complete = all([report.run(row) for row in _chosen(arguments.rows)])
+        complete = not [row for row in _chosen(arguments.rows) if not report.run(row)]
     if not arguments.quick:
         page = PAGE.read_text("utf-8")
         PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
