@@ -118,7 +118,11 @@ def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path
         if not results.exists():
             return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter())
         cases = list(ET.parse(results).getroot().iter("testcase"))
-    failed = [f"{case.attrib['classname']}::{case.attrib['name']}" for case in cases if _has(case, "failure", "error")]
+    failed = [
+        f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::")
+        for case in cases
+        if _has(case, "failure", "error")
+    ]
     skipped = Counter(skip.attrib["message"] for case in cases for skip in case.iter("skipped"))
     return Outcome(len(cases) - len(failed) - skipped.total(), failed, skipped)
 
@@ -164,6 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="all of them, unless some are named")
     parser.add_argument("--quick", action="store_true", help="numbers, tracing and the cache only; writes no page")
+    parser.add_argument("--ends", action="store_true", help="the oldest and the newest torch that can be had here")
     parser.add_argument(
         "--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits"
     )
