@@ -18,6 +18,7 @@ from npu_ce_jit import torch_compat
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 REASONS: list[str] = []
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def _since(version: str, there: bool, what: str) -> pytest.MarkDecorator:
@@ -27,6 +28,8 @@ def _since(version: str, there: bool, what: str) -> pytest.MarkDecorator:
 
 
 needs_fake_npu = _since("2.10", torch_compat.set_up_python_backend is not None, "devices whose backend is in Python")
+# Before, a package hands custom operators dtypes by another table, or does not load.
+needs_aot_inductor = _since("2.11", _VERSION >= (2, 11), "packages of AOTInductor that hold custom operators")
 
 
 if hasattr(F, "linear_cross_entropy"):  # 2.13
