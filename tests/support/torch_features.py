@@ -21,16 +21,17 @@ REASONS: list[str] = []
 _VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
-def _since(version: str, there: bool, what: str) -> pytest.MarkDecorator:
+def _needs(version: str, there: bool, what: str) -> pytest.MarkDecorator:
     reason = f"needs torch {version}: {what}"
     REASONS.append(reason)
     return pytest.mark.skipif(not there, reason=reason)
 
 
-needs_fake_npu = _since("2.10", torch_compat.set_up_python_backend is not None, "devices whose backend is in Python")
+needs_fake_npu = _needs("2.10", torch_compat.set_up_python_backend is not None, "devices whose backend is in Python")
 # Before, a package hands custom operators dtypes by another table, or does not load.
-needs_aot_inductor = _since("2.11", _VERSION >= (2, 11), "packages of AOTInductor that hold custom operators")
-
+needs_aot_inductor = _needs("2.11", _VERSION >= (2, 11), "packages of AOTInductor that hold custom operators")
+needs_kernels_of_operators = _needs("2.9", hasattr(torch.library, "get_kernel"), "the kernels of others' operators")
+needs_listed_names = _needs("2.13 and no other", _VERSION == (2, 13), "the names that its torch_npu asks CANN for")
 
 if hasattr(F, "linear_cross_entropy"):  # 2.13
     linear_cross_entropy: Callable[..., Tensor] = F.linear_cross_entropy
