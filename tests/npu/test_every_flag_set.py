@@ -21,13 +21,13 @@ NAMES = [flag_set.name for flag_set in FLAG_SETS]
 
 # What a generation of CANN looks like and refuses, so that this set of flags is the first that works.
 REFUSALS = {
-    "asc": ("9", ""),
-    "asc-dirs": ("9", "asc-dirs"),
-    "cce-npu-arch": ("9", "asc"),
-    "cce-soc": ("9", "asc,xcce-npu-arch"),
-    "cce-vec": ("9", "asc,xcce-npu-arch,soc"),
-    "cce-two-steps": ("9", "asc,several-units"),
-    "cce-one-unit": ("9", "asc,several-units,fatobj-link"),
+    "asc": ("9.1", ""),
+    "asc-dirs": ("9.1", "asc-dirs"),
+    "cce-npu-arch": ("9.1", "asc"),
+    "cce-soc": ("9.1", "asc,xcce-npu-arch"),
+    "cce-vec": ("9.1", "asc,xcce-npu-arch,soc"),
+    "cce-two-steps": ("9.1", "asc,several-units"),
+    "cce-one-unit": ("9.1", "asc,several-units,fatobj-link"),
 }
 
 

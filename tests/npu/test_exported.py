@@ -13,6 +13,7 @@ from locations import RUN_ON_NPU
 from loss_forms import FORMS, assert_right, export
 from probes import fresh_environment
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_features import needs_fake_npu
 from toy_package import exit_code, fork
 
 import npu_ce_jit
@@ -20,6 +21,7 @@ import npu_ce_jit
 PYTHON_ON_NPU = (RUN_ON_NPU, "python")
 
 
+@needs_fake_npu
 @pytest.mark.feature("export for npu without an NPU")
 def test_a_program_exported_without_an_npu_runs_on_one(tmp_path: Path) -> None:
     calls = {name: [form.inputs(*sizes) for sizes in ((6, 33), (2, 2), (11, 40))] for name, form in FORMS.items()}
@@ -43,6 +45,7 @@ def test_a_program_exported_without_an_npu_runs_on_one(tmp_path: Path) -> None:
                 assert_right(results, form, inputs)
 
 
+@needs_fake_npu
 @pytest.mark.exhaustive
 def test_the_pages_export_runs_on_an_npu(tmp_path: Path) -> None:
     """Exported without a compiler. With weights and hidden states that are all alike, so are the classes."""

@@ -25,7 +25,7 @@ extern "C" void launch(void* stream, void* x) { touch<<<1, nullptr, stream>>>((G
 PRINTED = r"\[ERROR\] \[AscPlugin\] Kernel: \[touch\] Stream: \[0x\w+\] BlockDim: \[1\] kernel launch failure!\n"
 
 
-@pytest.fixture(scope="module", params=[8.5, 9])
+@pytest.fixture(scope="module", params=[8.5, 9.1])
 def library(request, tmp_path_factory) -> tuple[float, ctypes.CDLL]:
     folder: Path = tmp_path_factory.mktemp("refused")
     (folder / "touch.asc").write_text(SOURCE)

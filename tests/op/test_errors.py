@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torch_features
 from probes import needs_the_library
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -216,7 +217,7 @@ def test_targets_of_a_wrong_batch_size_are_told_as_torch_tells_them(
     target = torch.zeros(sizes).to(dtype)
     if is_linear:
         functions, arguments = (
-            (F.linear_cross_entropy, linear_cross_entropy),
+            (torch_features.linear_cross_entropy, linear_cross_entropy),
             (torch.ones(3, 6), torch.ones(4, *extra, 6)),
         )
     else:

@@ -15,6 +15,7 @@ from probes import needs_the_library
 from saved_programs import on, outputs_and_gradient
 from shapes import targets
 from torch import Tensor, nn
+from torch_features import needs_aot_inductor
 
 from npu_ce_jit import CrossEntropyOutput, cross_entropy
 
@@ -91,6 +92,7 @@ class EveryForm(nn.Module):
 
 
 @pytest.mark.feature("AOTInductor package")
+@needs_aot_inductor
 @needs_the_library
 @needs_the_pages
 def test_aot_inductor_package_with_any_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ from loss_forms import FORMS, export
 from saved_programs import on
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_features import needs_fake_npu
 from toy_package import exit_code, fork
 
 import npu_ce_jit
+from npu_ce_jit import fake_npu
 from npu_ce_jit.errors import FakeNpuError
 
 pytestmark = pytest.mark.feature("fake npu device")
@@ -27,6 +29,7 @@ def in_a_child(task: Callable[[], object]) -> None:
     assert exit_code(fork(task)) == 0
 
 
+@needs_fake_npu
 def test_it_registers_once_and_more_calls_do_nothing() -> None:
     def task() -> None:
         npu_ce_jit.register_fake_npu()
@@ -69,6 +72,14 @@ def test_it_refuses_where_another_backend_is(is_named: bool) -> None:
     in_a_child(task)
 
 
+def test_it_refuses_where_torch_has_no_backends_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_npu, "set_up_python_backend", None)
+    with pytest.raises(FakeNpuError, match=r"expected torch 2\.10 or later for a fake npu, got"):
+        npu_ce_jit.register_fake_npu()
+    assert torch._C._get_privateuse1_backend_name() == "privateuseone"
+
+
+@needs_fake_npu
 def test_what_would_compute_is_refused_by_name() -> None:
     asked = (
         (lambda: torch.empty(2, device="npu"), "aten::empty"),
@@ -87,6 +98,7 @@ def test_what_would_compute_is_refused_by_name() -> None:
     in_a_child(task)
 
 
+@needs_fake_npu
 def test_autocast_is_refused() -> None:
     def task() -> None:
         npu_ce_jit.register_fake_npu()
@@ -96,6 +108,7 @@ def test_autocast_is_refused() -> None:
     in_a_child(task)
 
 
+@needs_fake_npu
 def test_a_dtype_that_no_npu_takes_is_refused() -> None:
     def task() -> None:
         npu_ce_jit.register_fake_npu()
@@ -107,6 +120,7 @@ def test_a_dtype_that_no_npu_takes_is_refused() -> None:
     in_a_child(task)
 
 
+@needs_fake_npu
 def test_a_program_for_npu_is_decomposed_without_one_and_holds_no_float64() -> None:
     def task() -> None:
         npu_ce_jit.register_fake_npu()

@@ -14,6 +14,7 @@ from fake_calls import CASES, forward_and_backward, looks
 from probes import fresh_environment
 from shapes import DTYPES
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_features import needs_fake_npu
 
 
 def real_looks(device: str, dtype: torch.dtype, reduction: str, asked: bool, name: str) -> dict[str, list[object]]:
@@ -55,6 +56,7 @@ def on_fake_npu(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list
 
 
 @pytest.mark.feature("fake npu device")
+@needs_fake_npu
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_a_fake_npus_outputs_look_like_real_ones(case: tuple[str, str, bool], on_fake_npu: list) -> None:
     dtype, reduction, asked = case

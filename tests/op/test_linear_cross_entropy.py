@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from oracle import Options, truth
 from shapes import DTYPES, ON_NPU, logits, targets
 from torch import Tensor
-from torch.nn import LinearCrossEntropyOptions
 from torch.utils.checkpoint import checkpoint
 
 from npu_ce_jit import linear_cross_entropy
 from npu_ce_jit.bench.timing import peak_allocated
+from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 # (N, in_features, C): one of each, primes, one class, one past a widened block of 256 classes.
 SHAPES = [(1, 1, 1), (5, 3, 1), (1, 4, 7), (13, 7, 31), (17, 64, 65), (7, 4201, 257)]

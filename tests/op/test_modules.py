@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import LinearCrossEntropyOptions
+from torch_features import LinearCrossEntropyLoss as TorchsLinearLoss
 
 import npu_ce_jit
+from npu_ce_jit import torch_compat
+from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 F64 = torch.float64
 WEIGHT = torch.linspace(0.5, 1.5, 5, dtype=F64)
 PAIRS = [
     pytest.param(npu_ce_jit.CrossEntropyLoss, nn.CrossEntropyLoss, (), id="CrossEntropyLoss"),
-    pytest.param(npu_ce_jit.LinearCrossEntropyLoss, nn.LinearCrossEntropyLoss, (3, 5), id="LinearCrossEntropyLoss"),
+    pytest.param(npu_ce_jit.LinearCrossEntropyLoss, TorchsLinearLoss, (3, 5), id="LinearCrossEntropyLoss"),
 ]
 Pair = tuple[type[nn.Module], type[nn.Module], tuple[Any, ...]]
 
@@ -90,14 +92,17 @@ def test_linear_cross_entropy_loss(
         "out_features": out_features, "bias": bias, "device": "cpu", "dtype": F64, "reduction": reduction,
         "weight": weight, "ignore_index": ignore_index, "label_smoothing": smoothing, "options": options,
     }  # fmt: skip
-    ours, theirs = npu_ce_jit.LinearCrossEntropyLoss(3, 5, **keywords), nn.LinearCrossEntropyLoss(3, 5, **keywords)
+    ours, theirs = (
+        npu_ce_jit.LinearCrossEntropyLoss(3, 5, **keywords),
+        TorchsLinearLoss(3, 5, **keywords),
+    )
     ours.load_state_dict(theirs.state_dict())
     require_same(ours, theirs, torch.randn(4, 3, dtype=F64), targets_of((4, *out_features), kind))
 
 
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
 def test_linear_cross_entropy_loss_of_one_row(kind: str) -> None:
-    ours, theirs = (kind(3, 5, dtype=F64) for kind in (npu_ce_jit.LinearCrossEntropyLoss, nn.LinearCrossEntropyLoss))
+    ours, theirs = (kind(3, 5, dtype=F64) for kind in (npu_ce_jit.LinearCrossEntropyLoss, TorchsLinearLoss))
     theirs.load_state_dict(ours.state_dict())
     require_same(ours, theirs, torch.randn(3, dtype=F64), targets_of((), kind))
 
@@ -134,7 +139,7 @@ def test_what_a_program_does_with_a_module(
 ) -> None:
     torch.manual_seed(0)
     module = ours(*sizes, weight=WEIGHT.float(), z_loss=0.01, softcap=9.0)
-    assert isinstance(module, theirs)
+    assert isinstance(module, (nn.CrossEntropyLoss, torch_compat.LinearCrossEntropyLoss))
     input, target = torch.randn(4, sizes[0] if sizes else 5), targets_of((4,), "indices")
     expected = module(input, target)
 
@@ -170,7 +175,7 @@ def test_scripting_is_refused_by_name(ours: type[nn.Module], theirs: type[nn.Mod
 def test_without_options_they_show_themselves_as_torchs() -> None:
     assert repr(npu_ce_jit.CrossEntropyLoss()) == repr(nn.CrossEntropyLoss()) == "CrossEntropyLoss()"
     shown = repr(npu_ce_jit.LinearCrossEntropyLoss(3, 5, bias=True))
-    assert repr(nn.LinearCrossEntropyLoss(3, 5, bias=True)).splitlines()[1] in shown
+    assert repr(TorchsLinearLoss(3, 5, bias=True)).splitlines()[1] in shown
 
 
 @pytest.mark.feature("torch.compile of the modules")

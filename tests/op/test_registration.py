@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch_processes
 from probes import fresh_environment
+from torch_features import needs_fake_npu
 
 # An npu tensor without torch_npu: the PrivateUse1 key on a tensor that has no storage.
 ON_NPU = """
@@ -70,6 +71,7 @@ def run(code: str, cache_dir: Path) -> str:
     return done.stdout
 
 
+@needs_fake_npu
 def test_an_npu_tensor_is_refused_with_the_cure(tmp_path: Path) -> None:
     lines = run(ON_NPU, tmp_path).splitlines()
     assert len(lines) == 4, "the internal operator refuses too, and whichever of its tensors is there"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import checkout_path  # noqa: F401  before what the tests share
 
 # isort: split
+import torch_versions
 from locations import CHECKOUT, TESTS_DIR
 from npu_runs import NUMBERS
 from peers import GROUPS, PEERS, SOURCES
@@ -77,7 +78,7 @@ def page(tests: list[Shown]) -> str:
             names = [f"`{test.name}`" for test in tests if test.feature == feature]
             lines.append(_row(feature, ", ".join(names)))
     lines += ["\n## Where the peers' columns come from\n", *(f"* {peer}: {source}" for peer, source in SOURCES.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n\n{torch_versions.section(PAGE.read_text('utf-8'))}"
 
 
 _HEAD = """\

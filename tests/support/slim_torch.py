@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import nvidia_stand_ins
 from locations import CHECKOUT
@@ -30,7 +30,7 @@ print(json.dumps([*importlib.metadata.requires("torch"), *importlib.metadata.req
 """
 
 
-class EnvironmentError(Exception):
+class UnavailableError(Exception):
     """Something is missing; the text says what, and what to do."""
 
 
@@ -78,7 +78,7 @@ def _interpreter(version: str, given: Sequence[str]) -> str:
             said = subprocess.run([program, "-I", "-c", code], check=False, capture_output=True, text=True)
             if said.stdout.strip() == version:
                 return program
-    raise EnvironmentError(f"no Python {version} on PATH: install it, or name it with --python /path/to/python{version}")
+    raise UnavailableError(f"no Python {version} on PATH: install it, or name one with --python FILE")
 
 
 def _plain_requirements(made: Environment) -> list[str]:
@@ -97,7 +97,7 @@ def _install(made: Environment, *what: str) -> None:
     command = [made.python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise EnvironmentError(f"{done.stdout}\npip could not install {' '.join(what)}")
+        raise UnavailableError(f"{done.stdout}\npip could not install {' '.join(what)}")
 
 
 @contextmanager

@@ -7,7 +7,8 @@ usage: virtual-cann COMMAND [ARGUMENT ...]     for example: virtual-cann python 
 that is active, lends the command its packages; nothing is installed into it. What has to be built is built on first
 use and kept. Variables, all optional:
 
-  VIRTUAL_CANN_LAYOUT     8, 8.5 or 9: which generation of CANN to look like (9)
+  VIRTUAL_CANN_LAYOUT     8.3, 8.5 or 9.1: which CANN to look like (9.1)
+  VIRTUAL_CANN_TORCH_NPU  which torch_npu (the newest that was tried with the torch that is there)
   VIRTUAL_CANN_REFUSES    what its compiler is not to take, as other releases do not
   VIRTUAL_CANN_CACHE_DIR  where built things are kept ($XDG_CACHE_HOME/virtual_cann)
   VIRTUAL_CANN_SOC        the chip, as aclrtGetSocName names it (Ascend910B2)

@@ -62,7 +62,7 @@ def environment(cache: Path) -> Path:
     if Path(sys.prefix, MARK).exists():
         return Path(sys.prefix)
     installed = _installed()
-    torch_npu = torch_npu_for(installed.get("torch", TORCH))
+    torch_npu = os.environ.get("VIRTUAL_CANN_TORCH_NPU") or torch_npu_for(installed.get("torch", TORCH))
     facts = [sys.prefix, sys.version, torch_npu, *_requirements(installed), *_added_directories(installed)]
     facts += [f"{name} {installed.get(name)}" for name in _NEEDED]
     facts.append(Path(__file__).read_text("utf-8"))  # how it is made

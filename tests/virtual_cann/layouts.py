@@ -38,9 +38,9 @@ class Layout:
 
 
 # Field names are those of the files of the real packages; what they say of themselves is ours.
-_OF_CANN_8 = Layout(
-    generation=8,
-    version="8.1.RC1",
+_OF_CANN_8_3 = Layout(
+    generation=8.3,
+    version="8.3.RC1",
     compiler_dir="compiler/ccec_compiler/bin",
     links={
         "tools/ccec_compiler": "compiler/ccec_compiler",
@@ -53,18 +53,18 @@ _OF_CANN_8 = Layout(
     files={
         "version.cfg": (
             "# version: 1.0\n"
-            "runtime_running_version=[7.7.0.1.238:8.1.RC1]\n"
-            "compiler_running_version=[7.7.0.1.238:8.1.RC1]\n"
-            "toolkit_running_version=[7.7.0.1.238:8.1.RC1]\n"
-            "toolkit_installed_version=[7.7.0.1.238:8.1.RC1]\n"
+            "runtime_running_version=[8.3.0.1.200:8.3.RC1]\n"
+            "compiler_running_version=[8.3.0.1.200:8.3.RC1]\n"
+            "toolkit_running_version=[8.3.0.1.200:8.3.RC1]\n"
+            "toolkit_installed_version=[8.3.0.1.200:8.3.RC1]\n"
         ),
-        "compiler/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
-        "runtime/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
-        "opp/version.info": "Version=7.7.0.1.238\nversion_dir=8.1.RC1\n",
+        "compiler/version.info": "Version=8.3.0.1.200\nversion_dir=8.3.RC1\n",
+        "runtime/version.info": "Version=8.3.0.1.200\nversion_dir=8.3.RC1\n",
+        "opp/version.info": "Version=8.3.0.1.200\nversion_dir=8.3.RC1\n",
         f"{_MACHINE_DIR}/ascend_toolkit_install.info": (
-            f"package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
+            f"package_name=Ascend-cann-toolkit\nversion=8.3.RC1\ninnerversion={{content}}\narch={_MACHINE}\nos=linux\n"
         ),
-        "include/version/cann_version.h": "#pragma once\n#define CANN_VERSION_STR \"8.1.RC1\"\n",
+        "include/version/cann_version.h": "#pragma once\n#define CANN_VERSION_STR \"8.3.RC1\"\n",
     },
     api_dir="compiler/tikcpp/tikcfw",
     bin_dirs=("bin", "compiler/ccec_compiler/bin", "tools/ccec_compiler/bin"),
@@ -111,7 +111,7 @@ def _of_devkit(generation: float, version: str) -> Layout:
     )  # fmt: skip
 
 
-LAYOUTS = {layout.generation: layout for layout in (_OF_CANN_8, _of_devkit(8.5, "8.5.0"), _of_devkit(9, "9.1.0"))}
+LAYOUTS = {layout.generation: layout for layout in (_OF_CANN_8_3, _of_devkit(8.5, "8.5.0"), _of_devkit(9.1, "9.1.0"))}
 
 
 def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, libclang: Path, content: str) -> None:

@@ -41,7 +41,7 @@ class Prepared:
 
 def prepare(generation: float | None = None, variables: Mapping[str, str] = os.environ) -> Prepared:
     """Raises PreparationError. Safe for any number of callers at once; a warm call reads a few small files."""
-    layout = _layout(generation or variables.get("VIRTUAL_CANN_LAYOUT") or 9)
+    layout = _layout(generation or variables.get("VIRTUAL_CANN_LAYOUT") or 9.1)
     cache = cache_dir(variables)
     python = environment(cache)
     acl_headers = _acl_headers(python)

@@ -13,12 +13,12 @@ from virtual_cann.compiler.refusals import Refusals
 
 SOC_NAME = re.compile(r"Ascend910(B[1-4](C|-1)?|_93\d\d)")
 _C220 = ("dav-c220", "dav-c220-vec")
-ARCHITECTURES_OF_GENERATION = {8: _C220, 8.5: ("dav-2201", *_C220), 9: ("dav-2201", *_C220)}
+ARCHITECTURES_OF_GENERATION = {8.3: _C220, 8.5: ("dav-2201", *_C220), 9.1: ("dav-2201", *_C220)}
 _CXX17 = ("c++17", "gnu++17")
-STANDARDS_OF_GENERATION = {8: _CXX17, 8.5: _CXX17, 9: (*_CXX17, "c++20", "gnu++20")}
+STANDARDS_OF_GENERATION = {8.3: _CXX17, 8.5: _CXX17, 9.1: (*_CXX17, "c++20", "gnu++20")}
 # Of 8.5, no public project passes --npu-arch beside -xcce.
 REFUSED_BY_GENERATION = {
-    8: frozenset({"asc", "xcce-npu-arch"}), 8.5: frozenset({"xcce-npu-arch"}), 9: frozenset[str](),
+    8.3: frozenset({"asc", "xcce-npu-arch"}), 8.5: frozenset({"xcce-npu-arch"}), 9.1: frozenset[str](),
 }  # fmt: skip
 
 # The compilers' own words for Ascend C, in all generations; everything else is for the host.

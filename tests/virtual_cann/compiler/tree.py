@@ -17,7 +17,7 @@ LIBCLANG = "libclang.so"
 @dataclass(frozen=True)
 class Tree:
     root: Path
-    generation: float  # 8, 8.5 or 9
+    generation: float  # 8.3, 8.5 or 9.1
     version: str
     content: str  # a hash of everything that the tree was made of
     include_dirs: tuple[Path, ...]  # what the driver adds for -x asc

@@ -6,6 +6,7 @@ The caller's environment is left as it was.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -193,15 +194,15 @@ def test_each_layout_looks_like_its_generation(machine, generation):
 def test_without_a_command_it_lists_the_variables(machine):
     done = machine()
     assert done.returncode == 1
-    variables = ("LAYOUT", "REFUSES", "CACHE_DIR", "SOC", "DEVICES", "MEMORY", "FAULTS", "AUTO_SYNC", "REPORT")
-    assert all(f"VIRTUAL_CANN_{name} " in done.stderr for name in variables)
+    variables = ["LAYOUT", "TORCH_NPU", "REFUSES", "CACHE_DIR", "SOC", "DEVICES", "MEMORY", "FAULTS", "AUTO_SYNC"]
+    assert all(f"VIRTUAL_CANN_{name} " in done.stderr for name in [*variables, "REPORT"])
 
 
 @pytest.mark.parametrize(
     ("command", "variables", "message"),
     [
         (["no-such-program"], {}, "no-such-program: command not found"),
-        (["true"], {"VIRTUAL_CANN_LAYOUT": "7"}, "VIRTUAL_CANN_LAYOUT is '7': expected one of 8, 8.5, 9"),
+        (["true"], {"VIRTUAL_CANN_LAYOUT": "7"}, "VIRTUAL_CANN_LAYOUT is '7': expected one of 8.3, 8.5, 9.1"),
         (["true"], {"PATH": "/nowhere"}, "needs g++ on PATH"),
         (["true"], {"VIRTUAL_CANN_CACHE_DIR": "/proc/none"}, "cannot make the cache /proc/none"),
     ],
@@ -241,7 +242,8 @@ def test_a_failed_installation_is_told_and_leaves_nothing(machine, tmp_path):
     offline = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": "1", "HOME": str(tmp_path)}
     done = machine("true", VIRTUAL_CANN_CACHE_DIR=str(tmp_path / "cache"), **offline)
     assert done.returncode == 1
-    assert f"pip could not install torch_npu=={environment.TORCH_NPU}" in done.stderr
+    wanted = environment.torch_npu_for(importlib.metadata.version("torch"))
+    assert re.search(rf"pip could not install .*torch_npu=={re.escape(wanted)}", done.stderr)
     assert [entry for entry in (tmp_path / "cache" / "environments").iterdir() if entry.is_dir()] == []
 
 
@@ -262,9 +264,17 @@ def test_versions_are_those_of_the_package():
     pyproject = CHECKOUT / "pyproject.toml"
     if pyproject.is_file():  # the tests may have been copied elsewhere
         text = pyproject.read_text("utf-8")
-        assert f'npu = ["torch_npu=={environment.TORCH_NPU}"]' in text
+        oldest = next(iter(environment.TORCH_NPU))
+        assert re.search(rf'^npu = \["torch_npu>={re.escape(oldest)}\.\d+"\]$', text, re.MULTILINE)
+        assert re.search(rf'^    "torch>={re.escape(oldest)}\.\d+",', text, re.MULTILINE)
         assert f'"libclang=={environment.LIBCLANG}"' in text
-        assert f'"torch>={environment.TORCH.rsplit(".", 1)[0]},' in text
+
+
+def test_each_torch_has_its_torch_npu():
+    assert environment.torch_npu_for("2.10.0") == "2.10.0.post7"
+    assert environment.torch_npu_for("2.9.1") == "2.9.0.post9"
+    with pytest.raises(PreparationError, match=r"torch 2\.99\.0 has no torch_npu .* expected torch 2\.7, "):
+        environment.torch_npu_for("2.99.0")
 
 
 # -- the real thing
@@ -287,9 +297,9 @@ def functions_of_the_runtime(generation: float) -> set[str]:
 
 
 def test_a_generation_has_no_function_that_its_release_lacks():
-    every = functions_of_the_runtime(9)
-    missing = every - functions_of_the_runtime(8)
+    every = functions_of_the_runtime(9.1)
+    missing = every - functions_of_the_runtime(8.3)
     assert {"aclrtGetStreamResLimit", "aclrtGetResInCurrentThread"} <= missing
-    assert missing == set(LAYOUTS[8].lacks)
-    assert {"rtGetTaskIdAndStreamID", "aclmdlRICaptureBegin"} <= functions_of_the_runtime(8)
+    assert missing == set(LAYOUTS[8.3].lacks)
+    assert {"rtGetTaskIdAndStreamID", "aclmdlRICaptureBegin"} <= functions_of_the_runtime(8.3)
     assert functions_of_the_runtime(8.5) == every

@@ -166,7 +166,7 @@ def test_large_logits(libraries: dict[str, ctypes.CDLL], dtype: torch.dtype, lev
     assert_is_log_softmax(log_softmax(libraries, x), x)
 
 
-@pytest.mark.parametrize("layout", [8, 9])
+@pytest.mark.parametrize("layout", [8.3, 9.1])
 def test_the_older_flags_compile_the_same_sources(tmp_path: Path, layout: int) -> None:
     """-xcce, on both layouts; the newer flags are those of every other test, and need a newer tree."""
     tree = prepare(layout)

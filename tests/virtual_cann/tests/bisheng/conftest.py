@@ -20,7 +20,7 @@ def trees(tmp_path_factory):
 def bisheng(trees, tmp_path):
     """Runs the compiler of a generation in a directory of its own."""
 
-    def run(*arguments: str, generation: float = 9, refuses: str = "") -> subprocess.CompletedProcess:
+    def run(*arguments: str, generation: float = 9.1, refuses: str = "") -> subprocess.CompletedProcess:
         program = trees[generation] / LAYOUTS[generation].compiler_dir / "bisheng"
         env = {**ENVIRONMENT, "VIRTUAL_CANN_REFUSES": refuses}
         return subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, text=True, env=env)
@@ -33,9 +33,9 @@ def compile_text(trees, tmp_path, monkeypatch, capfd):
     """Compiles a text as k.asc, in this process: a third of the time."""
     monkeypatch.chdir(tmp_path)
 
-    def compile_(text: str, *flags: str, generation: float = 9) -> subprocess.CompletedProcess:
+    def compile_(text: str, *flags: str, generation: float = 9.1) -> subprocess.CompletedProcess:
         (tmp_path / "k.asc").write_text(text)
-        arguments = [*ASC, "-isystem", str(trees[9].parent / "api"), *(flags or ["-c"]), "k.asc", "-o", "k.o"]
+        arguments = [*ASC, "-isystem", str(trees[9.1].parent / "api"), *(flags or ["-c"]), "k.asc", "-o", "k.o"]
         code = driver.main([str(trees[generation] / "bin" / "bisheng"), *arguments])
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 

@@ -90,7 +90,7 @@ def test_without_a_host_compiler_it_says_so(trees, tmp_path):
     (tmp_path / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
     (tmp_path / "k.asc").write_text(KERNEL)
     done = subprocess.run(
-        [trees[9] / "bin" / "bisheng", *ASC, "-c", "k.asc"], cwd=tmp_path, capture_output=True, text=True,
+        [trees[9.1] / "bin" / "bisheng", *ASC, "-c", "k.asc"], cwd=tmp_path, capture_output=True, text=True,
         env={"PATH": str(tmp_path / "bin")},
     )  # fmt: skip
     assert done.returncode == 1
@@ -110,7 +110,7 @@ def test_what_was_compiled_before_is_not_compiled_again(trees, tmp_path):
     def compile_(*more: str) -> tuple[int, str]:
         before = compiled.stat().st_size if compiled.exists() else 0
         done = subprocess.run(
-            [trees[9] / "bin" / "bisheng", *ASC, *more, "-c", "k.asc"], cwd=tmp_path, capture_output=True,
+            [trees[9.1] / "bin" / "bisheng", *ASC, *more, "-c", "k.asc"], cwd=tmp_path, capture_output=True,
             text=True, env={**ENVIRONMENT, "PATH": f"{script.parent}{os.pathsep}{ENVIRONMENT['PATH']}"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -21,22 +21,22 @@ LLVM = [
 
 
 ACCEPTED = {
-    "asc": (9, [*ASC]),
-    "asc in one word": (9, ["-xasc", *ASC[2:]]),
-    "asc, no standard named": (9, ["-x", "asc", "--npu-arch=dav-2201"]),
-    "asc, c++20": (9, ["-x", "asc", "--npu-arch=dav-2201", "-std=c++20"]),
-    "asc, what cmake passes": (9, ["-DNDEBUG", "-std=c++17", "-O3", "--npu-arch=dav-2201", "--asc-aicore-lang"]),
-    "asc, UB and sync": (9, [*ASC, "--cce-disable-asc-reserved-ubuf", "--cce-auto-sync=off", "-g", "-w"]),
+    "asc": (9.1, [*ASC]),
+    "asc in one word": (9.1, ["-xasc", *ASC[2:]]),
+    "asc, no standard named": (9.1, ["-x", "asc", "--npu-arch=dav-2201"]),
+    "asc, c++20": (9.1, ["-x", "asc", "--npu-arch=dav-2201", "-std=c++20"]),
+    "asc, what cmake passes": (9.1, ["-DNDEBUG", "-std=c++17", "-O3", "--npu-arch=dav-2201", "--asc-aicore-lang"]),
+    "asc, UB and sync": (9.1, [*ASC, "--cce-disable-asc-reserved-ubuf", "--cce-auto-sync=off", "-g", "-w"]),
     "cce with a chip": (
-        8, ["-xcce", "-O3", "-std=c++17", "--cce-soc-version=Ascend910B3", "--cce-soc-core-type=VecCore", "--cce-auto-sync"],
+        8.3, ["-xcce", "-O3", "-std=c++17", "--cce-soc-version=Ascend910B3", "--cce-soc-core-type=VecCore", "--cce-auto-sync"],
     ),
     "cce with a chip of A3": (
-        8, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910_9382", "--cce-soc-core-type=VecCore"],
+        8.3, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910_9382", "--cce-soc-core-type=VecCore"],
     ),
-    "cce with an architecture": (8, [*CCE, "--cce-auto-sync=on", *LLVM]),
-    "cce with both sub-cores": (8, ["-xcce", "--std=c++17", "--cce-aicore-arch=dav-c220", *LLVM]),
-    "cce in the newer compiler": (9, [*CCE, *LLVM, "--gcc-toolchain=/usr"]),
-    "cce with the architecture's newer name": (9, ["-xcce", "--npu-arch=dav-2201", "-std=c++17", *LLVM]),
+    "cce with an architecture": (8.3, [*CCE, "--cce-auto-sync=on", *LLVM]),
+    "cce with both sub-cores": (8.3, ["-xcce", "--std=c++17", "--cce-aicore-arch=dav-c220", *LLVM]),
+    "cce in the newer compiler": (9.1, [*CCE, *LLVM, "--gcc-toolchain=/usr"]),
+    "cce with the architecture's newer name": (9.1, ["-xcce", "--npu-arch=dav-2201", "-std=c++17", *LLVM]),
     "asc by the plugin": (8.5, [*ASC]),
     "cce beside the plugin": (8.5, [*CCE, *LLVM]),
 }  # fmt: skip
@@ -67,34 +67,34 @@ def test_the_flags_that_we_pass_build_a_library(bisheng, trees, tmp_path, name):
 
 
 REFUSED = {
-    "an unknown option": (9, [*ASC, "--cce-fast"], "unknown argument: '--cce-fast'"),
-    "an unknown llvm option": (9, [*ASC, "-mllvm", "-fast"], "unknown argument: '-mllvm -fast'"),
-    "two languages": (9, [*ASC, "-xcce"], "'-x asc' and '-xcce'"),
-    "another language": (9, ["-x", "cuda"], "language not recognized: 'cuda'"),
-    "asc without an architecture": (9, ["-x", "asc"], "--npu-arch is missing"),
-    "cce without a chip": (8, ["-xcce", "-std=c++17"], "-xcce needs --cce-soc-version"),
-    "asc in CANN 8": (8, [*ASC], "this compiler knows -xcce only"),
-    "--npu-arch in CANN 8": (8, [*CCE, "--npu-arch=dav-2201"], "unknown argument: '--npu-arch'"),
+    "an unknown option": (9.1, [*ASC, "--cce-fast"], "unknown argument: '--cce-fast'"),
+    "an unknown llvm option": (9.1, [*ASC, "-mllvm", "-fast"], "unknown argument: '-mllvm -fast'"),
+    "two languages": (9.1, [*ASC, "-xcce"], "'-x asc' and '-xcce'"),
+    "another language": (9.1, ["-x", "cuda"], "language not recognized: 'cuda'"),
+    "asc without an architecture": (9.1, ["-x", "asc"], "--npu-arch is missing"),
+    "cce without a chip": (8.3, ["-xcce", "-std=c++17"], "-xcce needs --cce-soc-version"),
+    "asc in CANN 8.3": (8.3, [*ASC], "this compiler knows -xcce only"),
+    "--npu-arch in CANN 8.3": (8.3, [*CCE, "--npu-arch=dav-2201"], "unknown argument: '--npu-arch'"),
     "--npu-arch beside -xcce in CANN 8.5": (8.5, ["-xcce", "-std=c++17", "--npu-arch=dav-2201"], "unknown argument: '--npu-arch'"),
     "c++20 in CANN 8.5": (8.5, [*ASC, "-std=c++20"], "invalid value 'c++20' in '-std='"),
-    "another architecture": (9, ["-x", "asc", "--npu-arch=dav-3510"], "'dav-3510' is not one that is modelled"),
-    "the new name in CANN 8": (8, ["-xcce", "-std=c++17", "--cce-aicore-arch=dav-2201"], "dav-c220, dav-c220-vec"),
-    "a cube architecture": (8, ["-xcce", "-std=c++17", "--cce-aicore-arch=dav-c220-cube"], "not one that is modelled"),
+    "another architecture": (9.1, ["-x", "asc", "--npu-arch=dav-3510"], "'dav-3510' is not one that is modelled"),
+    "the new name in CANN 8.3": (8.3, ["-xcce", "-std=c++17", "--cce-aicore-arch=dav-2201"], "dav-c220, dav-c220-vec"),
+    "a cube architecture": (8.3, ["-xcce", "-std=c++17", "--cce-aicore-arch=dav-c220-cube"], "not one that is modelled"),
     "a chip without its digit": (
-        8, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910B", "--cce-soc-core-type=VecCore"], "name the chip in full",
+        8.3, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910B", "--cce-soc-core-type=VecCore"], "name the chip in full",
     ),
-    "a chip without a core type": (8, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910B3"], "--cce-soc-core-type=VecCore"),
+    "a chip without a core type": (8.3, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910B3"], "--cce-soc-core-type=VecCore"),
     "cube cores": (
-        8, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910B3", "--cce-soc-core-type=CubeCore"], "vector cores only",
+        8.3, ["-xcce", "-std=c++17", "--cce-soc-version=Ascend910B3", "--cce-soc-core-type=CubeCore"], "vector cores only",
     ),
-    "cce without a standard": (8, ["-xcce", "--cce-aicore-arch=dav-c220-vec"], "-xcce needs -std=c++17"),
-    "c++20 in CANN 8": (8, [*CCE[:2], "-std=c++20"], "invalid value 'c++20' in '-std='"),
-    "c++14": (9, [*ASC, "-std=c++14"], "invalid value 'c++14' in '-std='"),
-    "a device-only object": (8, [*CCE, "--cce-aicore-only"], "device-only object"),
-    "relocatable device code": (9, [*ASC, "-dc"], "relocatable device code"),
-    "-O1": (9, ["-x", "asc", "--npu-arch=dav-2201", "-O1"], "-O0, -O2 and -O3"),
-    "a file that is not there": (9, [*ASC, "none.asc"], "no such file or directory: 'none.asc'"),
-    "an option without its value": (9, [*ASC, "k.cpp", "-o"], "argument to '-o' is missing"),
+    "cce without a standard": (8.3, ["-xcce", "--cce-aicore-arch=dav-c220-vec"], "-xcce needs -std=c++17"),
+    "c++20 in CANN 8.3": (8.3, [*CCE[:2], "-std=c++20"], "invalid value 'c++20' in '-std='"),
+    "c++14": (9.1, [*ASC, "-std=c++14"], "invalid value 'c++14' in '-std='"),
+    "a device-only object": (8.3, [*CCE, "--cce-aicore-only"], "device-only object"),
+    "relocatable device code": (9.1, [*ASC, "-dc"], "relocatable device code"),
+    "-O1": (9.1, ["-x", "asc", "--npu-arch=dav-2201", "-O1"], "-O0, -O2 and -O3"),
+    "a file that is not there": (9.1, [*ASC, "none.asc"], "no such file or directory: 'none.asc'"),
+    "an option without its value": (9.1, [*ASC, "k.cpp", "-o"], "argument to '-o' is missing"),
 }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_other_flags_are_refused_by_name(bisheng, tmp_path, name):
 
 def test_the_older_compiler_lacks_the_newer_keywords(bisheng, tmp_path):
     (tmp_path / "k.cpp").write_text("__global__ __vector__ void k(__gm__ float* x) {}\n")
-    older = bisheng(*CCE, "-c", "k.cpp", generation=8)
+    older = bisheng(*CCE, "-c", "k.cpp", generation=8.3)
     assert older.returncode == 1
     assert "k.cpp:1:" in older.stderr
     newer = bisheng(*CCE, "-c", "k.cpp")
@@ -131,19 +131,19 @@ def test_only_the_newer_language_finds_the_api_by_itself(bisheng, tmp_path):
 
 def test_version_names_itself_and_its_content(bisheng, trees):
     lines = bisheng("--version").stdout.splitlines()
-    assert "virtual CANN 9" in lines[0]
+    assert "virtual CANN 9.1" in lines[0]
     assert "content test" in lines[0]
     assert lines[1].startswith("clang version 15.")
-    assert "virtual CANN 8" in bisheng("--version", generation=8).stdout
+    assert "virtual CANN 8.3" in bisheng("--version", generation=8.3).stdout
 
 
 @pytest.mark.parametrize(
     ("generation", "path"),
     [
-        (8, "compiler/ccec_compiler/bin/bisheng"), (8, "tools/ccec_compiler/bin/bisheng"),
-        (8, f"{os.uname().machine}-linux/ccec_compiler/bin/bisheng"), (8, "compiler/ccec_compiler/bin/ccec"),
-        (9, f"{os.uname().machine}-linux/ccec_compiler/bin/bisheng"), (9, "tools/bisheng_compiler/bin/bisheng"),
-        (9, "bin/bisheng"), (8.5, "bin/bisheng"),
+        (8.3, "compiler/ccec_compiler/bin/bisheng"), (8.3, "tools/ccec_compiler/bin/bisheng"),
+        (8.3, f"{os.uname().machine}-linux/ccec_compiler/bin/bisheng"), (8.3, "compiler/ccec_compiler/bin/ccec"),
+        (9.1, f"{os.uname().machine}-linux/ccec_compiler/bin/bisheng"), (9.1, "tools/bisheng_compiler/bin/bisheng"),
+        (9.1, "bin/bisheng"), (8.5, "bin/bisheng"),
     ],
 )  # fmt: skip
 def test_every_place_where_the_compiler_lies_leads_to_its_own_tree(trees, tmp_path, generation, path):

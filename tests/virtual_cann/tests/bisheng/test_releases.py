@@ -32,7 +32,7 @@ def units(tmp_path):
 @pytest.fixture
 def libraries(trees):
     """The options that name what -xcce does not link by itself."""
-    return [f"-L{trees[9]}/lib64", "-lruntime", "-lascendcl", "-lstdc++"]
+    return [f"-L{trees[9.1]}/lib64", "-lruntime", "-lascendcl", "-lstdc++"]
 
 
 FORMS = {
@@ -164,12 +164,12 @@ def test_the_plugin_does_not_find_a_kernel_whose_name_is_pasted(compile_text):
 
 def test_a_launch_through_the_plugin_says_so(bisheng, trees, tmp_path):
     (tmp_path / "k.asc").write_text(KERNEL)
-    for generation, flags, expected in ((8.5, ASC, 1), (8.5, CCE, 0), (9, ASC, 0)):
-        libraries = [f"-L{trees[9]}/lib64", "-lruntime", "-lstdc++"]
+    for generation, flags, expected in ((8.5, ASC, 1), (8.5, CCE, 0), (9.1, ASC, 0)):
+        libraries = [f"-L{trees[9.1]}/lib64", "-lruntime", "-lstdc++"]
         done = bisheng(*flags, "-shared", "k.asc", "-o", "libk.so", *libraries, generation=generation)
         assert done.returncode == 0, done.stderr
         program = (
-            f"import ctypes; r = ctypes.CDLL({str(trees[9].parent / 'libascendcl.so')!r}, 2)\n"
+            f"import ctypes; r = ctypes.CDLL({str(trees[9.1].parent / 'libascendcl.so')!r}, 2)\n"
             "k = ctypes.CDLL('./libk.so'); x = (ctypes.c_float * 1)(3); k.launch(1, None, x, 1)\n"
             "print(ctypes.c_bool.in_dll(r, 'last_through_plugin').value)"
         )

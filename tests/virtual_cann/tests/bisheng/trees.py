@@ -83,5 +83,5 @@ def load(trees: Trees, library: Path) -> tuple[ctypes.CDLL, ctypes.CDLL]:
 
     Neither is there for everybody: other tests of the process load kernels that want the whole runtime.
     """
-    runtime = ctypes.CDLL(trees[9].parent / "libascendcl.so")
+    runtime = ctypes.CDLL(trees[9.1].parent / "libascendcl.so")
     return ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_DEEPBIND), runtime

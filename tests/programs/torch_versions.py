@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On which versions of torch the package runs: python tests/programs/torch_versions.py [ROW ...]
+
+A row is named by its torch, and on the virtual NPU by its CANN before it: 2.10.0, 9.1+2.10.0. Each has an environment
+of its own, kept in the cache for the next time, where short tests run. With all rows, their results are written into
+docs/compatibility.md; else what is there of the others stays. An index of packages is needed, a compiler, and the
+Pythons of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+import checkout_path  # noqa: F401  before what the tests share
+
+# isort: split
+import slim_torch
+from locations import CHECKOUT, RUN_ON_NPU
+from npu_runs import NUMBERS
+from virtual_cann.environment import torch_npu_for
+from virtual_cann.layouts import LAYOUTS
+
+PAGE = CHECKOUT / "docs" / "compatibility.md"
+HEAD = ("CANN", "torch", "torch_npu", "Python", "passed", "failed", "skipped", "seconds", "date")
+
+# What uses torch: its dispatcher, tracing, autograd, compilers, processes. The tests of commands, pages and the
+# simulator would say the same of any torch.
+FOLDERS = ("op", "patch", "distributed", "interactive", "jit", "cpu_kernels")
+# Numbers, tracing and the cache.
+QUICK = (
+    "op/test_cross_entropy.py", "op/test_npu_cross_entropy_loss.py", "op/test_linear_cross_entropy.py",
+    "op/test_tracing.py", "op/test_fake_tensors.py", "jit/test_import.py", "jit/test_cache_key.py",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    torch: str
+    python: str
+    cann: str = ""  # empty: on the CPU
+    torch_npu: str = ""  # empty: the newest that was tried for this torch
+
+    @property
+    def name(self) -> str:
+        return f"{self.cann}+{self.torch}" if self.cann else self.torch
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        torch_npu = (self.torch_npu or torch_npu_for(self.torch)) if self.cann else ""
+        return (self.cann and LAYOUTS[float(self.cann)].version, self.torch, torch_npu, self.python)
+
+
+ROWS = (
+    Row("2.7.1", "3.10"),
+    Row("2.8.0", "3.11"),
+    Row("2.9.1", "3.11"),
+    Row("2.10.0", "3.12"),
+    Row("2.11.0", "3.11"),
+    Row("2.12.1", "3.12"),
+    Row("2.13.0", "3.11"),
+    Row("2.14.1", "3.11"),
+    Row("2.15.0", "3.13"),
+    Row("2.7.1", "3.10", "8.3", "2.7.1"),  # later ones are made for CANN 8.5 and newer
+    Row("2.7.1", "3.10", "9.1"),
+    Row("2.9.1", "3.11", "8.5"),
+    Row("2.10.0", "3.12", "9.1"),
+    Row("2.12.1", "3.12", "9.1"),
+    Row("2.14.0", "3.11", "9.1"),  # torch_npu 2.14.0 asks for this very one
+)
+
+
+class Outcome(NamedTuple):
+    passed: int
+    failed: list[str]
+    skipped: Counter[str]  # by reason
+
+
+def run(row: Row, arguments: argparse.Namespace) -> Outcome:
+    made = slim_torch.environment(arguments.cache, row.torch, row.python, arguments.python)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
+    variables = made.variables(variables) | {"NPU_CE_JIT_CACHE_DIR": str(made.directory / "npu_ce_jit")}
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    commands: list[list[str | Path]]
+    if row.cann:
+        variables |= {"VIRTUAL_CANN_LAYOUT": row.cann, "VIRTUAL_CANN_TORCH_NPU": row.torch_npu}
+        groups = NUMBERS[:1] if arguments.quick else NUMBERS
+        commands = [[RUN_ON_NPU, "python", *pytest, *(f"tests/{name}.py" for name in group)] for group in groups]
+    else:
+        # As test paths and not as arguments: whoever names a file means its long tests too.
+        paths = " ".join(f"tests/{name}" for name in (QUICK if arguments.quick else FOLDERS))
+        workers = ["-n", arguments.workers, "--dist", "loadfile"]
+        commands = [[made.python, *pytest, *workers, "-o", f"testpaths={paths}"]]
+    passed, failed, skipped = zip(
+        *(_outcome(command, variables, arguments.log_dir / f"{row.name}.log") for command in commands), strict=True
+    )
+    return Outcome(sum(passed), [*chain.from_iterable(failed)], sum(skipped, Counter()))
+
+
+def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path) -> Outcome:
+    """Of one run of pytest."""
+    with tempfile.TemporaryDirectory() as folder, log.open("a") as output:
+        results = Path(folder, "results.xml")
+        done = subprocess.run(
+            [*command, f"--junitxml={results}"], cwd=CHECKOUT, env=variables, stdout=output, stderr=subprocess.STDOUT
+        )
+        if not results.exists():
+            return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter())
+        cases = list(ET.parse(results).getroot().iter("testcase"))
+    failed = [
+        f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::")
+        for case in cases
+        if _has(case, "failure", "error")
+    ]
+    skipped = Counter(skip.attrib["message"] for case in cases for skip in case.iter("skipped"))
+    return Outcome(len(cases) - len(failed) - skipped.total(), failed, skipped)
+
+
+def _has(case: ET.Element, *tags: str) -> bool:
+    return any(case.find(tag) is not None for tag in tags)
+
+
+def section(page: str, ran: Mapping[Row, str] = MappingProxyType({})) -> str:
+    """The page's section on versions, with these lines of its table; those of other rows stay."""
+    before = page.partition(_TITLE)[2]
+    lines = [line for row in ROWS if (line := ran.get(row) or _line_of(row, before))]
+    return "".join((_TITLE, _ABOUT, _line(HEAD), _line(["---"] * len(HEAD)), *lines))
+
+
+_TITLE = "## With which torch\n"
+_ABOUT = """
+`python tests/programs/torch_versions.py` runs the tests of numbers, tracing, training, processes and the cache with
+each of these, and writes this table. Rows without CANN ran on the CPU, the others on the virtual NPU. A test is skipped
+where torch, or the machine, lacks what it is about; the program prints the reasons.
+
+"""
+
+
+def _line_of(row: Row, section: str) -> str | None:
+    cells = re.escape(_line(row.cells).removesuffix("|\n"))
+    found = re.search(rf"^{cells}.*\n", section, re.MULTILINE)
+    return found and found[0]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _chosen(names: Sequence[str]) -> list[Row]:
+    by_name = {row.name: row for row in ROWS}
+    if unknown := [name for name in names if name not in by_name]:
+        raise SystemExit(f"no row {unknown[0]!r}: expected some of {' '.join(by_name)}")
+    return [by_name[name] for name in names] or list(ROWS)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="all of them, unless some are named")
+    parser.add_argument("--quick", action="store_true", help="numbers, tracing and the cache only; writes no page")
+    parser.add_argument("--ends", action="store_true", help="the oldest and the newest torch that can be had here")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits"
+    )
+    parser.add_argument("--workers", default="auto", metavar="N", help="processes of pytest (auto: one a core)")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser.add_argument("--cache", type=Path, default=base / "npu_ce_jit" / "torch_versions", metavar="DIR")
+    return parser.parse_args()
+
+
+class Report:
+    """What ran, told as it comes; `lines` are those of the table."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self.lines: dict[Row, str] = {}
+        self.all_passed = True
+
+    def run(self, row: Row) -> bool:
+        """Whether the row's environment could be made; that it could not, is told."""
+        began = time.monotonic()
+        try:
+            outcome = run(row, self._arguments)
+        except slim_torch.UnavailableError as error:
+            _say(f"{row.name}: not run: {error}\n")
+            return False
+        self.all_passed &= not outcome.failed
+        counts = (outcome.passed, len(outcome.failed), outcome.skipped.total(), round(time.monotonic() - began))
+        self.lines[row] = _line([*row.cells, *map(str, counts), time.strftime("%Y-%m-%d")])
+        _say(self.lines[row])
+        _say("".join(f"    failed: {name}\n" for name in outcome.failed))
+        _say("".join(f"    skipped {count}: {reason}\n" for reason, count in outcome.skipped.most_common()))
+        return True
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    arguments = _arguments()
+    arguments.log_dir = Path(tempfile.mkdtemp(prefix="torch_versions."))
+    _say(f"what pytest prints is in {arguments.log_dir}\n")
+    report = Report(arguments)
+    if arguments.ends:
+        on_cpu = [row for row in ROWS if not row.cann]
+        complete = any(map(report.run, on_cpu)) and any(map(report.run, reversed(on_cpu)))  # each up to the first
+    else:
+        complete = not [row for row in _chosen(arguments.rows) if not report.run(row)]
+    if not arguments.quick:
+        page = PAGE.read_text("utf-8")
+        PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
+    raise SystemExit(not (complete and report.all_passed))
+
+
+if __name__ == "__main__":
+    main()

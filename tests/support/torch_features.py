@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests ask of torch that only some versions have, and what stands in for it elsewhere.
+
+Where a test compares with a function that torch lacks, the formula is written out here; a test is skipped only where
+what it shows does not exist without it. `conftest.py` lets no other reason skip a test on the virtual NPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from npu_ce_jit import torch_compat
+from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
+
+REASONS: list[str] = []
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def _needs(version: str, there: bool, what: str) -> pytest.MarkDecorator:
+    reason = f"needs torch {version}: {what}"
+    REASONS.append(reason)
+    return pytest.mark.skipif(not there, reason=reason)
+
+
+needs_fake_npu = _needs("2.10", torch_compat.set_up_python_backend is not None, "devices whose backend is in Python")
+# Before, a package hands custom operators dtypes by another table, or does not load.
+needs_aot_inductor = _needs("2.11", _VERSION >= (2, 11), "packages of AOTInductor that hold custom operators")
+needs_kernels_of_operators = _needs("2.9", hasattr(torch.library, "get_kernel"), "the kernels of others' operators")
+needs_listed_names = _needs("2.13 and no other", _VERSION == (2, 13), "the names that its torch_npu asks CANN for")
+
+if hasattr(F, "linear_cross_entropy"):  # 2.13
+    linear_cross_entropy: Callable[..., Tensor] = F.linear_cross_entropy
+    LinearCrossEntropyLoss: type[nn.Module] = nn.LinearCrossEntropyLoss
+else:
+
+    def linear_cross_entropy(
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        *,
+        linear_bias: Tensor | None = None,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: LinearCrossEntropyOptions | None = None,
+    ) -> Tensor:
+        """Of the logits, all at once."""
+        logits = torch.tensordot(input, linear_weight, ([-1], [-1]))
+        if linear_bias is not None:
+            logits = logits + linear_bias
+        if ignore_index is None:
+            ignore_index = -100
+        return F.cross_entropy(
+            logits, target, weight, reduction=reduction, ignore_index=ignore_index, label_smoothing=label_smoothing
+        )
+
+    class LinearCrossEntropyLoss(torch_compat.LinearCrossEntropyLoss):
+        def forward(self, input: Tensor, target: Tensor) -> Tensor:
+            sizes = (self.num_classes, *self.out_features)
+            bias = self.linear.bias
+            return linear_cross_entropy(
+                input,
+                self.linear.weight.view(*sizes, -1),
+                target,
+                linear_bias=None if bias is None else bias.view(sizes),
+                weight=self.weight,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+            )
