@@ -144,7 +144,8 @@ def _build(private: Path, final: Path, installed: Mapping[str, str], torch_npu: 
     pip = [python, "-I", "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]
     install([*map(str, pip)], _requirements(installed))
     # Most ask for one build of torch, as 2.10.0+cpu, which few indexes have; another build of that version serves too.
-    install([*map(str, pip)], ["--no-deps", f"torch_npu=={torch_npu}"])
+    # One of its own, where the caller has torch_npu too.
+    install([*map(str, pip)], ["--no-deps", "--ignore-installed", f"torch_npu=={torch_npu}"])
     for script in (private / "bin").iterdir():  # their first line names the interpreter
         if not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(private), os.fsencode(final)))
