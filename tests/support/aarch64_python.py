@@ -47,16 +47,17 @@ def environment(cache: Path, torch: str) -> Path:
 
 def npu_environment(cache: Path, torch: str) -> Path:
     """With torch_npu beside all that, for `virtual_cann/run` to find an NPU there. Raises PreparationError."""
+    clang = _clang_dir()  # which is quickly told where it is missing
     torch_environment = environment(cache, torch)
     wanted = (f"torch_npu=={torch_npu_for(torch)}", "pyyaml")
-    path = cache / "environments" / _digest(torch_environment.name, *wanted, str(_clang_dir()))
+    path = cache / "environments" / _digest(torch_environment.name, *wanted, str(clang))
 
     def build(private: Path) -> None:
         packages = _packages_dir(private, _root(cache))
         packages.mkdir(parents=True)
         (packages / "torch.pth").write_text(f"{_packages_dir(torch_environment, _root(cache))}\n", "utf-8")
         _build_environment(private, path, _root(cache), wanted)
-        (packages / "clang").symlink_to(_clang_dir())
+        (packages / "clang").symlink_to(clang)
         (private / MARK).write_text(str(torch_environment / "bin" / "python"), "utf-8")
 
     return build_once(path, f"installing {wanted[0]} for aarch64", build)
