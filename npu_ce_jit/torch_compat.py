@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,8 +38,16 @@ def untested_torch() -> NpuCeJitError | None:
 
 # The C++ headers of torch that the glue of an NPU includes are C++20 since 2.14.
 NPU_GLUE_STANDARD = "-std=c++20" if _VERSION >= (2, 14) else "-std=c++17"
-# Threads of torch's are started by OpenMP in its headers, before 2.10.
-OPENMP_FLAGS = () if _VERSION >= (2, 10) else ("-fopenmp",)
+# Threads of torch's are started by OpenMP in its headers, before 2.10. Its wheels for aarch64 bring the runtime under a
+# name of their own: with the compiler's beside it there would be two, and torch.set_num_threads would reach but one.
+OPENMP_COMPILE: tuple[str, ...] = ()
+OPENMP_LINK: tuple[str, ...] = ()
+OPENMP_DIRS: tuple[str, ...] = ()
+if _VERSION < (2, 10):
+    _runtimes = sorted(Path(torch.__file__).parent.with_name("torch.libs").glob("libgomp*.so*"))
+    OPENMP_COMPILE = ("-fopenmp",)
+    OPENMP_LINK = ("-Wl,--as-needed", *(f"-l:{file.name}" for file in _runtimes), "-fopenmp")
+    OPENMP_DIRS = tuple(str(file.parent) for file in _runtimes)
 
 if hasattr(nn, "LinearCrossEntropyLoss"):  # 2.13
     from torch.nn import LinearCrossEntropyLoss as LinearCrossEntropyLoss

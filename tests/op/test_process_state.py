@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from oracle import Options
+from probes import needs_the_library
 from ranks import run_on_ranks
 from torch import Tensor
 
@@ -24,6 +27,7 @@ from npu_ce_jit.op.linear import chunks
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, MEAN, Z_LOSS, accumulation_dtype
 
 ROWS, CLASSES, FEATURES = 70, 13, 6
+MAPS = Path("/proc/self/maps")
 CPU = torch.device("cpu")
 ALL = Options(label_smoothing=0.2, z_loss=0.1, softcap=5.0, logit_scale=1.3)
 OPTIONS = (Options(), ALL, ALL._replace(reduction="none"), Options(reduction="sum", z_loss=0.01))
@@ -152,6 +156,14 @@ def check_ranks(rank: int) -> None:
     with everything_set():
         among_modes = losses()
     torch.testing.assert_close(among_modes, plain, rtol=0, atol=0)
+
+
+@needs_the_library
+@pytest.mark.skipif(not MAPS.exists(), reason=f"asks {MAPS} which libraries are open")
+def test_threads_are_those_that_torch_was_told_of():
+    """With an OpenMP runtime of its own, the library would start as many as that one likes."""
+    npu_ce_jit.cross_entropy(torch.randn(ROWS, CLASSES), torch.zeros(ROWS, dtype=torch.int64))
+    assert len(set(re.findall(r"/\S*lib[gi]?omp\S*", MAPS.read_text("utf-8")))) == 1
 
 
 def test_where_ranks_share_the_classes():

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command on aarch64, by emulation: python tests/programs/aarch64.py [--npu] [--dir DIR] COMMAND [ARGUMENT ...]
+"""Runs a command on aarch64, by emulation; for example: python tests/programs/aarch64.py pytest tests/op/test_errors.py
 
-For example `python tests/programs/aarch64.py pytest tests/op/test_errors.py`. The first time makes an environment of
-aarch64, in a minute: `tests/support/aarch64_python.py` says how.
+The first time makes an environment of aarch64, in a minute: `tests/support/aarch64_python.py` says how.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from virtual_cann.cache import PreparationError
 def main() -> None:
     """Becomes the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", default=aarch64_python.TORCH, metavar="VERSION", help="(%(default)s)")
     parser.add_argument("--npu", action="store_true", help="with torch_npu, on the virtual CANN")
     parser.add_argument(
         "--dir", type=Path, default=aarch64_python.default_cache_dir(), help="where it is kept (%(default)s)"
@@ -34,7 +34,7 @@ def main() -> None:
         parser.error("expected a command, such as: python -m npu_ce_jit demo")
     environment_of = aarch64_python.npu_environment if arguments.npu else aarch64_python.environment
     try:
-        environment = environment_of(arguments.dir.absolute())
+        environment = environment_of(arguments.dir.absolute(), arguments.torch)
     except PreparationError as error:
         sys.exit(f"aarch64: {error}")
     command, variables = arguments.command, aarch64_python.variables(environment, os.environ)

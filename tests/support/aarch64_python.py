@@ -20,17 +20,16 @@ from pathlib import Path
 
 from locations import CHECKOUT
 from virtual_cann.cache import PreparationError, build_once
-from virtual_cann.environment import MARK, install
+from virtual_cann.environment import MARK, install, torch_npu_for
 
-TORCH, TORCH_NPU = "2.10.0", "2.10.0.post7"
+TORCH = "2.10.0"  # what most train with on Ascend; indexes have it for aarch64 without CUDA, as those before
 
 # ARMv8.2 without SVE, as Kunpeng 920 is. By default the emulator has every extension there is.
 _CPU = "neoverse-n1"
 _EMULATOR = "qemu-aarch64"
 _COMPILERS = {name: f"aarch64-linux-gnu-{name}" for name in ("gcc", "g++")}
 _DEBIAN_PACKAGES = ("python3-dev", "libgomp1", "libstdc++6")
-_PACKAGES = (f"torch=={TORCH}", "numpy", "filelock", "rich", "pytest", "hypothesis")
-_NPU_PACKAGES = (f"torch_npu=={TORCH_NPU}", "pyyaml")
+_PACKAGES = ("numpy", "filelock", "pytest", "hypothesis")
 
 
 def default_cache_dir() -> Path:
@@ -38,28 +37,30 @@ def default_cache_dir() -> Path:
     return Path(base).absolute() / "npu_ce_jit" / "aarch64"
 
 
-def environment(cache: Path) -> Path:
-    """With torch. Raises PreparationError."""
-    root = _root(cache)
-    path = cache / "environments" / _digest(root.name, *_PACKAGES)
-    what = f"installing torch {TORCH} for aarch64"
-    return build_once(path, what, lambda private: _build_environment(private, path, root, _PACKAGES))
+def environment(cache: Path, torch: str) -> Path:
+    """With this version of torch. Raises PreparationError."""
+    root, packages = _root(cache), (f"torch=={torch}", *_PACKAGES)
+    path = cache / "environments" / _digest(root.name, *packages)
+    what = f"installing {packages[0]} for aarch64"
+    return build_once(path, what, lambda private: _build_environment(private, path, root, packages))
 
 
-def npu_environment(cache: Path) -> Path:
+def npu_environment(cache: Path, torch: str) -> Path:
     """With torch_npu beside all that, for `virtual_cann/run` to find an NPU there. Raises PreparationError."""
-    torch_environment = environment(cache)
-    path = cache / "environments" / _digest(torch_environment.name, *_NPU_PACKAGES, str(_clang_dir()))
+    clang = _clang_dir()  # which is quickly told where it is missing
+    torch_environment = environment(cache, torch)
+    wanted = (f"torch_npu=={torch_npu_for(torch)}", "pyyaml")
+    path = cache / "environments" / _digest(torch_environment.name, *wanted, str(clang))
 
     def build(private: Path) -> None:
         packages = _packages_dir(private, _root(cache))
         packages.mkdir(parents=True)
         (packages / "torch.pth").write_text(f"{_packages_dir(torch_environment, _root(cache))}\n", "utf-8")
-        _build_environment(private, path, _root(cache), _NPU_PACKAGES)
-        (packages / "clang").symlink_to(_clang_dir())
+        _build_environment(private, path, _root(cache), wanted)
+        (packages / "clang").symlink_to(clang)
         (private / MARK).write_text(str(torch_environment / "bin" / "python"), "utf-8")
 
-    return build_once(path, f"installing torch_npu {TORCH_NPU} for aarch64", build)
+    return build_once(path, f"installing {wanted[0]} for aarch64", build)
 
 
 def variables(environment: Path, callers: Mapping[str, str]) -> dict[str, str]:

@@ -87,5 +87,6 @@ def torch_dirs(toolchain: Toolchain) -> tuple[list[str], list[str]]:
         from torch.utils.cpp_extension import include_paths, library_paths
     except ImportError:  # no setuptools, which torch does not require everywhere
         torch_dir = toolchain.torch_dir.require()
-        return [f"{torch_dir}/include", f"{torch_dir}/include/torch/csrc/api/include"], [f"{torch_dir}/lib"]
-    return list(include_paths()), list(library_paths())
+        includes = [f"{torch_dir}/include", f"{torch_dir}/include/torch/csrc/api/include"]
+        return includes, [f"{torch_dir}/lib", *flags.LIBRARY_DIRS]
+    return list(include_paths()), [*library_paths(), *flags.LIBRARY_DIRS]
