@@ -158,7 +158,7 @@ def run(case: Case) -> Measured:
         )
         if form == "backward":
             gradients = backward_npu.CeGradients(
-                loss=backward_npu.RowVector(device(torch.ones(1)), npu_kernels.DTYPES[torch.float32], 0),
+                loss=backward_npu.CeRowVector(device(torch.ones(1)), npu_kernels.DTYPES[torch.float32], 0),
                 row_stats=device(torch.ones(2, rows)),
                 denominators=device(torch.full((2,), float(rows))),
                 input_gradient=take(rows * classes * size),

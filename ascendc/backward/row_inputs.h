@@ -7,16 +7,18 @@
 
 namespace npu_ce {
 
-enum RowInput : uint32_t {
-  kMaxOfRow,
-  kLogSum,
-  kLossGradient,
-  kZLossGradient,
-  kLseGradient,
-  kEntropyGradient,
-  kEntropyOfRow,
-  kLogProbSum,
-  kRowInputs,
+struct RowInput {
+  enum Index : uint32_t {
+    kMax,
+    kLogSum,
+    kLossGradient,
+    kZLossGradient,
+    kLseGradient,
+    kEntropyGradient,
+    kEntropy,
+    kLogProbSum,
+    kInputs,
+  };
 };
 
 class RowInputs {
@@ -27,23 +29,23 @@ class RowInputs {
     length_ = plan.row_vector;
     rows_ = problem.rows;
     row_stats_ = InGm<float>(gradients.row_stats, 2 * rows_);
-    vectors_[kMaxOfRow] = Floats(gradients.row_stats);
-    vectors_[kLogSum] = Floats(gradients.row_stats + problem.rows);
-    vectors_[kLossGradient] = gradients.loss;
-    vectors_[kZLossGradient] = gradients.z_loss;
-    vectors_[kLseGradient] = gradients.lse;
-    vectors_[kEntropyGradient] = gradients.entropy;
-    vectors_[kEntropyOfRow] = Floats(gradients.entropy.data != nullptr ? gradients.entropy_value : nullptr);
-    vectors_[kLogProbSum] =
+    vectors_[RowInput::kMax] = Floats(gradients.row_stats);
+    vectors_[RowInput::kLogSum] = Floats(gradients.row_stats + problem.rows);
+    vectors_[RowInput::kLossGradient] = gradients.loss;
+    vectors_[RowInput::kZLossGradient] = gradients.z_loss;
+    vectors_[RowInput::kLseGradient] = gradients.lse;
+    vectors_[RowInput::kEntropyGradient] = gradients.entropy;
+    vectors_[RowInput::kEntropy] = Floats(gradients.entropy.data != nullptr ? gradients.entropy_value : nullptr);
+    vectors_[RowInput::kLogProbSum] =
         Floats(plan.log_prob_sums.spans > 0 ? gradients.workspace + plan.log_prob_sums.sums : nullptr);
     uint32_t at = 0;
-    for (uint32_t input = 0; input < kRowInputs; ++input) {
+    for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
       at_[input] = at;
       at += IsVector(input) ? length_ * sizeof(float) : 0;
     }
     pipe->InitBuffer(queue_, plan.row_buffers, plan.buffers.row_inputs);
     FillOnce(plan);
-    for (uint32_t input = 0; input < kRowInputs; ++input) {
+    for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
       if (Has(input) && !IsVector(input)) {
         all_[input] = OneForAll(vectors_[input], scratch);
       }
@@ -56,7 +58,7 @@ class RowInputs {
     const LocalTensor<uint8_t> to = queue_.AllocTensor<uint8_t>();
     // The two of row_stats in one DMA.
     CopyRowsIn(to.ReinterpretCast<float>(), row_stats_[row], 2, rows, rows_, length_);
-    for (uint32_t input = kLogSum + 1; input < kRowInputs; ++input) {
+    for (uint32_t input = RowInput::kLogSum + 1; input < RowInput::kInputs; ++input) {
       if (IsVector(input)) {
         CopyVector(to[at_[input]], vectors_[input], row, rows);
       }
@@ -67,12 +69,13 @@ class RowInputs {
   __aicore__ inline void End() { queue_.FreeTensor(inputs_); }
 
   // One that is always a float32 vector, as it lies in the queue.
-  __aicore__ inline LocalTensor<float> Get(RowInput input) const {
+  __aicore__ inline LocalTensor<float> Get(RowInput::Index input) const {
     return inputs_[at_[input]].ReinterpretCast<float>();
   }
 
   // to = factor * the input, whatever its dtype and stride.
-  __aicore__ inline void Scaled(const RowMath& math, const LocalTensor<float>& to, RowInput input, float factor) const {
+  __aicore__ inline void Scaled(const RowMath& math, const LocalTensor<float>& to, RowInput::Index input,
+                                float factor) const {
     if (!IsVector(input)) {
       math.Fill(to, factor * all_[input]);
       return;
@@ -135,9 +138,9 @@ class RowInputs {
   GlobalTensor<float> row_stats_;
   TQue<QuePosition::VECIN, 1> queue_;
   LocalTensor<uint8_t> inputs_;
-  CeRowVector vectors_[kRowInputs];
-  uint32_t at_[kRowInputs];
-  float all_[kRowInputs];
+  CeRowVector vectors_[RowInput::kInputs];
+  uint32_t at_[RowInput::kInputs];
+  float all_[RowInput::kInputs];
   uint32_t length_;
   uint64_t rows_;
 };

@@ -61,7 +61,7 @@ class BackwardRows {
   // The vectors that a tile takes, once the four that the caller fills are there.
   __aicore__ inline void Work() {
     const float slope_scale = logits_->SlopeScale();
-    const Floats max = inputs_.Get(kMaxOfRow), log_sum = inputs_.Get(kLogSum);
+    const Floats max = inputs_.Get(RowInput::kMax), log_sum = inputs_.Get(RowInput::kLogSum);
     FromLoss(max, log_sum);
     FromOthers();
     math_.Multiply(offset, max, -1.0f);
@@ -122,10 +122,10 @@ class BackwardRows {
   // t to `spread`, u to `smooth`, and r's share of them.
   __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
     if (options_->rest) math_.Fill(rest_, 0.0f);
-    if (!inputs_.Has(kLossGradient)) {
+    if (!inputs_.Has(RowInput::kLossGradient)) {
       math_.Fill(spread, 0.0f);
     } else {
-      inputs_.Scaled(math_, spread, kLossGradient, per_weight_);
+      inputs_.Scaled(math_, spread, RowInput::kLossGradient, per_weight_);
       if (options_->smooth) {
         math_.Multiply(smooth, spread, problem_->label_smoothing / AsFloat(problem_->classes));
         math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
@@ -141,8 +141,8 @@ class BackwardRows {
     }
     if (problem_->z_loss != 0) {
       math_.Add(term_, max, log_sum);
-      AddZLoss(kLossGradient);
-      AddZLoss(kZLossGradient);
+      AddZLoss(RowInput::kLossGradient);
+      AddZLoss(RowInput::kZLossGradient);
       math_.Select(rest_, targets_.Counted(), rest_, 0.0f);
     }
     math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
@@ -150,7 +150,7 @@ class BackwardRows {
   }
 
   // `term_` is lse.
-  __aicore__ inline void AddZLoss(RowInput gradient) {
+  __aicore__ inline void AddZLoss(RowInput::Index gradient) {
     if (inputs_.Has(gradient)) {
       inputs_.Scaled(math_, more_, gradient, 2 * problem_->z_loss * per_row_);
       math_.Multiply(more_, more_, term_);
@@ -160,17 +160,17 @@ class BackwardRows {
 
   // What flows through the other outputs, into ignored rows too: b to `slope`, and the rest of r.
   __aicore__ inline void FromOthers() {
-    if (inputs_.Has(kLseGradient)) {
-      inputs_.Scaled(math_, term_, kLseGradient, 1.0f);
+    if (inputs_.Has(RowInput::kLseGradient)) {
+      inputs_.Scaled(math_, term_, RowInput::kLseGradient, 1.0f);
       math_.Add(rest_, rest_, term_);
     }
     if (options_->entropy) {
-      inputs_.Scaled(math_, slope, kEntropyGradient, -1.0f);
-      math_.Multiply(term_, slope, inputs_.Get(kEntropyOfRow));
+      inputs_.Scaled(math_, slope, RowInput::kEntropyGradient, -1.0f);
+      math_.Multiply(term_, slope, inputs_.Get(RowInput::kEntropy));
       math_.Add(rest_, rest_, term_);
     }
-    if (inputs_.Has(kLogProbSum)) {
-      math_.Subtract(rest_, rest_, inputs_.Get(kLogProbSum));
+    if (inputs_.Has(RowInput::kLogProbSum)) {
+      math_.Subtract(rest_, rest_, inputs_.Get(RowInput::kLogProbSum));
     } else if (options_->log_prob) {
       math_.Subtract(rest_, rest_, log_prob_sum);
     }

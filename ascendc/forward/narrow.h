@@ -112,7 +112,7 @@ class NarrowForward {
       sum = total.GetValue(0);
       Order<HardEvent::S_V>();
     }
-    Duplicate(states_[kWeights], sum, tiling_.group_units);
+    Duplicate(states_[State::kWeights], sum, tiling_.group_units);
   }
 
   // Begins to copy the tile at next_, and moves next_ on.
@@ -151,7 +151,7 @@ class NarrowForward {
     logits_.Transform(x, rows_.Count());
     rows_.FillTails(x, -kInfinity);
     GatherTargets(x, at);
-    const LocalTensor<float> max = states_[kMax][at], sum = states_[kSum][at];
+    const LocalTensor<float> max = states_[State::kMax][at], sum = states_[State::kSum][at];
     rows_.Max(max, x);
     Maxs(max, max, -kLargestFloat, rows_.Rows());
     VectorBarrier();
@@ -192,24 +192,24 @@ class NarrowForward {
     VectorBarrier();
     Add(offsets, offsets, row_offsets_.Get<int32_t>(), rows);
     VectorBarrier();
-    Gather(states_[kTarget][at], x, offsets.ReinterpretCast<uint32_t>(), 0, rows);
+    Gather(states_[State::kTarget][at], x, offsets.ReinterpretCast<uint32_t>(), 0, rows);
   }
 
   __aicore__ inline void FindColumns(const LocalTensor<float>& x, uint32_t at) {
     const LocalTensor<float> found = terms_.Get<float>(), columns = columns_.Get<float>();
-    rows_.SelectEqual(found, x, states_[kMax][at], columns, false, kNoColumn, bits_.Get<uint8_t>());
-    rows_.Min(states_[kArgmax][at], found);
+    rows_.SelectEqual(found, x, states_[State::kMax][at], columns, false, kNoColumn, bits_.Get<uint8_t>());
+    rows_.Min(states_[State::kArgmax][at], found);
     rows_.SelectNan(found, x, columns, kNoColumn, bits_.Get<uint8_t>());
-    rows_.Min(states_[kFirstNan][at], found);
+    rows_.Min(states_[State::kFirstNan][at], found);
   }
 
   __aicore__ inline void SumWeighted(const LocalTensor<float>& shift, uint32_t at) {
     rows_.FillTails(shift, 0.0f);
     if (options_.weights) {
       rows_.MultiplyColumns(terms_.Get<float>(), shift, target_weights_.All());
-      rows_.Sum(states_[kWeighted][at], terms_.Get<float>());
+      rows_.Sum(states_[State::kWeighted][at], terms_.Get<float>());
     } else {
-      rows_.Sum(states_[kWeighted][at], shift);
+      rows_.Sum(states_[State::kWeighted][at], shift);
     }
     rows_.FillTails(shift, -kInfinity);
   }
@@ -220,7 +220,7 @@ class NarrowForward {
     VectorBarrier();
     Mul(terms, terms, e, rows_.Count());
     VectorBarrier();
-    rows_.Sum(states_[kEntropy][at], terms);
+    rows_.Sum(states_[State::kEntropy][at], terms);
   }
 
   __aicore__ inline void LogProb(const LocalTensor<float>& shift, const LocalTensor<float>& sum, uint32_t row) {

@@ -69,7 +69,7 @@ class RowFinish {
       SumRows(targets, rows);
     }
     if (outputs_.entropy != nullptr) {
-      Div(Vector(kEntropyOut), states[kEntropy], states[kSum], count_);
+      Div(Vector(kEntropyOut), states[State::kEntropy], states[State::kSum], count_);
       VectorBarrier();
       Sub(Vector(kEntropyOut), Vector(kLogSum), Vector(kEntropyOut), count_);
     }
@@ -95,22 +95,22 @@ class RowFinish {
     kArgmaxOut,  // int64
     kArgmaxHigh,
     kTerms,  // the vectors of SumTerm
-    kLoss = kTerms + kCeTerm,
-    kZLoss = kTerms + kZTerm,
-    kWeight = kTerms + kWeightTerm,
-    kCount = kTerms + kCountTerm,
+    kLoss = kTerms + SumTerm::kCe,
+    kZLoss = kTerms + SumTerm::kZ,
+    kWeight = kTerms + SumTerm::kWeight,
+    kCount = kTerms + SumTerm::kCount,
     kVectors,
   };
 
   // Max, log_sum and lse. A row of -inf only has a max of -inf, and NaN otherwise.
   __aicore__ inline void Statistics(const States& states) {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
-    CompareScalar(bits, states[kSum], 0.0f, CMPMODE::NE, count_);
+    CompareScalar(bits, states[State::kSum], 0.0f, CMPMODE::NE, count_);
     VectorBarrier();
-    Select(states[kSum], bits, states[kSum], kNan, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
-    Select(Vector(kMaxOut), bits, states[kMax], -kInfinity, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    Select(states[State::kSum], bits, states[State::kSum], kNan, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    Select(Vector(kMaxOut), bits, states[State::kMax], -kInfinity, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
     VectorBarrier();
-    Ln(Vector(kLogSum), states[kSum], count_);
+    Ln(Vector(kLogSum), states[State::kSum], count_);
     VectorBarrier();
     if (outputs_.lse != nullptr || problem_.z_loss != 0) {
       Add(Vector(kLse), Vector(kMaxOut), Vector(kLogSum), count_);
@@ -120,7 +120,7 @@ class RowFinish {
   __aicore__ inline void CrossEntropy(const States& states, Targets& targets, TargetWeights& weights, uint32_t rows) {
     const LocalTensor<float> ce = Vector(kLoss), scratch = scratch_.Get<float>();
     const float smoothing = problem_.label_smoothing;
-    Sub(ce, states[kTarget], Vector(kMaxOut), count_);
+    Sub(ce, states[State::kTarget], Vector(kMaxOut), count_);
     VectorBarrier();
     Sub(ce, ce, Vector(kLogSum), count_);
     VectorBarrier();
@@ -133,9 +133,9 @@ class RowFinish {
       VectorBarrier();
     }
     if (options_.smoothing) {
-      Mul(scratch, states[kWeights], Vector(kLogSum), count_);
+      Mul(scratch, states[State::kWeights], Vector(kLogSum), count_);
       VectorBarrier();
-      Sub(scratch, states[kWeighted], scratch, count_);
+      Sub(scratch, states[State::kWeighted], scratch, count_);
       VectorBarrier();
       Muls(scratch, scratch, -smoothing / AsFloat(problem_.classes), count_);
       VectorBarrier();
@@ -173,7 +173,7 @@ class RowFinish {
     }
     VectorBarrier();
     LocalTensor<float> sums = vectors_[sums_at_];
-    for (uint32_t term = 0; term < kSumTerms; ++term) {
+    for (uint32_t term = 0; term < SumTerm::kTerms; ++term) {
       if (HasTerm(problem_, term) && reduces_) {
         row_sums_.Add(term, Vector(kTerms + term), rows);
       } else if (HasTerm(problem_, term)) {
@@ -199,12 +199,12 @@ class RowFinish {
   __aicore__ inline void Argmax(const States& states) {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     const LocalTensor<float> column = scratch_.Get<float>();
-    CompareScalar(bits, states[kArgmax], kNoColumn, CMPMODE::LT, count_);
+    CompareScalar(bits, states[State::kArgmax], kNoColumn, CMPMODE::LT, count_);
     VectorBarrier();
-    Select(column, bits, states[kArgmax], 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
-    CompareScalar(bits, states[kFirstNan], kNoColumn, CMPMODE::LT, count_);
+    Select(column, bits, states[State::kArgmax], 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    CompareScalar(bits, states[State::kFirstNan], kNoColumn, CMPMODE::LT, count_);
     VectorBarrier();
-    Select(column, bits, states[kFirstNan], column, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
+    Select(column, bits, states[State::kFirstNan], column, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
     VectorBarrier();
     Cast(Vector(kArgmaxOut).ReinterpretCast<int64_t>(), column, RoundMode::CAST_RINT, count_);
   }

@@ -13,10 +13,10 @@ class RowSums {
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs) {
     problem_ = problem;
     outputs_ = outputs;
-    pipe->InitBuffer(lanes_, kSumTerms * kCeLanes * sizeof(float));
-    pipe->InitBuffer(sums_, kSumTerms * kBlockBytes);
+    pipe->InitBuffer(lanes_, SumTerm::kTerms * kCeLanes * sizeof(float));
+    pipe->InitBuffer(sums_, SumTerm::kTerms * kBlockBytes);
     pipe->InitBuffer(out_, 1, 2 * kBlockBytes);
-    Duplicate(lanes_.Get<float>(), 0.0f, kSumTerms * kCeLanes);
+    Duplicate(lanes_.Get<float>(), 0.0f, SumTerm::kTerms * kCeLanes);
     VectorBarrier();
   }
 
@@ -33,7 +33,7 @@ class RowSums {
   __aicore__ inline void WritePartial(float* vectors, uint64_t length, uint64_t at) {
     AddUpLanes();
     Order<HardEvent::V_MTE3>();
-    for (uint32_t term = 0; term < kSumTerms; ++term) {
+    for (uint32_t term = 0; term < SumTerm::kTerms; ++term) {
       if (HasTerm(problem_, term)) {
         CopyOut(InGm<float>(vectors, length)[at], Sum(term), 1);
         vectors += length;
@@ -44,25 +44,25 @@ class RowSums {
   __aicore__ inline void Finish() {
     AddUpLanes();
     if (problem_.weight == nullptr) {
-      Adds(Sum(kWeightTerm), Sum(kCountTerm), 0.0f, 1);
+      Adds(Sum(SumTerm::kWeight), Sum(SumTerm::kCount), 0.0f, 1);
       VectorBarrier();
     }
     if (outputs_.denominators != nullptr) {
       Order<HardEvent::V_MTE3>();
-      CopyRowsOut(InGm<float>(outputs_.denominators, 2), Sum(kWeightTerm), 2, 1, kBlockFloats);
+      CopyRowsOut(InGm<float>(outputs_.denominators, 2), Sum(SumTerm::kWeight), 2, 1, kBlockFloats);
     }
     if (problem_.reduction == kCeNone) {
       return;
     }
     if (problem_.reduction == kCeMean) {
-      Div(Sum(kCeTerm), Sum(kCeTerm), Sum(kWeightTerm), 1);
+      Div(Sum(SumTerm::kCe), Sum(SumTerm::kCe), Sum(SumTerm::kWeight), 1);
       if (HasZLoss()) {
-        Div(Sum(kZTerm), Sum(kZTerm), Sum(kCountTerm), 1);
+        Div(Sum(SumTerm::kZ), Sum(SumTerm::kZ), Sum(SumTerm::kCount), 1);
       }
       VectorBarrier();
     }
     if (HasZLoss()) {
-      AscendC::Add(Sum(kCeTerm), Sum(kCeTerm), Sum(kZTerm), 1);
+      AscendC::Add(Sum(SumTerm::kCe), Sum(SumTerm::kCe), Sum(SumTerm::kZ), 1);
       VectorBarrier();
     }
     if (outputs_.loss_dtype == kCeFloat32) {
@@ -80,7 +80,7 @@ class RowSums {
   __aicore__ inline bool HasZLoss() const { return problem_.z_loss != 0 || outputs_.z_loss != nullptr; }
 
   __aicore__ inline void AddUpLanes() {
-    WholeReduceSum(sums_.Get<float>(), lanes_.Get<float>(), kCeLanes, kSumTerms, kBlockFloats, 1, 8);
+    WholeReduceSum(sums_.Get<float>(), lanes_.Get<float>(), kCeLanes, SumTerm::kTerms, kBlockFloats, 1, 8);
     VectorBarrier();
   }
 
@@ -88,9 +88,9 @@ class RowSums {
   __aicore__ inline void WriteResults() {
     LocalTensor<L> out = out_.AllocTensor<L>();
     const LocalTensor<L> second = out[kBlockBytes / sizeof(L)];
-    FromFloats(out, Sum(kCeTerm), 1);
+    FromFloats(out, Sum(SumTerm::kCe), 1);
     if (HasZLoss()) {
-      FromFloats(second, Sum(kZTerm), 1);
+      FromFloats(second, Sum(SumTerm::kZ), 1);
     }
     out_.EnQue(out);
     out = out_.DeQue<L>();

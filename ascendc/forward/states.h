@@ -8,16 +8,19 @@
 
 namespace npu_ce {
 
-enum State : uint32_t {
-  kMax,       // of x', but never -inf, so that x' - max is defined for a masked logit
-  kSum,       // of exp(x' - max): 0 says that every logit was -inf
-  kTarget,    // x' of the target; 0 in a span without it
-  kWeighted,  // sum of w * (x' - max): relative to the max, float32 loses no digits to an offset of all logits
-  kWeights,   // sum of w
-  kEntropy,   // sum of exp(x' - max) * (x' - max)
-  kArgmax,    // the first column that has the max; kNoColumn if none has
-  kFirstNan,  // the first column with a NaN, or kNoColumn
-  kStates,
+// Scoped, and an index without a cast.
+struct State {
+  enum Index : uint32_t {
+    kMax,       // of x', but never -inf, so that x' - max is defined for a masked logit
+    kSum,       // of exp(x' - max): 0 says that every logit was -inf
+    kTarget,    // x' of the target; 0 in a span without it
+    kWeighted,  // sum of w * (x' - max): relative to the max, float32 loses no digits to an offset of all logits
+    kWeights,   // sum of w
+    kEntropy,   // sum of exp(x' - max) * (x' - max)
+    kArgmax,    // the first column that has the max; kNoColumn if none has
+    kFirstNan,  // the first column with a NaN, or kNoColumn
+    kStates,
+  };
 };
 
 constexpr float kNoColumn = kLargestFloat;
@@ -32,8 +35,8 @@ struct ForwardOptions {
         argmax(outputs.argmax != nullptr) {}
 
   __aicore__ inline bool Has(uint32_t state) const {
-    return state <= kTarget || (state <= kWeights && smoothing) || (state == kEntropy && entropy) ||
-           (state >= kArgmax && argmax);
+    return state <= State::kTarget || (state <= State::kWeights && smoothing) ||
+           (state == State::kEntropy && entropy) || (state >= State::kArgmax && argmax);
   }
 
   bool smoothing, weights, entropy, argmax;
@@ -46,7 +49,7 @@ class States {
     options_ = options;
     capacity_ = capacity;
     uint32_t present = 0;
-    for (uint32_t state = 0; state < kStates; ++state) {
+    for (uint32_t state = 0; state < State::kStates; ++state) {
       at_[state] = present * capacity;
       present += options.Has(state) ? 1 : 0;
     }
@@ -62,7 +65,7 @@ class States {
   // To vectors of `units` units in all.
   __aicore__ inline void Write(float* workspace, uint64_t units, uint64_t first, uint32_t count) const {
     Order<HardEvent::V_MTE3>();
-    for (uint32_t state = 0; state < kStates; ++state) {
+    for (uint32_t state = 0; state < State::kStates; ++state) {
       if (options_.Has(state)) {
         CopyOut(InGm<float>(workspace + state * units, units)[first], (*this)[state], count);
       }
@@ -73,7 +76,7 @@ class States {
  private:
   ForwardOptions options_;
   uint32_t capacity_;
-  uint32_t at_[kStates];
+  uint32_t at_[State::kStates];
   // Copies to GM begin there (page DataCopyPad). Its Get is not const.
   mutable TBuf<QuePosition::VECOUT> vectors_;
 };

@@ -6,18 +6,20 @@
 
 namespace npu_ce {
 
-enum SumTerm : uint32_t { kCeTerm, kZTerm, kWeightTerm, kCountTerm, kSumTerms };
+struct SumTerm {
+  enum Index : uint32_t { kCe, kZ, kWeight, kCount, kTerms };
+};
 
 // Without weights, the denominators are one.
 __aicore__ inline bool HasTerm(const CeProblem& problem, uint32_t term) {
   const bool numerators = problem.reduction != kCeNone;
-  return (term == kCeTerm && numerators) || (term == kZTerm && numerators && problem.z_loss != 0) ||
-         (term == kWeightTerm && problem.weight != nullptr) || term == kCountTerm;
+  return (term == SumTerm::kCe && numerators) || (term == SumTerm::kZ && numerators && problem.z_loss != 0) ||
+         (term == SumTerm::kWeight && problem.weight != nullptr) || term == SumTerm::kCount;
 }
 
 __aicore__ inline uint32_t CountTerms(const CeProblem& problem) {
   uint32_t terms = 0;
-  for (uint32_t term = 0; term < kSumTerms; ++term) {
+  for (uint32_t term = 0; term < SumTerm::kTerms; ++term) {
     terms += HasTerm(problem, term) ? 1 : 0;
   }
   return terms;

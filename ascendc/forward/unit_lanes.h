@@ -7,18 +7,18 @@
 
 namespace npu_ce {
 
-enum Lanes : uint32_t {
-  kSumLanes,
-  kMaxLanes,
-  kWeightedLanes,
-  kWeightLanes,
-  kEntropyLanes,
-  kArgmaxLanes,
-  kNanLanes,
-};
-
 class UnitLanes {
  public:
+  enum Lanes : uint32_t {
+    kSumLanes,
+    kMaxLanes,
+    kWeightedLanes,
+    kWeightLanes,
+    kEntropyLanes,
+    kArgmaxLanes,
+    kNanLanes,
+  };
+
   __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t capacity) {
     options_ = options;
     uint32_t lanes = 2;
@@ -65,10 +65,10 @@ class UnitLanes {
   }
 
   __aicore__ inline void Finish(const States& states, uint32_t count) {
-    WholeReduceMax(states[kMax], All(kMaxLanes), kCeLanes, count, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMax(states[State::kMax], All(kMaxLanes), kCeLanes, count, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
     VectorBarrier();
     const LocalTensor<float> max = spread_.Get<float>();
-    SpreadToBlocks(max, states[kMax], count);
+    SpreadToBlocks(max, states[State::kMax], count);
     VectorBarrier();
     if (options_.argmax) {
       FinishArgmax(states, max, count);
@@ -82,8 +82,8 @@ class UnitLanes {
     }
     if (options_.smoothing) {
       AddProduct(kWeightedLanes, kWeightLanes, count);
-      SumOfLanes(states[kWeighted], kWeightedLanes, count);
-      SumOfLanes(states[kWeights], kWeightLanes, count);
+      SumOfLanes(states[State::kWeighted], kWeightedLanes, count);
+      SumOfLanes(states[State::kWeights], kWeightLanes, count);
     }
     if (options_.entropy) {
       AddProduct(kEntropyLanes, kSumLanes, count);
@@ -91,10 +91,10 @@ class UnitLanes {
     Exp(All(kMaxLanes), All(kMaxLanes), kCeLanes, count, UnaryRepeatParams(1, 1, Step(), Step()));
     VectorBarrier();
     Scale(kSumLanes, count);
-    SumOfLanes(states[kSum], kSumLanes, count);
+    SumOfLanes(states[State::kSum], kSumLanes, count);
     if (options_.entropy) {
       Scale(kEntropyLanes, count);
-      SumOfLanes(states[kEntropy], kEntropyLanes, count);
+      SumOfLanes(states[State::kEntropy], kEntropyLanes, count);
     }
     VectorBarrier();
   }
@@ -160,8 +160,9 @@ class UnitLanes {
     Select(columns, bits, All(kArgmaxLanes), kNoColumn, SELMODE::VSEL_TENSOR_SCALAR_MODE, uint64_t(kCeLanes), count,
            BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
     VectorBarrier();
-    WholeReduceMin(states[kArgmax], columns, kCeLanes, count, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
-    WholeReduceMin(states[kFirstNan], All(kNanLanes), kCeLanes, count, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMin(states[State::kArgmax], columns, kCeLanes, count, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMin(states[State::kFirstNan], All(kNanLanes), kCeLanes, count, 1, 1, Step(),
+                   ReduceOrder::ORDER_ONLY_VALUE);
     VectorBarrier();
   }
 

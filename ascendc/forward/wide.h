@@ -166,7 +166,7 @@ class WideForward {
     }
     Order<HardEvent::S_V>();
     lanes_.Finish(states_, count);
-    Gather(states_[kTarget], target_block_.Get<float>(), target_offset_.Get<uint32_t>(), 0, count);
+    Gather(states_[State::kTarget], target_block_.Get<float>(), target_offset_.Get<uint32_t>(), 0, count);
     VectorBarrier();
     if (tiling_.spans == 1) {
       finish_.Finish(states_, targets_, target_weights_, first, count);

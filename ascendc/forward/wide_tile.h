@@ -34,7 +34,7 @@ class WideTile {
   // The first tile of a unit, where no option needs more than max and sum: there is nothing yet to be raised.
   __aicore__ inline void Begin(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t count) {
     const uint32_t repeats = Repeats(count);
-    const LocalTensor<float> max = lanes.Get(unit, kMaxLanes);
+    const LocalTensor<float> max = lanes.Get(unit, UnitLanes::kMaxLanes);
     Maxs(max, MaxOfTile(x, repeats), -kLargestFloat, kCeLanes);
     VectorBarrier();
     const LocalTensor<float> e = separate_ ? work_.Get<float>() : x;
@@ -42,7 +42,7 @@ class WideTile {
     VectorBarrier();
     Exp(e, e, repeats * kCeLanes);
     VectorBarrier();
-    Adds(lanes.Get(unit, kSumLanes), SumOfTile(e, repeats), 0.0f, kCeLanes);
+    Adds(lanes.Get(unit, UnitLanes::kSumLanes), SumOfTile(e, repeats), 0.0f, kCeLanes);
   }
 
   // Adds `count` columns of x' from column `first` of the row on to the lanes of a unit; what follows them up to a
@@ -50,7 +50,7 @@ class WideTile {
   __aicore__ inline void Add(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t first,
                              uint32_t count, const LocalTensor<float>& weights) {
     const uint32_t repeats = Repeats(count);
-    const LocalTensor<float> max = lanes.Get(unit, kMaxLanes), sum = lanes.Get(unit, kSumLanes);
+    const LocalTensor<float> max = lanes.Get(unit, UnitLanes::kMaxLanes), sum = lanes.Get(unit, UnitLanes::kSumLanes);
     const LocalTensor<float> new_max = lanes_.Get<float>(), raise = lanes_.Get<float>()[kCeLanes];
     const LocalTensor<float> work = work_.Get<float>();
 
@@ -69,14 +69,14 @@ class WideTile {
     }
     if (options_.entropy) {
       // sum of e * (x' - new max) = sum of e * (x' - max) + raise * sum of e, all of it then scaled by exp(raise).
-      AddRaised(lanes.Get(unit, kEntropyLanes), sum, raise);
+      AddRaised(lanes.Get(unit, UnitLanes::kEntropyLanes), sum, raise);
     }
     Exp(raise, raise, kCeLanes);
     const LocalTensor<float> e = options_.entropy ? terms_.Get<float>() : shift;
     Exp(e, shift, repeats * kCeLanes);
     VectorBarrier();
     if (options_.entropy) {
-      AddEntropy(lanes.Get(unit, kEntropyLanes), e, shift, raise, repeats);
+      AddEntropy(lanes.Get(unit, UnitLanes::kEntropyLanes), e, shift, raise, repeats);
     }
     const LocalTensor<float> more = SumOfTile(e, repeats);
     Mul(sum, sum, raise, kCeLanes);
@@ -121,7 +121,8 @@ class WideTile {
                                      const LocalTensor<float>& raise, uint32_t count,
                                      const LocalTensor<float>& weights) {
     const LocalTensor<float> terms = terms_.Get<float>();
-    const LocalTensor<float> weighted = lanes.Get(unit, kWeightedLanes), total = lanes.Get(unit, kWeightLanes);
+    const LocalTensor<float> weighted = lanes.Get(unit, UnitLanes::kWeightedLanes),
+                             total = lanes.Get(unit, UnitLanes::kWeightLanes);
     const uint32_t repeats = Repeats(count);
     AddRaised(weighted, total, raise);
     FillTail(shift, count, 0.0f);
@@ -163,8 +164,9 @@ class WideTile {
   // The lowest column of each lane that has its max, and that has a NaN.
   __aicore__ inline void AddColumns(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x,
                                     const LocalTensor<float>& new_max, uint32_t first, uint32_t repeats) {
-    const LocalTensor<float> found = terms_.Get<float>(), argmax = lanes.Get(unit, kArgmaxLanes);
-    const LocalTensor<float> first_nan = lanes.Get(unit, kNanLanes), max = lanes.Get(unit, kMaxLanes);
+    const LocalTensor<float> found = terms_.Get<float>(), argmax = lanes.Get(unit, UnitLanes::kArgmaxLanes);
+    const LocalTensor<float> first_nan = lanes.Get(unit, UnitLanes::kNanLanes),
+                             max = lanes.Get(unit, UnitLanes::kMaxLanes);
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     for (uint32_t done = 0; done < repeats; done += kMaxRepeats - 3) {  // a multiple of 4: 32 bytes of bits
       const uint32_t part = Least(repeats - done, kMaxRepeats - 3);

@@ -8,25 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.schema import ARGMAX, ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, ForwardOutputs, accumulation_dtype
+from npu_ce_jit.op.schema import (
+    ARGMAX,
+    ENTROPY,
+    LOG_PROB,
+    LSE,
+    NONE,
+    Z_LOSS,
+    ForwardOutputs,
+    LossTerms,
+    accumulation_dtype,
+)
 
 
-def forward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    logit_scale: float,
-    outputs: int,
-    loss_dtype: torch.dtype,
-) -> ForwardOutputs:
+def forward(input: Tensor, target: Tensor, weight: Tensor | None, *terms_outputs_dtype: Any) -> ForwardOutputs:
+    *terms, outputs, loss_dtype = terms_outputs_dtype
     rows, classes = input.shape
     dtype = accumulation_dtype(input.dtype)
-    loss_shape = (rows,) if reduction == NONE else ()
+    loss_shape = (rows,) if LossTerms(*terms).reduction == NONE else ()
     return (
         input.new_empty(loss_shape, dtype=loss_dtype),
         input.new_empty(loss_shape if outputs & Z_LOSS else (0,), dtype=loss_dtype),
@@ -57,7 +56,7 @@ def backward_(*_: object) -> None:
 
 
 def linear(input: Tensor, linear_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    reduction, loss_dtype, output_mask = others[4], others[10], others[13]
+    reduction, loss_dtype, output_mask = others[4], others[-4], others[-1]
     shapes = (input.shape, linear_weight.shape, linear_weight.shape[:1])
     grad_input, grad_linear_weight, grad_linear_bias = (
         input.new_empty(shape if asked else (0,)) for shape, asked in zip(shapes, output_mask, strict=True)

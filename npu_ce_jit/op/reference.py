@@ -30,17 +30,11 @@ def forward_of_targets_in_range(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    logit_scale: float,
-    outputs: int,
-    loss_dtype: torch.dtype,
+    *terms_outputs_dtype: Any,
 ) -> ForwardOutputs:
     """`forward` without its look at the data, which no tracer can follow."""
-    terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
+    *numbers, outputs, loss_dtype = terms_outputs_dtype
+    terms = LossTerms(*numbers)
     rows = rows_of(input, target, weight, terms)
     row_max = rows.x.amax(1)
     shifted = rows.x - row_max[:, None]
@@ -50,13 +44,13 @@ def forward_of_targets_in_range(
     denominators = denominators_of(rows)
 
     ce = -log_prob.gather(1, rows.safe_target[:, None])[:, 0] * rows.target_weight
-    if label_smoothing:
+    if terms.label_smoothing:
         smooth = -(log_prob * rows.weight).sum(1)
-        ce = (1 - label_smoothing) * ce + (label_smoothing / input.shape[1]) * smooth
-    loss = reduce_rows(torch.where(rows.not_ignored, ce, 0), reduction, denominators[0])
-    z_rows = torch.where(rows.not_ignored, z_loss * lse * lse, 0) if z_loss else torch.zeros_like(lse)
-    z_value = reduce_rows(z_rows, reduction, denominators[1])
-    if z_loss:
+        ce = (1 - terms.label_smoothing) * ce + (terms.label_smoothing / input.shape[1]) * smooth
+    loss = reduce_rows(torch.where(rows.not_ignored, ce, 0), terms.reduction, denominators[0])
+    z_rows = torch.where(rows.not_ignored, terms.z_loss * lse * lse, 0) if terms.z_loss else torch.zeros_like(lse)
+    z_value = reduce_rows(z_rows, terms.reduction, denominators[1])
+    if terms.z_loss:
         loss = loss + z_value
 
     def if_asked(bit: int, value: Tensor) -> Tensor:
@@ -86,15 +80,10 @@ def backward(
     row_stats: Tensor,
     entropy: Tensor | None,
     denominators: Tensor,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    logit_scale: float,
+    *numbers: Any,
 ) -> Tensor:
     """`_backward` of docs/design.md."""
-    terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
+    terms = LossTerms(*numbers)
     gradients = Gradients(grad_loss, grad_z_loss, grad_log_prob, grad_lse, grad_entropy)
     rows = rows_of(input, target, weight, terms)
     row_max, log_sum = row_stats
@@ -113,7 +102,7 @@ def backward(
     at_target_result = c.target[:, None] * target_log_prob.expm1() + target_log_prob.exp() * target_factor
     # An ignored row's safe_target is not its target; its c.target is 0, so the two forms agree there.
     result = result.scatter(1, at_target, at_target_result)
-    if label_smoothing:
+    if terms.label_smoothing:
         result = result - c.uniform[:, None] * rows.weight
     if c.log_prob is not None:
         result = result + c.log_prob

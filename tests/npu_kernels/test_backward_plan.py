@@ -8,7 +8,7 @@ import itertools
 import random
 
 import pytest
-from backward_npu import CeBackwardPlan, CeGradients, RowVector, compile_planner
+from backward_npu import CeBackwardPlan, CeGradients, CeRowVector, compile_planner
 from npu_kernels import UB_BYTES, CeProblem
 
 PRESENT = ctypes.c_void_p(1)
@@ -41,8 +41,8 @@ def random_case(random_: random.Random) -> tuple[CeProblem, CeGradients]:
     problem.softcap = random_.choice([0, 30])
     pointers = CeGradients(log_prob=random_.choice([None, None, PRESENT]), entropy_value=PRESENT)
     for name in ("loss", "z_loss", "lse", "entropy"):
-        vector = RowVector(PRESENT, random_.randrange(3), random_.randrange(2))
-        setattr(pointers, name, random_.choice([RowVector(), vector]))
+        vector = CeRowVector(PRESENT, random_.randrange(3), random_.randrange(2))
+        setattr(pointers, name, random_.choice([CeRowVector(), vector]))
     return problem, pointers
 
 
@@ -115,7 +115,7 @@ def test_random_shapes(planner: ctypes.CDLL, cores: int) -> None:
 @pytest.mark.parametrize("cores", [40, 48])
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
 def test_cores_are_evenly_busy_for_any_number_of_rows(planner: ctypes.CDLL, dtype: int, cores: int) -> None:
-    pointers = CeGradients(loss=RowVector(PRESENT, FLOAT32, 0))
+    pointers = CeGradients(loss=CeRowVector(PRESENT, FLOAT32, 0))
     for rows in [*range(1, 400), 767, 769, 1000, 2047, 2048, 2049, 4097]:
         least = -(-1_000_000 // rows)
         for classes in (least, least + 1237, max(least, 128_256)):
@@ -147,7 +147,7 @@ def test_nothing_is_launched_for_no_rows(planner: ctypes.CDLL, rows: int, classe
 
 
 def test_tiles_are_large_where_there_is_room(planner: ctypes.CDLL) -> None:
-    pointers = CeGradients(loss=RowVector(PRESENT, FLOAT32, 0))
+    pointers = CeGradients(loss=CeRowVector(PRESENT, FLOAT32, 0))
     for dtype, element in ((FLOAT32, 4), (BFLOAT16, 2)):
         problem = CeProblem(rows=4096, classes=128_256, dtype=dtype, target_dtype=INT64)
         assert plan_of(planner, problem, pointers, 48).tile_columns * element >= 16 * 1024

@@ -196,18 +196,9 @@ def test_the_tests_of_a_row_exist(row: Row) -> None:
 def test_the_parameters_of_tests_exist() -> None:
     named = {name for row in ROWS for name in row.tests if name.startswith("tests/") and name.endswith("]")}
     files = sorted({name.split("::")[0] for name in named})
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-c",
-        "pyproject.toml",
-        "--collect-only",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *files,
-    ]
+    # By the settings of this repository: those of the simulator, where all files lie, would name them from its folder.
+    settings = ["-c", str(CHECKOUT / "pyproject.toml")]
+    command = [sys.executable, "-m", "pytest", *settings, "--collect-only", "-q", "-p", "no:cacheprovider", *files]
     listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert listed.returncode == 0, listed.stdout + listed.stderr
     assert named - set(listed.stdout.splitlines()) == set()

@@ -6,4 +6,3 @@ extern "C" void ce_backward_plan(const CeProblem* problem, const CeGradients* gr
                                  uint32_t ub_bytes, CeBackwardPlan* plan) {
   *plan = plan_ce_backward(*problem, *gradients, {cores, ub_bytes});
 }
-extern "C" uint32_t ce_backward_plan_bytes() { return sizeof(CeBackwardPlan); }

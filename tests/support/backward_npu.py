@@ -12,65 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from abi_structs import STRUCTS
 from npu_kernels import CORES, DTYPES, HERE, REDUCTIONS, ROOT, UB_BYTES, CeProblem
 from oracle import Options, truth
 from torch import Tensor
 from virtual_cann import kernels, observe
 
-
-class RowVector(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("stride", ctypes.c_int32)]
-
-
-class CeGradients(ctypes.Structure):
-    _fields_ = [
-        ("loss", RowVector),
-        ("z_loss", RowVector),
-        ("lse", RowVector),
-        ("entropy", RowVector),
-        ("log_prob", ctypes.c_void_p),
-        ("log_prob_row_stride", ctypes.c_uint64),
-        ("entropy_value", ctypes.c_void_p),
-        ("row_stats", ctypes.c_void_p),
-        ("denominators", ctypes.c_void_p),
-        ("input_gradient", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-    ]
-
-
-BUFFERS = "tile log_prob weights work result term row_inputs row_vectors row_elements row_blocks column_index bits gap"
-
-
-class Buffers(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in BUFFERS.split()]
-
-
-class SumPlan(ctypes.Structure):
-    _fields_ = [
-        ("spans", ctypes.c_uint32),
-        ("span_columns", ctypes.c_uint32),
-        ("partials", ctypes.c_uint64),
-        ("sums", ctypes.c_uint64),
-    ]
-
-
-class CeBackwardPlan(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_uint32) for name in ["narrow", "blocks", "tile_columns", "group_rows", "row_vector"]),
-        *((name, ctypes.c_uint32) for name in ["pieces", "piece_columns", "input_tiles", "row_buffers", "round_l2"]),
-        ("log_prob_sums", SumPlan),
-        ("weight_total", SumPlan),
-        ("workspace_bytes", ctypes.c_uint64),
-        ("buffers", Buffers),
-    ]
+CeRowVector, CeGradients, CeBackwardPlan = (STRUCTS[f"Ce{name}"] for name in ("RowVector", "Gradients", "BackwardPlan"))
 
 
 def compile_planner(library: Path) -> ctypes.CDLL:
     command = ["c++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT}/csrc"]
     subprocess.run([*command, str(HERE / "backward_driver.cpp"), "-o", str(library)], check=True)
-    planner = ctypes.CDLL(str(library))
-    assert planner.ce_backward_plan_bytes() == ctypes.sizeof(CeBackwardPlan)
-    return planner
+    return ctypes.CDLL(str(library))
 
 
 def compile_backward(library: Path) -> ctypes.CDLL:
@@ -149,10 +103,10 @@ def run(
         def device(tensor: Tensor) -> int:
             return stack.enter_context(kernels.on_device(tensor)).value or 0
 
-        def row_vector(tensor: Tensor | None) -> RowVector:
+        def row_vector(tensor: Tensor | None) -> CeRowVector:
             if tensor is None:
-                return RowVector(None, 0, 0)
-            return RowVector(device(tensor), DTYPES[tensor.dtype], int(tensor.dim() > 0))
+                return CeRowVector(None, 0, 0)
+            return CeRowVector(device(tensor), DTYPES[tensor.dtype], int(tensor.dim() > 0))
 
         def matrix(tensor: Tensor) -> int:
             return stack.enter_context(rows_on_device(tensor, offset, gap))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from abi_structs import ENUMERATORS, STRUCTS
 from torch import Tensor
 from virtual_cann import kernels, observe
 
@@ -22,59 +23,19 @@ from npu_ce_jit.jit.sources import Sources
 HERE = Path(__file__).parent
 ROOT = Sources.installed().root_dir
 SOURCES = [ROOT / "ascendc" / "forward" / f"{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
-DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int64: 4}
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+DTYPES = {
+    torch.float32: ENUMERATORS["kCeFloat32"],
+    torch.float16: ENUMERATORS["kCeFloat16"],
+    torch.bfloat16: ENUMERATORS["kCeBFloat16"],
+    torch.int32: ENUMERATORS["kCeInt32"],
+    torch.int64: ENUMERATORS["kCeInt64"],
+}
+REDUCTIONS = {name: ENUMERATORS[f"kCe{name.title()}"] for name in ("none", "mean", "sum")}
 UB_BYTES = 196608 - 256 - 8192
 CORES = 48
 
-_u32, _u64, _i32, _i64, _float, _pointer = (
-    ctypes.c_uint32,
-    ctypes.c_uint64,
-    ctypes.c_int32,
-    ctypes.c_int64,
-    ctypes.c_float,
-    ctypes.c_void_p,
-)
-
-
-def _fields(*groups: tuple[Any, str]) -> list[tuple[str, Any]]:
-    return [(name, kind) for kind, names in groups for name in names.split()]
-
-
-class CeProblem(ctypes.Structure):
-    _fields_ = _fields(
-        (_pointer, "input"),
-        (_u64, "rows row_stride"),
-        (_u32, "classes"),
-        (_i32, "dtype"),
-        (_pointer, "target"),
-        (_i32, "target_dtype reduction"),
-        (_pointer, "weight"),
-        (_i64, "ignore_index"),
-        (_float, "label_smoothing z_loss softcap logit_scale"),
-    )
-
-
-class CeForwardOutputs(ctypes.Structure):
-    _fields_ = _fields(
-        (_pointer, "loss z_loss"),
-        (_i32, "loss_dtype"),
-        (_pointer, "log_prob lse argmax entropy row_stats denominators workspace"),
-    )
-
-
-class CeForwardTiling(ctypes.Structure):
-    _fields_ = _fields(
-        (_u32, "spans span_columns tile_columns tile_rows step_rows pitch group_units input_tiles kept_tiles apart"),
-    )
-
-
-class CeForwardPlan(ctypes.Structure):
-    _fields_ = _fields(
-        (CeForwardTiling, "forward merge log_prob"),
-        (_u32, "forward_blocks merge_blocks log_prob_blocks reduce_blocks reduce_sums sum_rows reduces round_l2"),
-        (_u64, "states_offset sums_offset partials_offset workspace_bytes"),
-    )
+CeProblem, CeForwardOutputs = STRUCTS["CeProblem"], STRUCTS["CeForwardOutputs"]
+CeForwardTiling, CeForwardPlan = STRUCTS["CeForwardTiling"], STRUCTS["CeForwardPlan"]
 
 
 @cache
@@ -103,7 +64,7 @@ def plan_forward(
     problem: CeProblem, outputs: CeForwardOutputs, cores: int = CORES, ub: int = UB_BYTES
 ) -> CeForwardPlan:
     plan = CeForwardPlan()
-    planner().plan_forward(*map(ctypes.byref, (problem, outputs)), _u32(cores), _u32(ub), ctypes.byref(plan))
+    planner().plan_forward(*map(ctypes.byref, (problem, outputs)), cores, ub, ctypes.byref(plan))
     return plan
 
 

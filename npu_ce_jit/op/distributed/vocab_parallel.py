@@ -186,9 +186,10 @@ def backward(
         local_target, smoothing, z_loss = torch.where(place.not_ignored, place.local, _IGNORED), 0.0, terms.z_loss
         grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
         grad_lse = other if gradients.reach_ignored_rows else None
+    of_rows = terms._replace(reduction=NONE, ignore_index=_IGNORED, label_smoothing=smoothing, z_loss=z_loss)
     arguments = (
         grad_loss, grad_z, gradients.log_prob, grad_lse, gradients.entropy, input, local_target, weight, row_stats,
-        entropy, row_stats.new_ones(2), NONE, _IGNORED, smoothing, z_loss, terms.softcap, terms.logit_scale,
+        entropy, row_stats.new_ones(2), *of_rows,
     )  # fmt: skip
     if in_place:
         OPS._backward_.default(*arguments)
@@ -234,10 +235,10 @@ def _own_classes(
         return none - torch.inf, none, none, none, torch.zeros_like(none, dtype=torch.int64)
     # Below 1 as the kernels read it: with 1, the target's part would be 0 * inf where that class is masked.
     smoothing = 1 - torch.finfo(dtype).eps / 2 if terms.label_smoothing else 0.0
+    of_rows = terms._replace(reduction=NONE, ignore_index=_IGNORED, label_smoothing=smoothing, z_loss=0.0)
     any_class = torch.zeros((rows,), dtype=torch.int64, device=input.device)
     smooth, _, _, _, argmax, entropy, row_stats, _ = OPS._forward.default(
-        input, any_class, weight, NONE, _IGNORED, smoothing, 0.0, terms.softcap, terms.logit_scale,
-        outputs & (ENTROPY | ARGMAX), dtype,
+        input, any_class, weight, *of_rows, outputs & (ENTROPY | ARGMAX), dtype,
     )  # fmt: skip
     return row_stats[0], row_stats[1], smooth, entropy, argmax
 

@@ -14,7 +14,7 @@ copy of it may be larger than what chunks save.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,20 +65,11 @@ def linear(
     target: Tensor,
     weight: Tensor | None,
     grad_loss: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    logit_scale: float,
-    loss_dtype: torch.dtype,
-    chunk_rows: int,
-    aspect_ratio: int,
-    output_mask: list[bool],
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss, and its gradients where `output_mask` asks for them: those for `grad_loss`, for 1 where it is None."""
-    terms = LossTerms(reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale)
-    problem = Problem(input, linear_weight, linear_bias, target, weight, grad_loss, terms)
+    *numbers, loss_dtype, chunk_rows, aspect_ratio, output_mask = options
+    problem = Problem(input, linear_weight, linear_bias, target, weight, grad_loss, LossTerms(*numbers))
     loss, *gradients = loss_and_gradients(problem, OneProcess(problem), chunk_rows, aspect_ratio, output_mask)
     return loss.to(loss_dtype), *gradients  # type: ignore[return-value]
 

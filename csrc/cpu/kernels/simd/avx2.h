@@ -2,8 +2,9 @@
 // Back end for x86-64 with AVX2, FMA and F16C.
 #pragma once
 
+#include <immintrin.h>
+
 #include "types.h"
-#include "x86.h"
 
 namespace npu_ce {
 

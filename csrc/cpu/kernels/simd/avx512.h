@@ -2,8 +2,9 @@
 // Back end for x86-64 with AVX-512 F, DQ, BW and VL.
 #pragma once
 
+#include <immintrin.h>
+
 #include "types.h"
-#include "x86.h"
 
 namespace npu_ce {
 
