@@ -107,13 +107,12 @@ def check_one_dimension(rank: int) -> None:
 
 
 def check_mean(rank: int) -> None:
-    """torch's is a mean of the ranks' means: with rows that do not count it is another number."""
+    """Over all ranks' rows. Torch's own was a mean of the ranks' means before 2.15."""
     mesh = init_device_mesh("cpu", (2,))
     logits, target = torch.arange(40.0).view(8, 5) ** 2 / 40, torch.tensor([-100, -100, -100, 4, 0, 3, 2, 0])
     shared, shared_target = (distribute_tensor(t, mesh, [Shard(0)]) for t in (logits, target))
     right = F.cross_entropy(logits, target)
     torch.testing.assert_close(npu_ce_jit.cross_entropy(shared, shared_target).full_tensor(), right)
-    assert (F.cross_entropy(shared, shared_target).full_tensor() - right).abs() > 0.01
 
 
 def check_mixed(rank: int) -> None:

@@ -27,7 +27,7 @@ NUMBERS = (
 
 
 def require_all_pass_on_npu(files: list[Path], tmp_path: Path) -> None:
-    """Each file has tests for an npu, all of which pass, and none of which is skipped."""
+    """Each file has tests for an npu, all of which pass; conftest.py fails those that are skipped."""
     results = tmp_path / "results.xml"
     pytest_on_npu = [RUN_ON_NPU, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
@@ -42,4 +42,3 @@ def require_all_pass_on_npu(files: list[Path], tmp_path: Path) -> None:
     assert suite is not None
     ran = {case.attrib["classname"].rpartition(".")[2] for case in suite.iter("testcase")}
     assert ran == {file.stem for file in files}
-    assert int(suite.attrib["skipped"]) == 0

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that shows on which torch the package runs: its table, and the environments that it makes."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import nvidia_stand_ins
+import pytest
+import slim_torch
+import torch_versions
+from torch_versions import ROWS, Row, section
+from virtual_cann.environment import TORCH_NPU
+from virtual_cann.layouts import LAYOUTS
+
+from npu_ce_jit import torch_compat
+
+LINES = {row: f"| {' | '.join(row.cells)} | 7 | 0 | 1 | 60 | 2026-01-01 |\n" for row in ROWS}
+
+
+def test_rows_that_did_not_run_keep_their_lines() -> None:
+    page = "above\n" + section("", LINES)
+    ran = ROWS[2]
+    new = LINES[ran].replace("2026-01-01", "2026-02-02")
+    assert section(page, {ran: new}) == section("", {**LINES, ran: new})
+    assert section(page).count("2026-01-01") == len(ROWS)
+    assert "2026" not in section("")
+
+
+def test_names_are_unique_and_unknown_ones_are_refused() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert torch_versions._chosen(["9.1+2.10.0", "2.7.1"]) == [Row("2.10.0", "3.12", "9.1"), ROWS[0]]
+    assert torch_versions._chosen([]) == list(ROWS)
+    with pytest.raises(SystemExit, match=r"no row '2\.6': expected some of 2\.7\.1 2\.8\.0"):
+        torch_versions._chosen(["2.6"])
+
+
+def test_the_rows_cover_the_range_that_the_package_says() -> None:
+    minors = {tuple(map(int, row.torch.split(".")[:2])) for row in ROWS if not row.cann}
+    first, last = torch_compat.OLDEST, torch_compat.NEWEST
+    assert minors == {(2, minor) for minor in range(first[1], last[1] + 1)}
+    for row in ROWS:
+        assert not row.cann or (float(row.cann) in LAYOUTS and ".".join(row.torch.split(".")[:2]) in TORCH_NPU)
+
+
+def test_a_python_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(slim_torch.UnavailableError, match=r"no Python 3\.99 on PATH: install it, or name one with"):
+        slim_torch.environment(tmp_path, "2.10.0", "3.99")
+    assert list(tmp_path.iterdir()) == []
+
+
+def library(folder: Path, name: str, code: str, *options: str) -> None:
+    (folder / "code.c").write_text(code)
+    command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", *options, "code.c", "-o", name]
+    subprocess.run(command, cwd=folder, check=True)
+    (folder / "code.c").unlink()
+
+
+def test_what_stands_in_for_a_library_has_its_functions_and_all_of_them_fail(tmp_path: Path) -> None:
+    (tmp_path / "versions").write_text("libcutoy.so.3 { global: cuVersioned; local: *; };")
+    library(tmp_path, "libcutoy.so.3", "int cuVersioned(void) { return 0; }", "-Wl,--version-script=versions")
+    library(tmp_path, "libncclplain.so.2", "int ncclPlain(void) { return 0; }")
+    library(
+        tmp_path,
+        "libtorch_toy.so",
+        "int cuVersioned(void), ncclPlain(void);\nint call(int which) { return which ? cuVersioned() : ncclPlain(); }",
+        *("-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", "-L.", "-l:libcutoy.so.3", "-l:libncclplain.so.2"),
+    )
+    (tmp_path / "versions").unlink()
+    for name in ("libcutoy.so.3", "libncclplain.so.2"):
+        (tmp_path / name).unlink()
+    assert nvidia_stand_ins.make(tmp_path) == ["libcutoy.so.3", "libncclplain.so.2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["libcutoy.so.3", "libncclplain.so.2", "libtorch_toy.so"]
+    toy = ctypes.CDLL(str(tmp_path / "libtorch_toy.so"), mode=ctypes.RTLD_LOCAL | 2)  # RTLD_NOW
+    assert (toy.call(0), toy.call(1)) == (100, 100)
