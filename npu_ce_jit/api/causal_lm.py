@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import HALVES, cross_entropy
-from npu_ce_jit.op import checks
+from npu_ce_jit.op.checks import require_tensor
 
 
 def causal_lm_loss(
@@ -60,7 +60,7 @@ def causal_lm_loss(
             "pass logits[..., :vocab_size] of a padded vocabulary, or vocab_size=None"
         )
     if shift_labels is None:
-        checks.require_tensor("labels", labels)
+        require_tensor("labels", labels)
         nothing_follows = labels.new_full((*labels.shape[:-1], 1), ignore_index)
         shift_labels = torch.cat((labels[..., 1:], nothing_follows), -1)
     loss = cross_entropy(
@@ -88,5 +88,5 @@ def _logits_of(outputs: Any) -> Tensor:
         outputs = outputs[0] if outputs else None
     elif not isinstance(outputs, Tensor):
         outputs = getattr(outputs, "logits", outputs)
-    checks.require_tensor("logits", outputs)
+    require_tensor("logits", outputs)
     return outputs  # type: ignore[no-any-return]

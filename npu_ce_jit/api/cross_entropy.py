@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from npu_ce_jit.api.numbers import plain_numbers
-from npu_ce_jit.op import checks
+from npu_ce_jit.op.checks import check_inplace_backward, check_kinds, require_tensor
 from npu_ce_jit.torch_compat import is_autocast
 
 OPS = torch.ops.npu_ce_jit
@@ -71,8 +71,8 @@ def npu_cross_entropy_loss(
 
     Source: the public page of `torch_npu.npu_cross_entropy_loss`, with its limits on gradients lifted.
     """
-    checks.require_tensor("input", input)
-    checks.require_tensor("target", target)
+    require_tensor("input", input)
+    require_tensor("target", target)
     ignore_index, label_smoothing, lse_square_scale_for_zloss = plain_numbers(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -113,7 +113,7 @@ def npu_cross_entropy_loss_backward(
     Source: the public page of the operator; zloss as its specification has it.
     """
     for name, value in (("grad_loss", grad_loss), ("log_prob", log_prob), ("target", target)):
-        checks.require_tensor(name, value)
+        require_tensor(name, value)
     ignore_index, label_smoothing, lse_square_scale_for_zloss = plain_numbers(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -190,8 +190,8 @@ def cross_entropy(
     Source: torch.nn.functional.cross_entropy; z-loss as in PaLM (arXiv 2204.02311), softcap as in Gemma 2
     (arXiv 2408.00118).
     """
-    checks.require_tensor("input", input)
-    checks.require_tensor("target", target)
+    require_tensor("input", input)
+    require_tensor("target", target)
     ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -253,11 +253,11 @@ def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_bac
     """`[C]` and `[N, C, d1, ...]` logits as `[rows, C]`, as F.cross_entropy reads them; `[N, C]` as they are."""
     if input.dim() in (0, 2):
         return input, target
-    checks.check_kinds(input, target, weight)
+    check_kinds(input, target, weight)
     if input.shape[min(1, input.dim() - 1)] == 0:
         raise RuntimeError(f"expected input with at least one class, got shape {list(input.shape)}")
     if inplace_backward:
-        checks.check_inplace_backward(input)
+        check_inplace_backward(input)
     if input.dim() == 1:
         if target.dim() != 0:
             raise RuntimeError(f"expected target of shape [] for input of shape [C], got {list(target.shape)}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy
 from npu_ce_jit.api.numbers import plain_numbers
-from npu_ce_jit.op import checks
+from npu_ce_jit.op.checks import check_layer, require_tensor
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions, is_autocast
 
 
@@ -67,7 +67,7 @@ def linear_cross_entropy(
     Source: torch.nn.functional.linear_cross_entropy of torch 2.13; z-loss and softcap as in `npu_ce_jit.cross_entropy`.
     """
     for name, value in (("input", input), ("linear_weight", linear_weight), ("target", target)):
-        checks.require_tensor(name, value)
+        require_tensor(name, value)
     chunk_rows, aspect_ratio = _chunking(options)
     ignore_index, label_smoothing, z_loss, softcap, logit_scale, chunk_rows, aspect_ratio = plain_numbers(
         ignore_index=-100 if ignore_index is None else ignore_index,
@@ -128,7 +128,7 @@ def linear_cross_entropy(
 
 def _logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
     """`[C]`, `[N, C]` or `[N, C, d1, ...]`, whole."""
-    checks.check_layer(input, linear_weight, linear_bias)
+    check_layer(input, linear_weight, linear_bias)
     if input.dim() > 2 or (input.dim() == 1 and linear_weight.dim() > 2):
         raise RuntimeError(
             f"expected input of shape [N, in_features] for linear_weight {list(linear_weight.shape)}, "
