@@ -118,13 +118,11 @@ def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path
         if not results.exists():
             return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter())
         cases = list(ET.parse(results).getroot().iter("testcase"))
-    failed = [
-        f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::")
-        for case in cases
-        if _has(case, "failure", "error")
-    ]
+    names = [f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::") for case in cases]
+    # Twice where it failed and what cleans up after it did too.
+    failed = [*dict.fromkeys(name for name, case in zip(names, cases, strict=True) if _has(case, "failure", "error"))]
     skipped = Counter(skip.attrib["message"] for case in cases for skip in case.iter("skipped"))
-    return Outcome(len(cases) - len(failed) - skipped.total(), failed, skipped)
+    return Outcome(len({*names}) - len(failed) - skipped.total(), failed, skipped)
 
 
 def _has(case: ET.Element, *tags: str) -> bool:
