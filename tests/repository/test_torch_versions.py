@@ -62,7 +62,7 @@ def test_what_stands_in_for_a_library_has_its_functions_and_all_of_them_fail(tmp
     (tmp_path / "versions").write_text("libcutoy.so.3 { global: cuVersioned; local: *; };")
     library(tmp_path, "libcutoy.so.3", "int cuVersioned(void) { return 0; }", "-Wl,--version-script=versions")
     plain = [
-        "int ncclPlain(void)", "const char* ncclGetErrorString(int e)", 
+        "int ncclPlain(void)", "const char* ncclGetErrorString(int e)",
         "int cuptiGetResultString(int e, const char** t)",
     ]  # fmt: skip
     library(tmp_path, "libncclplain.so.2", "".join(f"{function} {{ return 0; }}\n" for function in plain))
