@@ -72,8 +72,8 @@ ROWS = (
     Row("2.13.0", "3.11"),
     Row("2.14.1", "3.11"),
     Row("2.15.0", "3.13"),
-    # The simulator's runtime is compiled with the headers that torch_npu brings, and 2.7.1.post4, the last whose release
-    # notes name CANN 8.3, lacks some of them.
+    # Not with 2.7.1.post4, the last whose release notes name CANN 8.3: the headers that it brings lack names which the
+    # simulator's runtime is compiled with.
     Row("2.7.1", "3.10", "8.3"),
     Row("2.7.1", "3.10", "9.1"),
     Row("2.9.1", "3.11", "8.5"),
