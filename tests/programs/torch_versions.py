@@ -72,7 +72,9 @@ ROWS = (
     Row("2.13.0", "3.11"),
     Row("2.14.1", "3.11"),
     Row("2.15.0", "3.13"),
-    Row("2.7.1", "3.10", "8.3", "2.7.1"),  # later ones are made for CANN 8.5 and newer
+    # Not with 2.7.1.post4, the last whose release notes name CANN 8.3: the headers that it brings lack names which the
+    # simulator's runtime is compiled with.
+    Row("2.7.1", "3.10", "8.3"),
     Row("2.7.1", "3.10", "9.1"),
     Row("2.9.1", "3.11", "8.5"),
     Row("2.10.0", "3.12", "9.1"),
@@ -118,13 +120,11 @@ def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path
         if not results.exists():
             return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter())
         cases = list(ET.parse(results).getroot().iter("testcase"))
-    failed = [
-        f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::")
-        for case in cases
-        if _has(case, "failure", "error")
-    ]
+    names = [f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::") for case in cases]
+    # Twice where it failed and what cleans up after it did too.
+    failed = [*dict.fromkeys(name for name, case in zip(names, cases, strict=True) if _has(case, "failure", "error"))]
     skipped = Counter(skip.attrib["message"] for case in cases for skip in case.iter("skipped"))
-    return Outcome(len(cases) - len(failed) - skipped.total(), failed, skipped)
+    return Outcome(len({*names}) - len(failed) - skipped.total(), failed, skipped)
 
 
 def _has(case: ET.Element, *tags: str) -> bool:

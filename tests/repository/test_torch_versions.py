@@ -61,17 +61,29 @@ def library(folder: Path, name: str, code: str, *options: str) -> None:
 def test_what_stands_in_for_a_library_has_its_functions_and_all_of_them_fail(tmp_path: Path) -> None:
     (tmp_path / "versions").write_text("libcutoy.so.3 { global: cuVersioned; local: *; };")
     library(tmp_path, "libcutoy.so.3", "int cuVersioned(void) { return 0; }", "-Wl,--version-script=versions")
-    library(tmp_path, "libncclplain.so.2", "int ncclPlain(void) { return 0; }")
+    plain = [
+        "int ncclPlain(void)", "const char* ncclGetErrorString(int e)",
+        "int cuptiGetResultString(int e, const char** t)",
+    ]  # fmt: skip
+    library(tmp_path, "libncclplain.so.2", "".join(f"{function} {{ return 0; }}\n" for function in plain))
+    code = """
+    int cuVersioned(void);
+    int versioned(void) { return cuVersioned(); }
+    int plain(void) { return ncclPlain(); }
+    const char* returned(void) { return ncclGetErrorString(3); }
+    const char* written(void) { const char* text = 0; cuptiGetResultString(3, &text); return text; }
+    """
     library(
-        tmp_path,
-        "libtorch_toy.so",
-        "int cuVersioned(void), ncclPlain(void);\nint call(int which) { return which ? cuVersioned() : ncclPlain(); }",
-        *("-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", "-L.", "-l:libcutoy.so.3", "-l:libncclplain.so.2"),
-    )
+        tmp_path, "libtorch_toy.so", "".join(f"{function};\n" for function in plain) + code,
+        "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", "-L.", "-l:libcutoy.so.3", "-l:libncclplain.so.2",
+    )  # fmt: skip
     (tmp_path / "versions").unlink()
     for name in ("libcutoy.so.3", "libncclplain.so.2"):
         (tmp_path / name).unlink()
     assert nvidia_stand_ins.make(tmp_path) == ["libcutoy.so.3", "libncclplain.so.2"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["libcutoy.so.3", "libncclplain.so.2", "libtorch_toy.so"]
     toy = ctypes.CDLL(str(tmp_path / "libtorch_toy.so"), mode=ctypes.RTLD_LOCAL | 2)  # RTLD_NOW
-    assert (toy.call(0), toy.call(1)) == (100, 100)
+    assert (toy.versioned(), toy.plain()) == (100, 100)
+    for tells in (toy.returned, toy.written):  # torch throws on a null text
+        tells.restype = ctypes.c_char_p
+        assert b"stand-in" in tells()

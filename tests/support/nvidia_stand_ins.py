@@ -15,8 +15,15 @@ from pathlib import Path
 _LIBRARY = re.compile(r"lib(cu|nv|nccl)")
 _FUNCTION = re.compile(r"cu|nv|nccl|__cuda")
 
+# Functions that say what an error is called return the text, or write where it is.
+_TELLS = re.compile(r"\w*(Error|Status|Result)(String|Name)")
+_WRITES_THE_TEXT = re.compile(r"cu(GetError|pti)\w+")
+
 # 100 is cudaErrorNoDevice. It is no success for the other libraries either.
-_BODY = 'mov $100, %eax\nret\n.section .note.GNU-stack, "", @progbits\n'
+_FAILS = "int {}(void) {{ return 100; }}\n"
+_TEXT = '"a stand-in for a library of NVIDIA, in which nothing works"'
+_RETURNS_TEXT = f"const char* {{}}(void) {{{{ return {_TEXT}; }}}}\n"
+_WRITES_TEXT = f"int {{}}(int error, const char** text) {{{{ *text = {_TEXT}; return 0; }}}}\n"
 
 
 def make(torch_lib: Path) -> list[str]:
@@ -57,18 +64,24 @@ def _versions(library: Path) -> Iterator[tuple[str, str]]:
 
 def _write(file: Path, unversioned: set[str], by_version: dict[str, set[str]]) -> None:
     names = sorted(unversioned.union(*by_version.values()))
-    code = "".join(f".globl {name}\n.type {name}, @function\n{name}:\n" for name in names)
+    code = "".join(_body(name).format(name) for name in names)
     script = "".join(
         f"{version} {{ global: {' '.join(f'{name};' for name in sorted(of_it))} }};\n"
         for version, of_it in by_version.items()
     )
-    source, map_ = file.with_name(f"{file.name}.s"), file.with_name(f"{file.name}.map")
-    source.write_text(f".text\n{code}{_BODY}", "utf-8")
+    source, map_ = file.with_name(f"{file.name}.c"), file.with_name(f"{file.name}.map")
+    source.write_text(code, "utf-8")
     map_.write_text(script, "utf-8")
     options = [f"-Wl,-soname,{file.name}", *([f"-Wl,--version-script={map_}"] if script else [])]
-    subprocess.run(["gcc", "-shared", "-nostdlib", *options, "-o", file, source], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-nostdlib", *options, "-o", file, source], check=True)
     source.unlink()
     map_.unlink()
+
+
+def _body(name: str) -> str:
+    if not _TELLS.fullmatch(name):
+        return _FAILS
+    return _WRITES_TEXT if _WRITES_THE_TEXT.fullmatch(name) else _RETURNS_TEXT
 
 
 def _output(*command: str | Path) -> str:

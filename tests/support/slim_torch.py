@@ -56,13 +56,15 @@ def environment(cache: Path, torch: str, python: str, interpreters: Sequence[str
     interpreter = _interpreter(python, interpreters)
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f"{made.directory.name}.lock"):
-        mark = made.directory / "torch_is_installed"
-        if not mark.exists():
+        mark = made.directory / "stand_ins"  # of which content
+        content = Path(nvidia_stand_ins.__file__).read_text("utf-8")
+        if not mark.exists() or mark.read_text("utf-8") != content:
             shutil.rmtree(made.directory, ignore_errors=True)
             subprocess.run([interpreter, "-m", "venv", made.directory], check=True)
             _install(made, "--no-deps", f"torch=={torch}")
             (torch_lib,) = made.directory.glob("lib/python3*/site-packages/torch/lib")
-            mark.write_text("".join(f"{name}\n" for name in nvidia_stand_ins.make(torch_lib)), "utf-8")
+            nvidia_stand_ins.make(torch_lib)
+            mark.write_text(content, "utf-8")
         # These each time: the checkout, and what it asks for, may have changed.
         _install(made, "--no-deps", "-e", str(CHECKOUT))
         _install(made, *_plain_requirements(made))

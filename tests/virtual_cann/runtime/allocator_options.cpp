@@ -10,7 +10,11 @@
 
 namespace {
 
-// The static variable of c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys(), one in each process.
+using Keys = std::unordered_set<std::string>;
+
+// c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys() of newer versions, and its static variable, of
+// which a process has one, where it is inline.
+constexpr char kGetKeys[] = "_ZN3c1016CachingAllocator26AcceleratorAllocatorConfig14getMutableKeysB5cxx11Ev";
 constexpr char kKeys[] = "_ZZN3c1016CachingAllocator26AcceleratorAllocatorConfig14getMutableKeysB5cxx11EvE4keys";
 
 [[gnu::constructor]] void forget_the_options_of_cuda() {
@@ -18,8 +22,10 @@ constexpr char kKeys[] = "_ZZN3c1016CachingAllocator26AcceleratorAllocatorConfig
   if (cuda == nullptr) {
     return;
   }
-  if (void* const keys = dlsym(cuda, kKeys)) {
-    static_cast<std::unordered_set<std::string>*>(keys)->clear();
+  if (void* const get = dlsym(cuda, kGetKeys)) {
+    reinterpret_cast<Keys& (*)()>(get)().clear();
+  } else if (void* const keys = dlsym(cuda, kKeys)) {
+    static_cast<Keys*>(keys)->clear();
   }
   dlclose(cuda);
 }
