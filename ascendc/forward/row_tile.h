@@ -1,79 +1,61 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile of many short rows, `pitch` floats apart. A row is cut into chunks, and one instruction works on the same
-// chunk of all rows: on eight floats of eight rows a repeat where the strides' fields hold that (rows up to 248), else
-// on 64 floats of one row. Rows then meet in one chunk each, and reductions of blocks or repeats finish them.
+// What forward does with a tile of many short rows, chunk by chunk. In reductions, rows meet in one chunk each, which
+// reductions of blocks or repeats finish.
 #pragma once
 
-#include "../common/lanes.h"
+#include "../common/row_chunks.h"
 
 namespace npu_ce {
 
 static_assert(kCeNarrowClasses / kBlockFloats <= 255, "a stride from row to row has 8 bits, and counts blocks");
 
-class RowTile {
+class RowTile : public RowChunks {
  public:
-  // Rows in multiples of 8, at most kMaxRepeats * 8 of the first kind and kMaxRepeats of the second.
   __aicore__ inline void Init(TPipe* pipe, uint32_t columns, uint32_t pitch, uint32_t capacity) {
+    RowChunks::Init(pitch);
     columns_ = columns;
-    pitch_ = pitch;
-    by_blocks_ = pitch <= kCeBlockPitch;
-    chunk_ = by_blocks_ ? kBlockFloats : kCeLanes;
-    pipe->InitBuffer(scratch_, capacity * chunk_ * sizeof(float));
+    pipe->InitBuffer(scratch_, capacity * Chunk() * sizeof(float));
   }
-
-  // The rows that instructions work on from now on.
-  __aicore__ inline void SetRows(uint32_t rows) {
-    rows_ = by_blocks_ ? CeilTo(rows, kBlockFloats) : rows;
-    repeats_ = by_blocks_ ? rows_ / kBlockFloats : rows_;
-  }
-  __aicore__ inline uint32_t Rows() const { return rows_; }  // in whole instructions
-  __aicore__ inline uint32_t Count() const { return rows_ * pitch_; }
 
   // What lies behind the columns of each row.
   __aicore__ inline void FillTails(const LocalTensor<float>& tile, float value) const {
-    uint32_t column = columns_ / chunk_ * chunk_;
+    uint32_t column = columns_ / Chunk() * Chunk();
     if (column < columns_) {
       uint64_t mask[2] = {~uint64_t(0) << (columns_ - column), 0};
-      if (by_blocks_) {  // the same lanes of each block
+      if (ByBlocks()) {  // the same lanes of each block
         mask[0] = (0xff << (columns_ - column) & 0xff) * 0x0101010101010101;
       }
-      Duplicate(tile[column], value, mask, repeats_, BlockStep(), RepeatStep());
-      column += chunk_;
+      Duplicate(tile[column], value, mask, Repeats(), Tile().block, Tile().repeat);
+      column += Chunk();
     }
-    for (; column < pitch_; column += chunk_) {
-      Duplicate(tile[column], value, uint64_t(kCeLanes), repeats_, BlockStep(), RepeatStep());
+    for (; column < Pitch(); column += Chunk()) {
+      Duplicate(tile[column], value, uint64_t(kCeLanes), Repeats(), Tile().block, Tile().repeat);
     }
     VectorBarrier();
   }
 
   __aicore__ inline void Max(const LocalTensor<float>& result, const LocalTensor<float>& tile) const {
     const LocalTensor<float> folded = FoldChunks<MaxOf>(tile);
-    if (by_blocks_) {
-      BlockReduceMax(result, folded, repeats_, kCeLanes, 1, 1, 8);
+    if (ByBlocks()) {
+      BlockReduceMax(result, folded, Repeats(), kCeLanes, 1, 1, 8);
     } else {
-      WholeReduceMax(result, folded, kCeLanes, repeats_, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
+      WholeReduceMax(result, folded, kCeLanes, Repeats(), 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
     }
     VectorBarrier();
   }
 
   __aicore__ inline void Min(const LocalTensor<float>& result, const LocalTensor<float>& tile) const {
     const LocalTensor<float> folded = FoldChunks<MinOf>(tile);
-    if (by_blocks_) {
-      BlockReduceMin(result, folded, repeats_, kCeLanes, 1, 1, 8);
+    if (ByBlocks()) {
+      BlockReduceMin(result, folded, Repeats(), kCeLanes, 1, 1, 8);
     } else {
-      WholeReduceMin(result, folded, kCeLanes, repeats_, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
+      WholeReduceMin(result, folded, kCeLanes, Repeats(), 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
     }
     VectorBarrier();
   }
 
   __aicore__ inline void Sum(const LocalTensor<float>& result, const LocalTensor<float>& tile) const {
-    const LocalTensor<float> folded = FoldChunks<SumOf>(tile);
-    if (by_blocks_) {
-      BlockReduceSum(result, folded, repeats_, kCeLanes, 1, 1, 8);
-    } else {
-      WholeReduceSum(result, folded, kCeLanes, repeats_, 1, 1, 8);
-    }
-    VectorBarrier();
+    SumChunks(result, FoldChunks<SumOf>(tile));
   }
 
   // dst = src - values, a value a row. Rows that are no more than their chunks are taken one by one: the
@@ -82,17 +64,15 @@ class RowTile {
                                   const LocalTensor<float>& values) const {
     const LocalTensor<float> spread = Spread(values);
     if (FewerThanChunks()) {
-      for (uint32_t row = 0; row < rows_; ++row) {
-        Sub(dst[row * pitch_], src[row * pitch_], spread[row * kBlockFloats], kCeLanes, pitch_ / kCeLanes,
+      for (uint32_t row = 0; row < Rows(); ++row) {
+        Sub(dst[row * Pitch()], src[row * Pitch()], spread[row * kBlockFloats], kCeLanes, Pitch() / kCeLanes,
             BinaryRepeatParams(1, 1, 0, kRepeatBlocks, kRepeatBlocks, 0));
       }
       VectorBarrier();
       return;
     }
-    for (uint32_t column = 0; column < pitch_; column += chunk_) {
-      Sub(dst[column], src[column], spread, kCeLanes, repeats_,
-          BinaryRepeatParams(BlockStep(), BlockStep(), ValueBlockStep(), RepeatStep(), RepeatStep(),
-                             ValueRepeatStep()));
+    for (uint32_t column = 0; column < Pitch(); column += Chunk()) {
+      Sub(dst[column], src[column], spread, kCeLanes, Repeats(), Params(Tile(), Tile(), Value()));
     }
     VectorBarrier();
   }
@@ -100,9 +80,8 @@ class RowTile {
   // dst = src * columns, a factor a column.
   __aicore__ inline void MultiplyColumns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                          const LocalTensor<float>& columns) const {
-    for (uint32_t column = 0; column < pitch_; column += chunk_) {
-      Mul(dst[column], src[column], columns[column], kCeLanes, repeats_,
-          BinaryRepeatParams(BlockStep(), BlockStep(), by_blocks_ ? 0 : 1, RepeatStep(), RepeatStep(), 0));
+    for (uint32_t column = 0; column < Pitch(); column += Chunk()) {
+      Mul(dst[column], src[column], columns[column], kCeLanes, Repeats(), Params(Tile(), Tile(), Column()));
     }
     VectorBarrier();
   }
@@ -113,9 +92,9 @@ class RowTile {
                                      const LocalTensor<float>& values, const LocalTensor<float>& source, bool each,
                                      float otherwise, const LocalTensor<uint8_t>& bits) const {
     const LocalTensor<float> spread = Spread(values);
-    for (uint32_t column = 0; column < pitch_; column += chunk_) {
-      Compare(bits, tile[column], spread, CMPMODE::EQ, uint64_t(kCeLanes), repeats_,
-              BinaryRepeatParams(1, BlockStep(), ValueBlockStep(), 8, RepeatStep(), ValueRepeatStep()));
+    for (uint32_t column = 0; column < Pitch(); column += Chunk()) {
+      Compare(bits, tile[column], spread, CMPMODE::EQ, uint64_t(kCeLanes), Repeats(),
+              Params(SideBySide(), Tile(), Value()));
       SelectChunk(dst[column], source[column], each, otherwise, bits);
     }
   }
@@ -124,25 +103,20 @@ class RowTile {
   __aicore__ inline void SelectNan(const LocalTensor<float>& dst, const LocalTensor<float>& tile,
                                    const LocalTensor<float>& source, float otherwise,
                                    const LocalTensor<uint8_t>& bits) const {
-    for (uint32_t column = 0; column < pitch_; column += chunk_) {
-      Compare(bits, tile[column], tile[column], CMPMODE::NE, uint64_t(kCeLanes), repeats_,
-              BinaryRepeatParams(1, BlockStep(), BlockStep(), 8, RepeatStep(), RepeatStep()));
+    for (uint32_t column = 0; column < Pitch(); column += Chunk()) {
+      Compare(bits, tile[column], tile[column], CMPMODE::NE, uint64_t(kCeLanes), Repeats(),
+              Params(SideBySide(), Tile(), Tile()));
       SelectChunk(dst[column], source[column], false, otherwise, bits);
     }
   }
 
  private:
   // Instructions then go row by row rather than chunk by chunk.
-  __aicore__ inline bool FewerThanChunks() const { return !by_blocks_ && rows_ <= pitch_ / chunk_; }
-  __aicore__ inline uint8_t BlockStep() const { return by_blocks_ ? pitch_ / kBlockFloats : 1; }
-  __aicore__ inline uint8_t RepeatStep() const { return by_blocks_ ? pitch_ : pitch_ / kBlockFloats; }
-  // Of values spread over blocks, one a row.
-  __aicore__ inline uint8_t ValueBlockStep() const { return by_blocks_ ? 1 : 0; }
-  __aicore__ inline uint8_t ValueRepeatStep() const { return by_blocks_ ? 8 : 1; }
+  __aicore__ inline bool FewerThanChunks() const { return !ByBlocks() && Rows() <= Pitch() / Chunk(); }
 
   __aicore__ inline LocalTensor<float> Spread(const LocalTensor<float>& values) const {
     const LocalTensor<float> spread = scratch_.Get<float>();
-    SpreadToBlocks(spread, values, rows_);
+    SpreadToBlocks(spread, values, Rows());
     VectorBarrier();
     return spread;
   }
@@ -150,25 +124,24 @@ class RowTile {
   // The chunks of each row in one, side by side.
   template <class Op>
   __aicore__ inline LocalTensor<float> FoldChunks(const LocalTensor<float>& tile) const {
-    if (pitch_ == chunk_) {
+    if (Pitch() == Chunk()) {
       return tile;
     }
     const LocalTensor<float> folded = scratch_.Get<float>();
-    Op::Apply(folded, tile, tile[chunk_], uint64_t(kCeLanes), repeats_,
-              BinaryRepeatParams(1, BlockStep(), BlockStep(), 8, RepeatStep(), RepeatStep()));
+    Op::Apply(folded, tile, tile[Chunk()], uint64_t(kCeLanes), Repeats(), Params(SideBySide(), Tile(), Tile()));
     VectorBarrier();
     if (FewerThanChunks()) {  // in the same order
-      for (uint32_t row = 0; row < rows_ && pitch_ > 2 * chunk_; ++row) {
+      for (uint32_t row = 0; row < Rows() && Pitch() > 2 * Chunk(); ++row) {
         const LocalTensor<float> of_row = folded[row * kCeLanes];
-        Op::Apply(of_row, tile[row * pitch_ + 2 * kCeLanes], of_row, uint64_t(kCeLanes), pitch_ / kCeLanes - 2,
+        Op::Apply(of_row, tile[row * Pitch() + 2 * kCeLanes], of_row, uint64_t(kCeLanes), Pitch() / kCeLanes - 2,
                   BinaryRepeatParams(1, 1, 1, 0, kRepeatBlocks, 0));
       }
       VectorBarrier();
       return folded;
     }
-    for (uint32_t column = 2 * chunk_; column < pitch_; column += chunk_) {
-      Op::Apply(folded, folded, tile[column], uint64_t(kCeLanes), repeats_,
-                BinaryRepeatParams(1, 1, BlockStep(), 8, 8, RepeatStep()));
+    for (uint32_t column = 2 * Chunk(); column < Pitch(); column += Chunk()) {
+      Op::Apply(folded, folded, tile[column], uint64_t(kCeLanes), Repeats(),
+                Params(SideBySide(), SideBySide(), Tile()));
       VectorBarrier();
     }
     return folded;
@@ -176,15 +149,14 @@ class RowTile {
 
   __aicore__ inline void SelectChunk(const LocalTensor<float>& dst, const LocalTensor<float>& source, bool each,
                                      float otherwise, const LocalTensor<uint8_t>& bits) const {
-    const uint8_t block = each ? BlockStep() : by_blocks_ ? 0 : 1, repeat = each ? RepeatStep() : 0;
+    const Strides of_source = each ? Tile() : Column();
     VectorBarrier();
-    Select(dst, bits, source, otherwise, SELMODE::VSEL_TENSOR_SCALAR_MODE, uint64_t(kCeLanes), repeats_,
-           BinaryRepeatParams(BlockStep(), block, block, RepeatStep(), repeat, repeat));
+    Select(dst, bits, source, otherwise, SELMODE::VSEL_TENSOR_SCALAR_MODE, uint64_t(kCeLanes), Repeats(),
+           Params(Tile(), of_source, of_source));
     VectorBarrier();
   }
 
-  uint32_t columns_, pitch_, chunk_, rows_, repeats_;
-  bool by_blocks_;
+  uint32_t columns_;
   // For rows folded to a chunk each, or for values spread to blocks. Its Get is not const.
   mutable TBuf<QuePosition::VECCALC> scratch_;
 };

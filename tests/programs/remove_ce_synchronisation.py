@@ -51,7 +51,6 @@ REASONS = {
         backward/narrow.h TakeElements VectorBarrier 3
         backward/wide.h TakeElements VectorBarrier 2
         backward/many_rows.h Subtract VectorBarrier 1
-        backward/many_rows.h Sums VectorBarrier 3
         forward/merge.asc Run VectorBarrier 1
         forward/row_finish.h CrossEntropy VectorBarrier 10
         forward/row_finish.h ZLoss VectorBarrier 4

@@ -44,7 +44,7 @@ CALL = re.compile(
     r"(?P<fetch>[\w.]+\.(?:template )?(?:Alloc|(?P<wait>DeQue))(?:Tensor)?<(?P<type>\w+)>\(\))"
     r"|\b(?P<statement>(?:VectorBarrier|PipeBarrier<\w+>|Order<[\w:]+>)\(\)"
     r"|(?:Set|Wait)Flag<[\w:]+>\([^;]*\)"
-    r"|(?:\w+\.)?FillTails?\([^;]*\)"
+    r"|(?:\w+\.)?FillTails?\([^;{]*\)"
     r"|[\w.]+\.(?:FreeTensor|EnQue)\((?P<tensor>[^;]*)\));"
 )
 PRELUDE = """
