@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lets torch_npu live beside a torch that was built for CUDA. From torch 2.10 on, an allocator registers the names of
-// its options, and torch refuses a second one with a name of the first ("Duplicated key"). torch_npu is made for a torch
-// without CUDA, but most package indexes have no such build. Nothing here has a GPU, so its allocator's names are taken
-// back before torch_npu registers: this library is initialised before torch_npu's, which needs it, and after torch's.
+// its options, and torch refuses a second one with a name of the first ("Duplicated key"). torch_npu is made for a
+// torch without CUDA, but most package indexes have no such build. Nothing here has a GPU, so its allocator's names are
+// taken back before torch_npu registers: this library is initialised before torch_npu's, which needs it, and after
+// torch's.
 #include <dlfcn.h>
 
 #include <string>
