@@ -165,7 +165,7 @@ else:
         return False
 
 
-_ALLOW_OVERRIDE = {"allow_override": True} if _VERSION >= (2, 8) else {}  # before, no kernel has to say it
+_ALLOW_OVERRIDE = {"allow_override": True} if _VERSION >= (2, 8) else {}  # before, torch refuses a second one of Python
 
 
 def override(
@@ -174,6 +174,8 @@ def override(
     """Registers a kernel in the place of another for as long as the library lives, without torch's warning of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if not _ALLOW_OVERRIDE:
+            torch.library._impls.discard("/".join((library.ns, name, key or library.dispatch_key)))
         library.impl(name, kernel, key, with_keyset=with_keyset, **_ALLOW_OVERRIDE)
 
 

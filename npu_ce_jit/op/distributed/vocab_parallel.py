@@ -109,7 +109,8 @@ def forward(
         parts.append(torch.where(is_masked, of_masked, smoothed))
     if outputs & ENTROPY:
         parts.append(torch.where(share == 0, 0, share * (((row_max - greatest) + log_sum) - entropy)))
-    total, nll, *others = all_reduce(torch.stack(parts), "sum", groups)
+    total, nll, *rest = all_reduce(torch.stack(parts), "sum", groups)
+    others = list(rest)  # torch.compile made a tuple of it before 2.11
 
     log_sum = total.log()
     target_weight = others.pop(0) if weight is not None else place.not_ignored.to(dtype)
