@@ -54,9 +54,8 @@ inline const char* torch_exception_get_what_without_backtrace() { return caught_
 inline at::Tensor& tensor_of(AtenTensorHandle handle) { return *reinterpret_cast<at::Tensor*>(handle); }
 
 // These two have long been there, but what they caught could not be asked for: "out of memory" would be lost.
-inline AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides,
-                                               int32_t dtype, int32_t device_type, int32_t device_index,
-                                               AtenTensorHandle* result) {
+inline AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                               int32_t device_type, int32_t device_index, AtenTensorHandle* result) {
   return catching([&] {
     const c10::Device device(static_cast<c10::DeviceType>(device_type), static_cast<c10::DeviceIndex>(device_index));
     const auto options = at::TensorOptions().device(device).dtype(static_cast<at::ScalarType>(dtype));
