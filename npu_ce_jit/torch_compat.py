@@ -179,6 +179,12 @@ def override(
         library.impl(name, kernel, key, with_keyset=with_keyset, **_ALLOW_OVERRIDE)
 
 
+def fully_sharded_groups(state: Any) -> list[Any]:
+    """What fully_shard reduces together, of a module's state; before 2.12 a module has one group or none."""
+    groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+    return [group for group in groups if group is not None]
+
+
 def fake_options(library: torch.library.Library) -> dict[str, Any]:
     """What registers a fake kernel for as long as the library lives; before 2.8 the handle alone decides."""
     return {"lib": library, "allow_override": False} if _VERSION >= (2, 8) else {}

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from npu_ce_jit.torch_compat import fully_sharded_groups
+
 _OF_FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
 _PARAMETERS = ("linear_weight", "linear_bias")
 
@@ -72,8 +74,8 @@ def _averaged() -> Iterator[set[int]]:
     from torch.distributed._composable_state import _module_state_mapping
 
     for state in list(_module_state_mapping.values()):
-        for parameters in getattr(state(), "_fsdp_param_groups", ()):
-            if parameters.gradient_divide_factor == 1:
+        for parameters in fully_sharded_groups(state()):
+            if getattr(parameters, "gradient_divide_factor", None) == 1:  # since 2.8
                 continue
             for name in ("shard_process_group", "replicate_process_group"):
                 group = getattr(parameters.mesh_info, name, None)
