@@ -34,7 +34,7 @@ from virtual_cann.environment import torch_npu_for
 from virtual_cann.layouts import LAYOUTS
 
 PAGE = CHECKOUT / "docs" / "compatibility.md"
-HEAD = ("CANN", "torch", "torch_npu", "Python", "passed", "failed", "skipped", "seconds", "date")
+HEAD = ("CANN", "torch", "torch_npu", "Python", "tests", "passed", "failed", "skipped", "seconds", "date")
 
 # What uses torch: its dispatcher, tracing, autograd, compilers, processes. The tests of commands, pages and the
 # simulator would say the same of any torch.
@@ -142,7 +142,8 @@ _TITLE = "## With which torch\n"
 _ABOUT = """
 `python tests/programs/torch_versions.py` runs the tests of numbers, tracing, training, processes and the cache with
 each of these, and writes this table. Rows without CANN ran on the CPU, the others on the virtual NPU. A test is skipped
-where torch, or the machine, lacks what it is about; the program prints the reasons.
+where torch, or the machine, lacks what it is about; the program prints the reasons. The "quick" tests are those of
+numbers, tracing and the cache (`--quick`).
 
 """
 
@@ -167,8 +168,10 @@ def _chosen(names: Sequence[str]) -> list[Row]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="all of them, unless some are named")
-    parser.add_argument("--quick", action="store_true", help="numbers, tracing and the cache only; writes no page")
-    parser.add_argument("--ends", action="store_true", help="the oldest and the newest torch that can be had here")
+    parser.add_argument("--quick", action="store_true", help="numbers, tracing and the cache only")
+    parser.add_argument(
+        "--ends", action="store_true", help="the oldest and the newest torch that can be had here; writes no page"
+    )
     parser.add_argument(
         "--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits"
     )
@@ -195,7 +198,13 @@ class Report:
             _say(f"{row.name}: not run: {error}\n")
             return False
         self.all_passed &= not outcome.failed
-        counts = (outcome.passed, len(outcome.failed), outcome.skipped.total(), round(time.monotonic() - began))
+        counts = (
+            "quick" if self._arguments.quick else "all",
+            outcome.passed,
+            len(outcome.failed),
+            outcome.skipped.total(),
+            round(time.monotonic() - began),
+        )
         self.lines[row] = _line([*row.cells, *map(str, counts), time.strftime("%Y-%m-%d")])
         _say(self.lines[row])
         _say("".join(f"    failed: {name}\n" for name in outcome.failed))
@@ -218,7 +227,7 @@ def main() -> None:
         complete = any(map(report.run, on_cpu)) and any(map(report.run, reversed(on_cpu)))  # each up to the first
     else:
         complete = not [row for row in _chosen(arguments.rows) if not report.run(row)]
-    if not arguments.quick:
+    if not arguments.ends:
         page = PAGE.read_text("utf-8")
         PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
     raise SystemExit(not (complete and report.all_passed))

@@ -17,7 +17,7 @@ from virtual_cann.layouts import LAYOUTS
 
 from npu_ce_jit import torch_compat
 
-LINES = {row: f"| {' | '.join(row.cells)} | 7 | 0 | 1 | 60 | 2026-01-01 |\n" for row in ROWS}
+LINES = {row: f"| {' | '.join(row.cells)} | all | 7 | 0 | 1 | 60 | 2026-01-01 |\n" for row in ROWS}
 
 
 def test_rows_that_did_not_run_keep_their_lines() -> None:
