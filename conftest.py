@@ -14,7 +14,6 @@ import pytest
 os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests say themselves which processes leave torch_npu alone
 
 import torch
-import torch_features
 
 import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
 
@@ -121,4 +120,6 @@ def _needs_only_the_virtual_cann(file: Path) -> bool:
 
 
 def _needs_another_torch(report: pytest.TestReport) -> bool:
-    return isinstance(report.longrepr, tuple) and report.longrepr[2].removeprefix("Skipped: ") in torch_features.REASONS
+    from torch_features import REASONS  # below tests/support, which pytest alone puts on the path
+
+    return isinstance(report.longrepr, tuple) and report.longrepr[2].removeprefix("Skipped: ") in REASONS

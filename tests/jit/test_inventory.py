@@ -193,7 +193,7 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes(full, capsys, monkeypa
 
 def test_verify_fails_where_something_is_damaged_and_says_how_to_go_on(full, capsys):
     one, places = full
-    assert cache_commands.verify(one.store) == 1
+    assert cache_commands.verify(one.store, may_colour=False) == 1
     said = capsys.readouterr().out
     for kind in ("damaged", "untrusted"):
         assert f"{kind}" in said
@@ -203,9 +203,11 @@ def test_verify_fails_where_something_is_damaged_and_says_how_to_go_on(full, cap
 
 def test_verify_of_a_good_or_an_empty_cache_is_0(built, tmp_path, capsys):
     one, _ = built
-    assert cache_commands.verify(one.store) == 0
+    assert cache_commands.verify(one.store, may_colour=False) == 0
     assert "1 entries, 0 bad" in capsys.readouterr().out
-    assert cache_commands.verify(toy(tmp_path, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "none")).store) == 0
+    assert (
+        cache_commands.verify(toy(tmp_path, NPU_CE_JIT_CACHE_DIR=str(tmp_path / "none")).store, may_colour=False) == 0
+    )
 
 
 def _session(one: Toy) -> bootstrap.State:
