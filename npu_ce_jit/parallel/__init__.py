@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses where each rank of a process group has some of the classes: tensor parallelism of the vocabulary.
+
+On torch.distributed's own collectives: gloo on CPU, hccl on NPU. Not imported by `import npu_ce_jit`.
+"""
+
+from npu_ce_jit.parallel.cross_entropy import vocab_parallel_cross_entropy
+from npu_ce_jit.parallel.linear_cross_entropy import vocab_parallel_linear_cross_entropy
+
+__all__ = ["vocab_parallel_cross_entropy", "vocab_parallel_linear_cross_entropy"]
