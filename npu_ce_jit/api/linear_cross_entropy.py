@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from npu_ce_jit.api.cross_entropy import HALVES, OPS, cross_entropy
+from npu_ce_jit.api.cross_entropy import HALVES, OPS, CrossEntropyOutput, cross_entropy
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op.checks import check_layer, require_tensor
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions, is_autocast
@@ -24,38 +26,50 @@ def linear_cross_entropy(
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    return_z_loss: bool = False,
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    return_lse: bool = False,
+    return_argmax: bool = False,
+    return_entropy: bool = False,
+    skip_ignored: bool = False,
     loss_dtype: torch.dtype | None = None,
     options: LinearCrossEntropyOptions | None = None,
-) -> Tensor:
+) -> Tensor | CrossEntropyOutput:
     """`cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...)` without the `[N, C]` logits.
 
-    The logits are made a chunk of rows at a time: a quarter of their bytes at most, where they are large. Rows that are
-    ignored take part in no matrix product; on an NPU, finding them waits for the device once. For "mean" and "sum",
-    forward makes the gradients that are needed and backward scales them; for "none", and in float16, backward makes the
-    logits again. Gradients of gradients, forward AD and torch.func transforms are exact too, but make the whole logits.
+    The logits are made a chunk of rows at a time: a quarter of their bytes at most, where they are large. On a CPU,
+    rows that are ignored take part in no matrix product, unless their lse, argmax or entropy is asked for; an NPU
+    multiplies them too, and the host waits for nothing. For "mean" and "sum", forward makes the gradients of the loss
+    that are needed, and backward scales them; for "none", in float16, and where what is returned beside the loss has a
+    gradient too, backward makes the logits again. Gradients of gradients, forward AD and torch.func transforms are
+    exact too, but make the whole logits.
 
     Every sum is accumulated in float32 (float64 for float64 inputs) but one: the gradient of linear_weight is added up
     over the chunks, few, in its own dtype.
 
     Args:
-        input: `[in_features]` or `[N, in_features]`; float16, bfloat16, float32 (and float64 on CPU).
-        linear_weight: `[C, in_features]`, or `[C, d1, ..., in_features]` for a loss of each position, which makes the
-            whole logits; of the input's dtype, unless autocast casts both.
-        target: class indices `[]`, `[N]` or `[N, d1, ...]`, int64 or int32; class probabilities in the logits' shape
-            fall back to `torch.nn.functional.cross_entropy`.
+        input: `[..., in_features]`, any number of leading dimensions, as F.linear takes it; float16, bfloat16, float32
+            (and float64 on CPU).
+        linear_weight: `[C, in_features]`, of the input's dtype, unless autocast casts both. Or `[C, d1, ...,
+            in_features]` for a loss of each position, with input `[N, in_features]`: that makes the whole logits.
+        target: class indices `[...]` (or `[N, d1, ...]`), int64 or int32; class probabilities in the logits' shape fall
+            back to `torch.nn.functional.cross_entropy`.
         linear_bias: linear_weight's shape without its last dimension.
         weight: `[C]`, the classes' weights in the loss; float32 or the input's dtype.
         reduction, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for `npu_ce_jit.cross_entropy`.
+        return_z_loss, return_lse, return_argmax, return_entropy: as there; all but argmax are differentiable.
         ignore_index: as there; None means -100.
+        skip_ignored: rows that are ignored have lse and entropy 0, without a gradient, and argmax -1, and on a CPU take
+            part in no product.
         options: `npu_ce_jit.LinearCrossEntropyOptions`, which is torch.nn's where torch has it (2.13). Its
             batch_chunk_size and chunking_method say how many rows there are in a chunk ("auto" is "aspect_ratio:2";
             with neither, as without options). acc_policy, acc_dtype and allow_retain_graph change nothing: sums are as
             said above, and a graph can always be retained.
 
     Returns:
-        The loss: 0-d for mean and sum, in the target's shape for none.
+        The loss: 0-d for mean and sum, in the target's shape for none. With any `return_*`, a `CrossEntropyOutput`, its
+        lse, argmax and entropy in the target's shape.
 
     Raises:
         TypeError: input, linear_weight or target is no Tensor.
@@ -78,20 +92,43 @@ def linear_cross_entropy(
         chunk_rows=chunk_rows,
         aspect_ratio=aspect_ratio,
     )
+    requests: dict[str, Any] = {
+        "return_z_loss": return_z_loss,
+        "return_lse": return_lse,
+        "return_argmax": return_argmax,
+        "return_entropy": return_entropy,
+    }
+    terms: dict[str, Any] = {
+        "reduction": reduction,
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "softcap": softcap,
+        "logit_scale": logit_scale,
+    }
     probabilities = target.is_floating_point() and target.shape == (*input.shape[:-1], *linear_weight.shape[:-1])
     if probabilities or linear_weight.dim() > 2:
-        return cross_entropy(  # type: ignore[return-value]
-            _logits(input, linear_weight, linear_bias),
-            target,
-            weight,
-            reduction,
-            ignore_index,
-            label_smoothing,
-            z_loss=z_loss,
-            softcap=softcap,
-            logit_scale=logit_scale,
-            loss_dtype=loss_dtype,
-        )
+        logits = _logits(input, linear_weight, linear_bias)
+        if input.dim() > 2:
+            logits, target = (t.flatten(0, -2) for t in (logits, target))
+        return cross_entropy(logits, target, weight, loss_dtype=loss_dtype, **terms, **requests)
+    found = call_operator(
+        input, linear_weight, target, linear_bias, weight, loss_dtype,
+        **terms, **requests, skip_ignored=skip_ignored, chunk_rows=chunk_rows, aspect_ratio=aspect_ratio,
+    )  # fmt: skip
+    return found if any(requests.values()) else found.loss
+
+
+def call_operator(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None,
+    weight: Tensor | None,
+    loss_dtype: torch.dtype | None,
+    **options: Any,
+) -> CrossEntropyOutput:
+    """The operator on `[..., in_features]`, its results in the target's shape; None for what was not asked."""
     if is_autocast(input.device.type):
         # As torch: F.linear in autocast's dtype, the loss in float32.
         dtype = torch.get_autocast_dtype(input.device.type)
@@ -100,36 +137,31 @@ def linear_cross_entropy(
         if loss_dtype is None and input.dtype in HALVES:
             loss_dtype = torch.float32
         weight = None if weight is None else _autocast(weight, torch.float32)
-    is_one_row = input.dim() == 1
-    if is_one_row:
-        if target.dim() != 0:
-            raise RuntimeError(
-                f"expected target of shape [] for input of shape [in_features], got {list(target.shape)}"
-            )
-        input, target = input[None], target[None]
-    loss: Tensor = OPS.linear_cross_entropy.default(
-        input,
-        linear_weight,
-        target,
-        linear_bias,
-        weight,
-        reduction,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        logit_scale,
-        loss_dtype,
-        chunk_rows,
-        aspect_ratio,
+    shape = target.shape
+    if input.dim() != 2:
+        if input.dim() and shape != input.shape[:-1]:
+            expected = "[]" if input.dim() == 1 else str(list(input.shape[:-1]))
+            of = "[in_features]" if input.dim() == 1 else str(list(input.shape))
+            raise RuntimeError(f"expected target of shape {expected} for input of shape {of}, got {list(shape)}")
+        input, target = input.reshape(-1, *input.shape[-1:]), target.reshape(-1)
+    loss, z_loss, *of_rows = OPS.linear_cross_entropy.default(
+        input, linear_weight, target, linear_bias, weight, loss_dtype=loss_dtype, **options
     )
-    return loss.reshape(()) if is_one_row else loss
+    loss_shape = shape if options["reduction"] == "none" else ()
+    return CrossEntropyOutput(
+        loss.reshape(loss_shape),
+        z_loss.reshape(loss_shape) if options["return_z_loss"] else None,
+        *(
+            values.reshape(shape) if options[f"return_{name}"] else None
+            for name, values in zip(("lse", "argmax", "entropy"), of_rows, strict=True)
+        ),
+    )
 
 
 def _logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
-    """`[C]`, `[N, C]` or `[N, C, d1, ...]`, whole."""
+    """`[..., C]` or `[N, C, d1, ...]`, whole."""
     check_layer(input, linear_weight, linear_bias)
-    if input.dim() > 2 or (input.dim() == 1 and linear_weight.dim() > 2):
+    if linear_weight.dim() > 2 and input.dim() != 2:
         raise RuntimeError(
             f"expected input of shape [N, in_features] for linear_weight {list(linear_weight.shape)}, "
             f"got {list(input.shape)}"

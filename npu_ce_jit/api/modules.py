@@ -10,6 +10,7 @@ from torch import Tensor
 
 from npu_ce_jit import torch_compat
 from npu_ce_jit.api.cross_entropy import CrossEntropyOutput, cross_entropy
+from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
 
 
 def _refuse_scripting(module: torch.nn.Module) -> NoReturn:
@@ -52,23 +53,12 @@ class LinearCrossEntropyLoss(torch_compat.LinearCrossEntropyLoss):
     and errors are that function's. The layer is `linear`, as in torch's.
     """
 
-    def __init__(
-        self,
-        *arguments: Any,
-        z_loss: float = 0.0,
-        softcap: float | None = None,
-        logit_scale: float = 1.0,
-        loss_dtype: torch.dtype | None = None,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        loss_options = {name: keywords.pop(name) for name in _LINEAR_OPTIONS if name in keywords}
         super().__init__(*arguments, **keywords)
-        self.loss_options: dict[str, Any] = {
-            "z_loss": z_loss, "softcap": softcap, "logit_scale": logit_scale, "loss_dtype": loss_dtype,
-        }  # fmt: skip
+        self.loss_options = loss_options
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy  # most programs never need it
-
+    def forward(self, input: Tensor, target: Tensor) -> Tensor | CrossEntropyOutput:  # type: ignore[override]
         layer, bias = self.linear, self.linear.bias
         shape = (self.num_classes, *self.out_features)
         return linear_cross_entropy(
@@ -88,3 +78,8 @@ class LinearCrossEntropyLoss(torch_compat.LinearCrossEntropyLoss):
 
     def extra_repr(self) -> str:
         return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.loss_options.items())])
+
+
+# Those of torch's come in its constructor.
+_OF_TORCH = ("linear_bias", "weight", "reduction", "ignore_index", "label_smoothing", "options")
+_LINEAR_OPTIONS = tuple(name for name in linear_cross_entropy.__kwdefaults__ or () if name not in _OF_TORCH)

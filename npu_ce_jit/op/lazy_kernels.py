@@ -33,6 +33,11 @@ def meta_linear(*arguments: Any) -> Any:
 
 
 def linear(*arguments: Any) -> Any:
+    *_, group, _output_mask = arguments
+    if group is not None:
+        from npu_ce_jit.op.distributed import vocab_parallel_linear
+
+        return vocab_parallel_linear.linear_of_group(*arguments)
     from npu_ce_jit.op.linear import chunks
 
     return chunks.linear(*arguments)

@@ -16,6 +16,7 @@ from npu_ce_jit.op.schema import (
     NONE,
     Z_LOSS,
     ForwardOutputs,
+    LinearOutputs,
     LossTerms,
     accumulation_dtype,
 )
@@ -55,11 +56,21 @@ def backward_(*_: object) -> None:
     """Writes over its input; nothing to shape."""
 
 
-def linear(input: Tensor, linear_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    reduction, loss_dtype, output_mask = others[4], others[-4], others[-1]
+def linear(input: Tensor, linear_weight: Tensor, *others: Any) -> LinearOutputs:
+    reduction, outputs, loss_dtype, output_mask = others[7], others[-6], others[-5], others[-1]
+    rows, dtype = input.shape[0], accumulation_dtype(input.dtype)
+    loss_shape = (rows,) if reduction == NONE else ()
     shapes = (input.shape, linear_weight.shape, linear_weight.shape[:1])
     grad_input, grad_linear_weight, grad_linear_bias = (
         input.new_empty(shape if asked else (0,)) for shape, asked in zip(shapes, output_mask, strict=True)
     )
-    loss = input.new_empty(input.shape[:1] if reduction == NONE else (), dtype=loss_dtype)
-    return loss, grad_input, grad_linear_weight, grad_linear_bias
+    return (
+        input.new_empty(loss_shape, dtype=loss_dtype),
+        input.new_empty(loss_shape if outputs & Z_LOSS else (0,), dtype=loss_dtype),
+        input.new_empty((rows if outputs & LSE else 0,), dtype=dtype),
+        input.new_empty((rows if outputs & ARGMAX else 0,), dtype=torch.int64),
+        input.new_empty((rows if outputs & ENTROPY else 0,), dtype=dtype),
+        grad_input,
+        grad_linear_weight,
+        grad_linear_bias,
+    )

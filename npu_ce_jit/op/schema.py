@@ -36,8 +36,10 @@ SCHEMAS = {
     "linear_cross_entropy": (
         "(Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias=None, Tensor? weight=None, "
         'str reduction="mean", int ignore_index=-100, float label_smoothing=0.0, float z_loss=0.0, '
-        "float? softcap=None, float logit_scale=1.0, ScalarType? loss_dtype=None, int chunk_rows=0, "
-        "int aspect_ratio=0) -> Tensor"
+        "bool return_z_loss=False, float? softcap=None, float logit_scale=1.0, bool return_lse=False, "
+        "bool return_argmax=False, bool return_entropy=False, bool skip_ignored=False, ScalarType? loss_dtype=None, "
+        "int chunk_rows=0, int aspect_ratio=0, str? group=None) "
+        "-> (Tensor loss, Tensor z_loss, Tensor lse, Tensor argmax, Tensor entropy)"
     ),
     "_forward": (
         f"(Tensor input, Tensor target, Tensor? weight, {_LOSS_TERMS}, int outputs, ScalarType loss_dtype) "
@@ -48,20 +50,25 @@ SCHEMAS = {
     "_backward_": f"({_GRADIENTS}, Tensor(a!) input, {_SAVED}, {_LOSS_TERMS}) -> ()",
     "_linear": (
         "(Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, Tensor? grad_loss, "
-        f"{_LOSS_TERMS}, ScalarType loss_dtype, int chunk_rows, int aspect_ratio, bool[3] output_mask) "
-        "-> (Tensor loss, Tensor grad_input, Tensor grad_linear_weight, Tensor grad_linear_bias)"
+        f"Tensor? grad_z_loss, Tensor? grad_lse, Tensor? grad_entropy, {_LOSS_TERMS}, int outputs, "
+        "ScalarType loss_dtype, int chunk_rows, int aspect_ratio, str? group, bool[3] output_mask) "
+        "-> (Tensor loss, Tensor z_loss, Tensor lse, Tensor argmax, Tensor entropy, "
+        "Tensor grad_input, Tensor grad_linear_weight, Tensor grad_linear_bias)"
     ),
 }
 
-# Bits of `outputs`: what `_forward` writes beside the loss.
+# Bits of `outputs`: what `_forward` and `_linear` write beside the loss.
 Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16
+# For `_linear` alone: lse and entropy of an ignored row are 0 and its argmax is -1, as if it were not there.
+SKIP_IGNORED = 32
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 
-# What `_forward` returns, in the schema's order.
+# What `_forward` and `_linear` return, in the schema's order.
 ForwardOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+LinearOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class LossTerms(NamedTuple):

@@ -158,3 +158,8 @@ def register_vmap(library: torch.library.Library, qualified_name: str, rule: Cal
         return custom_function_call_vmap_helper(interpreter, rule, operator, *arguments)
 
     library.impl(qualified_name.partition("::")[2], batched, "FuncTorchBatched", with_keyset=True)
+
+
+def resolve_group(name: str) -> torch.distributed.ProcessGroup:
+    """The process group of this name, as torch's functional collectives look theirs up."""
+    return torch.distributed.distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]

@@ -20,6 +20,7 @@ from torch_features import linear_cross_entropy as torchs_linear_cross_entropy
 
 import npu_ce_jit
 from npu_ce_jit import LinearCrossEntropyLoss, cross_entropy, linear_cross_entropy
+from npu_ce_jit.op.schema import LOG_PROB
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 OPS = torch.ops.npu_ce_jit
@@ -174,7 +175,8 @@ def test_forward_ad_in_eager_mode() -> None:
 
 def test_the_internal_operator_refuses_to_be_differentiated() -> None:
     def loss(x: Tensor) -> Tensor:
-        return OPS._linear(x, WEIGHT, None, TARGET, None, None, 1, -100, 0.0, 0.0, 0.0, 1.0, F64, 0, 0, [True] * 3)[0]
+        terms = (1, -100, 0.0, 0.0, 0.0, 1.0)
+        return OPS._linear(x, WEIGHT, None, TARGET, *[None] * 5, *terms, 0, F64, 0, 0, None, [True] * 3)[0]
 
     x = layer().requires_grad_()
     asked = (lambda: loss(x).backward(), lambda: tf.grad(loss)(x), lambda: tf.jvp(loss, (x,), (x,)))
@@ -190,11 +192,13 @@ def test_the_internal_operator_refuses_to_be_differentiated() -> None:
 def test_opcheck(with_bias: bool, reduction: str, dtype: torch.dtype) -> None:
     x, w, b = (t.to(dtype).requires_grad_() for t in (layer(), WEIGHT.t(), BIAS))
     tensors = (x, w, TARGET, b if with_bias else None, torch.rand(6))
-    torch.library.opcheck(OPS.linear_cross_entropy.default, (*tensors, reduction, -100, 0.1, 0.1, 5.0, 1.3))
+    for asked in (False, True):
+        options = (reduction, -100, 0.1, 0.1, asked, 5.0, 1.3, asked, asked, asked, asked)
+        torch.library.opcheck(OPS.linear_cross_entropy.default, (*tensors, *options))
     for mask in ([True, True, True], [False, True, False]):
         code = {"none": 0, "mean": 1, "sum": 2}[reduction]
-        plain = (x.detach(), w.detach(), b.detach() if with_bias else None, TARGET, None, None)
-        arguments = (*plain, code, -100, 0.0, 0.1, 0.0, 1.0, torch.float32, 2, 0, mask)
+        plain = (x.detach(), w.detach(), b.detach() if with_bias else None, TARGET, None, *[None] * 4)
+        arguments = (*plain, code, -100, 0.0, 0.1, 0.0, 1.0, 31 - LOG_PROB, torch.float32, 2, 0, None, mask)
         torch.library.opcheck(OPS._linear.default, arguments)
 
 

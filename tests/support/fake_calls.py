@@ -29,7 +29,12 @@ def forward_and_backward(device: str, dtype: torch.dtype, reduction: str, asked:
     calls = {
         "lean": ((x,), OPS.cross_entropy, (x, target, None, reduction, -100, 0.0, scale, asked), (asked,) * 3),
         "drop-in": ((x,), OPS.npu_cross_entropy_loss, (x, target, None, reduction, -100, 0.0, scale, asked), ()),
-        "linear": ((hidden, linear_weight, linear_bias), OPS.linear_cross_entropy, (*layer, None, reduction), ()),
+        "linear": (
+            (hidden, linear_weight, linear_bias),
+            OPS.linear_cross_entropy,
+            (*layer, None, reduction, -100, 0.0, scale, asked),
+            (asked,) * 3,
+        ),
     }
     tensors = {}
     for name, (leaves, operator, arguments, returns) in calls.items():

@@ -3,7 +3,7 @@
 
 A dimension of the mesh shares out the rows (Shard(0)), the classes (Shard(1)), or nothing (Replicate); anything else
 is made whole first. Rows are reduced by sums over all ranks, never by a mean of the ranks' means, which is wrong
-where ranks have other numbers of rows that count. Classes are what `vocab_shard` does.
+where ranks have other numbers of rows that count. Classes are what `vocab_parallel` does.
 
 DTensor asks its table of handlers before its own rules. That table is private to torch, and used here alone.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -205,14 +205,15 @@ def _backward(
     return layout.distributed(result, layout.logits, *input.shape)
 
 
-def _linear(
-    input: Any, linear_weight: Any, linear_bias: Any, target: Any, weight: Any, grad_loss: Any, *others: Any
-) -> tuple[Tensor, ...]:
+def _linear(*arguments: Any) -> tuple[Tensor, ...]:
     from npu_ce_jit.op.distributed import vocab_parallel_linear
-    from npu_ce_jit.op.linear.chunks import Problem
+    from npu_ce_jit.op.linear.chunks import problem_of
 
-    *options, loss_dtype, chunk_rows, aspect_ratio, output_mask = others
-    terms = LossTerms(*options)
+    given = problem_of(*arguments[:16])
+    loss_dtype, chunk_rows, aspect_ratio, group, output_mask = arguments[16:]
+    input, linear_weight, linear_bias, target, weight, gradients, terms, outputs = cast("Any", given)
+    if group is not None:
+        raise RuntimeError("expected plain tensors with a group, got DTensors, of which a mesh has the ranks")
     layout = _Layout.of_linear(input, linear_weight, linear_bias=linear_bias, target=target, weight=weight)
     if input.requires_grad:
         require_reduced_once(input=input, linear_weight=linear_weight)
@@ -221,29 +222,43 @@ def _linear(
     x = layout.local("input", input, rows)
     w = layout.local_or_none("weight", weight, everywhere)
     shard, own = layout.shard(x, w)
-    problem = Problem(
-        x,
-        layout.local("linear_weight", linear_weight, classes),
-        layout.local_or_none("linear_bias", linear_bias, classes),
-        layout.local("target", target, rows),
-        None if w is None else w[own],
-        layout.local_or_none("grad_loss", grad_loss, of_loss),
-        terms,
+    problem = given._replace(
+        input=x,
+        linear_weight=layout.local("linear_weight", linear_weight, classes),
+        linear_bias=layout.local_or_none("linear_bias", linear_bias, classes),
+        target=layout.local("target", target, rows),
+        weight=None if w is None else w[own],
+        gradients=Gradients(
+            layout.local_or_none("grad_loss", gradients.loss, of_loss),
+            layout.local_or_none("grad_z_loss", gradients.z_loss, of_loss),
+            None,
+            layout.local_or_none("grad_lse", gradients.lse, rows),
+            layout.local_or_none("grad_entropy", gradients.entropy, rows),
+        ),
     )
-    loss, *gradients = vocab_parallel_linear.linear(
+    loss, z_loss, lse, argmax, entropy, *layer_gradients = vocab_parallel_linear.linear(
         problem, layout.groups(1), layout.groups(0), shard, chunk_rows, aspect_ratio, output_mask
     )
-    placed = ((input, rows), (linear_weight, classes), (linear_bias, classes))
+    loss_shape = target.shape if terms.reduction == NONE else ()
+
+    def if_asked(asked: int, values: Tensor, placements: Placements, *shape: int) -> Tensor:
+        return layout.distributed(values, placements, *shape) if asked else layout.distributed(values, everywhere, 0)
+
+    of_layer = ((input, rows), (linear_weight, classes), (linear_bias, classes))
     return (
-        layout.distributed(loss.to(loss_dtype), of_loss, *(target.shape if terms.reduction == NONE else ())),
+        layout.distributed(loss.to(loss_dtype), of_loss, *loss_shape),
+        if_asked(outputs & Z_LOSS, z_loss.to(loss_dtype), of_loss, *loss_shape),
+        if_asked(outputs & LSE, lse, rows, *target.shape),
+        if_asked(outputs & ARGMAX, argmax, rows, *target.shape),
+        if_asked(outputs & ENTROPY, entropy, rows, *target.shape),
         *(
-            layout.distributed(gradient, *((placements, *of.shape) if asked else (everywhere, 0)))
-            for gradient, (of, placements), asked in zip(gradients, placed, output_mask, strict=True)
+            if_asked(asked, gradient, placements, *(of.shape if asked else ()))
+            for gradient, asked, (of, placements) in zip(layer_gradients, output_mask, of_layer, strict=True)
         ),
     )
 
 
-def _linear_cross_entropy(*arguments: Any, **options: Any) -> Tensor:
+def _linear_cross_entropy(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
     from npu_ce_jit.op.linear.operator import linear_cross_entropy
 
     return linear_cross_entropy(*arguments, **options)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`linear_chunks` where ranks share the classes of linear_weight, the rows of input, or both.
+"""`op/linear/chunks.py` where ranks share the classes of linear_weight, the rows of input, or both.
 
-Each chunk's logits are this rank's classes; its rows meet in the two collectives of `vocab_shard`. The products need
+Each chunk's logits are this rank's classes; its rows meet in the two collectives of `vocab_parallel`. The products need
 none: the gradient of input is a sum over the ranks that share the classes, those of the layer over those that share
 the rows, and each is added up once, after the last chunk.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.vocab_parallel import Group, Shard, all_reduce
-from npu_ce_jit.op.linear.chunks import OneProcess, Problem, loss_and_gradients
+from npu_ce_jit.op.linear.chunks import OneProcess, Problem, Results, losses_and_gradients, problem_of
 from npu_ce_jit.op.rows import Gradients, weight_of_targets
-from npu_ce_jit.op.schema import accumulation_dtype
+from npu_ce_jit.op.schema import LinearOutputs, accumulation_dtype
+from npu_ce_jit.op.torch_private import resolve_group
 
 
 class _ManyRanks(OneProcess):
@@ -45,19 +47,20 @@ class _ManyRanks(OneProcess):
             total = all_reduce(own.to(dtype), "sum", self._class_groups)
         return all_reduce(torch.stack((total, count)), "sum", self._row_groups)
 
-    def loss(
-        self, logits: Tensor, target: Tensor, grad_loss: Tensor | None, denominators: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def results(
+        self, logits: Tensor, target: Tensor, outputs: int, gradients: Gradients | None, denominators: Tensor
+    ) -> Results:
         if not self._class_groups:
-            return super().loss(logits, target, grad_loss, denominators)
+            return super().results(logits, target, outputs, gradients, denominators)
         of_all = (self._class_groups, self._shard)
-        rows, _ = vocab_parallel.forward(logits, target, self.weight, self.ce_terms, 0, *of_all)
-        if grad_loss is not None:
+        rows, _ = vocab_parallel.forward(logits, target, self.weight, self.ce_terms, outputs, *of_all)
+        if gradients is not None:
             vocab_parallel.backward(
-                Gradients(grad_loss, None, None, None, None), logits, target, self.weight, rows.row_stats,
-                rows.target_weight, None, denominators, self.terms, *of_all, in_place=True,
+                gradients, logits, target, self.weight, rows.row_stats, rows.target_weight, rows.entropy,
+                denominators, self.terms, *of_all, in_place=True,
             )  # fmt: skip
-        return rows.ce, rows.row_stats.sum(0)
+        lse = rows.row_stats.sum(0)
+        return Results(rows.ce, lse, *(lse if values is None else values for values in (rows.argmax, rows.entropy)))
 
     def total(self, losses: Tensor) -> Tensor:
         return all_reduce(losses.sum(), "sum", self._row_groups)
@@ -71,18 +74,28 @@ def linear(
     chunk_rows: int,
     aspect_ratio: int,
     output_mask: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss in the accumulation dtype, and the gradients that `output_mask` asks for, as `_linear` has them."""
+) -> LinearOutputs:
+    """Losses in the accumulation dtype, what was asked beside them, and gradients, as `_linear` has them."""
     ranks = _ManyRanks(problem, class_groups, row_groups, shard)
-    loss, *gradients = loss_and_gradients(problem, ranks, chunk_rows, aspect_ratio, output_mask)
+    results = losses_and_gradients(problem, ranks, chunk_rows, aspect_ratio, output_mask)
+    losses, gradients = results[:5], results[5:]
     summed_over = (class_groups, row_groups, row_groups)
-    return loss, *(  # type: ignore[return-value]
+    return *losses, *(  # type: ignore[return-value]
         all_reduce(gradient, "sum", groups) if asked else gradient
         for gradient, groups, asked in zip(gradients, summed_over, output_mask, strict=True)
     )
 
 
-def shard_of(problem: Problem, group: dist.ProcessGroup) -> Shard:
+def linear_of_group(*arguments: Any) -> LinearOutputs:
+    """`_linear` where the ranks of a group have some of the classes each."""
+    loss_dtype, chunk_rows, aspect_ratio, group_name, output_mask = arguments[16:]
+    group, problem = resolve_group(group_name), problem_of(*arguments[:16])
+    shard = _shard_of(problem, group)
+    loss, z_loss, *others = linear(problem, (group,), (), shard, chunk_rows, aspect_ratio, output_mask)
+    return loss.to(loss_dtype), z_loss.to(loss_dtype), *others  # type: ignore[return-value]
+
+
+def _shard_of(problem: Problem, group: dist.ProcessGroup) -> Shard:
     """This rank's range of classes. One small collective, for which the host waits."""
     classes = len(problem.linear_weight)
     no_rows = problem.input.new_empty(0, dtype=accumulation_dtype(problem.input.dtype))

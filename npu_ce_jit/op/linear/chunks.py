@@ -13,7 +13,6 @@ copy of it may be larger than what chunks save.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,88 +20,127 @@ from torch import Tensor
 
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
-from npu_ce_jit.op.rows import denominators_of_targets
+from npu_ce_jit.op.linear.head import Head, product_dtype
+from npu_ce_jit.op.rows import Gradients, denominators_of_targets
 from npu_ce_jit.op.saved import require_storage
-from npu_ce_jit.op.schema import LSE, MEAN, NONE, LossTerms, accumulation_dtype
-from npu_ce_jit.torch_compat import cpu_capabilities
+from npu_ce_jit.op.schema import (
+    ARGMAX,
+    ENTROPY,
+    LSE,
+    MEAN,
+    NONE,
+    SKIP_IGNORED,
+    Z_LOSS,
+    LinearOutputs,
+    LossTerms,
+    accumulation_dtype,
+)
 
 # A chunk's logits take this share of the bytes of all. With less, time goes into reading linear_weight and its gradient
 # once a chunk, and two-byte gradients are rounded more often.
 _SHARE = 1 / 4
 # Elements of a chunk's logits: a smaller chunk saves no memory worth having, a larger one gains no speed.
 _FEWEST, _MOST = 1 << 21, 1 << 27
-# Elements of the widened copy of some classes' weights, and the share of all classes that they are at most: of few
-# features, that many elements would be the whole of linear_weight.
-_WIDENED, _WIDENED_SHARE = 1 << 20, 1 / 8
 
-Gradients = tuple[Tensor, Tensor, Tensor]
+LayerGradients = tuple[Tensor, Tensor, Tensor]
 
 
 class Problem(NamedTuple):
-    """The rows that are not ignored, and what they share."""
+    """Rows, what they share, and what is asked of them."""
 
     input: Tensor
     linear_weight: Tensor
     linear_bias: Tensor | None
     target: Tensor
     weight: Tensor | None
-    grad_loss: Tensor | None
+    gradients: Gradients  # of what is returned; all None stand for 1 of the loss
     terms: LossTerms
+    outputs: int
 
-    def of(self, rows: Tensor) -> Problem:
-        per_row = self.grad_loss is not None and self.terms.reduction == NONE
-        return self._replace(
-            input=self.input[rows],
-            target=self.target[rows],
-            grad_loss=self.grad_loss[rows] if per_row and self.grad_loss is not None else self.grad_loss,
-        )
+    @property
+    def reads_ignored_rows(self) -> bool:
+        """An ignored row takes no part in the losses, but its lse, argmax and entropy are results like any."""
+        of_rows = bool(self.outputs & (LSE | ARGMAX | ENTROPY)) or self.gradients.reach_ignored_rows
+        return of_rows and not self.outputs & SKIP_IGNORED
+
+    def of(self, rows: Tensor | slice) -> Problem:
+        """Some rows alone. The losses' gradients are those of each row only where the losses are."""
+        loss, z_loss, log_prob, lse, entropy = self.gradients
+        if self.terms.reduction == NONE:
+            loss, z_loss = (None if g is None else g[rows] for g in (loss, z_loss))
+        lse, entropy = (None if g is None else g[rows] for g in (lse, entropy))
+        gradients = Gradients(loss, z_loss, log_prob, lse, entropy)
+        return self._replace(input=self.input[rows], target=self.target[rows], gradients=gradients)
+
+    def with_explicit_gradients(self, counted: Tensor) -> Problem:
+        """With the loss's 1 as a tensor, and no gradient of a row that is not there."""
+        loss, z_loss, log_prob, lse, entropy = self.gradients
+        if all(g is None for g in self.gradients):
+            shape = self.target.shape if self.terms.reduction == NONE else ()
+            loss = self.input.new_ones(shape, dtype=accumulation_dtype(self.input.dtype))
+        if self.outputs & SKIP_IGNORED:
+            lse, entropy = (None if g is None else torch.where(counted, g, 0) for g in (lse, entropy))
+        return self._replace(gradients=Gradients(loss, z_loss, log_prob, lse, entropy))
 
 
-def linear(
-    input: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    grad_loss: Tensor | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss, and its gradients where `output_mask` asks for them: those for `grad_loss`, for 1 where it is None."""
-    *numbers, loss_dtype, chunk_rows, aspect_ratio, output_mask = options
-    problem = Problem(input, linear_weight, linear_bias, target, weight, grad_loss, LossTerms(*numbers))
-    loss, *gradients = loss_and_gradients(problem, OneProcess(problem), chunk_rows, aspect_ratio, output_mask)
-    return loss.to(loss_dtype), *gradients  # type: ignore[return-value]
+class Results(NamedTuple):
+    """What rows come to, `[N]`, in the accumulation dtype; None of what nobody needs."""
+
+    ce: Tensor  # the cross entropy alone, 0 where ignored
+    lse: Tensor | None
+    argmax: Tensor | None  # int64
+    entropy: Tensor | None
 
 
-def loss_and_gradients(
+def problem_of(*arguments: Any) -> Problem:
+    """From `_linear`'s arguments up to `outputs`."""
+    grad_loss, grad_z_loss, grad_lse, grad_entropy = arguments[5:9]
+    gradients = Gradients(grad_loss, grad_z_loss, None, grad_lse, grad_entropy)
+    input, linear_weight, linear_bias, target, weight = arguments[:5]
+    terms = LossTerms(*arguments[9:15])
+    return Problem(input, linear_weight, linear_bias, target, weight, gradients, terms, arguments[15])
+
+
+def linear(*arguments: Any) -> LinearOutputs:
+    """The loss and what was asked beside it, and the gradients of the layer that `output_mask` asks for."""
+    loss_dtype, chunk_rows, aspect_ratio, _group, output_mask = arguments[16:]
+    problem = problem_of(*arguments[:16])
+    loss, z_loss, *others = losses_and_gradients(problem, OneProcess(problem), chunk_rows, aspect_ratio, output_mask)
+    return loss.to(loss_dtype), z_loss.to(loss_dtype), *others  # type: ignore[return-value]
+
+
+def losses_and_gradients(
     problem: Problem, ranks: OneProcess, chunk_rows: int, aspect_ratio: int, output_mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`linear` with the loss in the accumulation dtype; `ranks` knows who has the rows and the classes."""
+) -> LinearOutputs:
+    """`linear` with losses in the accumulation dtype; `ranks` knows who has the rows and the classes."""
     require_storage(problem._fields[:5], problem[:5])
-    target, ignore_index, reduction = problem.target, problem.terms.ignore_index, problem.terms.reduction
-    if target.device.type == "cpu":
+    input, target, terms = problem.input, problem.target, problem.terms
+    is_on_cpu = target.device.type == "cpu"
+    if is_on_cpu:
         # Within a chunk the row would be named wrongly.
-        require_targets_in_range(target, ranks.classes, ignore_index)
-    # Read on the host, since the products' sizes depend on it: one synchronisation, before any product is enqueued.
-    kept = (target != ignore_index).cpu()
-    count = int(kept.sum())
-    places = None
-    if count < len(kept):
-        # Where each row finds its result; an ignored one in a row of zeros behind them all.
-        places = torch.full_like(kept, count, dtype=torch.int64)
-        places[kept] = torch.arange(count, device=kept.device)
-        places = places.to(target.device)
-        problem = problem.of(kept.nonzero()[:, 0].to(target.device))
+        require_targets_in_range(target, ranks.classes, terms.ignore_index)
+    counted = target != terms.ignore_index
+    denominators = ranks.denominators(target, accumulation_dtype(input.dtype))
+    problem = problem.with_explicit_gradients(counted)
+    # An NPU multiplies ignored rows too: to leave them out, the host would have to wait for their number.
+    ignored = None if is_on_cpu and bool(counted.all()) else ~counted
+    leaves_out = is_on_cpu and ignored is not None and not problem.reads_ignored_rows
+    if leaves_out:
+        problem, ignored = problem.of(counted.nonzero()[:, 0]), None
     rows = _rows_of_a_chunk(problem, ranks.classes_of_a_rank, chunk_rows, aspect_ratio)
-    loss, (grad_input, *others) = _in_chunks(problem, ranks, rows, output_mask)
-    if places is not None:
-        loss = _spread(loss, places) if reduction == NONE else loss
-        grad_input = _spread(grad_input, places) if output_mask[0] else grad_input
-    return loss, grad_input, *others  # type: ignore[return-value]
+    results, gradients = _in_chunks(problem, ignored, ranks, denominators, rows, output_mask)
+    if leaves_out:
+        # Where each row finds its result: an ignored one in a row of zeros behind them all.
+        places = torch.full_like(target, len(problem.target), dtype=torch.int64)
+        places[counted] = torch.arange(len(problem.target))
+        results = Results(*(None if values is None else _spread(values, places) for values in results))  # type: ignore[arg-type]
+        if output_mask[0]:
+            gradients = (_spread(gradients[0], places), *gradients[1:])
+    return *_returned(results, counted, denominators, problem, ranks), *gradients
 
 
 class OneProcess:
-    """All rows and all classes are here. `vocab_linear` has what differs where they are not."""
+    """All rows and all classes are here. `vocab_parallel_linear` has what differs where they are not."""
 
     def __init__(self, problem: Problem) -> None:
         self.weight, self.terms = problem.weight, problem.terms
@@ -113,124 +151,108 @@ class OneProcess:
     def denominators(self, target: Tensor, dtype: torch.dtype) -> Tensor:
         return denominators_of_targets(target, self.weight, self.terms.ignore_index, dtype)
 
-    def loss(
-        self, logits: Tensor, target: Tensor, grad_loss: Tensor | None, denominators: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Each row's cross entropy and lse; with `grad_loss`, writes the logits' gradient over them.
-
-        No lse where there is no z-loss to make of it.
-        """
-        outputs = LSE if self.terms.z_loss else 0
-        ce, _, _, lse, _, _, row_stats, _ = OPS._forward.default(
+    def results(
+        self, logits: Tensor, target: Tensor, outputs: int, gradients: Gradients | None, denominators: Tensor
+    ) -> Results:
+        """Each row's; with `gradients`, writes the logits' gradient over them."""
+        ce, _, _, lse, argmax, entropy, row_stats, _ = OPS._forward.default(
             logits, target, self.weight, *self.ce_terms, outputs, denominators.dtype
         )
-        if grad_loss is not None:
-            gradients = (grad_loss, None, None, None, None)
-            OPS._backward_.default(*gradients, logits, target, self.weight, row_stats, None, denominators, *self.terms)
-        return ce, lse
+        if gradients is not None:
+            OPS._backward_.default(
+                *gradients, logits, target, self.weight, row_stats, entropy if outputs & ENTROPY else None,
+                denominators, *self.terms,
+            )  # fmt: skip
+        return Results(ce, lse, argmax, entropy)
 
     def total(self, losses: Tensor) -> Tensor:
         return losses.sum()
 
 
 def _in_chunks(
-    problem: Problem, ranks: OneProcess, chunk_rows: int, output_mask: list[bool]
-) -> tuple[Tensor, Gradients]:
-    input, linear_weight, linear_bias, target, _, grad_loss, terms = problem
+    problem: Problem,
+    ignored: Tensor | None,
+    ranks: OneProcess,
+    denominators: Tensor,
+    chunk_rows: int,
+    output_mask: list[bool],
+) -> tuple[Results, LayerGradients]:
+    """`ignored` is None where no row is."""
+    input, linear_weight, linear_bias, _, _, gradients, terms, outputs = problem
     dtype = accumulation_dtype(input.dtype)
-    rows, classes = len(input), len(linear_weight)
-    losses, z_losses = input.new_empty((2, rows), dtype=dtype)
     # The first chunk writes over what is in them.
     grad_input, grad_linear_weight = (
-        (tensor.new_empty if rows else tensor.new_zeros)(tensor.shape if asked else (0,))
+        tensor.new_empty(tensor.shape if asked else (0,))
         for tensor, asked in zip((input, linear_weight), output_mask, strict=False)
     )
-    grad_linear_bias = input.new_zeros((classes if output_mask[2] else 0,), dtype=dtype)
-    denominators = ranks.denominators(target, dtype)
-    if grad_loss is None:
-        grad_loss = input.new_ones((rows,) if terms.reduction == NONE else (), dtype=dtype)
+    grad_linear_bias = input.new_zeros((len(linear_weight) if output_mask[2] else 0,), dtype=dtype)
+    needed = outputs & (LSE | ARGMAX | ENTROPY)
+    needed |= (LSE if terms.z_loss else 0) | (ENTROPY if gradients.entropy is not None else 0)
 
-    product_dtype = _product_dtype(input)
-    buffer = input.new_empty((chunk_rows, classes), dtype=product_dtype)
-    head = _Head(linear_weight, linear_bias, product_dtype)
-    for start in range(0, rows, chunk_rows):
-        chunk = slice(start, min(start + chunk_rows, rows))
-        x, y = input[chunk].to(product_dtype), target[chunk]
+    def of_counted(x: Tensor) -> Tensor:
+        # The input of an ignored row may hold NaN, and 0 * NaN is NaN.
+        return x if ignored is None else x.masked_fill(ignored[chunk, None], 0)
+
+    products = product_dtype(input)
+    buffer = input.new_empty((chunk_rows, len(linear_weight)), dtype=products)
+    head = Head(linear_weight, linear_bias, products)
+    of_chunks = []
+    for start in range(0, max(1, len(input)), chunk_rows):
+        chunk = slice(start, min(start + chunk_rows, len(input)))
+        part = problem.of(chunk)
+        x = part.input.to(products)
+        if not problem.reads_ignored_rows:
+            x = of_counted(x)
         logits = buffer[: len(x)]
         head.multiply(x, out=logits)
-        of_chunk = grad_loss[chunk] if terms.reduction == NONE else grad_loss
-        losses[chunk], lse = ranks.loss(logits, y, of_chunk if any(output_mask) else None, denominators)
-        if terms.z_loss:
-            z_losses[chunk] = terms.z_loss * lse * lse
+        of_chunks.append(
+            ranks.results(logits, part.target, needed, part.gradients if any(output_mask) else None, denominators)
+        )
         if output_mask[0]:
             head.grad_input(logits, out=grad_input[chunk])
         if output_mask[1]:
+            if problem.reads_ignored_rows and not gradients.reach_ignored_rows:
+                x = of_counted(x)
             head.add_grad_weight(logits, x, to=grad_linear_weight, is_first=start == 0)
         if output_mask[2]:
             grad_linear_bias += logits.sum(0, dtype=dtype)
+    ce, lse, argmax, entropy = (torch.cat(parts) for parts in zip(*of_chunks, strict=True))
+    results = Results(
+        ce, *(values if needed & bit else None for values, bit in ((lse, LSE), (argmax, ARGMAX), (entropy, ENTROPY)))
+    )
+    return results, (grad_input, grad_linear_weight, grad_linear_bias.to(input.dtype))
 
+
+def _returned(
+    results: Results, counted: Tensor, denominators: Tensor, problem: Problem, ranks: OneProcess
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses in the accumulation dtype, and what was asked beside them; a tensor of shape [0] for what was not."""
+    terms, outputs = problem.terms, problem.outputs
+    ce, lse, argmax, entropy = results
+    z = torch.zeros_like(ce) if lse is None else torch.where(counted, terms.z_loss * lse * lse, 0)
     if terms.reduction != NONE:
-        losses, z_losses = ranks.total(losses), ranks.total(z_losses) if terms.z_loss else z_losses
+        ce, z = ranks.total(ce), ranks.total(z) if terms.z_loss else z.new_zeros(())
     if terms.reduction == MEAN:
-        losses, z_losses = losses / denominators[0], z_losses / denominators[1]
-    loss = losses + z_losses if terms.z_loss else losses
-    return loss, (grad_input, grad_linear_weight, grad_linear_bias.to(input.dtype))
+        ce, z = ce / denominators[0], z / denominators[1]
+
+    def if_asked(bit: int, values: Tensor | None, dtype: torch.dtype = ce.dtype) -> Tensor:
+        return values if values is not None and outputs & bit else ce.new_empty(0, dtype=dtype)
+
+    of_rows = if_asked(LSE, lse), if_asked(ARGMAX, argmax, torch.int64), if_asked(ENTROPY, entropy)
+    return ce + z if terms.z_loss else ce, if_asked(Z_LOSS, z), *without_ignored(*of_rows, counted, outputs)
 
 
-class _Head:
-    """Products with linear_weight, in `dtype`. Where that is wider than linear_weight's, some classes at a time."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self._weight = weight
-        self._bias = None if bias is None else bias.to(dtype)
-        classes, features = weight.shape
-        self._width = classes
-        self._widened = None
-        if weight.dtype != dtype:
-            width = min(_WIDENED // max(1, features), int(classes * _WIDENED_SHARE))
-            self._width = min(classes, max(256, width))
-            self._widened = weight.new_empty((self._width, features), dtype=dtype)
-
-    def multiply(self, x: Tensor, out: Tensor) -> None:
-        """`out = x @ weight.T + bias`"""
-        for classes, weight in self._blocks(self._weight):
-            if self._bias is None:
-                torch.mm(x, weight.t(), out=out[:, classes])
-            else:
-                torch.addmm(self._bias[classes], x, weight.t(), out=out[:, classes])
-
-    def grad_input(self, grad_logits: Tensor, out: Tensor) -> None:
-        """`out = grad_logits @ weight`"""
-        if self._widened is None:
-            torch.mm(grad_logits, self._weight, out=out)
-            return
-        total = grad_logits.new_zeros(out.shape)
-        for classes, weight in self._blocks(self._weight):
-            total.addmm_(grad_logits[:, classes], weight)
-        out.copy_(total)
-
-    def add_grad_weight(self, grad_logits: Tensor, x: Tensor, to: Tensor, *, is_first: bool) -> None:
-        """`to += grad_logits.T @ x`, the sum rounded once; where `is_first`, `to` is written without being read."""
-        for classes, block in self._blocks(to):
-            block.addmm_(grad_logits[:, classes].t(), x, beta=0 if is_first else 1)
-            if self._widened is not None:
-                to[classes] = block
-
-    def _blocks(self, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of a matrix of linear_weight's shape, widened where the products are."""
-        for start in range(0, len(matrix), max(1, self._width)):
-            classes = slice(start, min(start + self._width, len(matrix)))
-            block = matrix[classes]
-            yield classes, block if self._widened is None else self._widened[: len(block)].copy_(block)
-
-
-def _product_dtype(input: Tensor) -> torch.dtype:
-    """The dtype in which products run: a CPU without instructions for two-byte types widens them element by element."""
-    if input.device.type != "cpu" or input.dtype.itemsize != 2:
-        return input.dtype
-    capabilities = cpu_capabilities()
-    names = ("avx512_bf16", "amx_bf16", "bf16") if input.dtype is torch.bfloat16 else ("avx512_fp16", "amx_fp16")
-    return input.dtype if any(capabilities.get(name) for name in names) else torch.float32
+def without_ignored(
+    lse: Tensor, argmax: Tensor, entropy: Tensor, counted: Tensor, outputs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As they are returned: with SKIP_IGNORED, an ignored row has 0, -1 and 0."""
+    if not outputs & SKIP_IGNORED:
+        return lse, argmax, entropy
+    return (
+        torch.where(counted, lse, 0) if outputs & LSE else lse,
+        torch.where(counted, argmax, -1) if outputs & ARGMAX else argmax,
+        torch.where(counted, entropy, 0) if outputs & ENTROPY else entropy,
+    )
 
 
 def _rows_of_a_chunk(problem: Problem, classes: int, chunk_rows: int, aspect_ratio: int) -> int:
@@ -240,7 +262,7 @@ def _rows_of_a_chunk(problem: Problem, classes: int, chunk_rows: int, aspect_rat
         share = -(-rows // max(1, -(-classes // max(1, features))))
         chunk_rows = (1 << max(0, share - 1).bit_length()) // aspect_ratio
     elif not chunk_rows:
-        widening = _product_dtype(problem.input).itemsize // problem.input.dtype.itemsize
+        widening = product_dtype(problem.input).itemsize // problem.input.dtype.itemsize
         chunk_rows = min(int(rows * _SHARE / widening), _MOST // classes)
         chunk_rows = max(chunk_rows, _FEWEST // classes)
     return max(1, min(chunk_rows, rows))

@@ -17,9 +17,20 @@ from torch import Tensor
 
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.autograd.functions import OPS, record_without_derivative
+from npu_ce_jit.op.linear.chunks import without_ignored
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.saved import require_unchanged, seen
-from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
+from npu_ce_jit.op.schema import (
+    ARGMAX,
+    ENTROPY,
+    LSE,
+    NONE,
+    SKIP_IGNORED,
+    Z_LOSS,
+    LinearOutputs,
+    LossTerms,
+    accumulated,
+)
 from npu_ce_jit.op.torch_private import (
     apply_at_this_level,
     below_autograd,
@@ -32,42 +43,49 @@ from npu_ce_jit.op.torch_private import (
 
 
 class _Options(NamedTuple):
-    """One call's options, in the order in which `_linear` takes them."""
+    """One call's options, in the order in which `_linear` takes them after the terms."""
 
     terms: LossTerms
+    outputs: int
     loss_dtype: torch.dtype
     chunk_rows: int
     aspect_ratio: int
+    group: str | None
 
 
 _Operands = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
+# Of loss, z_loss, lse and entropy.
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+# (loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked.
+Losses = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("input", "linear_weight", "linear_bias", "target", "weight")
 # Where forward has made the gradients.
-FORWARD_HAS_THEM = '. Reduction "mean" and "sum" read nothing again in backward, but for float16 and create_graph'
+_FORWARD_HAS_THEM = (
+    '. Reduction "mean" and "sum" read nothing again in backward, but for float16, create_graph, and gradients of what '
+    "is returned beside the loss"
+)
 
 
-def _call(operands: _Operands, options: _Options) -> Tensor:
-    return _linear(operands, None, options, [False] * 3)[0]
-
-
-def _linear(
-    operands: _Operands, grad_loss: Tensor | None, options: _Options, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _linear(operands: _Operands, gradients: _Gradients, options: _Options, mask: list[bool]) -> LinearOutputs:
     terms, *others = options
-    return OPS._linear.default(*operands, grad_loss, *terms, *others, mask)  # type: ignore[no-any-return]
+    return OPS._linear.default(*operands, *gradients, *terms, *others, mask)  # type: ignore[no-any-return]
 
 
-def linear_cross_entropy(*arguments: Any, **options: Any) -> Tensor:
-    """The loss of `input @ linear_weight.T + linear_bias`."""
+def _call(operands: _Operands, options: _Options) -> Losses:
+    return _linear(operands, (None,) * 4, options, [False] * 3)[:5]
+
+
+def linear_cross_entropy(*arguments: Any, **options: Any) -> Losses:
+    """The losses of `input @ linear_weight.T + linear_bias`, and what is asked of each row."""
     return _call(*_prepare(*arguments, **options))
 
 
-def record_linear_cross_entropy(*arguments: Any) -> Tensor:
+def record_linear_cross_entropy(*arguments: Any) -> Losses:
     """The Autograd kernel of `linear_cross_entropy`."""
     return _record(*_prepare(*arguments))
 
 
-def batch_linear_cross_entropy(*arguments: Any) -> Tensor:
+def batch_linear_cross_entropy(*arguments: Any) -> Losses:
     """Its kernel under vmap, where the tensors are batches that look like one sample."""
     return _compose(*_prepare(*arguments))
 
@@ -82,36 +100,59 @@ def _prepare(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    return_z_loss: bool = False,
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    return_lse: bool = False,
+    return_argmax: bool = False,
+    return_entropy: bool = False,
+    skip_ignored: bool = False,
     loss_dtype: torch.dtype | None = None,
     chunk_rows: int = 0,
     aspect_ratio: int = 0,
+    group: str | None = None,
 ) -> tuple[_Operands, _Options]:
-    checks.check_linear(input, linear_weight, linear_bias, target, weight)
+    # A rank may have no classes.
+    checks.check_linear(input, linear_weight, linear_bias, target, weight, may_be_empty=group is not None)
     terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
-    options = _Options(terms, loss_dtype or input.dtype, chunk_rows, aspect_ratio)
+    outputs = (
+        (Z_LOSS if return_z_loss else 0)
+        | (LSE if return_lse else 0)
+        | (ARGMAX if return_argmax else 0)
+        | (ENTROPY if return_entropy else 0)
+        | (SKIP_IGNORED if skip_ignored else 0)
+    )
+    options = _Options(terms, outputs, loss_dtype or input.dtype, chunk_rows, aspect_ratio, group)
     return (input, linear_weight, linear_bias, target, accumulated(weight, input)), options
 
 
-def _record(operands: _Operands, options: _Options) -> Tensor:
+def _record(operands: _Operands, options: _Options) -> Losses:
     if functorch_is_active() or has_tangent(*operands[:3]):
         return _compose(operands, options)
     if is_differentiating(*operands[:3]):
-        mask = output_mask(operands[:3], options.terms)
-        return apply_at_this_level(LinearCrossEntropy, *operands, options, mask)[0]  # type: ignore[no-any-return]
+        mask = _output_mask(operands[:3], options.terms)
+        return apply_at_this_level(LinearCrossEntropy, *operands, options, mask)[:5]  # type: ignore[no-any-return]
     return below_autograd(_call, operands, options)  # type: ignore[no-any-return]
 
 
-def _compose(operands: _Operands, options: _Options) -> Tensor:
+def _compose(operands: _Operands, options: _Options) -> Losses:
+    if options.group is not None:
+        raise NotImplementedError(
+            "expected no transform and no second derivative of a loss over ranks, got one: ranks share its classes; "
+            "npu_ce_jit.linear_cross_entropy is differentiable to any order"
+        )
     input, linear_weight, linear_bias, target, weight = operands
+    terms, outputs = options.terms, options.outputs
     logits = F.linear(input, linear_weight, linear_bias)
-    return OPS._forward.default(logits, target, weight, *options.terms, 0, options.loss_dtype)[0]  # type: ignore[no-any-return]
+    loss, z_loss, _, lse, argmax, entropy, *_ = OPS._forward.default(
+        logits, target, weight, *terms, outputs & ~SKIP_IGNORED, options.loss_dtype
+    )
+    return loss, z_loss, *without_ignored(lse, argmax, entropy, target != terms.ignore_index, outputs)
 
 
-def record_linear(*arguments: Any) -> tuple[Tensor, ...]:
+def record_linear(*arguments: Any) -> LinearOutputs:
     """The Autograd kernel of `_linear`."""
     return record_without_derivative(  # type: ignore[no-any-return]
         partial(below_autograd, OPS._linear.default),
@@ -125,41 +166,51 @@ class LinearCrossEntropy(torch.autograd.Function):
     """Profilers and `grad_fn` show this name."""
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(*arguments: Any) -> LinearOutputs:
         *operands, options, mask = arguments
-        return below_autograd(_linear, operands, None, options, mask)  # type: ignore[no-any-return]
+        return below_autograd(_linear, operands, (None,) * 4, options, mask)  # type: ignore[no-any-return]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: LinearOutputs) -> None:
         *operands, ctx.options, mask = inputs
-        _, *gradients = output
+        _, z_loss, lse, argmax, entropy, *gradients = output
         ctx.has_gradients, ctx.seen = any(mask), seen(*operands)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*gradients)
+        unasked = [
+            tensor
+            for bit, tensor in ((Z_LOSS, z_loss), (LSE, lse), (ENTROPY, entropy))
+            if not ctx.options.outputs & bit
+        ]
+        ctx.mark_non_differentiable(argmax, *unasked, *gradients)
         ctx.save_for_backward(*operands, *gradients)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
-        grad_loss = grad_outputs[0]
+        loss, z_loss, lse, _, entropy, *_ = grad_outputs
+        gradients = (loss, z_loss, lse, entropy)
         nothing = (None,) * 7
-        if grad_loss is None:
+        if all(g is None for g in gradients):
             return nothing
         saved = ctx.saved_tensors  # read once: a checkpoint computes them anew each time
-        operands, gradients = saved[:5], saved[5:]
+        operands, of_layer = saved[:5], saved[5:]
         wanted = list(ctx.needs_input_grad[:3])
-        is_recorded = is_differentiating(grad_loss, *operands[:3])
-        if is_recorded or not ctx.has_gradients:
-            require_unchanged(ctx.seen, _NAMES, operands, FORWARD_HAS_THEM)
+        is_recorded = is_differentiating(*gradients, *operands[:3])
+        # Forward made them for the loss alone.
+        are_made = ctx.has_gradients and all(g is None for g in gradients[1:])
+        if is_recorded or not are_made:
+            require_unchanged(ctx.seen, _NAMES, operands, _FORWARD_HAS_THEM)
         if is_recorded:
-            gradients = _differentiable_gradients(operands, ctx.options, grad_loss, wanted)
-        elif not ctx.has_gradients:
-            _, *gradients = below_autograd(_linear, operands, grad_loss, ctx.options, wanted)
+            of_layer = _differentiable_gradients(operands, ctx.options, gradients, wanted)
+        elif are_made and loss is not None:
+            of_layer = _scaled(of_layer, loss, wanted)
         else:
-            gradients = scaled(gradients, grad_loss, wanted)
-        return (*(g if asked else None for g, asked in zip(gradients, wanted, strict=True)), *nothing[3:])
+            # The values are returned already.
+            options = ctx.options._replace(outputs=ctx.options.outputs & SKIP_IGNORED)
+            of_layer = below_autograd(_linear, operands, gradients, options, wanted)[5:]
+        return (*(g if asked else None for g, asked in zip(of_layer, wanted, strict=True)), *nothing[3:])
 
 
-def output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]:
+def _output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]:
     """The gradients that forward makes, to be multiplied by the loss's gradient: all that are needed, or none.
 
     Not for reduction "none", where each row has its own factor. Not in float16, where a loss is scaled because its
@@ -170,7 +221,7 @@ def output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]:
     return [tensor is not None and tensor.requires_grad for tensor in layer]
 
 
-def scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+def _scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
     """The gradients that forward has made for a loss gradient of 1."""
     if torch.compiler.is_compiling() or keeps_graph() or is_batched_gradient(grad_loss):
         return [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]
@@ -179,11 +230,15 @@ def scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -
 
 
 def _differentiable_gradients(
-    operands: _Operands, options: _Options, grad_loss: Tensor, wanted: list[bool]
+    operands: _Operands, options: _Options, gradients: _Gradients, wanted: list[bool]
 ) -> list[Tensor | None]:
     is_recorded = torch.is_grad_enabled()
     with torch.enable_grad():
-        loss = _compose(operands, options)
+        loss, z_loss, lse, _, entropy = _compose(operands, options)
+        of_losses = [
+            (value, g) for value, g in zip((loss, z_loss, lse, entropy), gradients, strict=True) if g is not None
+        ]
         inputs = [tensor for tensor, asked in zip(operands, wanted, strict=False) if asked and tensor is not None]
-        gradients = iter(torch.autograd.grad(loss, inputs, grad_loss, create_graph=is_recorded))
-    return [next(gradients) if asked else None for asked in wanted]
+        values, directions = zip(*of_losses, strict=True)
+        found = iter(torch.autograd.grad(values, inputs, directions, create_graph=is_recorded))
+    return [next(found) if asked else None for asked in wanted]

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from npu_ce_jit.op import operators, reference
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.linear import operator
-from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
+from npu_ce_jit.op.linear.chunks import problem_of, without_ignored
+from npu_ce_jit.op.schema import ENTROPY, LinearOutputs
 
 
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
@@ -38,26 +38,31 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     }
 
 
-def _linear(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _linear(*arguments: Any) -> LinearOutputs:
     """`_linear` in one piece: how many chunks there are would depend on N."""
-    input, linear_weight, linear_bias, target, weight, grad_loss = arguments[:6]
-    *terms_values, loss_dtype, _chunk_rows, _aspect_ratio, output_mask = arguments[6:]
-    terms = LossTerms(*terms_values)
+    problem = problem_of(*arguments[:16])
+    loss_dtype, _chunk_rows, _aspect_ratio, group, output_mask = arguments[16:]
+    if group is not None:
+        raise NotImplementedError("expected a loss of one process, got one over ranks: it has no decomposition")
+    input, linear_weight, linear_bias, target, weight, gradients, terms, outputs = problem
+    counted = target != terms.ignore_index
     logits = F.linear(input, linear_weight, linear_bias)
-    loss, *_, row_stats, denominators = reference.forward_of_targets_in_range(
-        logits, target, weight, *terms, 0, loss_dtype
+    needed = outputs | (0 if gradients.entropy is None else ENTROPY)
+    loss, z_loss, _, lse, argmax, entropy, row_stats, denominators = reference.forward_of_targets_in_range(
+        logits, target, weight, *terms, needed, loss_dtype
     )
     nothing = input.new_empty(0)
-    if not any(output_mask):
-        return loss, nothing, nothing, nothing
-    if grad_loss is None:
-        grad_loss = torch.ones_like(loss, dtype=accumulation_dtype(input.dtype))
-    grad_logits = reference.backward(
-        grad_loss, None, None, None, None, logits, target, weight, row_stats, None, denominators, *terms
-    )
-    return (
-        loss,
-        grad_logits @ linear_weight if output_mask[0] else nothing,
-        grad_logits.t() @ input if output_mask[1] else nothing,
-        grad_logits.sum(0) if output_mask[2] else nothing,
-    )
+    layer_gradients = [nothing] * 3
+    if any(output_mask):
+        grad_logits = reference.backward(
+            *problem.with_explicit_gradients(counted).gradients, logits, target, weight, row_stats, entropy,
+            denominators, *terms,
+        )  # fmt: skip
+        layer_gradients = [
+            grad_logits @ linear_weight if output_mask[0] else nothing,
+            grad_logits.t() @ input if output_mask[1] else nothing,
+            grad_logits.sum(0) if output_mask[2] else nothing,
+        ]
+    if not outputs & ENTROPY:
+        entropy = entropy.new_empty(0)
+    return loss, z_loss, *without_ignored(lse, argmax, entropy, counted, outputs), *layer_gradients  # type: ignore[return-value]
