@@ -144,18 +144,15 @@ def call_operator(
             of = "[in_features]" if input.dim() == 1 else str(list(input.shape))
             raise RuntimeError(f"expected target of shape {expected} for input of shape {of}, got {list(shape)}")
         input, target = input.reshape(-1, *input.shape[-1:]), target.reshape(-1)
-    loss, z_loss, *of_rows = OPS.linear_cross_entropy.default(
+    loss, *others = OPS.linear_cross_entropy.default(
         input, linear_weight, target, linear_bias, weight, loss_dtype=loss_dtype, **options
     )
-    loss_shape = shape if options["reduction"] == "none" else ()
-    return CrossEntropyOutput(
-        loss.reshape(loss_shape),
-        z_loss.reshape(loss_shape) if options["return_z_loss"] else None,
-        *(
-            values.reshape(shape) if options[f"return_{name}"] else None
-            for name, values in zip(("lse", "argmax", "entropy"), of_rows, strict=True)
-        ),
-    )
+    asked = [options[f"return_{name}"] for name in CrossEntropyOutput._fields[1:]]
+    found = [loss, *(values if is_asked else None for values, is_asked in zip(others, asked, strict=True))]
+    if shape != target.shape:
+        first_of_rows = 0 if options["reduction"] == "none" else 2
+        found[first_of_rows:] = [None if values is None else values.reshape(shape) for values in found[first_of_rows:]]
+    return CrossEntropyOutput(*found)
 
 
 def _logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:

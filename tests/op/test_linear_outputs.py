@@ -42,11 +42,15 @@ def directions(found: Any) -> list[Tensor]:
     return [torch.rand(getattr(found, name).shape, generator=generator) for name in DIFFERENTIABLE]
 
 
+def on_cpu(tensors: Any) -> list[Tensor]:
+    return [t.detach().cpu() for t in tensors]
+
+
 def values_and_gradients(leaves: Layer, found: Any) -> list[Tensor]:
     values = [getattr(found, name) for name in DIFFERENTIABLE]
     given = [d.to(v.device, v.dtype) for d, v in zip(directions(found), values, strict=True)]
     gradients = torch.autograd.grad(values, [t for t in leaves if t is not None], given)
-    return [t.detach().cpu() for t in (*values, *gradients)]
+    return on_cpu((*values, *gradients))
 
 
 @pytest.mark.feature("lse, entropy, argmax and z-loss from hidden states")
@@ -90,18 +94,17 @@ def test_one_alone(asked: dict[str, bool], reduction: str, device: torch.device)
     assert [field for field, value in found._asdict().items() if value is None] == [
         f"{field}" for field in found._fields if field not in ("loss", name.removeprefix("return_"))
     ]
-    torch.testing.assert_close(found.loss, plain)
+    torch.testing.assert_close(found.loss.cpu(), plain.cpu())
     of_logits = cross_entropy(case.logits(), target.to(device), **options, **asked)
-    value, expected = (getattr(of, name.removeprefix("return_")) for of in (found, of_logits))
+    value, expected = on_cpu(getattr(of, name.removeprefix("return_")) for of in (found, of_logits))
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4), (2, 3, 2), (2, 0, 3)], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_any_number_of_leading_dimensions(shape: tuple[int, ...], reduction: str, any_device: torch.device) -> None:
-    x = torch.randn(*shape, 5, device=any_device, requires_grad=True)
-    w = torch.randn(9, 5, device=any_device, requires_grad=True)
-    y = torch.randint(9, shape, device=any_device)
+    x, w = (torch.randn(*of, 5).to(any_device).requires_grad_() for of in (shape, (9,)))
+    y = torch.randint(9, shape).to(any_device)
     found = linear_cross_entropy(x, w, y, reduction=reduction, **ALL)
     assert found.lse.shape == found.entropy.shape == found.argmax.shape == shape
     logits = F.linear(x.double().cpu(), w.double().cpu())
@@ -110,8 +113,8 @@ def test_any_number_of_leading_dimensions(shape: tuple[int, ...], reduction: str
         expected = expected.reshape(shape)
     torch.testing.assert_close(found.loss.cpu(), expected, check_dtype=False)
     torch.testing.assert_close(found.lse.cpu(), logits.logsumexp(-1), check_dtype=False)
-    ours_, theirs = (torch.autograd.grad(loss.sum(), (x, w)) for loss in (found.loss, expected))
-    torch.testing.assert_close(ours_, theirs)
+    results = (on_cpu(torch.autograd.grad(loss.sum(), (x, w))) for loss in (found.loss, expected))
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4)], ids=str)
@@ -130,15 +133,15 @@ def test_an_ignored_row_of_nan_spoils_nothing_but_itself(skip: bool, reduction: 
     leaves = case.to(device)
     found = ours(leaves, target, reduction=reduction, z_loss=0.1, skip_ignored=skip, **ALL)
     counted = torch.ones(9, dtype=torch.bool).index_fill(0, ignored, False)
-    assert found.loss.isfinite().all()
+    assert found.loss.cpu().isfinite().all()
     assert found.lse.cpu().isfinite().tolist() == ([True] * 9 if skip else counted.tolist())
     assert (found.argmax.cpu() >= 0).tolist() == (counted.tolist() if skip else [True] * 9)
     parts = [found.loss.sum()]
     if skip:
         parts += [found.lse.sum(), found.entropy.sum()]
-    gradients = torch.autograd.grad(sum(parts), [t for t in leaves if t is not None])
+    gradients = on_cpu(torch.autograd.grad(sum(parts), list(leaves)))
     assert all(g.isfinite().all() for g in gradients)
-    assert not gradients[0][ignored.to(device)].any()
+    assert not gradients[0][ignored].any()
 
 
 def test_every_row_ignored(device: torch.device) -> None:
@@ -146,9 +149,9 @@ def test_every_row_ignored(device: torch.device) -> None:
     found = ours(case, target, reduction="none", skip_ignored=True, **ALL)
     assert [value.tolist() for value in found] == [[0] * 4, [0] * 4, [0] * 4, [-1] * 4, [0] * 4]
     for g in torch.autograd.grad(found.entropy.sum() + found.lse.sum(), list(case)):
-        assert not g.any()
+        assert not g.cpu().any()
     reported = ours(case, target, reduction="none", return_lse=True)
-    torch.testing.assert_close(reported.lse, case.logits().logsumexp(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reported.lse.cpu(), case.logits().cpu().logsumexp(1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.feature("logits never whole")
@@ -218,7 +221,7 @@ def test_compile_fullgraph(backend: str, device: torch.device) -> None:
     for form in (step, compiled):
         leaves = case.to(device)
         loss, *others = form(leaves, target.to(device))
-        results.append([loss, *others, *torch.autograd.grad(loss, list(leaves))])
+        results.append(on_cpu([loss, *others, *torch.autograd.grad(loss, list(leaves))]))
     torch.testing.assert_close(*results)
 
 
@@ -232,13 +235,14 @@ def test_checkpoint_and_autocast(device: torch.device) -> None:
     results = []
     for form in (step, lambda *t: checkpoint(step, *t, use_reentrant=False)):
         leaves = case.to(device)
-        results.append(torch.autograd.grad(form(*leaves[:2]), leaves[:2]))
+        results.append(on_cpu(torch.autograd.grad(form(*leaves[:2]), leaves[:2])))
     torch.testing.assert_close(*results)
     leaves = case.to(device)
     with torch.autocast(device.type, torch.bfloat16):
         found = ours(leaves, target, return_entropy=True)
     assert found.loss.dtype == found.entropy.dtype == torch.float32
-    torch.testing.assert_close(found.entropy, ours(leaves, target, return_entropy=True).entropy, rtol=0.02, atol=0.02)
+    expected = ours(leaves, target, return_entropy=True)
+    torch.testing.assert_close(found.entropy.cpu(), expected.entropy.cpu(), rtol=0.02, atol=0.02)
 
 
 class _Model(torch.nn.Module):
@@ -252,11 +256,11 @@ class _Model(torch.nn.Module):
 
 def test_a_module_and_its_export_for_any_number_of_rows(any_device: torch.device) -> None:
     model, rows = _Model().to(any_device), Dim("N", min=2)
-    example = (torch.randn(5, 6, device=any_device), targets(5, 17).to(any_device))
+    example = (torch.randn(5, 6).to(any_device), targets(5, 17).to(any_device))
     program = torch.export.export(model, example, dynamic_shapes=({0: rows}, {0: rows}))
-    inputs = (torch.randn(11, 6, device=any_device), targets(11, 17, 0.3).to(any_device))
-    for found, expected in zip(program.module()(*inputs)[::4], model(*inputs)[::4], strict=True):
-        torch.testing.assert_close(found, expected)
+    inputs = (torch.randn(11, 6).to(any_device), targets(11, 17, 0.3).to(any_device))
+    found, expected = (on_cpu(form(*inputs)[::4]) for form in (program.module(), model))
+    torch.testing.assert_close(found, expected)
     assert "linear_cross_entropy" in str(program.graph)
 
 
@@ -267,6 +271,6 @@ def test_gradients_of_one_output_follow_those_of_the_loss(name: str, order: int,
     found = ours(case, target, return_lse=True, return_entropy=True)
     wanted = list(case)
     steps = [found.loss, getattr(found, name).sum()][:: 1 if order == 1 else -1]
-    first, second = (torch.autograd.grad(value, wanted, retain_graph=True) for value in steps)
-    both = torch.autograd.grad(sum(steps), wanted)
-    torch.testing.assert_close([a + b for a, b in zip(first, second, strict=True)], list(both), rtol=1e-5, atol=1e-6)
+    first, second = (on_cpu(torch.autograd.grad(value, wanted, retain_graph=True)) for value in steps)
+    both = on_cpu(torch.autograd.grad(sum(steps), wanted))
+    torch.testing.assert_close([a + b for a, b in zip(first, second, strict=True)], both, rtol=1e-5, atol=1e-6)

@@ -123,7 +123,7 @@ def losses_and_gradients(
     denominators = ranks.denominators(target, accumulation_dtype(input.dtype))
     problem = problem.with_explicit_gradients(counted)
     # An NPU multiplies ignored rows too: to leave them out, the host would have to wait for their number.
-    ignored = None if is_on_cpu and bool(counted.all()) else ~counted
+    ignored = None if is_on_cpu and bool(counted.all()) else target == terms.ignore_index
     leaves_out = is_on_cpu and ignored is not None and not problem.reads_ignored_rows
     if leaves_out:
         problem, ignored = problem.of(counted.nonzero()[:, 0]), None
@@ -191,7 +191,7 @@ def _in_chunks(
 
     def of_counted(x: Tensor) -> Tensor:
         # The input of an ignored row may hold NaN, and 0 * NaN is NaN.
-        return x if ignored is None else x.masked_fill(ignored[chunk, None], 0)
+        return x if ignored is None else torch.where(ignored[chunk, None], 0, x)
 
     products = product_dtype(input)
     buffer = input.new_empty((chunk_rows, len(linear_weight)), dtype=products)
