@@ -16,7 +16,7 @@ from npu_runs import require_all_pass_on_npu
 GROUPS = (
     ("device", "runtime"),
     ("calls", "launches", "operators"),
-    ("amp", "switch"),
+    ("amp", "switch", "linear"),
     ("faults",),
     ("commands", "glue", "graphs"),
     ("board",),

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.func as tf
 import torch.nn.functional as F
-from oracle import Options, Truth, truth
+from linear_outputs import ALL, DIFFERENTIABLE, skipping
+from oracle import Options, truth
 from shapes import DTYPES, ON_NPU, targets
 from test_linear_cross_entropy import Layer, chunks_of, layer, ours, require_no_worse
 from torch import Tensor
@@ -21,19 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from npu_ce_jit import CrossEntropyOutput, LinearCrossEntropyLoss, cross_entropy, linear_cross_entropy
 from npu_ce_jit.bench.timing import peak_allocated
 
-ALL = {"return_z_loss": True, "return_lse": True, "return_argmax": True, "return_entropy": True}
 MANY = Options("mean", 3, 0.1, 1e-2, 5.0, 1.7)
-DIFFERENTIABLE = ("loss", "z_loss", "lse", "entropy")
-
-
-def skipping(expected: Truth, target: Tensor, ignore_index: int) -> Truth:
-    """As if the ignored rows were not there."""
-    counted = target != ignore_index
-    return expected._replace(
-        lse=torch.where(counted, expected.lse, 0),
-        entropy=torch.where(counted, expected.entropy, 0),
-        argmax=torch.where(counted, expected.argmax, -1),
-    )
 
 
 def directions(found: Any) -> list[Tensor]:

@@ -15,7 +15,9 @@ from locations import CHECKOUT, RUN_ON_NPU
 NUMBERS = (
     ("op/test_cross_entropy", "op/test_function"),
     ("op/test_npu_cross_entropy_loss", "op/test_edges", "op/test_errors", "op/test_derivatives"),
-    ("op/test_linear_cross_entropy", "op/test_linear_errors", "op/test_linear_function"),
+    (
+        "op/test_linear_cross_entropy", "op/test_linear_outputs", "op/test_linear_errors", "op/test_linear_function",
+    ),
     (
         "op/test_tracing", "op/test_compiled_graphs", "op/test_compiled_transforms", "op/test_export",
         "op/test_fake_tensors",
