@@ -17,10 +17,10 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 class CrossEntropyOutput(NamedTuple):
-    """What `cross_entropy` returns when any `return_*` is True; None for what was not asked.
+    """What the losses return when any `return_*` is True; None for what was not asked.
 
     `loss` and `z_loss` have the loss's dtype and shape; `lse` and `entropy` are float32 (float64 for float64 input)
-    and `argmax` int64, each `[N]`, or `[N, d1, ...]` for `[N, C, d1, ...]` logits. All but argmax are differentiable.
+    and `argmax` int64, each in the target's shape. All but argmax are differentiable.
     """
 
     loss: Tensor
@@ -28,6 +28,20 @@ class CrossEntropyOutput(NamedTuple):
     lse: Tensor | None
     argmax: Tensor | None
     entropy: Tensor | None
+
+    def predicted_tokens(self, target: Tensor, ignore_index: int = -100) -> Tensor:
+        """The most likely class of each position, int64 in the target's shape; -1 where it is ignored."""
+        return torch.where(target == ignore_index, -1, self._argmax())
+
+    def token_accuracy(self, target: Tensor, ignore_index: int = -100) -> Tensor:
+        """The share of the positions that are not ignored whose most likely class is the target's, float32 `[]`."""
+        counted = target != ignore_index
+        return ((self._argmax() == target) & counted).sum().float() / counted.sum()
+
+    def _argmax(self) -> Tensor:
+        if self.argmax is None:
+            raise RuntimeError("expected an output that has its argmax, got one without; pass return_argmax=True")
+        return self.argmax
 
 
 # So that torch.export can save a program that returns one.

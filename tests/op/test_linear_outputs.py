@@ -263,3 +263,20 @@ def test_gradients_of_one_output_follow_those_of_the_loss(name: str, order: int,
     first, second = (on_cpu(torch.autograd.grad(value, wanted, retain_graph=True)) for value in steps)
     both = on_cpu(torch.autograd.grad(sum(steps), wanted))
     torch.testing.assert_close([a + b for a, b in zip(first, second, strict=True)], both, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.feature("token accuracy and predicted tokens without logits")
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_token_accuracy_and_predicted_tokens(ignore_index: int, skip: bool, device: torch.device) -> None:
+    case, target = layer((23, 5, 7), torch.float32).to(device), targets(23, 7, 0.3, ignore_index)
+    options: dict[str, Any] = {"ignore_index": ignore_index, "return_argmax": True, "skip_ignored": skip}
+    found, counted = ours(case, target, **options), target != ignore_index
+    likely = case.logits().detach().cpu().argmax(1)
+    classes = target.to(device)
+    assert found.predicted_tokens(classes, ignore_index).cpu().tolist() == torch.where(counted, likely, -1).tolist()
+    accuracy = found.token_accuracy(classes, ignore_index)
+    assert accuracy.dtype == torch.float32
+    assert accuracy.item() == pytest.approx((likely == target)[counted].double().mean().item())
+    with pytest.raises(RuntimeError, match="pass return_argmax=True"):
+        ours(case, target, return_lse=True).token_accuracy(classes)
