@@ -42,6 +42,37 @@ def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> 
     _check_weight_size(weight, local_logits.shape[1])
 
 
+def check_token_logprobs(logits: Tensor, target: Tensor, temperature: float, softcap: float | None) -> None:
+    """Checks a call on `[..., V]` logits and a target of each row."""
+    if target.is_floating_point() and target.shape == logits.shape:
+        raise RuntimeError(
+            f"expected class indices, got class probabilities of shape {_shape(target)}; pass target.argmax(-1), or "
+            "compute (target * logits.log_softmax(-1)).sum(-1)"
+        )
+    check_kinds(logits, target, None, input_name="logits")
+    if logits.dim() < 1:
+        raise RuntimeError(f"expected logits of shape [..., V], got {_shape(logits)}")
+    _check_has_classes("logits", logits, logits.shape[-1])
+    check_row_shape(target, logits, "logits")
+    check_temperature(temperature)
+    check_terms("none", 0.0, {}, softcap)
+
+
+def check_row_shape(target: Tensor, logits: Tensor, name: str) -> None:
+    """One target for each row of `[..., V]`."""
+    expected = logits.shape[:-1]
+    _require(
+        target.shape == expected,
+        RuntimeError,
+        lambda: f"expected target of shape {list(expected)} for {name} {_shape(logits)}, got {_shape(target)}",
+    )
+
+
+def check_temperature(temperature: float) -> None:
+    if not 0.0 < temperature < math.inf:
+        raise RuntimeError(f"expected temperature finite and above 0, got {temperature}")
+
+
 def check_linear(
     input: Tensor,
     linear_weight: Tensor,
@@ -198,6 +229,19 @@ def check_inplace_backward(input: Tensor) -> None:
         )
 
 
+def check_inplace_rows(logits: Tensor, name: str = "logits") -> None:
+    """The gradient is written over `[..., V]` logits, so each run of rows that a view has must be contiguous."""
+    runs = logits
+    while runs.dim() > 2 and not runs.is_contiguous():
+        runs = runs.select(int(runs.stride(0) < runs.stride(1)), 0)
+    is_expanded = any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True))
+    if is_expanded or not runs.is_contiguous():
+        raise RuntimeError(
+            f"expected {name} whose rows are contiguous for inplace_backward=True, got shape {_shape(logits)} with "
+            f"strides {list(logits.stride())}; pass {name}.contiguous() or inplace_backward=False"
+        )
+
+
 def check_backward(
     grad_loss: Tensor,
     log_prob: Tensor,
@@ -239,9 +283,9 @@ def require_targets_in_range(target: Tensor, classes: int, ignore_index: int) ->
     """IndexError for a target outside [0, classes) that is not ignored. Reads the data: CPU kernels only."""
     wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
+        row = tuple(wrong.nonzero()[0].tolist())
         raise IndexError(
-            f"target[{row}] = {int(target[row])} is out of bounds for {classes} classes: "
+            f"target{list(row)} = {int(target[row])} is out of bounds for {classes} classes: "
             f"expected 0 <= target < {classes} or ignore_index ({ignore_index})"
         )
 
