@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils import _pytree
 from npu_ce_jit.api.cross_entropy import OPS
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd.token_logprobs import RowValues, TokenLogprobsOfRows, Wanted
+from npu_ce_jit.op.autograd.token_logprobs import RowValues, TokenLogprobsOfRows, Wanted, row_blocks
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulation_dtype
 from npu_ce_jit.op.torch_private import is_differentiating, needs_registered_operators
 
@@ -65,9 +64,8 @@ def token_logprobs(
         return_entropy: return -sum(p log p) of each row, in nats.
         return_sum_squared_probs: return sum(p**2) of each row. In compiled code and under torch.func its gradient takes
             a second tensor of the logits' size for a moment.
-        inplace_backward: backward writes the gradient over the logits instead of allocating it. Needs rows that are
-            contiguous up to the leading dimensions (`logits[:, :-1]` of contiguous logits are), eager mode, and one
-            backward; the logits' version is bumped, so that a reader of the old values raises. Under tracing,
+        inplace_backward: backward writes the gradient over the logits instead of allocating it. Needs rows that lie
+            side by side (in runs of many, as those of `logits[:, :-1]` do), eager mode, and one backward; the logits' version is bumped, so that a reader of the old values raises. Under tracing,
             torch.func, checkpointing or create_graph the gradient is a new tensor.
 
     Returns:
@@ -90,14 +88,14 @@ def token_logprobs(
         temperature=temperature, softcap=softcap, ignore_index=ignore_index
     )
     checks.check_token_logprobs(logits, target, temperature, softcap)
-    if inplace_backward:
-        checks.check_inplace_rows(logits)
     terms = sampled_terms(temperature, softcap, ignore_index)
     wanted = Wanted(terms, return_entropy, return_sum_squared_probs, inplace_backward)
     # A transposed batch is read as it lies, its targets with it.
     order = [] if torch.compiler.is_compiling() else _by_stride(logits)
     moved = order != sorted(order)
     x, y = (logits.permute(*order, -1), target.permute(order)) if moved else (logits, target)
+    if inplace_backward and not torch.compiler.is_compiling():
+        checks.check_inplace_blocks(logits, row_blocks(x))
     try:
         found = (_composed if needs_registered_operators(x) else TokenLogprobsOfRows.apply)(x, y, wanted)
     except IndexError:

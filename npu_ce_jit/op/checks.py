@@ -8,7 +8,7 @@ options are looked at, so that tracing runs the same checks; the one check of da
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -229,16 +229,13 @@ def check_inplace_backward(input: Tensor) -> None:
         )
 
 
-def check_inplace_rows(logits: Tensor, name: str = "logits") -> None:
-    """The gradient is written over `[..., V]` logits, so each run of rows that a view has must be contiguous."""
-    runs = logits
-    while runs.dim() > 2 and not runs.is_contiguous():
-        runs = runs.select(int(runs.stride(0) < runs.stride(1)), 0)
+def check_inplace_blocks(logits: Tensor, blocks: Sequence[Tensor]) -> None:
+    """The gradient is written over `blocks`, the views `[n, V]` that `[..., V]` logits are read as."""
     is_expanded = any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True))
-    if is_expanded or not runs.is_contiguous():
+    if is_expanded or not all(block.is_contiguous() for block in blocks):
         raise RuntimeError(
-            f"expected {name} whose rows are contiguous for inplace_backward=True, got shape {_shape(logits)} with "
-            f"strides {list(logits.stride())}; pass {name}.contiguous() or inplace_backward=False"
+            f"expected logits whose rows lie side by side for inplace_backward=True, got shape {_shape(logits)} with "
+            f"strides {list(logits.stride())}; pass logits.contiguous() or inplace_backward=False"
         )
 
 

@@ -66,7 +66,7 @@ class TokenLogprobsOfRows(torch.autograd.Function):
             _forward(block, part, wanted.terms, ENTROPY if wanted.entropy else 0, dtype)
             for block, part in zip(blocks, flat_target.split(rows), strict=True)
         ]
-        loss, entropy, row_stats = (_joined(parts, -1) for parts in zip(*found, strict=True))
+        loss, entropy, row_stats = (_joined(parts) for parts in zip(*found, strict=True))
         not_ignored = flat_target != wanted.terms.ignore_index
         squares = doubled_stats = None
         if wanted.sum_squared_probs:
@@ -74,12 +74,12 @@ class TokenLogprobsOfRows(torch.autograd.Function):
                 _forward(block, part, wanted.doubled, 0, dtype)[2]
                 for block, part in zip(blocks, flat_target.split(rows), strict=True)
             ]
-            doubled_stats = _joined(doubled, -1)
+            doubled_stats = _joined(doubled)
             squares = squares_of(row_stats, doubled_stats, not_ignored).view(target.shape)
         ctx.wanted, ctx.seen, ctx.spent = wanted, seen(logits, target), False
         ctx.inplace = wanted.inplace_backward and is_plain_eager(logits) and not is_inside_backward()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, target, row_stats, entropy, doubled_stats, squares)
+        ctx.save_for_backward(logits, target, row_stats, entropy if wanted.entropy else None, doubled_stats, squares)
         of_rows = torch.where(not_ignored, entropy, 0).view(target.shape) if wanted.entropy else None
         return (0 - loss).view(target.shape), of_rows, squares
 
@@ -152,7 +152,7 @@ class _Rows(NamedTuple):
 
     target: Tensor
     row_stats: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
     doubled_stats: Tensor | None
     gradients: _Gradients
 
@@ -160,18 +160,17 @@ class _Rows(NamedTuple):
         def of(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[..., rows].contiguous()
 
-        stats, doubled = of(self.row_stats), of(self.doubled_stats)
-        entropy = self.entropy[rows] if len(self.entropy) else self.entropy
+        stats = of(self.row_stats)
         assert stats is not None
-        return _Rows(self.target[rows], stats, entropy, doubled, _Gradients(*map(of, self.gradients)))
+        gradients = _Gradients(*map(of, self.gradients))
+        return _Rows(self.target[rows], stats, of(self.entropy), of(self.doubled_stats), gradients)
 
     def arguments(self, logits: Tensor, wanted: Wanted) -> tuple[Any, ...]:
         """`_backward`'s, but for what comes from lse(2x')."""
-        g, entropy = self.gradients, self.entropy if len(self.entropy) else None
-        denominators = self.row_stats.new_ones(2)
+        g = self.gradients
         return (
-            g.loss, None, None, g.lse, g.entropy, logits, self.target, None, self.row_stats, entropy, denominators,
-            *wanted.terms,
+            g.loss, None, None, g.lse, g.entropy, logits, self.target, None, self.row_stats, self.entropy,
+            self.row_stats.new_ones(2), *wanted.terms,
         )  # fmt: skip
 
     def doubled_arguments(self, logits: Tensor, wanted: Wanted) -> tuple[Any, ...]:
@@ -212,7 +211,7 @@ def _write_over(blocks: list[Tensor], row: _Rows, wanted: Wanted) -> None:
                 doubled = below_autograd(OPS._backward.default, *part.doubled_arguments(logits, wanted))
             below_autograd(OPS._backward_.default, *part.arguments(logits, wanted))
             if doubled is not None:
-                logits += doubled
+                logits.add_(doubled)
             _without_ignored(logits, part, wanted)
 
 
@@ -231,5 +230,5 @@ def _flat(logits: Tensor) -> Tensor:
     return logits.reshape(logits.shape[:-1].numel(), logits.shape[-1])
 
 
-def _joined(parts: tuple[Tensor, ...] | list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+def _joined(parts: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
