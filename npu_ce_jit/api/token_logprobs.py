@@ -138,4 +138,4 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
 
 def _by_stride(logits: Tensor) -> list[int]:
     """The leading dimensions, those first whose rows lie furthest apart."""
-    return sorted(range(logits.dim() - 1), key=lambda dim: -logits.stride(dim))
+    return sorted(range(logits.dim() - 1), key=lambda dim: -int(logits.stride(dim)))

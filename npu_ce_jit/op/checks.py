@@ -289,7 +289,10 @@ def require_targets_in_range(target: Tensor, classes: int, ignore_index: int) ->
 
 def _require(condition: bool | torch.SymBool, error: type[Exception], message: Callable[[], str]) -> None:
     """torch's check for a condition on sizes, which may be symbolic; that costs 3 us where a bool costs none."""
-    if condition is not True:
+    if torch.compiler.is_dynamo_compiling():  # which takes no message that is made of a tensor
+        if not condition:
+            raise error(message())
+    elif condition is not True:
         torch._check_with(error, condition, message)
 
 

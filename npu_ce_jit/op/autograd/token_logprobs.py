@@ -50,7 +50,7 @@ def row_blocks(logits: Tensor) -> list[Tensor]:
         return [logits]
     try:
         return [logits.view(logits.shape[:-1].numel(), logits.shape[-1])]
-    except RuntimeError:  # such as logits[:, :-1]
+    except (RuntimeError, ValueError):  # such as logits[:, :-1]; the latter is a fake tensor's
         return [block for part in logits.unbind(0) for block in row_blocks(part)]
 
 
