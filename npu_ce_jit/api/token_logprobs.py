@@ -65,8 +65,9 @@ def token_logprobs(
         return_sum_squared_probs: return sum(p**2) of each row. In compiled code and under torch.func its gradient takes
             a second tensor of the logits' size for a moment.
         inplace_backward: backward writes the gradient over the logits instead of allocating it. Needs rows that lie
-            side by side (in runs of many, as those of `logits[:, :-1]` do), eager mode, and one backward; the logits' version is bumped, so that a reader of the old values raises. Under tracing,
-            torch.func, checkpointing or create_graph the gradient is a new tensor.
+            side by side (in runs of many, as those of `logits[:, :-1]` do), eager mode, and one backward; the logits'
+            version is bumped, so that a reader of the old values raises. Under tracing, torch.func, checkpointing or
+            create_graph the gradient is a new tensor.
 
     Returns:
         Log-probabilities `[...]`, float32 (float64 for float64 logits), differentiable to any order, autocast or not.
@@ -130,7 +131,7 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
         return loss, lse, entropy
 
     loss, lse, entropy = of_rows(wanted.terms, wanted.entropy)
-    squares = (of_rows(wanted.doubled, False)[1] - 2 * lse).exp() if wanted.sum_squared_probs else None
+    squares = (of_rows(wanted.terms.doubled, False)[1] - 2 * lse).exp() if wanted.sum_squared_probs else None
     beside = (entropy if wanted.entropy else None, squares)
     of_entropy, of_squares = (None if v is None else torch.where(is_ignored, 0, v.view(target.shape)) for v in beside)
     return (0 - loss).view(target.shape), of_entropy, of_squares
@@ -138,4 +139,5 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
 
 def _by_stride(logits: Tensor) -> list[int]:
     """The leading dimensions, those first whose rows lie furthest apart."""
-    return sorted(range(logits.dim() - 1), key=lambda dim: -int(logits.stride(dim)))
+    strides = logits.stride()
+    return sorted(range(logits.dim() - 1), key=lambda dim: -strides[dim])

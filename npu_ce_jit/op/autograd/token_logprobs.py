@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op.autograd.functions import OPS
+from npu_ce_jit.op.rows import squared_probs, zero_ignored
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import ENTROPY, LossTerms, accumulation_dtype
 from npu_ce_jit.op.torch_private import (
@@ -37,11 +38,6 @@ class Wanted(NamedTuple):
     entropy: bool
     sum_squared_probs: bool
     inplace_backward: bool
-
-    @property
-    def doubled(self) -> LossTerms:
-        """The terms that make 2x' of the same logits."""
-        return self.terms._replace(softcap=2 * self.terms.softcap, logit_scale=2 * self.terms.logit_scale)
 
 
 def row_blocks(logits: Tensor) -> list[Tensor]:
@@ -71,11 +67,11 @@ class TokenLogprobsOfRows(torch.autograd.Function):
         squares = doubled_stats = None
         if wanted.sum_squared_probs:
             doubled = [
-                _forward(block, part, wanted.doubled, 0, dtype)[2]
+                _forward(block, part, wanted.terms.doubled, 0, dtype)[2]
                 for block, part in zip(blocks, flat_target.split(rows), strict=True)
             ]
             doubled_stats = _joined(doubled)
-            squares = squares_of(row_stats, doubled_stats, not_ignored).view(target.shape)
+            squares = squared_probs(row_stats, doubled_stats, not_ignored).view(target.shape)
         ctx.wanted, ctx.seen, ctx.spent = wanted, seen(logits, target), False
         ctx.inplace = wanted.inplace_backward and is_plain_eager(logits) and not is_inside_backward()
         ctx.set_materialize_grads(False)
@@ -117,11 +113,6 @@ class TokenLogprobsOfRows(torch.autograd.Function):
         result = logits.detach().clone(memory_format=torch.contiguous_format)
         _write_over([_flat(result)], row, wanted)
         return result, None, None
-
-
-def squares_of(row_stats: Tensor, doubled_stats: Tensor, not_ignored: Tensor) -> Tensor:
-    """sum(p^2) from both row_stats `[2, N]`; the max of 2x' is twice that of x' and falls out."""
-    return torch.where(not_ignored, (doubled_stats[1] - 2 * row_stats[1]).exp(), 0)
 
 
 class _Gradients(NamedTuple):
@@ -176,7 +167,7 @@ class _Rows(NamedTuple):
     def doubled_arguments(self, logits: Tensor, wanted: Wanted) -> tuple[Any, ...]:
         return (
             None, None, None, self.gradients.doubled_lse, None, logits, self.target, None, self.doubled_stats, None,
-            self.row_stats.new_ones(2), *wanted.doubled,
+            self.row_stats.new_ones(2), *wanted.terms.doubled,
         )  # fmt: skip
 
 
@@ -216,14 +207,9 @@ def _write_over(blocks: list[Tensor], row: _Rows, wanted: Wanted) -> None:
 
 
 def _without_ignored(gradient: Tensor, row: _Rows, wanted: Wanted) -> Tensor:
-    """0 in ignored rows, whatever their logits hold: entropy and lse flow there, if only with a factor of 0."""
     if row.gradients.entropy is None and row.gradients.lse is None:
         return gradient
-    ignored = row.target == wanted.terms.ignore_index
-    # On a CPU masked_fill_ takes longer than the gradient itself; elsewhere the host would wait for which rows.
-    if gradient.device.type == "cpu" and type(gradient) is Tensor and not torch.compiler.is_compiling():
-        return gradient.index_fill_(0, ignored.nonzero()[:, 0], 0)
-    return gradient.masked_fill_(ignored[:, None], 0)
+    return zero_ignored(gradient, row.target == wanted.terms.ignore_index)
 
 
 def _flat(logits: Tensor) -> Tensor:
