@@ -11,7 +11,7 @@ from torch.utils import _pytree
 
 from npu_ce_jit.api.cross_entropy import OPS
 from npu_ce_jit.api.numbers import plain_numbers
-from npu_ce_jit.op import checks
+from npu_ce_jit.op import checks, row_checks
 from npu_ce_jit.op.autograd.token_logprobs import RowValues, TokenLogprobsOfRows, Wanted, row_blocks
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulation_dtype
 from npu_ce_jit.op.torch_private import is_differentiating, needs_registered_operators
@@ -88,7 +88,8 @@ def token_logprobs(
     temperature, softcap, ignore_index = plain_numbers(
         temperature=temperature, softcap=softcap, ignore_index=ignore_index
     )
-    checks.check_token_logprobs(logits, target, temperature, softcap)
+    row_checks.check_token_logprobs(logits, target, temperature, softcap)
+    checks.check_has_classes("logits", logits, logits.shape[-1])
     terms = sampled_terms(temperature, softcap, ignore_index)
     wanted = Wanted(terms, return_entropy, return_sum_squared_probs, inplace_backward)
     # A transposed batch is read as it lies, its targets with it.
@@ -96,7 +97,7 @@ def token_logprobs(
     moved = order != sorted(order)
     x, y = (logits.permute(*order, -1), target.permute(order)) if moved else (logits, target)
     if inplace_backward and not torch.compiler.is_compiling():
-        checks.check_inplace_blocks(logits, row_blocks(x))
+        row_checks.check_inplace_blocks(logits, row_blocks(x))
     try:
         found = (_composed if needs_registered_operators(x) else TokenLogprobsOfRows.apply)(x, y, wanted)
     except IndexError:

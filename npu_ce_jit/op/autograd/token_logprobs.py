@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from npu_ce_jit.op.autograd.functions import OPS
+from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.rows import squared_probs, zero_ignored
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import ENTROPY, LossTerms, accumulation_dtype
@@ -21,8 +22,6 @@ from npu_ce_jit.op.torch_private import (
     below_autograd,
     is_batched_gradient,
     is_differentiating,
-    is_inside_backward,
-    is_plain_eager,
 )
 
 # What the gradient of the sum of squares is made in, before it is added to the other one.
@@ -72,8 +71,8 @@ class TokenLogprobsOfRows(torch.autograd.Function):
             ]
             doubled_stats = _joined(doubled)
             squares = squared_probs(row_stats, doubled_stats, not_ignored).view(target.shape)
-        ctx.wanted, ctx.seen, ctx.spent = wanted, seen(logits, target), False
-        ctx.inplace = wanted.inplace_backward and is_plain_eager(logits) and not is_inside_backward()
+        ctx.wanted, ctx.seen = wanted, seen(logits, target)
+        ctx.over_logits = OverLogits(logits, wanted.inplace_backward)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, target, row_stats, entropy if wanted.entropy else None, doubled_stats, squares)
         of_rows = torch.where(not_ignored, entropy, 0).view(target.shape) if wanted.entropy else None
@@ -83,29 +82,20 @@ class TokenLogprobsOfRows(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         if all(g is None for g in grad_outputs):
             return None, None, None
-        if ctx.spent:
-            raise RuntimeError(
-                "expected one backward with inplace_backward=True, got a second: the first one wrote the gradient "
-                "over the logits; pass inplace_backward=False to go through the graph twice"
-            )
+        ctx.over_logits.require_unspent()
         logits, target, row_stats, entropy, doubled_stats, squares = ctx.saved_tensors
         require_unchanged(ctx.seen, ("logits", "target"), (logits, target))
         wanted, flat_target = ctx.wanted, target.reshape(-1)
-        gradients = _Gradients.of(grad_outputs, squares, flat_target != wanted.terms.ignore_index)
+        gradients = RowGradients.of(grad_outputs, squares, flat_target != wanted.terms.ignore_index)
         row = _Rows(flat_target, row_stats, entropy, doubled_stats, gradients)
         tensors = (*grad_outputs, logits)
         must_record = torch.compiler.is_compiling() or is_differentiating(*tensors)
         if must_record or any(map(is_batched_gradient, grad_outputs)):
             result = _gradient(_flat(logits), row, wanted)
             return _without_ignored(result, row, wanted).view(logits.shape), None, None
-        # A leaf's gradient from an earlier step lies over the logits too, and is still to be added to.
-        has_gradient = logits.is_leaf and logits.grad is not None
-        if ctx.inplace and is_plain_eager(logits) and not has_gradient:
-            ctx.spent = True
-            result = logits.detach()
-            _write_over(row_blocks(result), row, wanted)
-            torch.autograd.graph.increment_version(logits)
-            return result, None, None
+        if ctx.over_logits.allowed(logits):
+            _write_over(row_blocks(logits.detach()), row, wanted)
+            return ctx.over_logits.spend(logits), None, None
         blocks = row_blocks(logits)
         if len(blocks) == 1 and gradients.doubled_lse is None:
             result = below_autograd(_gradient, blocks[0], row, wanted)
@@ -115,7 +105,7 @@ class TokenLogprobsOfRows(torch.autograd.Function):
         return result, None, None
 
 
-class _Gradients(NamedTuple):
+class RowGradients(NamedTuple):
     """`[N]` each: of the loss, lse(x'), the entropy, lse(2x')."""
 
     loss: Tensor | None
@@ -124,7 +114,7 @@ class _Gradients(NamedTuple):
     doubled_lse: Tensor | None
 
     @classmethod
-    def of(cls, grad_outputs: tuple[Tensor | None, ...], squares: Tensor | None, not_ignored: Tensor) -> _Gradients:
+    def of(cls, grad_outputs: tuple[Tensor | None, ...], squares: Tensor | None, not_ignored: Tensor) -> RowGradients:
         logprobs, entropy, of_squares = (None if g is None else g.reshape(-1) for g in grad_outputs)
         doubled_lse = None
         if of_squares is not None:
@@ -145,7 +135,7 @@ class _Rows(NamedTuple):
     row_stats: Tensor
     entropy: Tensor | None
     doubled_stats: Tensor | None
-    gradients: _Gradients
+    gradients: RowGradients
 
     def part(self, rows: slice) -> _Rows:
         def of(tensor: Tensor | None) -> Tensor | None:
@@ -153,7 +143,7 @@ class _Rows(NamedTuple):
 
         stats = of(self.row_stats)
         assert stats is not None
-        gradients = _Gradients(*map(of, self.gradients))
+        gradients = RowGradients(*map(of, self.gradients))
         return _Rows(self.target[rows], stats, of(self.entropy), of(self.doubled_stats), gradients)
 
     def arguments(self, logits: Tensor, wanted: Wanted) -> tuple[Any, ...]:
