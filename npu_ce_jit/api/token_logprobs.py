@@ -49,8 +49,9 @@ def token_logprobs(
     temperature. One pass over the logits (two for the sum of squares); nothing of their size is made but the gradient,
     computed from them in backward.
 
-    A row's results and its gradient have the same bits wherever the row stands, among however many others, in logits
-    of whatever strides, whole or in chunks, on a device of one kind.
+    On a CPU a row's results and its gradient have the same bits wherever the row stands, among however many others, in
+    logits of whatever strides, whole or in chunks. On an NPU too, up to some hundred classes: cores share out longer
+    rows where rows are few, and then add up in another order.
 
     Args:
         logits: `[..., V]`, any number of leading dimensions; float16, bfloat16, float32 (and float64 on CPU). In eager
