@@ -22,6 +22,7 @@ if _TYPE_CHECKING:
     from npu_ce_jit.api.causal_lm import causal_lm_loss
     from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
     from npu_ce_jit.api.modules import CrossEntropyLoss, LinearCrossEntropyLoss
+    from npu_ce_jit.api.token_logprobs import TokenLogprobs, token_logprobs
     from npu_ce_jit.fake_npu import register_fake_npu
     from npu_ce_jit.interactive.notebook import build_log, info
     from npu_ce_jit.interactive.rebuild import rebuild
@@ -34,6 +35,7 @@ __all__ = [
     "CrossEntropyOutput",
     "LinearCrossEntropyLoss",
     "LinearCrossEntropyOptions",
+    "TokenLogprobs",
     "__version__",
     "build_log",
     "causal_lm_loss",
@@ -47,12 +49,14 @@ __all__ = [
     "npu_cross_entropy_loss_backward",
     "rebuild",
     "register_fake_npu",
+    "token_logprobs",
     "uninstall",
 ]
 _LAZY = {
     "CrossEntropyLoss": "api.modules",
     "LinearCrossEntropyLoss": "api.modules",
     "LinearCrossEntropyOptions": "torch_compat",
+    "TokenLogprobs": "api.token_logprobs",
     "build_log": "interactive.notebook",
     "causal_lm_loss": "api.causal_lm",
     "decompositions": "op.tracing.decompositions",
@@ -62,6 +66,7 @@ _LAZY = {
     "linear_cross_entropy": "api.linear_cross_entropy",
     "rebuild": "interactive.rebuild",
     "register_fake_npu": "fake_npu",
+    "token_logprobs": "api.token_logprobs",
     "uninstall": "patch.switch",
 }
 

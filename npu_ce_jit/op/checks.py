@@ -33,15 +33,6 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
     _check_shapes(input, target, weight, input_name)
 
 
-def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """Checks the tensors of a loss over some of the classes, which may be none."""
-    check_kinds(local_logits, target, weight, input_name="local_logits")
-    if local_logits.dim() != 2:
-        raise RuntimeError(f"expected local_logits of shape [N, C_rank], got {_shape(local_logits)}")
-    _check_row_ranks(target, weight)
-    _check_weight_size(weight, local_logits.shape[1])
-
-
 def check_linear(
     input: Tensor,
     linear_weight: Tensor,
@@ -59,12 +50,12 @@ def check_linear(
         require_tensor(name, tensor)
         if tensor.dim() != 2:
             advice = f". {PARAMETERS_TAKEN_APART}" if tensor.shape == (0,) else ""
-            raise RuntimeError(f"expected {name} of shape {shape}, got {_shape(tensor)}{advice}")
+            raise RuntimeError(f"expected {name} of shape {shape}, got {shape_of(tensor)}{advice}")
     check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
     _check_row_ranks(target, weight)
     check_layer(input, linear_weight, linear_bias)
     if not may_be_empty:
-        _check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
+        check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
     _check_weight_size(weight, linear_weight.shape[0])
 
 
@@ -73,23 +64,23 @@ def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
     if input.dim() < 1 or linear_weight.dim() < 2:
         raise RuntimeError(
             "expected input of shape [N, in_features] and linear_weight of shape [C, in_features] or "
-            f"[C, d1, ..., in_features], got {_shape(input)} and {_shape(linear_weight)}"
+            f"[C, d1, ..., in_features], got {shape_of(input)} and {shape_of(linear_weight)}"
         )
     features = input.shape[-1]
-    _require(
+    require_that(
         linear_weight.shape[-1] == features,
         RuntimeError,
         lambda: (
             f"expected linear_weight whose last dimension is input's in_features ({features}), "
-            f"got {_shape(linear_weight)}"
+            f"got {shape_of(linear_weight)}"
         ),
     )
     if linear_bias is not None:
         expected = linear_weight.shape[:-1]
-        _require(
+        require_that(
             linear_bias.shape == expected,
             RuntimeError,
-            lambda: f"expected linear_bias of shape {list(expected)}, got {_shape(linear_bias)}",
+            lambda: f"expected linear_bias of shape {list(expected)}, got {shape_of(linear_bias)}",
         )
 
 
@@ -124,36 +115,38 @@ def check_kinds(
 
 def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:
     if input.dim() != 2:
-        raise RuntimeError(f"expected {input_name} of shape [N, C], got {_shape(input)}")
+        raise RuntimeError(f"expected {input_name} of shape [N, C], got {shape_of(input)}")
     _check_row_ranks(target, weight)
     classes = input.shape[1]
-    _check_has_classes(input_name, input, classes)
+    check_has_classes(input_name, input, classes)
     _check_weight_size(weight, classes)
 
 
 def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
     if target.dim() != 1:
-        raise RuntimeError(f"expected target of shape [N], got {_shape(target)}")
+        raise RuntimeError(f"expected target of shape [N], got {shape_of(target)}")
     if weight is not None and weight.dim() != 1:
-        raise RuntimeError(f"expected weight of shape [C], got {_shape(weight)}")
+        raise RuntimeError(f"expected weight of shape [C], got {shape_of(weight)}")
 
 
-def _check_has_classes(name: str, tensor: Tensor, classes: int) -> None:
-    _require(classes >= 1, RuntimeError, lambda: f"expected {name} with at least one class, got shape {_shape(tensor)}")
+def check_has_classes(name: str, tensor: Tensor, classes: int) -> None:
+    require_that(
+        classes >= 1, RuntimeError, lambda: f"expected {name} with at least one class, got shape {shape_of(tensor)}"
+    )
 
 
 def _check_weight_size(weight: Tensor | None, classes: int) -> None:
     if weight is not None:
-        _require(
+        require_that(
             weight.shape[0] == classes,
             RuntimeError,
-            lambda: f"expected weight of shape [{classes}], one for each class, got {_shape(weight)}",
+            lambda: f"expected weight of shape [{classes}], one for each class, got {shape_of(weight)}",
         )
 
 
 def _check_batch_size(rows: int, target: Tensor) -> None:
     found = target.shape[0] if target.dim() else 0
-    _require(
+    require_that(
         rows == found,
         ValueError,
         lambda: f"expected input batch_size ({rows}) to match target batch_size ({found})",
@@ -193,7 +186,7 @@ def check_inplace_backward(input: Tensor) -> None:
     """The gradient is written over the logits, so they must be laid out as the gradient is."""
     if input.dim() != 2 or not input.is_contiguous():
         raise RuntimeError(
-            f"expected a contiguous input of shape [N, C] for inplace_backward=True, got shape {_shape(input)} with "
+            f"expected a contiguous input of shape [N, C] for inplace_backward=True, got shape {shape_of(input)} with "
             f"strides {list(input.stride())}; pass input.contiguous() or inplace_backward=False"
         )
 
@@ -228,10 +221,10 @@ def check_backward(
                 f"expected lse_for_zloss of shape [{rows}] with lse_square_scale_for_zloss="
                 f"{lse_square_scale_for_zloss}, got None"
             )
-        _require(
+        require_that(
             lse_for_zloss.dim() == 1 and lse_for_zloss.shape[0] == rows,
             RuntimeError,
-            lambda: f"expected lse_for_zloss of shape [{rows}], got {_shape(lse_for_zloss)}",
+            lambda: f"expected lse_for_zloss of shape [{rows}], got {shape_of(lse_for_zloss)}",
         )
 
 
@@ -239,16 +232,19 @@ def require_targets_in_range(target: Tensor, classes: int, ignore_index: int) ->
     """IndexError for a target outside [0, classes) that is not ignored. Reads the data: CPU kernels only."""
     wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
+        row = tuple(wrong.nonzero()[0].tolist())
         raise IndexError(
-            f"target[{row}] = {int(target[row])} is out of bounds for {classes} classes: "
+            f"target{list(row)} = {int(target[row])} is out of bounds for {classes} classes: "
             f"expected 0 <= target < {classes} or ignore_index ({ignore_index})"
         )
 
 
-def _require(condition: bool | torch.SymBool, error: type[Exception], message: Callable[[], str]) -> None:
+def require_that(condition: bool | torch.SymBool, error: type[Exception], message: Callable[[], str]) -> None:
     """torch's check for a condition on sizes, which may be symbolic; that costs 3 us where a bool costs none."""
-    if condition is not True:
+    if torch.compiler.is_dynamo_compiling():  # which takes no message that is made of a tensor
+        if not condition:
+            raise error(message())
+    elif condition is not True:
         torch._check_with(error, condition, message)
 
 
@@ -263,14 +259,14 @@ def _check_gradient(name: str, gradient: Tensor, reduction: str, rows: int) -> N
         fits, expected = gradient.dim() == 1 and gradient.shape[0] == rows, f"[{rows}]"
     else:
         fits, expected = gradient.dim() <= 1 and gradient.numel() == 1, "[1] or []"
-    _require(
+    require_that(
         fits,
         RuntimeError,
-        lambda: f"expected {name} of shape {expected} for reduction {reduction!r}, got {_shape(gradient)}",
+        lambda: f"expected {name} of shape {expected} for reduction {reduction!r}, got {shape_of(gradient)}",
     )
 
 
-def _shape(tensor: Tensor) -> str:
+def shape_of(tensor: Tensor) -> str:
     return str(list(tensor.shape))
 
 

@@ -155,6 +155,22 @@ def plogp(log_prob: Tensor) -> Tensor:
     return torch.where(p == 0, 0, p * log_prob)
 
 
+def squared_probs(row_stats: Tensor, doubled_stats: Tensor, not_ignored: Tensor) -> Tensor:
+    """`[N]`: sum(p^2), from the row_stats of x' and of 2x'; the max of 2x' is twice that of x' and falls out."""
+    return torch.where(not_ignored, (doubled_stats[1] - 2 * row_stats[1]).exp(), 0)
+
+
+def zero_ignored(gradient: Tensor, ignored: Tensor) -> Tensor:
+    """`gradient` `[N, C]`, over which 0 is written in ignored rows.
+
+    Where a gradient of lse or of entropy flows into such a row, if only one of 0, its logits' NaN would come out.
+    """
+    if type(gradient) is Tensor and gradient.device.type == "cpu" and not torch.compiler.is_compiling():
+        # There masked_fill_ takes longer than the gradient itself; elsewhere the host would wait for which rows.
+        return gradient.index_fill_(0, ignored.nonzero()[:, 0], 0)
+    return gradient.masked_fill_(ignored[:, None], 0)
+
+
 def _on_rows(gradient: Tensor | None, not_ignored: Tensor, dtype: torch.dtype, terms: LossTerms) -> Tensor:
     """A loss's gradient ([N], or [] or [1] where it was reduced) as one of each row, before any denominator."""
     if gradient is None:

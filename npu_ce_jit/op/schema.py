@@ -84,6 +84,11 @@ class LossTerms(NamedTuple):
     softcap: float
     logit_scale: float
 
+    @property
+    def doubled(self) -> "LossTerms":
+        """Those that make 2x' of the logits: the sum of squared probabilities is exp(lse(2x') - 2 lse(x'))."""
+        return self._replace(softcap=2 * self.softcap, logit_scale=2 * self.logit_scale)
+
 
 class Request(NamedTuple):
     """One call's options: the loss's terms, the bits of what to return beside it, and the loss's dtype and shape."""

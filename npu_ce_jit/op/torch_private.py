@@ -56,6 +56,15 @@ def is_differentiating(*tensors: Tensor | None) -> bool:
     return has_tangent(*tensors)
 
 
+def needs_registered_operators(tensor: Tensor) -> bool:
+    """Whether a `torch.autograd.Function` with nothing but a backward cannot stand for a call on `tensor`.
+
+    Under transforms, in forward mode, and where torch.export traces past it what a graph is to hold.
+    """
+    is_exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return is_exporting or functorch_is_active() or has_tangent(tensor)
+
+
 def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """`function.apply` from within a kernel of the Autograd key, where every argument is given.
 

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every loss over ranks checks and looks up before its first collective."""
+"""What every loss over ranks checks and looks up before its rows meet, and what ranks tell each other of it."""
 
 from __future__ import annotations
 
 import sys
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
+from npu_ce_jit.op.distributed.targets import Shard
+from npu_ce_jit.op.distributed.vocab_parallel import all_reduce
 from npu_ce_jit.op.operators import checked_terms
-from npu_ce_jit.op.schema import LossTerms
+from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
 
 
 def require_plain(**tensors: object) -> None:
@@ -49,6 +55,127 @@ def checked_loss_terms(
     checks.check_weight_has_no_gradient(weight)
     # Past the cache, which Dynamo warns of.
     return checked_terms.__wrapped__(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
+
+
+class Call(Protocol):
+    """A call whose arguments this rank has accepted."""
+
+    @property
+    def input(self) -> Tensor:
+        """`[N, C_rank]`"""
+
+    @property
+    def target(self) -> Tensor:
+        """`[N]`"""
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The classes' weights, of this rank's or of all."""
+
+    @property
+    def shared(self) -> dict[str, object]:
+        """By name, what must be the same on every rank, beside the above."""
+
+
+AnyCall = TypeVar("AnyCall", bound=Call)
+
+
+def agreed(
+    name: str, local_logits: object, group: dist.ProcessGroup, check: Callable[[], AnyCall]
+) -> tuple[AnyCall, Shard | None]:
+    """What `check` made of this rank's arguments, and this rank's place among all classes.
+
+    On a CPU in eager mode, ranks tell each other in one collective of four numbers whether they have accepted their
+    arguments, and a digest of what must be the same: so what is wrong on one rank is an error on all, at once, and not
+    a wait for a rank that has left. Elsewhere the host would wait too; the place is None there.
+    """
+    if not _ranks_tell(local_logits, group):
+        return check(), None
+    call: AnyCall | None = None
+    own_error: Exception | None = None
+    try:
+        call = check()
+    except Exception as error:  # noqa: BLE001  raised again when the others know
+        own_error = error
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    # Padding is what no max takes.
+    numbers = torch.full((ranks, 4), -torch.inf, dtype=torch.float64)
+    numbers[rank] = torch.zeros(4) if call is None else _told(name, call)
+    accepted, sizes, weight_sizes, weight_sums = all_reduce(numbers, "max", (group,)).unbind(1)
+    sizes = sizes.long()
+    total = sizes.sum()
+    if call is None or bool((accepted != accepted[0]).any()):
+        raise _refusal(name, call, own_error, group) from own_error
+    # Of a weight that is not of the rank's own classes, on all ranks alike.
+    wrong = (weight_sizes != sizes) & (weight_sizes != total) & (weight_sizes >= 0)
+    if bool(wrong.any()):
+        where = int(wrong.nonzero()[0])
+        raise RuntimeError(
+            f"expected weight of shape [{int(sizes[where])}], one for each class of the rank, or [{int(total)}], one "
+            f"for each class of all, got [{int(weight_sizes[where])}] on rank {where} of the group"
+        )
+    is_whole = weight_sizes == total
+    weight_sum = weight_sums[is_whole.long().argmax()] if bool(is_whole.any()) else weight_sums.sum()
+    first = sizes[:rank].sum()
+    return call, Shard(first, total, weight_sum.to(accumulation_dtype(call.input.dtype)))
+
+
+class _Told(NamedTuple):
+    """One rank's part, when something is wrong on one of them."""
+
+    error: str | None
+    shared: dict[str, str]
+
+
+def _ranks_tell(local_logits: object, group: dist.ProcessGroup) -> bool:
+    if torch.compiler.is_compiling() or isinstance(local_logits, FakeTensor):
+        return False
+    backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
+    # Known on a rank whose logits are no tensor, or on another device by mistake.
+    only_for_cpu = set(backends.values()) == {"gloo"}
+    is_on_cpu = isinstance(local_logits, Tensor) and local_logits.device.type == "cpu"
+    return backends.get("cpu") == "gloo" and (only_for_cpu or is_on_cpu)
+
+
+def _told(name: str, call: Call) -> Tensor:
+    """A digest that is never 0, this rank's classes, the length of its weight (-1 for none), and that one's sum."""
+    classes, weight = call.input.shape[1], call.weight
+    digest = 1 + zlib.crc32(repr(_shared(name, call)).encode())
+    of_weight = (-1, classes) if weight is None else (len(weight), float(weight.sum(dtype=torch.float64)))
+    return torch.tensor((digest, classes, *of_weight), dtype=torch.float64)
+
+
+def _shared(name: str, call: Call) -> dict[str, str]:
+    found: dict[str, object] = {
+        "function": name,
+        "dtype": str(call.input.dtype).removeprefix("torch."),
+        "number of rows": len(call.target),
+        "sum of targets": int(call.target.sum()),
+        "weight": "none" if call.weight is None else "given",
+        **call.shared,
+    }
+    return {key: str(value) for key, value in found.items()}
+
+
+def _refusal(name: str, call: Call | None, own_error: Exception | None, group: dist.ProcessGroup) -> Exception:
+    """This rank's own error, or one that says what the others have told. Every rank gets here."""
+    own = _Told(None, _shared(name, call)) if call else _Told(f"{type(own_error).__name__}: {own_error}", {})
+    of_ranks: list[_Told] = [own] * dist.get_world_size(group)
+    dist.all_gather_object(of_ranks, own, group)
+    if own_error is not None:
+        return own_error
+    refused = [f"rank {rank} of the group: {told.error}" for rank, told in enumerate(of_ranks) if told.error]
+    if refused:
+        return RuntimeError(
+            f"expected arguments of {name} that every rank accepts, got an error on {len(refused)} of "
+            f"{len(of_ranks)} ranks; {'; '.join(refused)}"
+        )
+    differing = [
+        f"{key} " + ", ".join(f"{told.shared.get(key)} (rank {rank})" for rank, told in enumerate(of_ranks))
+        for key in own.shared
+        if len({told.shared.get(key) for told in of_ranks}) > 1
+    ]
+    return RuntimeError(f"expected the same call of {name} on every rank, got {'; '.join(differing)}")
 
 
 def required_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

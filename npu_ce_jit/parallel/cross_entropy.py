@@ -3,22 +3,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import HALVES
-from npu_ce_jit.op import checks
+from npu_ce_jit.op import row_checks
+from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.vocab_parallel import Shard
+from npu_ce_jit.op.distributed.vocab_parallel import Shard, Smoothing
 from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.saved import require_unchanged, seen
-from npu_ce_jit.op.schema import LossTerms, accumulated
+from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
 from npu_ce_jit.op.torch_private import is_differentiating
-from npu_ce_jit.parallel.arguments import checked_loss_terms, no_derivative, require_plain, required_group
+from npu_ce_jit.parallel.arguments import agreed, checked_loss_terms, no_derivative, require_plain, required_group
 from npu_ce_jit.torch_compat import is_autocast
+
+
+def _over_others(label_smoothing: float, classes: int | Tensor) -> float | Tensor:
+    """So that label_smoothing is what the other classes get together. Of a single class, all."""
+    others = max(classes - 1, 1) if isinstance(classes, int) else (classes - 1).clamp(min=1)
+    return label_smoothing * classes / others
+
+
+_FORMULAS: dict[str, Smoothing] = {"torch": vocab_parallel.as_given, "megatron": _over_others}
 
 
 def vocab_parallel_cross_entropy(
@@ -30,47 +40,89 @@ def vocab_parallel_cross_entropy(
     reduction: str = "mean",
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    label_smoothing_formula: str = "torch",
     z_loss: float = 0.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     loss_dtype: torch.dtype | None = None,
+    inplace_backward: bool = False,
 ) -> Tensor:
     """`npu_ce_jit.cross_entropy` of logits whose classes a group shares, as a column-parallel head leaves them.
 
-    Two collectives forward (a max and a sum of a few numbers a row), none backward. Nothing of the logits' size is
-    written but their gradient.
+    Two collectives forward (a max and a sum of a few numbers a row), none backward; in eager mode on a CPU one more,
+    of four numbers. Nothing of the logits' size is written but their gradient.
 
     Args:
-        local_logits: this rank's classes `[N, C_rank]`, those of rank 0 first; float16, bfloat16, float32 (and float64
-            on CPU). Ranks may have different numbers of classes, none too.
-        target: classes of the whole vocabulary `[N]`, int64 or int32, the same on every rank.
+        local_logits: this rank's classes `[..., C_rank]`, those of rank 0 first, with any number of leading
+            dimensions, as Megatron's `[s, b, V/tp]`; float16, bfloat16, float32 (and float64 on CPU). Ranks may have
+            different numbers of classes, none too. Copied where no `[N, C_rank]` view exists.
+        target: classes of the whole vocabulary `[...]`, int64 or int32, the same on every rank.
         group: whose ranks have the other classes; None for all.
-        weight: the weights of this rank's classes, `[C_rank]`; on every rank or on none.
+        weight: the weights of this rank's classes, `[C_rank]`, or of all, `[C]`; on every rank or on none. Elsewhere
+            than in eager mode on a CPU, all weights cost one small collective.
         reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for
             `npu_ce_jit.cross_entropy`; the same on every rank.
+        label_smoothing_formula: "torch" for `(1 - s) loss - s mean(log p)` with s = label_smoothing; "megatron" for
+            Megatron-core's s = label_smoothing * C / (C - 1). Its mean is over the classes of all ranks here;
+            Megatron-core takes the C and the mean of each rank's own classes, so that its loss differs from rank to
+            rank.
+        inplace_backward: backward writes the gradient over local_logits, which must be contiguous; as for
+            `npu_ce_jit.cross_entropy`.
 
     Returns:
-        The loss of the whole vocabulary, the same on every rank: 0-d for mean and sum, `[N]` for none. Its gradient is
-        that of this rank's logits, to first order.
+        The loss of the whole vocabulary, the same on every rank: 0-d for mean and sum, `[...]` for none. Its gradient
+        is that of this rank's logits, to first order.
 
     Raises:
         As `npu_ce_jit.cross_entropy` where this rank's tensors are wrong, and NotImplementedError for a derivative of
-        the gradient. IndexError for a target out of range on CPU, on every rank; elsewhere and under torch.compile its
-        loss and gradient are NaN. Where a rank does not come, torch.distributed's own error, after its timeout.
+        the gradient. In eager mode on a CPU, RuntimeError on the other ranks then, which says what was wrong where,
+        and on all ranks where their calls differ; elsewhere they wait for the rank that has left. IndexError for a
+        target out of range on CPU, on every rank; elsewhere and under torch.compile its loss and gradient are NaN.
+        Where a rank does not come, torch.distributed's own error, after its timeout.
 
-    Source: docs/distributed.md.
+    Source: docs/distributed.md; label smoothing of Megatron-core's vocab_parallel_cross_entropy.
     """
-    require_plain(local_logits=local_logits, target=target)
-    checks.check_shard(local_logits, target, weight)
-    if loss_dtype is None and local_logits.dtype in HALVES and is_autocast(local_logits.device.type):
-        loss_dtype = torch.float32
-    terms = checked_loss_terms(
-        local_logits, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
-    )
+    group = required_group(group)
+
+    def check() -> _Call:
+        require_plain(local_logits=local_logits, target=target)
+        row_checks.check_shard(local_logits, target, weight)
+        dtype = loss_dtype
+        if dtype is None and local_logits.dtype in HALVES and is_autocast(local_logits.device.type):
+            dtype = torch.float32
+        terms = checked_loss_terms(
+            local_logits, weight, dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
+        )
+        if label_smoothing_formula not in _FORMULAS:
+            raise ValueError(f"expected label_smoothing_formula 'torch' or 'megatron', got {label_smoothing_formula!r}")
+        if inplace_backward:
+            row_checks.check_inplace_blocks(local_logits, [local_logits], "local_logits")
+        return _Call(
+            local_logits.reshape(target.numel(), local_logits.shape[-1]), target.reshape(-1),
+            accumulated(weight, local_logits), terms, label_smoothing_formula, dtype or local_logits.dtype,
+        )  # fmt: skip
+
+    call, shard = agreed("vocab_parallel_cross_entropy", local_logits, group, check)
+    weights = call.weight
+    if weights is not None and len(weights) != call.input.shape[1]:
+        shard, weights = vocab_parallel.own_weights(call.input, weights, group, shard)
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        local_logits, target, accumulated(weight, local_logits), terms, required_group(group)
+        call.input, call.target, weights, call, group, shard, inplace_backward
     )
-    return loss.to(loss_dtype or local_logits.dtype)
+    return loss.to(call.loss_dtype).view(target.shape if call.terms.reduction == NONE else ())
+
+
+class _Call(NamedTuple):
+    input: Tensor
+    target: Tensor
+    weight: Tensor | None
+    terms: LossTerms
+    formula: str
+    loss_dtype: torch.dtype
+
+    @property
+    def shared(self) -> dict[str, object]:
+        return {**self.terms._asdict(), "label_smoothing_formula": self.formula, "loss_dtype": self.loss_dtype}
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
@@ -78,13 +130,22 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, group: dist.ProcessGroup
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        call: _Call,
+        group: dist.ProcessGroup,
+        shard: Shard | None,
+        inplace_backward: bool,
     ) -> Tensor:
-        rows, shard = vocab_parallel.forward(input, target, weight, terms, 0, (group,))
+        terms, smoothing = call.terms, _FORMULAS[call.formula]
+        rows, shard = vocab_parallel.forward(input, target, weight, terms, 0, (group,), shard, smoothing)
         valid = target != terms.ignore_index
         denominators = torch.stack((rows.target_weight.sum(), valid.sum().to(rows.ce.dtype)))
         loss, _, _ = vocab_parallel.reduced(rows.ce, rows.row_stats.sum(0), valid, denominators, terms)
-        ctx.terms, ctx.group, ctx.seen = terms, group, seen(input, target, weight)
+        ctx.terms, ctx.smoothing, ctx.group, ctx.seen = terms, smoothing, group, seen(input, target, weight)
+        ctx.over_logits = OverLogits(input, inplace_backward)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, target, weight, rows.row_stats, rows.target_weight, denominators, *shard)
         return loss
@@ -93,14 +154,17 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         (grad_loss,) = grad_outputs
         if grad_loss is None or not ctx.needs_input_grad[0]:
-            return (None,) * 5
+            return (None,) * 7
+        ctx.over_logits.require_unspent()
         input, target, weight, row_stats, target_weight, denominators, *of_shard = ctx.saved_tensors
         require_unchanged(ctx.seen, ("local_logits", "target", "weight"), (input, target, weight))
         if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
             raise no_derivative("vocab_parallel_cross_entropy")
-        gradients = Gradients(grad_loss, None, None, None, None)
+        in_place = ctx.over_logits.allowed(input)
         result = vocab_parallel.backward(
-            gradients, input, target, weight, row_stats, target_weight, None, denominators, ctx.terms,
-            (ctx.group,), Shard(*of_shard),
+            Gradients(grad_loss, None, None, None, None), input.detach(), target, weight, row_stats, target_weight,
+            None, denominators, ctx.terms, (ctx.group,), Shard(*of_shard), in_place=in_place, smoothing=ctx.smoothing,
         )  # fmt: skip
-        return result, None, None, None, None
+        if in_place:
+            result = ctx.over_logits.spend(input)
+        return result, *(None,) * 6

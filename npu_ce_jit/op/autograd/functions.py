@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import ENTROPY, LOG_PROB, LSE, NONE, Z_LOSS, ForwardOutputs, LossTerms, Request
 from npu_ce_jit.op.torch_private import (
@@ -17,8 +18,6 @@ from npu_ce_jit.op.torch_private import (
     below_this_level,
     is_batched_gradient,
     is_differentiating,
-    is_inside_backward,
-    is_plain_eager,
     tangent_for_outer_levels,
 )
 
@@ -94,8 +93,7 @@ class CrossEntropy(torch.autograd.Function):
         input, target, weight, request, inplace_backward = inputs
         _, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators = output
         ctx.request, ctx.seen = request, seen(input, target, weight)
-        ctx.inplace = inplace_backward and is_plain_eager(input) and not is_inside_backward()
-        ctx.spent = False
+        ctx.over_logits = OverLogits(input, inplace_backward)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(
             argmax,
@@ -117,24 +115,15 @@ class CrossEntropy(torch.autograd.Function):
         gradients = (loss, z_loss, log_prob, lse, entropy)
         if not ctx.needs_input_grad[0] or all(g is None for g in gradients):
             return None, None, None, None, None
-        if ctx.spent:
-            raise RuntimeError(
-                "expected one backward with inplace_backward=True, got a second: the first one wrote the gradient "
-                "over the logits; pass inplace_backward=False to go through the graph twice"
-            )
+        ctx.over_logits.require_unspent()
         input, *saved = ctx.saved_tensors
         require_unchanged(ctx.seen, _READ_AGAIN, (input, *saved[:2]))
         arguments = (*gradients, input, *saved, *ctx.request.terms)
         if torch.compiler.is_compiling() or is_differentiating(*gradients, input):
             return OPS._backward.default(*arguments), None, None, None, None
-        # A leaf's gradient from an earlier step lies over the logits too, and is still to be added to.
-        has_gradient = input.is_leaf and input.grad is not None
-        is_plain = is_plain_eager(input) and not any(map(is_batched_gradient, gradients))
-        if ctx.inplace and is_plain and not torch.is_grad_enabled() and not has_gradient:
-            ctx.spent = True
+        if ctx.over_logits.allowed(input) and not any(map(is_batched_gradient, gradients)):
             below_autograd(OPS._backward_.default, *arguments)
-            torch.autograd.graph.increment_version(input)
-            return input.detach(), None, None, None, None
+            return ctx.over_logits.spend(input), None, None, None, None
         return below_autograd(OPS._backward.default, *arguments), None, None, None, None
 
     @staticmethod

@@ -142,7 +142,7 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
     if groups := layout.groups(1):
         shard, own = layout.shard(x, w)
         found, _ = vocab_parallel.forward(x, y, None if w is None else w[own], terms, outputs, groups, shard)
-        ce, row_stats, target_weight, entropy, argmax = found
+        ce, row_stats, target_weight, entropy, argmax, _ = found
         denominators = torch.stack((target_weight.sum(), not_ignored.sum().to(ce.dtype)))
         log_prob = _log_probabilities(x, row_stats, terms) if outputs & LOG_PROB else x
     else:

@@ -13,7 +13,7 @@ rank's max, log-sum, smoothed sum and entropy in one pass over its logits, `_bac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,22 +24,22 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
-from npu_ce_jit.op.rows import Gradients, loss_gradients, transformed
+from npu_ce_jit.op.distributed.targets import Shard as Shard
+from npu_ce_jit.op.distributed.targets import at_target, place_of
+from npu_ce_jit.op.rows import Gradients, loss_gradients, zero_ignored
 from npu_ce_jit.op.schema import ARGMAX, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
 
 # For the kernels, whose other targets are classes of this rank.
 _IGNORED = -1
 
+# A bit of `outputs` beside those of `_forward`.
+DOUBLED_LSE = 32
+
 # A process group, or one dimension of a mesh.
 Group = dist.ProcessGroup | tuple[DeviceMesh, int]
 
-
-class Shard(NamedTuple):
-    """Which of the classes this rank has: numbers, or tensors `[]`, so that the host waits for none of them."""
-
-    first: int | Tensor
-    classes: int | Tensor  # of all ranks
-    weight_sum: Tensor  # of all classes' weights
+# label_smoothing as it is used, from label_smoothing as it is given and the number of all classes.
+Smoothing = Callable[[float, int | Tensor], float | Tensor]
 
 
 class Rows(NamedTuple):
@@ -50,23 +50,11 @@ class Rows(NamedTuple):
     target_weight: Tensor  # 0 where ignored
     entropy: Tensor | None
     argmax: Tensor | None  # int64
+    doubled_stats: Tensor | None  # [2, N], of 2x'
 
 
-class _Place(NamedTuple):
-    """Where the targets are, `[N]` each."""
-
-    not_ignored: Tensor  # not ignored
-    in_range: Tensor  # a class of some rank
-    is_here: Tensor  # not ignored, and a class of this rank
-    local: Tensor  # int64, among this rank's classes; 0 where it is elsewhere
-
-
-class _AtTarget(NamedTuple):
-    """Of the rows whose target is here, `[N]` each; of the others, of class 0."""
-
-    x: Tensor  # x'
-    slope: Tensor | float  # dx'/dx
-    weight: Tensor
+def as_given(label_smoothing: float, _classes: int | Tensor) -> float:
+    return label_smoothing
 
 
 def forward(
@@ -77,6 +65,7 @@ def forward(
     outputs: int,
     groups: Sequence[Group],
     shard: Shard | None = None,
+    smoothing: Smoothing = as_given,
 ) -> tuple[Rows, Shard]:
     """Rows of the logits of which `input` `[N, C]` has this rank's classes, and `weight` `[C]` their weights.
 
@@ -94,12 +83,12 @@ def forward(
         greatest = all_reduce(row_max, "max", groups)
     if target.device.type == "cpu" and _is_eager(target):
         require_targets_in_range(target, int(shard.classes), terms.ignore_index)
-    place = _place(target, shard, classes, terms.ignore_index)
+    place = place_of(target, shard, classes, terms.ignore_index)
 
     # Rows of which this rank has masked classes only: they add 0 to the sum, and inf to the smoothing term.
     is_masked = (row_max == -torch.inf) & (greatest != -torch.inf)
     share = torch.where(is_masked, 0, ((row_max - greatest) + log_sum).exp())
-    at = _at_target(input, weight, place, terms, dtype)
+    at = at_target(input, weight, place, terms, dtype)
     parts = [share, torch.where(place.is_here, at.weight * (greatest - at.x), 0)]
     if weight is not None:
         parts.append(torch.where(place.is_here, at.weight, 0))
@@ -109,6 +98,9 @@ def forward(
         parts.append(torch.where(is_masked, of_masked, smoothed))
     if outputs & ENTROPY:
         parts.append(torch.where(share == 0, 0, share * (((row_max - greatest) + log_sum) - entropy)))
+    if outputs & DOUBLED_LSE:
+        own_max, own_log_sum, *_ = _own_classes(input, None, terms.doubled, 0, dtype)
+        parts.append(torch.where(is_masked, 0, ((own_max - 2 * greatest) + own_log_sum).exp()))
     total, nll, *rest = all_reduce(torch.stack(parts), "sum", groups)
     others = list(rest)  # torch.compile made a tuple of it before 2.11
 
@@ -117,13 +109,15 @@ def forward(
     ce = nll + target_weight * log_sum
     if terms.label_smoothing:
         smooth = others.pop(0) + shard.weight_sum * log_sum
-        ce = (1 - terms.label_smoothing) * ce + terms.label_smoothing * smooth / shard.classes
+        factor = smoothing(terms.label_smoothing, shard.classes)
+        ce = (1 - factor) * ce + factor * smooth / shard.classes
     found = Rows(
         ce=torch.where(place.not_ignored, torch.where(place.in_range, ce, torch.nan), 0),
         row_stats=torch.stack((greatest, log_sum)),
         target_weight=target_weight,
         entropy=log_sum - others.pop(0) / total if outputs & ENTROPY else None,
         argmax=_first_of_the_greatest(input, row_max == greatest, argmax, shard, groups) if outputs & ARGMAX else None,
+        doubled_stats=torch.stack((2 * greatest, others.pop(0).log())) if outputs & DOUBLED_LSE else None,
     )
     return found, shard
 
@@ -142,18 +136,20 @@ def backward(
     shard: Shard,
     *,
     in_place: bool = False,
+    smoothing: Smoothing = as_given,
 ) -> Tensor:
     """The gradient of this rank's logits, over them where `in_place`.
 
     `gradients` are those of `_backward`. That of log_prob is for this rank's classes; it needs a collective.
     """
     dtype, classes = accumulation_dtype(input.dtype), input.shape[1]
-    place = _place(target, shard, classes, terms.ignore_index)
-    at = _at_target(input, weight, place, terms, dtype)
+    place = place_of(target, shard, classes, terms.ignore_index)
+    at = at_target(input, weight, place, terms, dtype)
     ce, z = loss_gradients(gradients, place.not_ignored, denominators, terms)
     ce = torch.where(place.not_ignored & ~place.in_range, torch.nan, ce)
     # The t, u and r of docs/design.md. `other` is the part of r that the kernel cannot compute from its inputs.
-    t, u = ce * (1 - terms.label_smoothing) * target_weight, ce * terms.label_smoothing / shard.classes
+    factor = smoothing(terms.label_smoothing, shard.classes)
+    t, u = ce * (1 - factor) * target_weight, ce * factor / shard.classes
     z_part = torch.zeros_like(t)
     if terms.z_loss:
         z_part = torch.where(place.not_ignored, z * (2 * terms.z_loss) * row_stats.sum(0), 0)
@@ -171,23 +167,23 @@ def backward(
     if gradients.entropy is not None:
         assert entropy is not None
         r = r - gradients.entropy.to(dtype) * (entropy + torch.where(p == 0, 0, log_prob))
-    at_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
+    of_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
     if gradients.log_prob is not None:
-        at_target = at_target + gradients.log_prob.gather(1, place.local[:, None])[:, 0].to(dtype)
+        of_target = of_target + gradients.log_prob.gather(1, place.local[:, None])[:, 0].to(dtype)
     flows = place.not_ignored | gradients.reach_ignored_rows
-    at_target = torch.where(flows, at_target * at.slope, 0).to(input.dtype)
+    of_target = torch.where(flows, of_target * at.slope, 0).to(input.dtype)
 
     grad_lse: Tensor | None
     if terms.label_smoothing:
         # Each target as if of another rank, where t multiplies p as the gradient of lse does.
-        local_target, smoothing, z_loss = torch.zeros_like(place.local), 1.0, 0.0
+        local_target, smoothed, z_loss = torch.zeros_like(place.local), 1.0, 0.0
         grad_loss, grad_z = u * classes, None
         grad_lse = t + u * (shard.weight_sum - _weight_sum(input, weight, dtype)) + z_part + other
     else:
-        local_target, smoothing, z_loss = torch.where(place.not_ignored, place.local, _IGNORED), 0.0, terms.z_loss
+        local_target, smoothed, z_loss = torch.where(place.not_ignored, place.local, _IGNORED), 0.0, terms.z_loss
         grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
         grad_lse = other if gradients.reach_ignored_rows else None
-    of_rows = terms._replace(reduction=NONE, ignore_index=_IGNORED, label_smoothing=smoothing, z_loss=z_loss)
+    of_rows = terms._replace(reduction=NONE, ignore_index=_IGNORED, label_smoothing=smoothed, z_loss=z_loss)
     arguments = (
         grad_loss, grad_z, gradients.log_prob, grad_lse, gradients.entropy, input, local_target, weight, row_stats,
         entropy, row_stats.new_ones(2), *of_rows,
@@ -198,10 +194,10 @@ def backward(
     else:
         result = OPS._backward.default(*arguments)
     if terms.label_smoothing and not gradients.reach_ignored_rows:
-        _zero_ignored(result, place.not_ignored)
+        zero_ignored(result, ~place.not_ignored)
     # Not scatter_, which makes a float32 copy of two-byte gradients.
     rows = torch.arange(len(place.local), device=input.device)
-    return result.index_put_((rows, place.local), at_target)
+    return result.index_put_((rows, place.local), of_target)
 
 
 def reduced(
@@ -257,6 +253,15 @@ def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Grou
     return greatest, Shard(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
 
 
+def own_weights(input: Tensor, weight: Tensor, group: dist.ProcessGroup, shard: Shard | None) -> tuple[Shard, Tensor]:
+    """Of all classes' weights, those of this rank, and its place; without `shard` after one small collective."""
+    classes, total = input.shape[1], weight.sum()
+    if shard is None:
+        _, shard = max_and_shard(total.new_empty(0), classes, total, group)
+    # By a tensor, so that the host waits for none.
+    return shard._replace(weight_sum=total), weight[shard.first + torch.arange(classes, device=weight.device)]
+
+
 def _first_of_the_greatest(
     input: Tensor, is_greatest: Tensor, argmax: Tensor, shard: Shard, groups: Sequence[Group]
 ) -> Tensor:
@@ -267,32 +272,8 @@ def _first_of_the_greatest(
     return all_reduce(candidate, "min", groups) % shard.classes
 
 
-def _place(target: Tensor, shard: Shard, classes: int, ignore_index: int) -> _Place:
-    not_ignored = target != ignore_index
-    in_range = (target >= 0) & (target < shard.classes)
-    index = target.long() - shard.first
-    is_here = not_ignored & in_range & (index >= 0) & (index < classes)
-    return _Place(not_ignored, in_range, is_here, torch.where(is_here, index, 0))
-
-
-def _at_target(input: Tensor, weight: Tensor | None, place: _Place, terms: LossTerms, dtype: torch.dtype) -> _AtTarget:
-    if input.shape[1] == 0:
-        nothing = input.new_zeros(place.local.shape, dtype=dtype)
-        return _AtTarget(nothing, 1.0, nothing)
-    x, slope, _ = transformed(input.gather(1, place.local[:, None])[:, 0].to(dtype), terms)
-    return _AtTarget(x, slope, torch.ones_like(x) if weight is None else weight.to(dtype)[place.local])
-
-
 def _weight_sum(input: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
     return input.new_full((), input.shape[1], dtype=dtype) if weight is None else weight.sum(dtype=dtype)
-
-
-def _zero_ignored(result: Tensor, not_ignored: Tensor) -> None:
-    """Their logits may hold NaN, and 0 * NaN is NaN."""
-    if _is_eager(result):  # where masked_fill_ takes a CPU longer than the gradient itself
-        result.index_fill_(0, (~not_ignored).nonzero()[:, 0], 0)
-    else:
-        result.masked_fill_(~not_ignored[:, None], 0)
 
 
 def _is_eager(tensor: Tensor) -> bool:

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fills and arithmetic.
+#include <cmath>
+
 #include "operators.h"
 
 namespace virtual_cann {
@@ -76,6 +78,9 @@ using Scalar = const aclScalar*;
 ACLNN_OPERATOR(InplaceZero, (Tensor self), fill(self, int64_t(0)))
 ACLNN_OPERATOR(InplaceOne, (Tensor self), fill(self, int64_t(1)))
 ACLNN_OPERATOR(InplaceFillScalar, (Tensor self, Scalar value), fill(self, value))
+ACLNN_OPERATOR(InplaceMaskedFillScalar, (Tensor self, Tensor mask, Scalar value),
+               elementwise([v = *value](auto old, auto masked) { return masked != 0 ? v.as<decltype(old)>() : old; },
+                           self, self, mask))
 ACLNN_OPERATOR(Add, (Tensor self, Tensor other, Scalar alpha, Tensor to), add(self, other, alpha, to))
 ACLNN_OPERATOR(Adds, (Tensor self, Scalar other, Scalar alpha, Tensor to), add(self, other, alpha, to))
 ACLNN_OPERATOR(InplaceAdd, (Tensor self, Tensor other, Scalar alpha), add(self, other, alpha, self))
@@ -97,6 +102,7 @@ ACLNN_OPERATOR(Divs, (Tensor self, Scalar other, Tensor to), divide(self, other,
 ACLNN_OPERATOR(InplaceDiv, (Tensor self, Tensor other), divide(self, other, self))
 ACLNN_OPERATOR(InplaceDivs, (Tensor self, Scalar other), divide(self, other, self))
 ACLNN_OPERATOR(Reciprocal, (Tensor self, Tensor to), reciprocal(self, to))
+ACLNN_OPERATOR(Exp, (Tensor self, Tensor to), elementwise([](auto a) { return std::exp(a); }, to, self))
 ACLNN_OPERATOR(Neg, (Tensor self, Tensor to), elementwise([](auto a) { return -a; }, to, self))
 
 }  // namespace virtual_cann
