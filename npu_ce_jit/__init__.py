@@ -21,6 +21,7 @@ from npu_ce_jit.api.cross_entropy import (  # noqa: E402  the operators must be 
 if _TYPE_CHECKING:
     from npu_ce_jit.api.causal_lm import causal_lm_loss
     from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
+    from npu_ce_jit.api.linear_token_logprobs import linear_token_logprobs
     from npu_ce_jit.api.modules import CrossEntropyLoss, LinearCrossEntropyLoss
     from npu_ce_jit.api.token_logprobs import TokenLogprobs, token_logprobs
     from npu_ce_jit.fake_npu import register_fake_npu
@@ -45,6 +46,7 @@ __all__ = [
     "install",
     "installed",
     "linear_cross_entropy",
+    "linear_token_logprobs",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
@@ -64,6 +66,7 @@ _LAZY = {
     "install": "patch.switch",
     "installed": "patch.switch",
     "linear_cross_entropy": "api.linear_cross_entropy",
+    "linear_token_logprobs": "api.linear_token_logprobs",
     "rebuild": "interactive.rebuild",
     "register_fake_npu": "fake_npu",
     "token_logprobs": "api.token_logprobs",

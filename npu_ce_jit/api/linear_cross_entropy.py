@@ -138,12 +138,7 @@ def call_operator(
             loss_dtype = torch.float32
         weight = None if weight is None else _autocast(weight, torch.float32)
     shape = target.shape
-    if input.dim() != 2:
-        if input.dim() and shape != input.shape[:-1]:
-            expected = "[]" if input.dim() == 1 else str(list(input.shape[:-1]))
-            of = "[in_features]" if input.dim() == 1 else str(list(input.shape))
-            raise RuntimeError(f"expected target of shape {expected} for input of shape {of}, got {list(shape)}")
-        input, target = input.reshape(-1, *input.shape[-1:]), target.reshape(-1)
+    input, target = flat_rows(input, target)
     loss, *others = OPS.linear_cross_entropy.default(
         input, linear_weight, target, linear_bias, weight, loss_dtype=loss_dtype, **options
     )
@@ -153,6 +148,18 @@ def call_operator(
         first_of_rows = 0 if options["reduction"] == "none" else 2
         found[first_of_rows:] = [None if values is None else values.reshape(shape) for values in found[first_of_rows:]]
     return CrossEntropyOutput(*found)
+
+
+def flat_rows(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`[..., in_features]` and `[...]` as `[N, in_features]` and `[N]`."""
+    if input.dim() in (0, 2):
+        return input, target
+    if target.shape != input.shape[:-1]:
+        of = "[in_features]" if input.dim() == 1 else str(list(input.shape))
+        raise RuntimeError(
+            f"expected target of shape {list(input.shape[:-1])} for input of shape {of}, got {list(target.shape)}"
+        )
+    return input.reshape(target.numel(), input.shape[-1]), target.reshape(-1)
 
 
 def _logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:

@@ -25,6 +25,10 @@ def check_token_logprobs(
         raise RuntimeError(f"expected {name} of shape [..., V], got {shape_of(logits)}")
     _check_row_shape(target, logits, name)
     check_terms("none", 0.0, {}, softcap)
+    check_temperature(temperature)
+
+
+def check_temperature(temperature: float) -> None:
     if not 0.0 < temperature < math.inf:
         raise RuntimeError(f"expected temperature finite and above 0, got {temperature}")
 
@@ -35,10 +39,15 @@ def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> 
     if local_logits.dim() < 2:
         raise RuntimeError(f"expected local_logits of shape [..., C_rank], got {shape_of(local_logits)}")
     _check_row_shape(target, local_logits, "local_logits")
-    if weight is not None and (weight.dim() != 1 or len(weight) < local_logits.shape[-1]):
+    check_weight_of_ranks(weight, local_logits.shape[-1])
+
+
+def check_weight_of_ranks(weight: Tensor | None, classes: int) -> None:
+    """Of a rank's classes, or of all."""
+    if weight is not None and (weight.dim() != 1 or len(weight) < classes):
         raise RuntimeError(
-            f"expected weight of shape [{local_logits.shape[-1]}], one for each class of the rank, or [C], one for "
-            f"each class of all ranks, got {shape_of(weight)}"
+            f"expected weight of shape [{classes}], one for each class of the rank, or [C], one for each class of all "
+            f"ranks, got {shape_of(weight)}"
         )
 
 

@@ -60,7 +60,7 @@ SCHEMAS = {
 # Bits of `outputs`: what `_forward` and `_linear` write beside the loss.
 Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16
 # For `_linear` alone: lse and entropy of an ignored row are 0 and its argmax is -1, as if it were not there.
-SKIP_IGNORED = 32
+SKIP_IGNORED = 64
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}

@@ -6,6 +6,12 @@ On torch.distributed's own collectives: gloo on CPU, hccl on NPU. Not imported b
 
 from npu_ce_jit.parallel.cross_entropy import vocab_parallel_cross_entropy
 from npu_ce_jit.parallel.linear_cross_entropy import vocab_parallel_linear_cross_entropy
+from npu_ce_jit.parallel.linear_token_logprobs import vocab_parallel_linear_token_logprobs
 from npu_ce_jit.parallel.token_logprobs import vocab_parallel_token_logprobs
 
-__all__ = ["vocab_parallel_cross_entropy", "vocab_parallel_linear_cross_entropy", "vocab_parallel_token_logprobs"]
+__all__ = [
+    "vocab_parallel_cross_entropy",
+    "vocab_parallel_linear_cross_entropy",
+    "vocab_parallel_linear_token_logprobs",
+    "vocab_parallel_token_logprobs",
+]

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
+from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.api.numbers import plain_numbers
-from npu_ce_jit.op import checks
+from npu_ce_jit.op import checks, row_checks
 from npu_ce_jit.op.distributed.targets import Shard
 from npu_ce_jit.op.distributed.vocab_parallel import all_reduce
 from npu_ce_jit.op.operators import checked_terms
@@ -62,7 +63,11 @@ class Call(Protocol):
 
     @property
     def input(self) -> Tensor:
-        """`[N, C_rank]`"""
+        """The logits `[N, C_rank]`, or what they are made of."""
+
+    @property
+    def classes(self) -> int:
+        """This rank's."""
 
     @property
     def target(self) -> Tensor:
@@ -75,6 +80,37 @@ class Call(Protocol):
     @property
     def shared(self) -> dict[str, object]:
         """By name, what must be the same on every rank, beside the above."""
+
+
+class LinearCall(NamedTuple):
+    """A call on a linear layer."""
+
+    input: Tensor
+    classes: int
+    target: Tensor
+    weight: Tensor | None
+    terms: LossTerms
+    options: dict[str, object]
+
+    @classmethod
+    def checked(
+        cls,
+        input: Tensor,
+        local_linear_weight: Tensor,
+        target: Tensor,
+        local_linear_bias: Tensor | None,
+        weight: Tensor | None,
+        terms: LossTerms,
+        options: dict[str, object],
+    ) -> LinearCall:
+        rows, classes = flat_rows(input, target)
+        checks.check_linear(rows, local_linear_weight, local_linear_bias, classes, None, may_be_empty=True)
+        row_checks.check_weight_of_ranks(weight, len(local_linear_weight))
+        return cls(input, len(local_linear_weight), classes, weight, terms, options)
+
+    @property
+    def shared(self) -> dict[str, object]:
+        return {"in_features": self.input.shape[-1], **self.terms._asdict(), **self.options}
 
 
 AnyCall = TypeVar("AnyCall", bound=Call)
@@ -139,7 +175,7 @@ def _ranks_tell(local_logits: object, group: dist.ProcessGroup) -> bool:
 
 def _told(name: str, call: Call) -> Tensor:
     """A digest that is never 0, this rank's classes, the length of its weight (-1 for none), and that one's sum."""
-    classes, weight = call.input.shape[1], call.weight
+    classes, weight = call.classes, call.weight
     digest = 1 + zlib.crc32(repr(_shared(name, call)).encode())
     of_weight = (-1, classes) if weight is None else (len(weight), float(weight.sum(dtype=torch.float64)))
     return torch.tensor((digest, classes, *of_weight), dtype=torch.float64)

@@ -104,8 +104,8 @@ def vocab_parallel_cross_entropy(
 
     call, shard = agreed("vocab_parallel_cross_entropy", local_logits, group, check)
     weights = call.weight
-    if weights is not None and len(weights) != call.input.shape[1]:
-        shard, weights = vocab_parallel.own_weights(call.input, weights, group, shard)
+    if weights is not None and len(weights) != call.classes:
+        shard, weights = vocab_parallel.own_weights(call.classes, weights, group, shard)
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]
         call.input, call.target, weights, call, group, shard, inplace_backward
     )
@@ -119,6 +119,10 @@ class _Call(NamedTuple):
     terms: LossTerms
     formula: str
     loss_dtype: torch.dtype
+
+    @property
+    def classes(self) -> int:
+        return self.input.shape[1]
 
     @property
     def shared(self) -> dict[str, object]:

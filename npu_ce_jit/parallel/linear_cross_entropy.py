@@ -9,8 +9,8 @@ from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import CrossEntropyOutput
 from npu_ce_jit.api.linear_cross_entropy import call_operator
-from npu_ce_jit.api.numbers import plain_numbers
-from npu_ce_jit.parallel.arguments import require_plain, required_group
+from npu_ce_jit.op.distributed import vocab_parallel
+from npu_ce_jit.parallel.arguments import LinearCall, agreed, checked_loss_terms, require_plain, required_group
 
 
 def vocab_parallel_linear_cross_entropy(
@@ -44,7 +44,7 @@ def vocab_parallel_linear_cross_entropy(
         input: `[..., in_features]`, the same on every rank, and so is its gradient.
         local_linear_weight: this rank's classes `[C_rank, in_features]`, those of rank 0 first.
         target, group, weight: as for `vocab_parallel_cross_entropy`.
-        local_linear_bias: `[C_rank]`; on every rank or on none.
+        local_linear_bias: `[C_rank]`, on any rank.
         reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale, skip_ignored, loss_dtype: as for
             `npu_ce_jit.linear_cross_entropy`; the same on every rank.
         return_z_loss, return_lse, return_argmax, return_entropy: as there; argmax is a class of the whole vocabulary.
@@ -57,33 +57,28 @@ def vocab_parallel_linear_cross_entropy(
 
     Source: docs/distributed.md.
     """
-    require_plain(input=input, local_linear_weight=local_linear_weight, target=target)
-    ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        softcap=softcap,
-        logit_scale=logit_scale,
-    )
+    group = required_group(group)
+    requests: dict[str, object] = {
+        "return_z_loss": return_z_loss,
+        "return_lse": return_lse,
+        "return_argmax": return_argmax,
+        "return_entropy": return_entropy,
+    }
+
+    def check() -> LinearCall:
+        require_plain(input=input, local_linear_weight=local_linear_weight, target=target)
+        terms = checked_loss_terms(
+            input, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
+        )
+        options = {**requests, "skip_ignored": skip_ignored, "loss_dtype": loss_dtype}
+        return LinearCall.checked(input, local_linear_weight, target, local_linear_bias, weight, terms, options)
+
+    call, shard = agreed("vocab_parallel_linear_cross_entropy", input, group, check)
+    if weight is not None and len(weight) != call.classes:
+        _, weight = vocab_parallel.own_weights(call.classes, weight, group, shard)
     found = call_operator(
-        input,
-        local_linear_weight,
-        target,
-        local_linear_bias,
-        weight,
-        loss_dtype,
-        reduction=reduction,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        return_z_loss=return_z_loss,
-        softcap=softcap,
-        logit_scale=logit_scale,
-        return_lse=return_lse,
-        return_argmax=return_argmax,
-        return_entropy=return_entropy,
-        skip_ignored=skip_ignored,
-        group=required_group(group).group_name,
-    )
-    returns = return_z_loss or return_lse or return_argmax or return_entropy
-    return found if returns else found.loss
+        input, local_linear_weight, target, local_linear_bias, weight, loss_dtype,
+        **{**call.terms._asdict(), "reduction": reduction, "softcap": call.terms.softcap or None},
+        **requests, skip_ignored=skip_ignored, group=group.group_name,
+    )  # fmt: skip
+    return found if any(requests.values()) else found.loss

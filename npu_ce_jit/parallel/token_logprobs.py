@@ -85,6 +85,10 @@ class _Call(NamedTuple):
     outputs: int
 
     @property
+    def classes(self) -> int:
+        return self.input.shape[1]
+
+    @property
     def weight(self) -> None:
         return None
 

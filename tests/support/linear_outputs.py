@@ -19,3 +19,17 @@ def skipping(expected: Truth, target: Tensor, ignore_index: int) -> Truth:
         entropy=torch.where(counted, expected.entropy, 0),
         argmax=torch.where(counted, expected.argmax, -1),
     )
+
+
+def log_probabilities(
+    logits: Tensor, target: Tensor, temperature: float, softcap: float | None, ignore_index: int
+) -> list[Tensor]:
+    """Each row's log-probability, entropy and sum of squared probabilities, from the definitions; 0 where ignored."""
+    x = (logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature
+    log_prob, counted = x.log_softmax(-1), target != ignore_index
+    p = log_prob.exp()
+    at_target = log_prob.gather(-1, torch.where(counted, target, 0)[..., None])[..., 0]
+    squares = (p * p).sum(-1)
+    if x.dtype is not torch.float64:  # a peer's way without p, as ours is
+        squares = ((2 * x).logsumexp(-1) - 2 * x.logsumexp(-1)).exp()
+    return [torch.where(counted, v, 0) for v in (at_target, -(p * log_prob).sum(-1), squares)]

@@ -253,9 +253,9 @@ def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Grou
     return greatest, Shard(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
 
 
-def own_weights(input: Tensor, weight: Tensor, group: dist.ProcessGroup, shard: Shard | None) -> tuple[Shard, Tensor]:
-    """Of all classes' weights, those of this rank, and its place; without `shard` after one small collective."""
-    classes, total = input.shape[1], weight.sum()
+def own_weights(classes: int, weight: Tensor, group: dist.ProcessGroup, shard: Shard | None) -> tuple[Shard, Tensor]:
+    """Of all classes' weights, those of this rank's, and its place; without `shard` after one small collective."""
+    total = weight.sum()
     if shard is None:
         _, shard = max_and_shard(total.new_empty(0), classes, total, group)
     # By a tensor, so that the host waits for none.
