@@ -20,6 +20,7 @@ from npu_ce_jit.api.cross_entropy import (  # noqa: E402  the operators must be 
 
 if _TYPE_CHECKING:
     from npu_ce_jit.api.causal_lm import causal_lm_loss
+    from npu_ce_jit.api.distill import linear_kl_div, linear_selected_logprobs, linear_topk_logprobs
     from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
     from npu_ce_jit.api.modules import CrossEntropyLoss, LinearCrossEntropyLoss
     from npu_ce_jit.fake_npu import register_fake_npu
@@ -43,6 +44,9 @@ __all__ = [
     "install",
     "installed",
     "linear_cross_entropy",
+    "linear_kl_div",
+    "linear_selected_logprobs",
+    "linear_topk_logprobs",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
@@ -60,6 +64,9 @@ _LAZY = {
     "install": "patch.switch",
     "installed": "patch.switch",
     "linear_cross_entropy": "api.linear_cross_entropy",
+    "linear_kl_div": "api.distill",
+    "linear_selected_logprobs": "api.distill",
+    "linear_topk_logprobs": "api.distill",
     "rebuild": "interactive.rebuild",
     "register_fake_npu": "fake_npu",
     "uninstall": "patch.switch",
