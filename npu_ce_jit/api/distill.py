@@ -84,7 +84,7 @@ def linear_kl_div(
     arguments.check_beta(beta)
     arguments.check_positive(temperature=temperature, softcap=softcap, teacher_softcap=teacher_softcap)
     arguments.require_reverse_mode("linear_kl_div", *student)
-    loss = divergence.linear_divergence(
+    loss: Tensor = divergence.linear_divergence(
         *student,
         *(None if tensor is None else tensor.detach() for tensor in teacher),
         None if mask is None else mask.flatten(),
@@ -181,7 +181,7 @@ def linear_selected_logprobs(
     arguments.check_positive(temperature=temperature, softcap=softcap)
     arguments.require_reverse_mode("linear_selected_logprobs", *layer)
     rows = indices.reshape(-1, indices.shape[-1])
-    logprobs = selected.linear_selected(*layer, rows, None, temperature, softcap, [False] * 3)[0]
+    logprobs: Tensor = selected.linear_selected(*layer, rows, None, temperature, softcap, [False] * 3)[0]
     return logprobs.reshape(indices.shape)
 
 

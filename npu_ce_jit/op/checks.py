@@ -70,18 +70,17 @@ def check_linear(
 
 def check_head(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> None:
     """Checks a linear layer and inputs `[..., in_features]`; their names begin with `prefix`."""
-    require_tensor(f"{prefix}input", input)
-    require_tensor(f"{prefix}linear_weight", linear_weight)
-    if linear_bias is not None:
-        require_tensor(f"{prefix}linear_bias", linear_bias)
     layer = {f"{prefix}linear_weight": linear_weight, f"{prefix}linear_bias": linear_bias}
+    for name, tensor in {f"{prefix}input": input, **layer}.items():
+        if tensor is not None or not name.endswith("bias"):
+            require_tensor(name, tensor)
     _check_device(f"{prefix}input", input, **layer)
     _check_dtypes(f"{prefix}input", input, layer)
     if input.dim() < 1 or linear_weight.dim() != 2:
-        advice = f". {PARAMETERS_TAKEN_APART}" if linear_weight.shape == (0,) else ""
         raise RuntimeError(
             f"expected {prefix}input of shape [..., in_features] and {prefix}linear_weight of shape [C, in_features], "
-            f"got {_shape(input)} and {_shape(linear_weight)}{advice}"
+            f"got {_shape(input)} and {_shape(linear_weight)}"
+            + (f". {PARAMETERS_TAKEN_APART}" if linear_weight.shape == (0,) else "")
         )
     check_layer(input, linear_weight, linear_bias, prefix)
     _check_has_classes(f"{prefix}linear_weight", linear_weight, linear_weight.shape[0])

@@ -51,14 +51,7 @@ def divergence(
     factor = _factor_of_rows(len(student), mask, grad_loss, reduction, of_student.dtype, student.device)
     losses = factor.new_zeros(len(student))
     for chunk in of_student.chunks():
-        log_t = of_teacher.forward(of_teacher.logits(chunk), LOG_PROB)[2]
-        logits = of_student.logits(chunk)
-        _, _, log_s, _, _, _, row_stats, _ = of_student.forward(logits, LOG_PROB)
-        losses[chunk], gradient = _loss_and_gradient(log_s, log_t, beta)
-        if any(output_mask):
-            gradient *= factor[chunk, None]
-            of_student.backward_(logits, row_stats, log_prob=gradient, lse=None)
-            of_student.add_gradients(chunk, logits)
+        losses[chunk] = _of_chunk(chunk, of_student, of_teacher, beta, factor if any(output_mask) else None)
     if mask is not None:
         losses = torch.where(mask, losses, 0)
     loss = losses if reduction == NONE else losses.sum()
@@ -67,27 +60,41 @@ def divergence(
     return loss, *of_student.gradients()  # type: ignore[return-value]
 
 
+def _of_chunk(chunk: slice, student: Layer, teacher: Layer, beta: float, factor: Tensor | None) -> Tensor:
+    """Its losses; with `factor`, the gradient of each row's, adds up the student's gradients."""
+    log_t = teacher.forward(teacher.logits(chunk), LOG_PROB)[2]
+    logits = student.logits(chunk)
+    _, _, log_s, _, _, _, row_stats, _ = student.forward(logits, LOG_PROB)
+    losses, gradient = _loss_and_gradient(log_s, log_t, beta)
+    if factor is not None:
+        del log_s, log_t
+        gradient *= factor[chunk, None]
+        student.backward_(logits, row_stats, log_prob=gradient, lse=None)
+        student.add_gradients(chunk, logits)
+    return losses
+
+
 def _loss_and_gradient(log_s: Tensor, log_t: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Each row's loss, and its gradient with respect to `log_s`, but for what is the same multiple of each class's
     probability: normalisation takes that away.
     """
     if beta == 0.0:
-        loss = _terms_of_kl(log_t, log_s).sum(1)
-        return loss, log_t.exp_().neg_()
-    log_m = log_t
-    if beta < 1.0:
-        log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-    terms = _terms_of_kl(log_s, log_m)
-    loss = terms.sum(1)
-    if beta < 1.0:
-        loss = beta * _terms_of_kl(log_t, log_m).sum(1) + (1 - beta) * loss
-        terms *= 1 - beta
-    return loss, terms
+        t = log_t.exp()
+        loss = _terms_of_kl(t, log_t, log_s).sum(1)
+        return loss, t.neg_()
+    if beta == 1.0:
+        terms = _terms_of_kl(log_s.exp(), log_s, log_t)
+        return terms.sum(1), terms
+    log_m, others = log_t + math.log(beta), log_s + math.log1p(-beta)
+    torch.logaddexp(log_m, others, out=log_m)
+    del others
+    of_teacher = _terms_of_kl(log_t.exp(), log_t, log_m).sum(1)
+    terms = _terms_of_kl(log_s.exp(), log_s, log_m).mul_(1 - beta)
+    return beta * of_teacher + terms.sum(1), terms
 
 
-def _terms_of_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+def _terms_of_kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
     """p * log(p / q), by class; a class of probability 0 adds 0, not 0 * inf."""
-    p = log_p.exp()
     ratio = log_p - log_q
     return ratio.mul_(p).masked_fill_(p == 0, 0)
 

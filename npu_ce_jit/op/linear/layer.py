@@ -91,7 +91,7 @@ class Layer:
                 grad_weight.addmm_(grad_logits.t(), x)
                 return
             for sums, of_classes in zip(grad_weight.split(_CLASSES), grad_logits.split(_CLASSES, 1), strict=True):
-                sums += of_classes.t() @ x
+                sums.add_(of_classes.t() @ x)
 
     def gradients(self) -> list[Tensor]:
         """Those of input, linear_weight and linear_bias in the input's dtype; of shape [0] where not asked for."""

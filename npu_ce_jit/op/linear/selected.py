@@ -74,7 +74,8 @@ def selected(
 
 def _logprobs(logits: Tensor, layer: Layer, row_stats: Tensor) -> Tensor:
     greatest, log_sum = row_stats[..., None]
-    return (transformed(logits, layer.terms).x - greatest) - log_sum
+    logprobs: Tensor = (transformed(logits, layer.terms).x - greatest) - log_sum
+    return logprobs
 
 
 linear_topk = torch.library.custom_op(
