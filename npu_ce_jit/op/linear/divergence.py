@@ -20,7 +20,7 @@ from torch import Tensor
 from npu_ce_jit.op.linear.arguments import no_derivative
 from npu_ce_jit.op.linear.layer import Layer, fake_gradients
 from npu_ce_jit.op.linear.operator import FORWARD_HAS_THEM, scaled
-from npu_ce_jit.op.saved import require_unchanged, seen
+from npu_ce_jit.op.saved import require_storage, require_unchanged, seen
 from npu_ce_jit.op.schema import LOG_PROB, MEAN, NAMESPACE, NONE, accumulation_dtype
 from npu_ce_jit.op.torch_private import is_differentiating
 
@@ -46,6 +46,7 @@ def divergence(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss, and the gradients that `output_mask` asks for: those for `grad_loss`, for 1 where it is None."""
+    require_storage(_NAMES, (student, student_weight, student_bias, teacher, teacher_weight, teacher_bias, mask))
     of_student = Layer((student, student_weight, student_bias), temperature, softcap, mask, output_mask)
     of_teacher = Layer((teacher, teacher_weight, teacher_bias), temperature, teacher_softcap, mask)
     factor = _factor_of_rows(len(student), mask, grad_loss, reduction, of_student.dtype, student.device)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.linear.head import Head, product_dtype
-from npu_ce_jit.op.saved import require_storage
 from npu_ce_jit.op.schema import NONE, ForwardOutputs, LossTerms, accumulation_dtype
 
 # A chunk's logits take this share of all logits' elements. Half a dozen tensors of their size are alive at once.
@@ -39,7 +38,6 @@ class Layer:
         mask: Tensor | None = None,
         output_mask: Sequence[bool] = (False, False, False),
     ) -> None:
-        require_storage(("input", "linear_weight", "linear_bias"), layer)
         input, linear_weight, linear_bias = layer
         assert input is not None and linear_weight is not None
         self._input, self._mask, self._output_mask = input, mask, output_mask

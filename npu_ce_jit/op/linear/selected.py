@@ -16,7 +16,7 @@ from torch import Tensor
 from npu_ce_jit.op.linear.arguments import no_derivative, require_indices_in_range
 from npu_ce_jit.op.linear.layer import Layer, fake_gradients
 from npu_ce_jit.op.rows import transformed
-from npu_ce_jit.op.saved import require_unchanged, seen
+from npu_ce_jit.op.saved import require_storage, require_unchanged, seen
 from npu_ce_jit.op.schema import NAMESPACE, accumulation_dtype
 from npu_ce_jit.op.torch_private import is_differentiating
 
@@ -29,6 +29,7 @@ def topk(
     input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, k: int, temperature: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     """`[N, k]`: the greatest log-probabilities in falling order, and their classes."""
+    require_storage(_NAMES[:3], (input, linear_weight, linear_bias))
     layer = Layer((input, linear_weight, linear_bias), temperature, softcap)
     logprobs = input.new_empty((len(input), k), dtype=layer.dtype)
     classes = input.new_empty((len(input), k), dtype=torch.int64)
@@ -51,6 +52,7 @@ def selected(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`[N, k]`, and the gradients that `output_mask` asks for, given that of the log-probabilities."""
+    require_storage(_NAMES, (input, linear_weight, linear_bias, indices))
     layer = Layer((input, linear_weight, linear_bias), temperature, softcap, None, output_mask)
     classes = len(linear_weight)
     if indices.device.type == "cpu":
