@@ -105,5 +105,8 @@ ACLNN_OPERATOR(ScatterAdd, (Tensor self, int64_t dim, Tensor index, Tensor from,
                scatter_add(self, dim, index, from, to))
 ACLNN_OPERATOR(Topk, (Tensor self, int64_t k, int64_t dim, bool largest, bool, Tensor values, Tensor numbers),
                top_k(self, k, dim, largest, values, numbers))
+ACLNN_OPERATOR(TopkV2,
+               (Tensor self, int64_t k, int64_t dim, bool largest, bool, int64_t, Tensor values, Tensor numbers),
+               top_k(self, k, dim, largest, values, numbers))
 
 }  // namespace virtual_cann
