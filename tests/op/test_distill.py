@@ -318,7 +318,8 @@ def test_selected_logprobs(
         results.append([values.detach().cpu(), *(g.cpu() for g in gradients)])
     for result, peer, true in zip(*results, strict=True):
         assert result.dtype == peer.dtype
-        require_no_worse(result, peer, true, indices.shape[1] / temperature)
+        # Of one class, k gradients cancel with their sum, whose k partial sums are of up to k terms.
+        require_no_worse(result, peer, true, indices.shape[1] ** 2 / 2 / temperature)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5])
