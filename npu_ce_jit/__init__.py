@@ -20,6 +20,7 @@ from npu_ce_jit.api.cross_entropy import (  # noqa: E402  the operators must be 
 
 if _TYPE_CHECKING:
     from npu_ce_jit.api.causal_lm import causal_lm_loss
+    from npu_ce_jit.api.distill import linear_kl_div, linear_selected_logprobs, linear_topk_logprobs
     from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
     from npu_ce_jit.api.linear_token_logprobs import linear_token_logprobs
     from npu_ce_jit.api.modules import CrossEntropyLoss, LinearCrossEntropyLoss
@@ -46,7 +47,10 @@ __all__ = [
     "install",
     "installed",
     "linear_cross_entropy",
+    "linear_kl_div",
+    "linear_selected_logprobs",
     "linear_token_logprobs",
+    "linear_topk_logprobs",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
     "rebuild",
@@ -66,7 +70,10 @@ _LAZY = {
     "install": "patch.switch",
     "installed": "patch.switch",
     "linear_cross_entropy": "api.linear_cross_entropy",
+    "linear_kl_div": "api.distill",
+    "linear_selected_logprobs": "api.distill",
     "linear_token_logprobs": "api.linear_token_logprobs",
+    "linear_topk_logprobs": "api.distill",
     "rebuild": "interactive.rebuild",
     "register_fake_npu": "fake_npu",
     "token_logprobs": "api.token_logprobs",

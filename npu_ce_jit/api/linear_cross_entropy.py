@@ -132,11 +132,11 @@ def call_operator(
     if is_autocast(input.device.type):
         # As torch: F.linear in autocast's dtype, the loss in float32.
         dtype = torch.get_autocast_dtype(input.device.type)
-        input, linear_weight = _autocast(input, dtype), _autocast(linear_weight, dtype)
-        linear_bias = None if linear_bias is None else _autocast(linear_bias, dtype)
+        input, linear_weight = autocast_as_linear(input, dtype), autocast_as_linear(linear_weight, dtype)
+        linear_bias = None if linear_bias is None else autocast_as_linear(linear_bias, dtype)
         if loss_dtype is None and input.dtype in HALVES:
             loss_dtype = torch.float32
-        weight = None if weight is None else _autocast(weight, torch.float32)
+        weight = None if weight is None else autocast_as_linear(weight, torch.float32)
     shape = target.shape
     input, target = flat_rows(input, target)
     loss, *others = OPS.linear_cross_entropy.default(
@@ -191,6 +191,6 @@ def _chunking(options: LinearCrossEntropyOptions | None) -> tuple[int, int]:
     return 0, int(method.partition(":")[2] or 1)
 
 
-def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def autocast_as_linear(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """As torch's autocast casts: all floating dtypes but float64."""
     return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor

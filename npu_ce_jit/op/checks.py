@@ -8,7 +8,7 @@ options are looked at, so that tracing runs the same checks; the one check of da
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,7 +59,25 @@ def check_linear(
     _check_weight_size(weight, linear_weight.shape[0])
 
 
-def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
+def check_head(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> None:
+    """Checks a linear layer and inputs `[..., in_features]`; their names begin with `prefix`."""
+    layer = {f"{prefix}linear_weight": linear_weight, f"{prefix}linear_bias": linear_bias}
+    for name, tensor in {f"{prefix}input": input, **layer}.items():
+        if tensor is not None or not name.endswith("bias"):
+            require_tensor(name, tensor)
+    _check_device(f"{prefix}input", input, **layer)
+    _check_dtypes(f"{prefix}input", input, layer)
+    if input.dim() < 1 or linear_weight.dim() != 2:
+        raise RuntimeError(
+            f"expected {prefix}input of shape [..., in_features] and {prefix}linear_weight of shape [C, in_features], "
+            f"got {shape_of(input)} and {shape_of(linear_weight)}"
+            + (f". {PARAMETERS_TAKEN_APART}" if linear_weight.shape == (0,) else "")
+        )
+    check_layer(input, linear_weight, linear_bias, prefix)
+    check_has_classes(f"{prefix}linear_weight", linear_weight, linear_weight.shape[0])
+
+
+def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> None:
     """The sizes of a linear layer; `linear_weight` is `[C, in_features]` or `[C, d1, ..., in_features]`."""
     if input.dim() < 1 or linear_weight.dim() < 2:
         raise RuntimeError(
@@ -71,7 +89,7 @@ def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
         linear_weight.shape[-1] == features,
         RuntimeError,
         lambda: (
-            f"expected linear_weight whose last dimension is input's in_features ({features}), "
+            f"expected {prefix}linear_weight whose last dimension is {prefix}input's in_features ({features}), "
             f"got {shape_of(linear_weight)}"
         ),
     )
@@ -80,7 +98,7 @@ def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
         require_that(
             linear_bias.shape == expected,
             RuntimeError,
-            lambda: f"expected linear_bias of shape {list(expected)}, got {shape_of(linear_bias)}",
+            lambda: f"expected {prefix}linear_bias of shape {list(expected)}, got {shape_of(linear_bias)}",
         )
 
 
@@ -93,6 +111,18 @@ def check_kinds(
         if tensor is not None or name == "target":
             require_tensor(name, tensor)
     _check_device(input_name, input, **layer, target=target, weight=weight)
+    _check_dtypes(input_name, input, layer)
+    if input.dim() >= 2:
+        _check_batch_size(input.shape[0], target)
+    if target.dtype not in _TARGET_DTYPES:
+        raise RuntimeError(f"expected target of dtype int64 or int32, got {_name(target.dtype)}")
+    if weight is not None and weight.dtype not in (input.dtype, torch.float32):
+        raise RuntimeError(
+            f"expected weight of dtype float32 or {input_name}'s {_name(input.dtype)}, got {_name(weight.dtype)}"
+        )
+
+
+def _check_dtypes(input_name: str, input: Tensor, layer: Mapping[str, Tensor | None]) -> None:
     if input.dtype not in _INPUT_DTYPES or (input.dtype is torch.float64 and input.device.type == "npu"):
         raise NotImplementedError(
             f"expected {input_name} of dtype float32, bfloat16, float16, or float64 except on npu, "
@@ -103,14 +133,6 @@ def check_kinds(
             raise RuntimeError(
                 f"expected {name} of {input_name}'s dtype {_name(input.dtype)}, got {_name(tensor.dtype)}"
             )
-    if input.dim() >= 2:
-        _check_batch_size(input.shape[0], target)
-    if target.dtype not in _TARGET_DTYPES:
-        raise RuntimeError(f"expected target of dtype int64 or int32, got {_name(target.dtype)}")
-    if weight is not None and weight.dtype not in (input.dtype, torch.float32):
-        raise RuntimeError(
-            f"expected weight of dtype float32 or {input_name}'s {_name(input.dtype)}, got {_name(weight.dtype)}"
-        )
 
 
 def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:

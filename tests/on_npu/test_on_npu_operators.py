@@ -140,6 +140,31 @@ def test_choices() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+def test_exponentials(dtype: torch.dtype) -> None:
+    a, b = sample(7, 13, dtype=dtype), sample(13, dtype=dtype)
+    a[0, :3], b[0] = torch.tensor([torch.inf, -torch.inf, torch.nan]), -torch.inf
+    tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 0}
+    check(a.npu().exp(), a.exp(), **tolerance)
+    check(a.npu().tanh(), a.tanh(), **tolerance)
+    check(torch.logaddexp(a.npu(), b.npu()), torch.logaddexp(a, b), **tolerance)
+
+
+def test_elements_of_a_line() -> None:
+    a = sample(7, 13)
+    index = torch.randint(7, (5, 13))
+    check(a.npu().gather(0, index.npu()), a.gather(0, index))
+    index = torch.randint(13, (7, 3))
+    check(a.t().npu().t().gather(1, index.npu()), a.gather(1, index))
+    added = sample(7, 3)
+    check(a.npu().scatter_add(1, index.npu(), added.npu()), a.scatter_add(1, index, added), rtol=1e-6, atol=1e-6)
+    check(a.npu().scatter_add_(1, index.npu(), added.npu()), a.scatter_add(1, index, added), rtol=1e-6, atol=1e-6)
+    check(a.npu().masked_fill_((a > 0).npu(), -1.5), a.masked_fill(a > 0, -1.5))
+    for k, dim, largest in ((1, 1, True), (4, -1, True), (13, 1, False), (3, 0, True)):
+        for values, on_cpu in zip(a.npu().topk(k, dim, largest), a.topk(k, dim, largest), strict=True):
+            check(values, on_cpu)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_reductions(dtype: torch.dtype) -> None:
     x = sample(3, 17, 5, dtype=dtype)
     tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-4 if dtype == torch.float32 else 0.3}

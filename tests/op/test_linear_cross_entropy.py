@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracle import Options, truth
+from rounding import require_no_worse
 from shapes import DTYPES, ON_NPU, logits, targets
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -56,21 +57,6 @@ def ours(on: Layer, target: Tensor, weight: Tensor | None = None, **options: Any
     return linear_cross_entropy(
         on.input, on.linear_weight, target.to(device), linear_bias=bias, weight=weight, **options
     )
-
-
-def root_mean_square(values: Tensor) -> float:
-    return values.square().mean().sqrt().item() if values.numel() else 0.0
-
-
-def require_no_worse(result: Tensor, peer: Tensor, true: Tensor) -> None:
-    """The error is at most twice the peer's, or the result's rounding and a relative 1e-6 (float64: 1e-12).
-
-    By the root of the mean square: the largest of a few errors that are all within rounding is a matter of luck.
-    """
-    error, peer_error = (root_mean_square(value.double() - true) for value in (result, peer))
-    relative = 1e-12 if result.dtype is torch.float64 else 1e-6
-    floor = relative * root_mean_square(true) + root_mean_square(true.to(result.dtype).double() - true)
-    assert error <= max(2 * peer_error, floor), (error, peer_error, floor)
 
 
 def check(

@@ -60,7 +60,7 @@ _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 Losses = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("input", "linear_weight", "linear_bias", "target", "weight")
 # Where forward has made the gradients.
-_FORWARD_HAS_THEM = (
+FORWARD_HAS_THEM = (
     '. Reduction "mean" and "sum" read nothing again in backward, but for float16, create_graph, and gradients of what '
     "is returned beside the loss"
 )
@@ -198,11 +198,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         # Forward made them for the loss alone.
         are_made = ctx.has_gradients and all(g is None for g in gradients[1:])
         if is_recorded or not are_made:
-            require_unchanged(ctx.seen, _NAMES, operands, _FORWARD_HAS_THEM)
+            require_unchanged(ctx.seen, _NAMES, operands, FORWARD_HAS_THEM)
         if is_recorded:
             of_layer = _differentiable_gradients(operands, ctx.options, gradients, wanted)
         elif are_made and loss is not None:
-            of_layer = _scaled(of_layer, loss, wanted)
+            of_layer = scaled(of_layer, loss, wanted)
         else:
             # The values are returned already.
             options = ctx.options._replace(outputs=ctx.options.outputs & SKIP_IGNORED)
@@ -221,7 +221,7 @@ def _output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]
     return [tensor is not None and tensor.requires_grad for tensor in layer]
 
 
-def _scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+def scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
     """The gradients that forward has made for a loss gradient of 1."""
     if torch.compiler.is_compiling() or keeps_graph() or is_batched_gradient(grad_loss):
         return [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]

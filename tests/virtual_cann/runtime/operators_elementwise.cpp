@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fills and arithmetic.
+#include <algorithm>
 #include <cmath>
 
 #include "operators.h"
@@ -65,6 +66,15 @@ Plan divide(const aclTensor* self, const aclScalar* other, const aclTensor* to) 
       to, self);
 }
 
+Plan log_add_exp(const aclTensor* self, const aclTensor* other, const aclTensor* to) {
+  return elementwise(
+      [](auto a, auto b) {
+        const double larger = std::max(double(a), double(b)), smaller = std::min(double(a), double(b));
+        return std::isinf(larger) ? larger : larger + std::log1p(std::exp(smaller - larger));
+      },
+      to, self, other);
+}
+
 Plan reciprocal(const aclTensor* self, const aclTensor* to) {
   check_quotient(to);
   return elementwise([](auto a) { return a == 0 && std::is_integral_v<decltype(a)> ? a : 1 / a; }, to, self);
@@ -103,6 +113,8 @@ ACLNN_OPERATOR(InplaceDiv, (Tensor self, Tensor other), divide(self, other, self
 ACLNN_OPERATOR(InplaceDivs, (Tensor self, Scalar other), divide(self, other, self))
 ACLNN_OPERATOR(Reciprocal, (Tensor self, Tensor to), reciprocal(self, to))
 ACLNN_OPERATOR(Exp, (Tensor self, Tensor to), elementwise([](auto a) { return std::exp(a); }, to, self))
+ACLNN_OPERATOR(Tanh, (Tensor self, Tensor to), elementwise([](auto a) { return std::tanh(a); }, to, self))
+ACLNN_OPERATOR(LogAddExp, (Tensor self, Tensor other, Tensor to), log_add_exp(self, other, to))
 ACLNN_OPERATOR(Neg, (Tensor self, Tensor to), elementwise([](auto a) { return -a; }, to, self))
 
 }  // namespace virtual_cann

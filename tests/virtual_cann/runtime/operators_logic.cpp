@@ -67,6 +67,9 @@ ACLNN_OPERATOR(BitwiseAndTensor, (Tensor self, Tensor other, Tensor to), bitwise
 ACLNN_OPERATOR(BitwiseAndScalar, (Tensor self, Scalar other, Tensor to), bitwise_and(self, other, to))
 ACLNN_OPERATOR(SWhere, (Tensor condition, Tensor self, Tensor other, Tensor to),
                elementwise([](auto chosen, auto a, auto b) { return chosen != 0 ? a : b; }, to, condition, self, other))
+ACLNN_OPERATOR(InplaceMaskedFillScalar, (Tensor self, Tensor mask, Scalar value),
+               elementwise([v = *value](auto a, auto chosen) { return chosen != 0 ? v.as<decltype(a)>() : a; }, self,
+                           self, mask))
 ACLNN_OPERATOR(IsFinite, (Tensor self, Tensor to),
                elementwise([](auto a) { return std::isfinite(double(a)); }, to, self))
 ACLNN_OPERATOR(Abs, (Tensor self, Tensor to), elementwise([](auto a) { return std::abs(a); }, to, self))
