@@ -97,7 +97,7 @@ def check_in_place(rank: int) -> None:
     assert torch.equal(plain.grad, leaf.grad)
     with pytest.raises(RuntimeError, match=r"expected local_logits whose rows lie side by side"):
         vocab_parallel_token_logprobs(leaf[:, 1:], target[:, 1:], inplace_backward=True)
-    with pytest.raises(RuntimeError, match="expected temperature finite and above 0, got 0.0"):
+    with pytest.raises(RuntimeError, match=r"expected temperature finite and above 0, got 0\.0"):
         vocab_parallel_token_logprobs(leaf, target, temperature=0.0)
     with pytest.raises(IndexError, match=r"target\[4\] = 40 is out of bounds for 40 classes"):
         vocab_parallel_token_logprobs(leaf, torch.where(torch.arange(12).view(4, 3) == 4, 40, target))
