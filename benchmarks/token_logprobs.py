@@ -3,7 +3,8 @@
 
     python benchmarks/token_logprobs.py [rows] [classes]
 
-One interleaved run for each dtype; medians of ratios, and the peak of what torch allocates. Fails where a bar is missed.
+One interleaved run for each dtype; medians of ratios, and the peak of what torch allocates. Fails where a bar is
+missed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def loss_alone(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def of_verl(logits: Tensor, target: Tensor) -> Tensor:
-    """logprobs_from_logits_v2 and entropy_from_logits: a sequence at a time in float32, a row's log-softmax in halves."""
+    """logprobs_from_logits_v2 and entropy_from_logits: a sequence at a time in float32, by row in halves."""
     if logits.dtype is torch.float32:
         of_target = logits.gather(-1, target[..., None])[..., 0]
         logprobs = of_target - torch.stack([logits_of_one.logsumexp(-1) for logits_of_one in logits])

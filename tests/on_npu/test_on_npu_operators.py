@@ -63,6 +63,8 @@ def test_fills(dtype: torch.dtype) -> None:
     on_npu[1:, ::2].fill_(1)
     on_cpu[1:, ::2].fill_(1)
     check(on_npu, on_cpu)
+    mask = sample(3, 1) > 0
+    check(on_npu.masked_fill_(mask.npu(), 1), on_cpu.masked_fill_(mask, 1))
     check(on_npu.zero_(), on_cpu.zero_())
 
 
