@@ -110,6 +110,12 @@ def test_arithmetic(compute: Callable[..., torch.Tensor], dtype: torch.dtype) ->
         check(getattr(a.npu(), in_place)(b.npu()), getattr(a.clone(), in_place)(b))
 
 
+def test_exp() -> None:
+    x = sample(7, 13)
+    x[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    check(x.npu().exp(), x.exp(), rtol=2e-7, atol=0)
+
+
 def test_more_arithmetic() -> None:
     a, b = sample(7, 13), sample(7, 13)
     check(torch.add(a.npu(), b.npu(), alpha=-0.1), torch.add(a, b, alpha=-0.1), rtol=1e-5, atol=1e-5)
