@@ -151,9 +151,10 @@ def agreed(
             f"for each class of all, got [{int(weight_sizes[where])}] on rank {where} of the group"
         )
     is_whole = weight_sizes == total
+    weight_sums = weight_sums.to(accumulation_dtype(call.input.dtype))  # added up as where sizes ride in the max
     weight_sum = weight_sums[is_whole.long().argmax()] if bool(is_whole.any()) else weight_sums.sum()
     first = sizes[:rank].sum()
-    return call, Shard(first, total, weight_sum.to(accumulation_dtype(call.input.dtype)))
+    return call, Shard(first, total, weight_sum)
 
 
 class _Told(NamedTuple):
@@ -177,7 +178,7 @@ def _told(name: str, call: Call) -> Tensor:
     """A digest that is never 0, this rank's classes, the length of its weight (-1 for none), and that one's sum."""
     classes, weight = call.classes, call.weight
     digest = 1 + zlib.crc32(repr(_shared(name, call)).encode())
-    of_weight = (-1, classes) if weight is None else (len(weight), float(weight.sum(dtype=torch.float64)))
+    of_weight = (-1, classes) if weight is None else (len(weight), float(weight.sum()))
     return torch.tensor((digest, classes, *of_weight), dtype=torch.float64)
 
 

@@ -63,6 +63,8 @@ def test_fills(dtype: torch.dtype) -> None:
     on_npu[1:, ::2].fill_(1)
     on_cpu[1:, ::2].fill_(1)
     check(on_npu, on_cpu)
+    mask = sample(3, 1) > 0
+    check(on_npu.masked_fill_(mask.npu(), 1), on_cpu.masked_fill_(mask, 1))
     check(on_npu.zero_(), on_cpu.zero_())
 
 
@@ -106,6 +108,12 @@ def test_arithmetic(compute: Callable[..., torch.Tensor], dtype: torch.dtype) ->
     if dtype.is_floating_point:
         in_place = {operator.add: "add_", operator.sub: "sub_", operator.mul: "mul_", operator.truediv: "div_"}[compute]
         check(getattr(a.npu(), in_place)(b.npu()), getattr(a.clone(), in_place)(b))
+
+
+def test_exp() -> None:
+    x = sample(7, 13)
+    x[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    check(x.npu().exp(), x.exp(), rtol=2e-7, atol=0)
 
 
 def test_more_arithmetic() -> None:

@@ -217,6 +217,16 @@ def test_in_place_the_gradient_lies_over_the_logits(view, device):
         weighted(found).backward()
 
 
+def test_in_place_whoever_else_saved_the_logits_is_told(device):
+    logits = torch.randn(4, 6, 133).to(device).requires_grad_() * 1
+    other = logits.exp().sum() + (logits * logits).sum()
+    token_logprobs(logits, torch.zeros(4, 6, dtype=torch.int64).to(device), inplace_backward=True).sum().backward(
+        retain_graph=True
+    )
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        other.backward()
+
+
 def test_in_place_where_it_may_not_be_is_a_new_tensor_or_an_error(device):
     logits, target = torch.randn(3, 4, 11).to(device).requires_grad_(), torch.zeros(3, 4, dtype=torch.int64).to(device)
     options = {"inplace_backward": True}

@@ -55,10 +55,12 @@ def test_compiled_it_is_one_graph(problem, dynamic):
         assert_exact(found, leaf.grad, expected_of(leaf, target[:rows]))
 
 
-def test_compiled_ignored_rows_stay_0(problem):
+def test_compiled_and_under_torch_func_ignored_rows_stay_0(problem):
     torch._dynamo.reset()
     logits, target = problem
     logits[:, :-1][target == -100] = torch.nan
+    of_func = torch.func.grad(lambda x: sum(v.sum() for v in of_all(x, target)))(logits)
+    assert of_func.cpu().isfinite().all()
     logits.requires_grad_()
     weighted(torch.compile(of_all, fullgraph=True, backend="aot_eager")(logits, target)).backward()
     assert logits.grad.cpu().isfinite().all()

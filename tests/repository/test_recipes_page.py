@@ -11,8 +11,6 @@ import torch
 from pages import code_of, needs_the_pages
 from torch import Tensor, nn
 
-import npu_ce_jit
-
 PAIRS, LENGTH, FEATURES, VOCAB = 3, 7, 5, 23
 COUNTED = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0], [1] * 7], dtype=torch.bool)
 
@@ -37,21 +35,9 @@ class Response(nn.Module):
         return torch.where(COUNTED, of_labels, 0)
 
 
-def token_logprobs(
-    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None, temperature: float
-) -> Tensor:
-    loss = npu_ce_jit.linear_cross_entropy(
-        input.flatten(0, -2), linear_weight, target.flatten(), linear_bias=linear_bias, reduction="none",
-        logit_scale=1 / temperature,
-    )  # fmt: skip
-    return -loss.reshape(target.shape)
-
-
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def page() -> dict[str, Any]:
     """What the page defines."""
-    if not hasattr(npu_ce_jit, "linear_token_logprobs"):
-        monkeypatch.setattr(npu_ce_jit, "linear_token_logprobs", token_logprobs, raising=False)
     names: dict[str, Any] = {}
     for block in code_of("recipes.md"):
         exec(block, names)

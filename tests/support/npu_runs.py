@@ -24,6 +24,9 @@ NUMBERS = (
         "op/test_fake_tensors",
     ),
     (
+        "op/test_token_logprobs", "op/test_token_logprobs_traced",
+    ),
+    (
         "patch/test_redirected_calls", "op/test_amp", "op/test_checkpointing", "op/test_profiles", "op/test_training",
     ),
 )  # fmt: skip

@@ -22,8 +22,9 @@ class Backward {
         weights_(problem),
         loss_flows_(present(gradients.loss) || present(gradients.z_loss)),
         output_flows_(present(gradients.lse) || present(gradients.entropy) || gradients.log_prob != nullptr),
-        plain_(!logits_.capped() && gradients.log_prob == nullptr && !present(gradients.entropy) &&
-               (problem.label_smoothing == 0 || problem.weight == nullptr)) {
+        by_row_(!logits_.capped() && gradients.log_prob == nullptr &&
+                (problem.label_smoothing == 0 || problem.weight == nullptr)),
+        plain_(by_row_ && !present(gradients.entropy)) {
     if (problem.reduction != Reduction::kMean) return;
     const A* denominators = static_cast<const A*>(gradients.denominators);
     of_loss_ = 1 / static_cast<double>(denominators[0]);
@@ -141,6 +142,8 @@ class Backward {
     const A factor = factor_of_exp(logits_, gradient);
     if (plain_ && std::isfinite(factor)) {
       write_plain_gradient(logits_, gradient, factor, from + begin, to + begin, end - begin);
+    } else if (by_row_ && std::isfinite(factor) && std::isfinite(gradient.entropy)) {
+      write_entropy_gradient(logits_, gradient, from + begin, to + begin, end - begin);
     } else {
       write_full_gradient(logits_, weights_, gradient, begin, end, from, to);
     }
@@ -153,7 +156,8 @@ class Backward {
   ClassWeights<A> weights_;
   bool loss_flows_;
   bool output_flows_;
-  bool plain_;
+  bool by_row_;  // a class's gradient depends on its logit and on numbers of the row, and nothing else
+  bool plain_;   // and not on entropy
   double of_loss_ = 1;  // the part of a row's own loss in the one that is returned
   double of_z_loss_ = 1;
 };

@@ -45,6 +45,33 @@ void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, Ac
                     [&](Vec<T> x) __attribute__((always_inline)) { return times_exp(fma(x, scale, lowered), smooth); });
 }
 
+// exp(x) * 2^64 and factors over 2^64: so their product has float's whole range. A small factor over 2^64 could be
+// subnormal itself, and with one the product of a small exp(x) vanishes anyhow.
+template <class A, class Row>
+A unit_of_factors(const Row& row) {
+  return std::fabs(row.spread()) + std::fabs(row.entropy) < 0x1p-30 ? A(1) : A(0x1p64);
+}
+
+// The same with the gradient of entropy: p * (spread + entropy * logp) - smooth. Its factors must be finite too.
+template <class T>
+void write_entropy_gradient(const Logits<T>& logits, const RowGradient<T>& row, const T* from, T* to, int64_t count) {
+  using A = Acc<T>;
+  using V = Vec<T>;
+  const A unit = unit_of_factors<A>(row);
+  const TimesExp<T> times_exp(splat(unit));
+  const V scale = splat(logits.scale());
+  const V row_max = splat(row.row_max);
+  const V log_sum = splat(row.log_sum);
+  const V spread = splat(static_cast<A>(row.spread() * logits.scale() / unit));
+  const V entropy = splat(static_cast<A>(row.entropy * logits.scale() / unit));
+  const V smooth = splat(static_cast<A>(-row.smooth * logits.scale()));
+  const V lowest = splat(static_cast<A>(kLowestExponent));
+  transform_columns(from, to, count, [&](V x) __attribute__((always_inline)) {
+    const V log_prob = fma(x, scale, -row_max) - log_sum;
+    return fma(times_exp(log_prob, V{}), fma(entropy, max(log_prob, lowest), spread), smooth);
+  });
+}
+
 // The numbers of rows on their side, one a lane, times logit_scale where they are gradients.
 template <class T>
 struct RowGradients {
@@ -112,9 +139,7 @@ void write_full_gradient(const Logits<T>& logits, const ClassWeights<Acc<T>>& we
   using V = Vec<T>;
   alignas(kVectorBytes) A values[kBlockElems];
   alignas(kVectorBytes) A slopes[kBlockElems];
-  // exp(x) * 2^64 and factors over 2^64: so their product has float's whole range. A small factor over 2^64 could be
-  // subnormal itself, and with one the product of a small exp(x) vanishes anyhow.
-  const A unit = std::fabs(row.spread()) + std::fabs(row.entropy) < 0x1p-30 ? A(1) : A(0x1p64);
+  const A unit = unit_of_factors<A>(row);
   const TimesExp<T> times_exp(splat(unit));
   const V spread = splat(static_cast<A>(row.spread() / unit));
   const V entropy = splat(static_cast<A>(row.entropy / unit));
