@@ -94,6 +94,7 @@ def check_other_functions(rank: int) -> None:
         call(weight=wrong)
 
 
+@pytest.mark.feature("what is wrong on one rank is an error on all")
 def test_it_is_an_error_on_every_rank():
     run_on_ranks(3, check_all)
 

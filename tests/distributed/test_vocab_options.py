@@ -58,6 +58,7 @@ def check_smoothing(rank: int, of_ranks: tuple[tuple[int, ...], ...]) -> None:
         torch.testing.assert_close(local.grad.double(), true.grad[..., own], rtol=eps, atol=4 * eps)
 
 
+@pytest.mark.feature("Megatron's smoothing over ranks")
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_smoothing_of_megatron_over_all_classes(ranks):
     run_on_ranks(ranks, check_smoothing, SIZES[ranks])

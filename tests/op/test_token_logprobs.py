@@ -59,6 +59,7 @@ def weighted(values: Any) -> Tensor:
     return sum((v.double().cpu() * (1 + torch.arange(v.numel()).view(v.shape) % 5)).sum() for v in results)
 
 
+@pytest.mark.feature("log-probabilities and entropy of tokens from logits")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("view", VIEWS)
 def test_numbers_and_gradients_are_the_formulas(view, dtype, device):
@@ -132,6 +133,7 @@ def results_of(logits: Tensor, target: Tensor, **options: Any) -> list[Tensor]:
 LONG = [] if ON_NPU else [8193, pytest.param(70_001, marks=pytest.mark.exhaustive)]
 
 
+@pytest.mark.feature("a row's bits wherever it stands")
 @pytest.mark.parametrize("classes", [9, 64, 515, *LONG])
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d is not torch.float64], ids=str)
 def test_a_rows_bits_do_not_depend_on_what_is_beside_it(dtype, classes, device):

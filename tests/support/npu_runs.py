@@ -24,7 +24,7 @@ NUMBERS = (
         "op/test_fake_tensors",
     ),
     (
-        "op/test_token_logprobs", "op/test_token_logprobs_traced",
+        "op/test_token_logprobs", "op/test_token_logprobs_traced", "op/test_linear_token_logprobs",
     ),
     (
         "patch/test_redirected_calls", "op/test_amp", "op/test_checkpointing", "op/test_profiles", "op/test_training",

@@ -7,7 +7,9 @@ PEERS = ("torch_npu", "F.cross_entropy", "flash-attn", "Liger", "Apple CCE")
 SOURCES = {
     "torch_npu": (
         "the page of `torch_npu.npu_cross_entropy_loss` (Ascend Extension for PyTorch, API reference): arguments, "
-        "outputs, and its limits on gradients"
+        "outputs, and its limits on gradients; and the pages of `npu_fused_linear_online_max_sum`, "
+        "`npu_fused_cross_entropy_loss_with_max_sum` and `npu_fused_linear_cross_entropy_loss_with_max_sum_backward`, "
+        "which need CANN 9.0"
     ),
     "F.cross_entropy": (
         "docs.pytorch.org: `torch.nn.functional.cross_entropy` and `linear_cross_entropy` of torch 2.13, and the pages "
@@ -18,11 +20,15 @@ SOURCES = {
         "`flash_attn.ops.triton.cross_entropy.cross_entropy_loss`, github.com/Dao-AILab/flash-attention"
     ),
     "Liger": (
-        "README, and the signatures of `LigerCrossEntropyLoss` and `LigerFusedLinearCrossEntropyLoss` of liger-kernel "
-        "0.8.5, github.com/linkedin/Liger-Kernel"
+        "README, and of liger-kernel 0.8.5 the signatures of `LigerCrossEntropyLoss`, "
+        "`LigerFusedLinearCrossEntropyLoss`, `LigerFusedLinearScaledCrossEntropyFunction` and its TP form, `LigerVocabParallelCrossEntropy`, "
+        "`LigerFusedLinearJSD` and `LigerFusedLinearKLDivLoss`, github.com/linkedin/Liger-Kernel"
     ),
     "Apple CCE": "README of github.com/apple/ml-cross-entropy",
 }
+
+_NPU_FUSED = "16 bits, no smoothing: npu_fused_linear_online_max_sum and what follows it"
+_NPU_FUSED_PARTS = "the same, with collectives of one's own"
 
 # By feature, in the order of PEERS.
 Rows = dict[str, tuple[str, str, str, str, str]]
@@ -51,9 +57,16 @@ GROUPS: dict[str, Rows] = {
         "torch_npu's call, by name and position": ("yes", "no", "no", "no", "no"),
     },
     "From hidden states": {
-        "loss from hidden states": ("no", "F.linear_cross_entropy", "no", "yes", "yes"),
-        "logits never whole": ("no", "with options", "no", "yes", "yes"),
+        "loss from hidden states": (_NPU_FUSED, "F.linear_cross_entropy", "no", "yes", "yes"),
+        "logits never whole": ("on request", "with options", "no", "yes", "yes"),
         "calls of torch's F.linear_cross_entropy": ("no", "yes", "no", "no", "no"),
+        "lse, entropy, argmax and z-loss from hidden states": ("no", "no", "no", "z-loss, argmax", "lse"),
+        "token accuracy and predicted tokens without logits": ("no", "no", "no", "yes", "no"),
+        "log-probabilities and entropy from hidden states": (
+            "log-probabilities", "no", "no", "LigerFusedLinearScaledCrossEntropyFunction", "log-probabilities",
+        ),
+        "divergences of two models from hidden states": ("no", "no", "no", "KL, JSD", "no"),
+        "log-probabilities of chosen classes from hidden states": ("no", "no", "no", "beside the loss", "no"),
     },
     "Derivatives": {
         "torch.func: grad, vjp, jvp, vmap, jacrev, jacfwd, hessian, and their compositions": _TORCH,
@@ -90,6 +103,8 @@ GROUPS: dict[str, Rows] = {
         "Hugging Face Trainer": ("-", "its own loss", "-", "yes", "yes"),
         "Hugging Face model.loss_function": ("-", "its own loss", "-", "patches models", "patches models"),
         "per-token log-probabilities": ("-", "-", "-", "-", "yes"),
+        "log-probabilities and entropy of tokens from logits": ("no", "no", "no", "entropy: from hidden states", "no"),
+        "a row's bits wherever it stands": _NOBODY_SAYS,
         "padded vocabulary": _NOBODY_SAYS,
         "torch.profiler": _TORCH,
         "torch.utils.flop_counter": _NOBODY_SAYS,
@@ -112,9 +127,13 @@ GROUPS: dict[str, Rows] = {
         "training script on npu without an edit": _REDIRECTION,
     },
     "Many devices": {
-        "tensor-parallel vocabulary": ("no", "loss_parallel, with DTensor", "yes", "no", "from hidden states"),
-        "tensor-parallel vocabulary under torch.compile": ("no", "yes", "-", "no", "-"),
-        "tensor-parallel vocabulary from hidden states": ("no", "no", "no", "no", "yes"),
+        "tensor-parallel vocabulary": (
+            _NPU_FUSED_PARTS, "loss_parallel, with DTensor", "yes", "yes: reduction none", "from hidden states",
+        ),
+        "tensor-parallel vocabulary under torch.compile": ("-", "yes", "-", "-", "-"),
+        "tensor-parallel vocabulary from hidden states": (_NPU_FUSED_PARTS, "no", "no", "yes, on CUDA", "yes"),
+        "Megatron's smoothing over ranks": ("no", "no", "no", "yes", "no"),
+        "what is wrong on one rank is an error on all": _NOBODY_SAYS,
         "dead or late rank, bounded wait": _NOBODY_SAYS,
         "torchrun with two ranks": ("-", "yes", "-", "-", "-"),
         "DTensor rows, right mean": ("average of averages", "average of averages", "no", "no", "no"),
