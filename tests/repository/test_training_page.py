@@ -33,7 +33,8 @@ def test_the_code_of_the_page_runs() -> None:
         "torch": torch, "Trainer": Trainer,
         "model": head, "args": None, "dataset": target, "head": head, "target": target, "tokens": target,
         "hidden": torch.randn(2, ROWS, FEATURES), "logits": torch.randn(2, ROWS, PADDED), "vocab_size": VOCAB,
-        "temperature": 0.7, "advantages": torch.randn(2, ROWS), "device_type": "cpu", "optimizer": torch.optim.SGD(head.parameters(), lr=0.1),
+        "temperature": 0.7, "advantages": torch.randn(2, ROWS), "device_type": "cpu",
+        "optimizer": torch.optim.SGD(head.parameters(), lr=0.1),
         "rows": torch.randn(4, 3), "classes": torch.tensor([0, 2, 1, -100]),
     }  # fmt: skip
     for block in code_of("training.md"):

@@ -20,9 +20,9 @@ SOURCES = {
         "`flash_attn.ops.triton.cross_entropy.cross_entropy_loss`, github.com/Dao-AILab/flash-attention"
     ),
     "Liger": (
-        "README, and of liger-kernel 0.8.5 the signatures of `LigerCrossEntropyLoss`, "
-        "`LigerFusedLinearCrossEntropyLoss`, `LigerFusedLinearScaledCrossEntropyFunction` and its TP form, `LigerVocabParallelCrossEntropy`, "
-        "`LigerFusedLinearJSD` and `LigerFusedLinearKLDivLoss`, github.com/linkedin/Liger-Kernel"
+        "README, and the signatures of liger-kernel 0.8.5: `LigerCrossEntropyLoss`, `LigerFusedLinearCrossEntropyLoss`, "
+        "`LigerFusedLinearScaledCrossEntropyFunction` and its TP form, `LigerVocabParallelCrossEntropy`, "
+        "`LigerFusedLinearJSD`, `LigerFusedLinearKLDivLoss`; github.com/linkedin/Liger-Kernel"
     ),
     "Apple CCE": "README of github.com/apple/ml-cross-entropy",
 }
