@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def _build_for_the_npu(config: pytest.Config) -> None:
     """Says nothing: the tests that find it absent build it again, and fail with what is said then."""
-    command = [TESTS_DIR / "virtual_cann" / "run", "python", "-m", "npu_ce_jit", "build"]
+    command = [sys.executable, TESTS_DIR / "virtual_cann" / "run", "python", "-m", "npu_ce_jit", "build"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
     def end() -> None:

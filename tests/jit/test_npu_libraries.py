@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from locations import RUN_ON_NPU
+from locations import ON_NPU
 from toy_package import copy_package, run_python, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
 from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 
-ON_NPU = (RUN_ON_NPU, "python")
+PYTHON_ON_NPU = (*ON_NPU, "python")
 
 # What the toy's glue registers: the reference, by way of the CPU, with an error as large as asked.
 TOY_KERNELS = """
@@ -105,7 +105,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site_dir
 
 
-def report_of(site_dir: Path, *code: str, python: Sequence[str | Path] = ON_NPU, **variables: str) -> dict[str, Any]:
+def report_of(
+    site_dir: Path, *code: str, python: Sequence[str | Path] = PYTHON_ON_NPU, **variables: str
+) -> dict[str, Any]:
     variables = {"NPU_CE_JIT_CACHE_DIR": str(site_dir.parent / "cache")} | variables
     out = run_python_from_the_start(site_dir, "".join((IMPORT, *code, PRINT)), python, **variables).stdout
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -113,7 +115,7 @@ def report_of(site_dir: Path, *code: str, python: Sequence[str | Path] = ON_NPU,
 
 
 def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_wrong(site: Path) -> None:
-    without_autoload = (ON_NPU[0], "env", "TORCH_DEVICE_BACKEND_AUTOLOAD=0", *ON_NPU[1:])
+    without_autoload = (*ON_NPU, "env", "TORCH_DEVICE_BACKEND_AUTOLOAD=0", "python")
     cold = report_of(site, CALL, LAUNCH, python=without_autoload)
     assert cold["at import"] == "built"
     assert cold["loaded at import"] == []
