@@ -196,6 +196,7 @@ def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(
     assert not list(tmp_path.glob("v1/*cann*/e-*")), "nothing more was built"
 
 
+@pytest.mark.exhaustive
 def test_the_old_generation_takes_the_first_flag_set_that_it_knows(site: Path) -> None:
     report = report_of(site, CALL, LAUNCH, VIRTUAL_CANN_LAYOUT="8.3", NPU_CE_JIT_BUILD="lazy")
     assert report["at import"] == "lazy"
