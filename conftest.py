@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Idle threads of torch would spin on cores that other workers compute on: the whole run would take half as long again.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests say themselves which processes leave torch_npu alone
 
 import torch
@@ -27,6 +31,16 @@ TESTS_DIR = Path(__file__).parent / "tests"
 ON_NPU_DIR = TESTS_DIR / "on_npu"
 SIMULATORS_OWN_DIR = TESTS_DIR / "virtual_cann" / "tests"
 NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels")]
+# The files that take longest, on one core a quarter of a minute and more: a core that began one of them last would
+# leave the others waiting. First those that need nothing of what is built for the NPU meanwhile.
+BEGIN_FIRST = (
+    "cli/test_bench", "interactive/test_rebuild", "cpu_kernels/test_cpu_kernels", "cli/test_commands", "op/test_export",
+    "distributed/test_parallel", "repository/test_troubleshooting",
+    "npu/test_device", "npu/test_numbers", "npu_kernels/test_forward", "jit/test_npu_libraries",
+    "npu_kernels/test_backward", "virtual_cann/tests/test_samples",
+    "op/test_linear_function", "op/test_compiled_numbers", "jit/test_fork", "distributed/test_dtensor",
+    "repository/test_examples",
+)  # fmt: skip
 collect_ignore = (["tests/npu"] if HAS_NPU else []) + ([] if IS_VIRTUAL else ["tests/on_npu"])
 
 
@@ -51,16 +65,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together.
 
     But those of tests/npu share nothing, and take minutes: no core is to wait while another does them one after the
-    other.
+    other. Nor are cores to wait for the one that builds what all tests of the NPU need, an environment with torch_npu,
+    the simulator and the kernels: this process has it built while tests run that do without.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
+        def schedule(self) -> None:
+            is_first = self.collection is None
+            super().schedule()
+            if is_first and any(nodeid.startswith(("tests/npu/", "tests/npu_kernels/")) for nodeid in self.collection):
+                _build_for_the_npu(config)
+
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
             return nodeid if file.startswith("tests/npu/") else file
 
+    config.option.loadscopereorder = False  # not by the number of tests: pytest_collection_modifyitems has ordered them
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def _build_for_the_npu(config: pytest.Config) -> None:
+    """Says nothing: the tests that find it absent build it again, and fail with what is said then."""
+    command = [sys.executable, TESTS_DIR / "virtual_cann" / "run", "python", "-m", "npu_ce_jit", "build"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+
+    def end() -> None:
+        child.send_signal(signal.SIGINT)  # which stops its compilers too
+        child.wait()
+
+    config.add_cleanup(end)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,6 +109,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = here
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.relative_to(TESTS_DIR).with_suffix("").as_posix()
+    return BEGIN_FIRST.index(name) if name in BEGIN_FIRST else len(BEGIN_FIRST)
 
 
 @pytest.fixture(autouse=True)

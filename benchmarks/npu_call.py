@@ -77,7 +77,9 @@ def compile_all(folder: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         more = map(str, npu_kernels.SOURCES[1:])
         pending = [
-            pool.submit(kernels.compile_kernels, npu_kernels.SOURCES[0], folder / "forward.so", "-O2", *more),
+            pool.submit(
+                kernels.compile_kernels, npu_kernels.SOURCES[0], folder / "forward.so", *npu_kernels.FLAGS, *more
+            ),
             pool.submit(backward_npu.compile_backward, folder / "backward.so"),
         ]
         backward_npu.compile_planner(folder / "planner.so")

@@ -180,9 +180,19 @@ def override(
 
 
 def fully_sharded_groups(state: Any) -> list[Any]:
-    """What fully_shard reduces together, of a module's state; before 2.12 a module has one group or none."""
-    groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
-    return [group for group in groups if group is not None]
+    """What fully_shard reduces together, of a module's state. Other wrappers keep states in the same table."""
+    from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
+
+    if not isinstance(state, FSDPState):
+        return []
+    if _VERSION >= (2, 12):
+        return list(state._fsdp_param_groups)
+    return [group for group in (state._fsdp_param_group,) if group is not None]
+
+
+def adds_up(group: Any) -> bool:
+    """Whether what fully_shard reduces together is told to add up, and not to average: it can be since 2.8."""
+    return _VERSION >= (2, 8) and group.gradient_divide_factor == 1
 
 
 def fake_options(library: torch.library.Library) -> dict[str, Any]:

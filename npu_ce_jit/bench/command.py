@@ -153,8 +153,8 @@ def text_of(cell: Cell, rows: list[Row]) -> str:
         else:
             time = f"{'':34}"
         more = "" if row["implementation"] == LIMIT else f"{row['peak over logits']:6.2f} N*C  loss {row['value']:.6g}"
-        told = ", ".join(f"{times:.1f}x {peer}" for peer, times in row.get("times as fast as", {}).items())
-        lines.append(f"  {row['implementation']:34} {time} {more}  {told}".rstrip())
+        ratios = ", ".join(f"{times:.1f}x {peer}" for peer, times in row.get("times as fast as", {}).items())
+        lines.append(f"  {row['implementation']:34} {time} {more}  {ratios}".rstrip())
     return "\n".join(lines)
 
 

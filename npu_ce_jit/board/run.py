@@ -60,7 +60,7 @@ def run_board(arguments: list[str]) -> int:
     _say("building the kernels, unless they are there")
     session, problem = _checked(device)
     if isinstance(problem, SelfCheckError) and len(report.get("failed self-checks", ())) < _MOST_FLAGS:
-        report.setdefault("failed self-checks", []).append(_told(problem))
+        report.setdefault("failed self-checks", []).append(_in_words(problem))
         answers.write(parsed.file, report)
         return _go_on(
             "its kernels compute wrongly; a new process builds with the next flags", parsed.file, parsed.seconds
@@ -96,7 +96,7 @@ def _board(session: State, device: torch.device) -> Board:
 def _head(session: State, problem: NpuCeJitError | None, board: Board) -> dict[str, Any]:
     """What the answers are the answers of."""
     properties = torch.get_device_module(board.device).get_device_properties(board.device)
-    kernels: dict[str, Any] = {"self-check": "passed" if problem is None else _told(problem)}
+    kernels: dict[str, Any] = {"self-check": "passed" if problem is None else _in_words(problem)}
     if session.npu.artifact is not None:
         manifest = session.npu.artifact.manifest
         kernels |= {
@@ -143,7 +143,7 @@ def _ask(board: Board, question: Question) -> dict[str, Any]:
     try:
         answer = question.ask(board)
     except Exception as error:  # noqa: BLE001  whatever it is, the next question is asked
-        return {"not asked": _told(error), **expected}
+        return {"not asked": _in_words(error), **expected}
     if question.assumed is None or question.agrees is None:
         return {"answer": answer, **expected}
     return {"answer": answer, **expected, "as assumed": question.agrees(answer, question.assumed)}
@@ -194,7 +194,7 @@ def _versions(session: State) -> dict[str, Any]:
     }
 
 
-def _told(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """What it says of the fault, on one line."""
     if isinstance(error, BuildError):
         said = " | ".join((error.fact, *error.first_lines))

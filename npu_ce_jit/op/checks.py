@@ -106,9 +106,9 @@ def check_kinds(
     input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input", **layer: Tensor | None
 ) -> None:
     """Presence, devices, dtypes, batch size, for inputs of any rank; `layer` are tensors of the input's dtype."""
-    require_tensor(input_name, input)
-    for name, tensor in {**layer, "target": target, "weight": weight}.items():
-        if tensor is not None or name == "target":
+    for name, tensor in {input_name: input, **layer, "target": target, "weight": weight}.items():
+        is_optional = tensor is None and name not in (input_name, "target")
+        if not (isinstance(tensor, Tensor) or is_optional):
             require_tensor(name, tensor)
     _check_device(input_name, input, **layer, target=target, weight=weight)
     _check_dtypes(input_name, input, layer)
@@ -199,7 +199,7 @@ def check_weight_has_no_gradient(weight: Tensor | None) -> None:
 
 def check_loss_dtype(input: Tensor, loss_dtype: torch.dtype | None) -> None:
     """The loss is rounded once, to the input's dtype or to the dtype in which it was accumulated."""
-    if loss_dtype not in (None, input.dtype, accumulation_dtype(input.dtype)):
+    if loss_dtype is not None and loss_dtype not in (input.dtype, accumulation_dtype(input.dtype)):
         allowed = dict.fromkeys(("None", _name(input.dtype), _name(accumulation_dtype(input.dtype))))
         raise RuntimeError(f"expected loss_dtype {' or '.join(allowed)}, got {_name(loss_dtype)}")
 

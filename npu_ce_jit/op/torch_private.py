@@ -18,10 +18,8 @@ from torch.autograd import forward_ad
 
 from npu_ce_jit.torch_compat import fake_options, has_saved_tensors_hooks, single_level
 
-
-def functorch_is_active() -> bool:
-    """Inside torch.func.grad, vmap, jvp and their like."""
-    return torch._C._are_functorch_transforms_active()
+# Inside torch.func.grad, vmap, jvp and their like. A name and no function around it: each call asks several times.
+functorch_is_active = torch._C._are_functorch_transforms_active
 
 
 def is_batched_gradient(tensor: Tensor | None) -> bool:
@@ -51,8 +49,10 @@ def is_differentiating(*tensors: Tensor | None) -> bool:
     """Whether a call on `tensors` must be recorded: by reverse mode, forward mode or a transform."""
     if functorch_is_active():
         return True
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return True
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # any() would start a generator at each call
+            if tensor is not None and tensor.requires_grad:
+                return True
     return has_tangent(*tensors)
 
 

@@ -76,10 +76,10 @@ def test_sources_that_were_mended_meanwhile_are_built_at_once(tmp_path):
 
 def test_a_clock_that_is_set_makes_no_failure_old_or_new(tmp_path, monkeypatch):
     one = toy(tmp_path)
-    assert _told_by_another(one) is not None
+    assert _recorded_by_another(one) is not None
     for now in (time.time() - 1e6, time.time() + 1e6):
         monkeypatch.setattr(time, "time", lambda now=now: now)
-        assert failure.told(_name(one), one.settings, one.toolchain) is not None
+        assert failure.recorded_failure(_name(one), one.settings, one.toolchain) is not None
 
 
 def test_who_failed_may_try_again_at_once(tmp_path):
@@ -95,18 +95,18 @@ def _name(one: Toy) -> str:
     return str(one.store.roots[0].path)
 
 
-def _told_by_another(one: Toy, **changed: object) -> BuildError | None:
-    failure.tell(ERROR, _name(one), one.settings, one.toolchain)
+def _recorded_by_another(one: Toy, **changed: object) -> BuildError | None:
+    failure.record_failure(ERROR, _name(one), one.settings, one.toolchain)
     file = node_file(one.settings, _name(one), ".failure")
     record = json.loads(file.read_text("utf-8")) | {"pid": 1} | changed
     file.write_text(json.dumps(record), "utf-8")
-    return failure.told(_name(one), one.settings, one.toolchain)
+    return failure.recorded_failure(_name(one), one.settings, one.toolchain)
 
 
 def test_a_record_holds_the_whole_error(tmp_path):
-    told = _told_by_another(toy(tmp_path))
-    assert told is not None
-    assert told.args == ERROR.args
+    recorded = _recorded_by_another(toy(tmp_path))
+    assert recorded is not None
+    assert recorded.args == ERROR.args
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_a_record_holds_the_whole_error(tmp_path):
     ids=str,
 )
 def test_a_record_that_is_not_about_us_is_not_believed(tmp_path, changed):
-    assert _told_by_another(toy(tmp_path), **({"pid": os.getpid()} if "pid" in changed else changed)) is None
+    assert _recorded_by_another(toy(tmp_path), **({"pid": os.getpid()} if "pid" in changed else changed)) is None
 
 
 @pytest.mark.parametrize("how", ["group-writable", "no JSON", "a link", "gone"])
 def test_a_record_that_others_could_have_written_is_not_believed(tmp_path, how):
     one = toy(tmp_path)
-    assert _told_by_another(one) is not None
+    assert _recorded_by_another(one) is not None
     file = node_file(one.settings, _name(one), ".failure")
     if how == "group-writable":
         file.chmod(0o660)
@@ -139,15 +139,15 @@ def test_a_record_that_others_could_have_written_is_not_believed(tmp_path, how):
         shutil.move(file, tmp_path / "elsewhere")
         if how == "a link":
             file.symlink_to(tmp_path / "elsewhere")
-    assert failure.told(_name(one), one.settings, one.toolchain) is None
+    assert failure.recorded_failure(_name(one), one.settings, one.toolchain) is None
 
 
 def test_an_old_failure_is_no_news(tmp_path, monkeypatch):
     one = toy(tmp_path)
-    assert _told_by_another(one) is not None
+    assert _recorded_by_another(one) is not None
     now = failure._now()
     monkeypatch.setattr(failure, "_now", lambda: now + 61)
-    assert failure.told(_name(one), one.settings, one.toolchain) is None
+    assert failure.recorded_failure(_name(one), one.settings, one.toolchain) is None
 
 
 def test_where_nothing_can_be_left_nothing_is_raised(tmp_path, monkeypatch):
@@ -157,8 +157,8 @@ def test_where_nothing_can_be_left_nothing_is_raised(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(failure, "node_file", no_directory)
-    failure.tell(ERROR, _name(one), one.settings, one.toolchain)
-    assert failure.told(_name(one), one.settings, one.toolchain) is None
+    failure.record_failure(ERROR, _name(one), one.settings, one.toolchain)
+    assert failure.recorded_failure(_name(one), one.settings, one.toolchain) is None
 
 
 def test_what_killed_processes_left_of_telling_is_used_up_by_the_next(tmp_path, monkeypatch):
@@ -168,9 +168,9 @@ def test_what_killed_processes_left_of_telling_is_used_up_by_the_next(tmp_path, 
         with monkeypatch.context() as killed:
             killed.setattr(failure, "write_private", lambda path, content: path.write_text(content[:9], "utf-8"))
             killed.setattr(type(tmp_path), "rename", lambda *_: None)
-            failure.tell(ERROR, "build", one.settings, one.toolchain)
+            failure.record_failure(ERROR, "build", one.settings, one.toolchain)
     file = node_file(one.settings, "build", ".failure")
     assert [path.name for path in file.parent.iterdir()] == [f".{file.name}"]
-    failure.tell(ERROR, "build", one.settings, one.toolchain)
+    failure.record_failure(ERROR, "build", one.settings, one.toolchain)
     assert list(file.parent.iterdir()) == [file]
     assert json.loads(file.read_text("utf-8"))["pid"] == os.getpid()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from locations import RUN_ON_NPU
+from locations import ON_NPU
 from toy_package import copy_package, run_python, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
 from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 
-ON_NPU = (RUN_ON_NPU, "python")
+PYTHON_ON_NPU = (*ON_NPU, "python")
 
 # What the toy's glue registers: the reference, by way of the CPU, with an error as large as asked.
 TOY_KERNELS = """
@@ -105,7 +105,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site_dir
 
 
-def report_of(site_dir: Path, *code: str, python: Sequence[str | Path] = ON_NPU, **variables: str) -> dict[str, Any]:
+def report_of(
+    site_dir: Path, *code: str, python: Sequence[str | Path] = PYTHON_ON_NPU, **variables: str
+) -> dict[str, Any]:
     variables = {"NPU_CE_JIT_CACHE_DIR": str(site_dir.parent / "cache")} | variables
     out = run_python_from_the_start(site_dir, "".join((IMPORT, *code, PRINT)), python, **variables).stdout
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -113,7 +115,7 @@ def report_of(site_dir: Path, *code: str, python: Sequence[str | Path] = ON_NPU,
 
 
 def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_wrong(site: Path) -> None:
-    without_autoload = (ON_NPU[0], "env", "TORCH_DEVICE_BACKEND_AUTOLOAD=0", *ON_NPU[1:])
+    without_autoload = (*ON_NPU, "env", "TORCH_DEVICE_BACKEND_AUTOLOAD=0", "python")
     cold = report_of(site, CALL, LAUNCH, python=without_autoload)
     assert cold["at import"] == "built"
     assert cold["loaded at import"] == []
@@ -194,6 +196,7 @@ def test_flags_whose_kernels_are_wrong_are_left_for_the_next_until_none_is_left(
     assert not list(tmp_path.glob("v1/*cann*/e-*")), "nothing more was built"
 
 
+@pytest.mark.exhaustive
 def test_the_old_generation_takes_the_first_flag_set_that_it_knows(site: Path) -> None:
     report = report_of(site, CALL, LAUNCH, VIRTUAL_CANN_LAYOUT="8.3", NPU_CE_JIT_BUILD="lazy")
     assert report["at import"] == "lazy"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from locations import CHECKOUT, RUN_ON_NPU
+from locations import CHECKOUT, ON_NPU
 from toy_package import copy_package, run_python_from_the_start, write_npu_sources
 from virtual_cann.prepare import prepare
 
@@ -36,7 +36,7 @@ REFUSALS = {
 def test_each_flag_set_builds_kernels_that_pass_the_self_check(tmp_path: Path, name: str) -> None:
     layout, refuses = REFUSALS[name]
     done = subprocess.run(
-        [RUN_ON_NPU, "python", "-m", "npu_ce_jit", "doctor", "--json"],
+        [*ON_NPU, "python", "-m", "npu_ce_jit", "doctor", "--json"],
         env={
             **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])),
             "VIRTUAL_CANN_LAYOUT": layout, "VIRTUAL_CANN_REFUSES": refuses, "NPU_CE_JIT_CACHE_DIR": str(tmp_path),
@@ -82,7 +82,7 @@ torch.npu.synchronize()
 print(json.dumps([manifest, out.cpu().unique().tolist()]))
 """
     variables = {"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "VIRTUAL_CANN_REFUSES": refuses}
-    done = run_python_from_the_start(site_dir, code, (RUN_ON_NPU, "python"), **variables)
+    done = run_python_from_the_start(site_dir, code, (*ON_NPU, "python"), **variables)
     manifest, filled = json.loads(done.stdout.splitlines()[-1])
     assert manifest["bisheng_flags"] == flag_set
     for name, told in zip(NAMES, manifest["bisheng_flags_tried"][:-1], strict=False):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import saved_programs
 from export_page import blocks, run_block
-from locations import RUN_ON_NPU
+from locations import ON_NPU
 from loss_forms import FORMS, assert_right, export
 from probes import fresh_environment
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,7 +18,7 @@ from toy_package import exit_code, fork
 
 import npu_ce_jit
 
-PYTHON_ON_NPU = (RUN_ON_NPU, "python")
+PYTHON_ON_NPU = (*ON_NPU, "python")
 
 
 @needs_fake_npu

@@ -282,8 +282,8 @@ def test_fuzz(backward: Backward) -> None:
     fuzz(backward, range(FUZZ))
 
 
-@pytest.mark.parametrize("shape", [(3, 10), (3, 600)], ids=["narrow", "wide"])
+@pytest.mark.parametrize("shape", [(2, 10), (2, 600)], ids=["narrow", "wide"])
 def test_rows_beyond_2_to_the_31(backward: Backward, shape: tuple[int, int]) -> None:
-    """Gaps are never touched, so that this takes no memory."""
+    """Gaps of 2^32 bytes, which no copy takes; they are never touched, so that this takes no memory."""
     inputs = inputs_of(*shape, torch.bfloat16, ("loss", "log_prob"))
-    assert_right(backward(inputs, gap=2**30 + 8), inputs)
+    assert_right(backward(inputs, gap=2**31 + 8), inputs)

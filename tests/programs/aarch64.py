@@ -16,7 +16,7 @@ import checkout_path  # noqa: F401  before what the tests share
 
 # isort: split
 import aarch64_python
-from locations import RUN_ON_NPU
+from locations import VIRTUAL_CANN
 from virtual_cann.cache import PreparationError
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(f"aarch64: {error}")
     command, variables = arguments.command, aarch64_python.variables(environment, os.environ)
     if arguments.npu:
-        command = ["python", str(RUN_ON_NPU), *command]
+        command = ["python", str(VIRTUAL_CANN / "run"), *command]
     program = shutil.which(command[0], path=variables["PATH"])
     if program is None:
         sys.exit(f"aarch64: {command[0]}: command not found")

@@ -28,7 +28,7 @@ import checkout_path  # noqa: F401  before what the tests share
 
 # isort: split
 import slim_torch
-from locations import CHECKOUT, RUN_ON_NPU
+from locations import CHECKOUT, VIRTUAL_CANN
 from npu_runs import NUMBERS
 from virtual_cann.environment import torch_npu_for
 from virtual_cann.layouts import LAYOUTS
@@ -98,7 +98,9 @@ def run(row: Row, arguments: argparse.Namespace) -> Outcome:
     if row.cann:
         variables |= {"VIRTUAL_CANN_LAYOUT": row.cann, "VIRTUAL_CANN_TORCH_NPU": row.torch_npu}
         groups = NUMBERS[:1] if arguments.quick else NUMBERS
-        commands = [[RUN_ON_NPU, "python", *pytest, *(f"tests/{name}.py" for name in group)] for group in groups]
+        commands = [
+            [VIRTUAL_CANN / "run", "python", *pytest, *(f"tests/{name}.py" for name in group)] for group in groups
+        ]
     else:
         # As test paths and not as arguments: whoever names a file means its long tests too.
         paths = " ".join(f"tests/{name}" for name in (QUICK if arguments.quick else FOLDERS))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from abi_structs import STRUCTS
-from npu_kernels import CORES, DTYPES, HERE, REDUCTIONS, ROOT, UB_BYTES, CeProblem
+from npu_kernels import CORES, DTYPES, FLAGS, HERE, REDUCTIONS, ROOT, UB_BYTES, CeProblem
 from oracle import Options, truth
 from torch import Tensor
 from virtual_cann import kernels, observe
@@ -28,7 +28,7 @@ def compile_planner(library: Path) -> ctypes.CDLL:
 
 
 def compile_backward(library: Path) -> ctypes.CDLL:
-    return kernels.compile_kernels(ROOT / "ascendc/backward/backward.asc", library, "-O2")
+    return kernels.compile_kernels(ROOT / "ascendc/backward/backward.asc", library, *FLAGS)
 
 
 @dataclass

@@ -18,11 +18,13 @@ from abi_structs import ENUMERATORS, STRUCTS
 from torch import Tensor
 from virtual_cann import kernels, observe
 
+from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 from npu_ce_jit.jit.sources import Sources
 
 HERE = Path(__file__).parent
 ROOT = Sources.installed().root_dir
 SOURCES = [ROOT / "ascendc" / "forward" / f"{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
+FLAGS = FLAG_SETS[0].flags  # a build's own, so that whatever is compiled first serves the other
 DTYPES = {
     torch.float32: ENUMERATORS["kCeFloat32"],
     torch.float16: ENUMERATORS["kCeFloat16"],
@@ -72,7 +74,7 @@ def plan_forward(
 def library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         more = [str(source) for source in SOURCES[1:]]
-        return kernels.compile_kernels(SOURCES[0], Path(folder) / "kernels.so", "-O2", *more)
+        return kernels.compile_kernels(SOURCES[0], Path(folder) / "kernels.so", *FLAGS, *more)
 
 
 class Arguments(NamedTuple):

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from locations import CHECKOUT, RUN_ON_NPU
+from locations import CHECKOUT, ON_NPU
 
 # Files of numbers that run on an npu too. Those of a group share a process, since it takes as long to start as most of
 # them to run.
@@ -35,7 +35,7 @@ NUMBERS = (
 def require_all_pass_on_npu(files: list[Path], tmp_path: Path) -> None:
     """Each file has tests for an npu, all of which pass; conftest.py fails those that are skipped."""
     results = tmp_path / "results.xml"
-    pytest_on_npu = [RUN_ON_NPU, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    pytest_on_npu = [*ON_NPU, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*pytest_on_npu, f"--junitxml={results}", *files],
         cwd=CHECKOUT,

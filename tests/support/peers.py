@@ -20,7 +20,7 @@ SOURCES = {
         "`flash_attn.ops.triton.cross_entropy.cross_entropy_loss`, github.com/Dao-AILab/flash-attention"
     ),
     "Liger": (
-        "README, and the signatures of liger-kernel 0.8.5: `LigerCrossEntropyLoss`, `LigerFusedLinearCrossEntropyLoss`, "
+        "README, and signatures of liger-kernel 0.8.5: `LigerCrossEntropyLoss`, `LigerFusedLinearCrossEntropyLoss`, "
         "`LigerFusedLinearScaledCrossEntropyFunction` and its TP form, `LigerVocabParallelCrossEntropy`, "
         "`LigerFusedLinearJSD`, `LigerFusedLinearKLDivLoss`; github.com/linkedin/Liger-Kernel"
     ),

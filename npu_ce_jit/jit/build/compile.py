@@ -20,7 +20,7 @@ from npu_ce_jit.jit.build import hints
 from npu_ce_jit.jit.build.cache_miss import reason
 from npu_ce_jit.jit.build.children import exit_codes_kept
 from npu_ce_jit.jit.build.cpu_recipe import Recipe, cpu_recipe
-from npu_ce_jit.jit.build.failure import tell, told
+from npu_ce_jit.jit.build.failure import record_failure, recorded_failure
 from npu_ce_jit.jit.build.jobs import job_count
 from npu_ce_jit.jit.build.lock import build_lock
 from npu_ce_jit.jit.build.ninja_file import ninja_file
@@ -60,14 +60,14 @@ def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKe
     with build_lock(name, settings, lambda: store.find(key)) as found:
         if found is not None:
             return found
-        failure = told(name, settings, toolchain)
+        failure = recorded_failure(name, settings, toolchain)
         if failure is not None:
             raise failure
         try:
             with exit_codes_kept():
                 return _Build(target, settings, toolchain, key, store).in_some_root()
         except BuildError as error:
-            tell(error, name, settings, toolchain)
+            record_failure(error, name, settings, toolchain)
             raise
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A failed build, told to the processes of this node that started with it: many ranks, one compile, one error."""
+"""A failed build, recorded for the processes of this node that started with it: many ranks, one compile, one error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATUS = Path("/proc/self/stat")
 _START_TICKS = 19  # of the fields behind the command's name: since the machine's start (manual page proc_pid_stat)
 
 
-def tell(error: BuildError, name: str, settings: Settings, toolchain: Toolchain) -> None:
+def record_failure(error: BuildError, name: str, settings: Settings, toolchain: Toolchain) -> None:
     """Leaves the error of the build `name` for others. Where that fails they build, and see it for themselves."""
     fact, hint, command, first_lines, log_path = error.args
     record = {
@@ -39,7 +39,7 @@ def tell(error: BuildError, name: str, settings: Settings, toolchain: Toolchain)
         private_file.rename(file)
 
 
-def told(name: str, settings: Settings, toolchain: Toolchain) -> BuildError | None:
+def recorded_failure(name: str, settings: Settings, toolchain: Toolchain) -> BuildError | None:
     """The error of a build of `name` that failed with the same tools since this process began, or None.
 
     A process that starts later builds again, and so does the one whose build it was: what was mended may be nothing

@@ -18,7 +18,7 @@ from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")
 
-_told: set[str] = set()  # a build looks several times, and a person reads once
+_reported: set[str] = set()  # a build looks several times, and a person reads once
 
 
 class Store:
@@ -102,8 +102,8 @@ class Store:
 
     def _refuse(self, why: str) -> None:
         self.refusals.append(why)
-        _logger.log(logging.DEBUG if why in _told else logging.WARNING, "not used: %s", why)
-        _told.add(why)
+        _logger.log(logging.DEBUG if why in _reported else logging.WARNING, "not used: %s", why)
+        _reported.add(why)
 
 
 def _key_dirs(root: Root, key: CacheKey) -> list[Path]:

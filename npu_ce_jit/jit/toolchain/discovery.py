@@ -3,11 +3,8 @@
 
 import importlib.util
 import mmap
-import os
 import platform
 import re
-import shutil
-import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -65,11 +62,15 @@ class Toolchain:
     @cached_property
     def cxx(self) -> Finding:
         """May hold more than one word ("ccache g++"); `cxx_command` splits it."""
-        return _find_cxx(self._settings)
+        from npu_ce_jit.jit.toolchain import build_tools  # which a warm import asks for none of
+
+        return build_tools.find_cxx(self._settings)
 
     @cached_property
     def ninja(self) -> Finding:
-        return _find_ninja(self._settings)
+        from npu_ce_jit.jit.toolchain import build_tools
+
+        return build_tools.find_ninja(self._settings, _package_dir("ninja"))
 
     @cached_property
     def torch_version(self) -> Finding:
@@ -229,53 +230,6 @@ def _find_huge_pages(settings: Settings) -> Finding:
     if order >= 0:
         return Finding(name, _WHERE_REPORTED, f"{_PAGE_REPORTING_ORDER} is {order}: free blocks go back to the host")
     return Finding(name, "yes", "no free blocks go back to a host")
-
-
-def _find_cxx(settings: Settings) -> Finding:
-    import shlex
-
-    if settings.cxx:
-        try:
-            words = shlex.split(settings.cxx)
-        except ValueError as error:
-            words, why = [], f"CXX={settings.cxx!r} is not a command line ({error})"
-        else:
-            why = f"CXX={settings.cxx}, but no such program is on PATH"
-        program = shutil.which(words[0], path=settings.path) if words else None
-        if program is None:
-            return Finding("C++ compiler", None, why, "Set CXX to a C++17 compiler, or unset it to use g++ or clang++.")
-        return Finding("C++ compiler", shlex.join([program, *words[1:]]), "CXX")
-    for name in ("g++", "clang++", "c++"):
-        program = shutil.which(name, path=settings.path)
-        if program is not None:
-            return Finding("C++ compiler", shlex.quote(program), f"{name} on PATH")
-    return Finding(
-        "C++ compiler", None, "CXX is not set and neither g++, clang++ nor c++ is on PATH",
-        "Install one (Debian, Ubuntu: apt-get install g++; conda: conda install gxx), or set CXX.",
-    )  # fmt: skip
-
-
-def _find_ninja(settings: Settings) -> Finding:
-    """In this order: where the ninja wheel put it, beside the running Python, on PATH.
-
-    A virtual environment that is used without being activated has ninja in its bin directory only.
-    """
-    places: list[tuple[str, str]] = []
-    package_dir = _package_dir("ninja")
-    if package_dir is not None:
-        site_dir = package_dir.parent
-        # <prefix>/lib/python3.x/site-packages, or what `pip install --target` makes
-        places += [(str(place / "bin"), "the ninja package") for place in (*site_dir.parents[2:3], site_dir)]
-    if sys.executable:
-        places.append((os.path.dirname(sys.executable), "beside the running Python"))
-    places.append((settings.path, "PATH"))
-    for place, where in places:
-        program = shutil.which("ninja", path=place) if place else None
-        if program is not None:
-            return Finding("ninja", program, where)
-    return Finding(
-        "ninja", None, "looked in the ninja package, beside the running Python and on PATH", "Run: pip install ninja",
-    )  # fmt: skip
 
 
 def _find_torch_npu_version(directory: Finding) -> Finding:

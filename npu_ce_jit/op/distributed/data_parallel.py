@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from npu_ce_jit.torch_compat import fully_sharded_groups
+from npu_ce_jit.torch_compat import adds_up, fully_sharded_groups
 
 _OF_FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
 _PARAMETERS = ("linear_weight", "linear_bias")
@@ -75,7 +75,7 @@ def _averaged() -> Iterator[set[int]]:
 
     for state in list(_module_state_mapping.values()):
         for parameters in fully_sharded_groups(state()):
-            if getattr(parameters, "gradient_divide_factor", None) == 1:  # since 2.8
+            if adds_up(parameters):
                 continue
             for name in ("shard_process_group", "replicate_process_group"):
                 group = getattr(parameters.mesh_info, name, None)
