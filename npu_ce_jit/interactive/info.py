@@ -20,9 +20,9 @@ class Info(dict[str, Any]):
     """Plain data, ready for JSON, that shows itself well.
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
-    bisheng_flags, bisheng_flags_tried, rebuilt_from, problem), answers (which package is behind the names that
-    `install` redirects), seconds (of import, by step), roots (of the cache), entries (in it), found (on this machine,
-    with the evidence).
+    bisheng_flags, bisheng_flags_tried, rebuilt_from, problem), answers (of each name that `install` redirects: the
+    package behind it, and how many calls were ours or passed through, by the reason), seconds (of import, by step),
+    roots (of the cache), entries (in it), found (on this machine, with the evidence).
     """
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class Info(dict[str, Any]):
             one["state"] + (f"  {one['library']}" if one["library"] else ""),
             one["rebuilt_from"] and f"rebuilt from {one['rebuilt_from']}", one["problem"],
         )))) for title, one in kernels]  # fmt: skip
-        yield "answers", [*self["answers"].items()]
+        yield "answers", [(name, _answered(answer)) for name, answer in self["answers"].items()]
         yield (
             "cache roots",
             [(root["origin"], root["path"] + ("  (read only)" if root["read_only"] else "")) for root in self["roots"]],
@@ -110,6 +110,11 @@ def _entry(item: inventory.Item) -> dict[str, Any]:
         "problem": item.problem,
         **{name: manifest.get(name) for name in ("libraries", "compiler", "host", "started", "seconds")},
     }
+
+
+def _answered(answer: dict[str, Any]) -> str:
+    passed = [f"{count} passed through: {reason}" for reason, count in answer["passed_through"].items()]
+    return "\n".join([answer["by"], *([f"{answer['ours']} calls were ours"] if answer["ours"] else []), *passed])
 
 
 def _shown(one: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from npu_ce_jit import bootstrap
 from npu_ce_jit.api.cross_entropy import HALVES, OPS
 from npu_ce_jit.api.cross_entropy import cross_entropy as our_cross_entropy
 from npu_ce_jit.op.torch_private import has_tangent
+from npu_ce_jit.patch.call_counts import of_function, of_operator
 from npu_ce_jit.torch_compat import is_autocast
 
 # All that ours refuses, before it computes anything: checks, a layout of torch_npu's own, a library that does not load.
@@ -32,20 +33,16 @@ def cross_entropy(
     label_smoothing: float,
 ) -> Tensor:
     """F.cross_entropy, by ours where torch takes the call too."""
-    if (
-        not has_torch_function_variadic(input, target, weight)
-        and size_average is None
-        and reduce is None
-        and type(ignore_index) in (int, torch.SymInt)
-        and isinstance(label_smoothing, (int, float, torch.SymFloat))
-        and not torch._C._is_tracing()  # what torch.jit traces is to run where this package is not
-        and _has_kernels_for(input, target, weight)
-        and _torch_takes(input, target, weight)
-    ):
+    reason = _why_not_ours(input, target, weight, size_average, ignore_index, reduce, label_smoothing)
+    if reason is None:
         try:
-            return our_cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing)  # type: ignore[return-value]
-        except _REFUSALS:
-            pass
+            loss = our_cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing)
+        except _REFUSALS as error:
+            reason = _of_refusal(error)
+        else:
+            of_function.count_ours()
+            return loss  # type: ignore[return-value]
+    of_function.count_passed_through(reason)
     return theirs(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
 
@@ -57,42 +54,92 @@ def npu_cross_entropy_loss(
     *options: Any,  # the dispatcher leaves out those at the end that have their defaults
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A kernel of torch_npu's operator, by ours, with its dtypes and with its two differentiable outputs, no others."""
-    if _has_kernels_for(input, target, weight):
+    reason = _why_no_kernels(input, target, weight)
+    if reason is None:
         try:
             loss, log_prob, zloss, lse = OPS.npu_cross_entropy_loss.default(input, target, weight, *options)
+        except _REFUSALS as error:
+            reason = _of_refusal(error)
+        else:
+            of_operator.count_ours()
             return loss, log_prob.detach(), zloss, lse.to(input.dtype)
-        except _REFUSALS:
-            pass
+    of_operator.count_passed_through(reason)
     return theirs(input, target, weight, *options)  # type: ignore[no-any-return]
 
 
-def _has_kernels_for(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether compiled kernels exist for these here: the slow reference never replaces torch's own."""
+def _why_not_ours(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    size_average: bool | None,
+    ignore_index: int,
+    reduce: bool | None,
+    label_smoothing: float,
+) -> str | None:
+    """Why torch is to answer a call; None where ours may."""
+    if has_torch_function_variadic(input, target, weight):
+        return "a subclass of Tensor that overrides torch's functions"
+    if size_average is not None or reduce is not None:
+        return "size_average or reduce"
+    if type(ignore_index) not in (int, torch.SymInt) or not isinstance(label_smoothing, (int, float, torch.SymFloat)):
+        return "ignore_index or label_smoothing that is no number"
+    if torch._C._is_tracing():  # what torch.jit traces is to run where this package is not
+        return "torch.jit.trace"
+    return _why_no_kernels(input, target, weight) or _why_only_ours_takes_it(input, target, weight)
+
+
+def _of_refusal(error: Exception) -> str:
+    """Without its text, which has sizes in it: a reason is one of few."""
+    if isinstance(error, NotImplementedError):
+        return "a dtype that ours does not have on this device"
+    return f"arguments that ours refuses with {type(error).__name__}"
+
+
+def _why_no_kernels(input: Tensor, target: Tensor, weight: Tensor | None) -> str | None:
+    """Why no compiled kernels are for these here: the slow reference never replaces torch's own."""
     tensors = (input, target) if weight is None else (input, target, weight)
-    if not all(isinstance(tensor, Tensor) and _is_plain(tensor) for tensor in tensors):
-        return False
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        return "an argument that is no Tensor"
+    if not all(map(_is_strided, tensors)):
+        return "a nested or sparse tensor"
+    if not all(map(_is_plain, tensors)) and not all(map(_is_distributed, tensors)):
+        return "a subclass of Tensor, or DTensors beside plain tensors"
     session, device = bootstrap.run(), input.device.type
-    return device in ("cpu", "npu") and getattr(session, device).state != "none"
+    if device not in ("cpu", "npu") or getattr(session, device).state == "none":
+        return f"no kernels of ours for {device}"
+    return None
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    return not tensor.is_nested and tensor.layout is torch.strided
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Strided, and of no subclass that may know torch's operators only: torch's own for tracing know all."""
+    """Of no subclass that may know torch's operators only: torch's own for tracing know all."""
     kind = type(tensor)
-    return (
-        (kind in (Tensor, torch.nn.Parameter) or kind.__module__.startswith("torch._subclasses."))
-        and not tensor.is_nested
-        and tensor.layout is torch.strided
-    )
+    return kind in (Tensor, torch.nn.Parameter) or kind.__module__.startswith("torch._subclasses.")
 
 
-def _torch_takes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+def _is_distributed(tensor: Tensor) -> bool:
+    """A DTensor, whose mean over rows that ranks share is not right in torch where some are ignored."""
+    return type(tensor).__module__.startswith("torch.distributed.tensor")
+
+
+def _why_only_ours_takes_it(input: Tensor, target: Tensor, weight: Tensor | None) -> str | None:
     """Leaves to torch what only ours takes, and what torch says of a weight that is differentiated."""
-    if input.dim() < 2 or target.dtype is not torch.int64:
-        return False
+    if input.dim() < 2:
+        return "logits of one row, [C]"
+    if target.is_floating_point():
+        return "class probabilities"
+    if target.dtype is not torch.int64:
+        return "targets that are not int64"
     if weight is None:
-        return True
-    is_differentiated = weight.requires_grad or has_tangent(weight)
-    return _computed_dtype(weight) is _computed_dtype(input) and not is_differentiated
+        return None
+    if weight.requires_grad or has_tangent(weight):
+        return "a weight that is differentiated"
+    if _computed_dtype(weight) is not _computed_dtype(input):
+        return "a weight of another dtype than the logits"
+    return None
 
 
 def _computed_dtype(tensor: Tensor) -> torch.dtype:

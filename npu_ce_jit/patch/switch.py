@@ -22,7 +22,7 @@ from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import OPS
 from npu_ce_jit.log import warn
-from npu_ce_jit.patch import redirected_calls
+from npu_ce_jit.patch import call_counts, redirected_calls
 from npu_ce_jit.torch_compat import redirect_operator
 
 _OPERATOR = "npu_cross_entropy_loss"
@@ -101,15 +101,20 @@ def installed() -> Iterator[None]:
             _follow()
 
 
-def answers() -> dict[str, str]:
-    """The package that answers a call, by the name that is called; "none" where nobody has defined it."""
+def answers() -> dict[str, dict[str, Any]]:
+    """By the name that is called: `by`, the package that answers, "none" where nobody has defined it; and of the calls
+    that were redirected, how many were `ours`, and how many `passed_through`, by the reason.
+    """
     function, known = F.cross_entropy, _switch.function
     if not _is_torchs(function):
         who = _name(function)
     else:
         who = "npu_ce_jit" if known is not None and function.__code__ is known.redirecting_code else "torch"
     operator = "npu_ce_jit" if _switch.restore_operator else "torch_npu" if _torch_npu_has_operator() else "none"
-    return {"torch.nn.functional.cross_entropy": who, f"torch.ops.npu.{_OPERATOR}": operator}
+    return {
+        counts.name: {"by": by, "ours": counts.ours, "passed_through": dict(counts.passed_through)}
+        for counts, by in ((call_counts.of_function, who), (call_counts.of_operator, operator))
+    }
 
 
 def _follow() -> None:

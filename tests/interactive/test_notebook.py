@@ -20,7 +20,7 @@ WARM = """
     jit.cache jit.cache.entry jit.cache.key jit.cache.permissions jit.cache.roots jit.cache.store
     jit.toolchain jit.toolchain.discovery jit.toolchain.finding jit.toolchain.flags
     op op.checks op.lazy_kernels op.operators op.registration op.saved op.schema op.torch_private
-    op.autograd op.autograd.functions
+    op.autograd op.autograd.functions op.autograd.over_logits
 """
 MODULES = """
 import sys, torch

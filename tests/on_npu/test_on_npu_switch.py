@@ -174,13 +174,13 @@ IMPORTED_LATER = """
 import torch, npu_ce_jit
 npu_ce_jit.install()
 operator = "torch.ops.npu.npu_cross_entropy_loss"
-print(npu_ce_jit.info()["answers"][operator])
+print(npu_ce_jit.info()["answers"][operator]["by"])
 import torch_npu
-print(npu_ce_jit.info()["answers"][operator])
+print(npu_ce_jit.info()["answers"][operator]["by"])
 npu_ce_jit.install()
-print(npu_ce_jit.info()["answers"][operator])
+print(npu_ce_jit.info()["answers"][operator]["by"])
 npu_ce_jit.uninstall()
-print(npu_ce_jit.info()["answers"][operator])
+print(npu_ce_jit.info()["answers"][operator]["by"])
 """
 
 

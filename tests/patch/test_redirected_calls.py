@@ -212,3 +212,43 @@ def test_wide_rows_of_halves_are_nearer_to_the_truth_than_torchs() -> None:
     with npu_ce_jit.installed():
         ours = torch.func.grad(lambda a: F.cross_entropy(a, target))(x)
     assert (ours - exact).abs().max() <= (theirs - exact).abs().max()
+
+
+REASONS = {
+    "one row of logits": "logits of one row, [C]",
+    "probabilities": "class probabilities",
+    "reduce": "size_average or reduce",
+    "int32 target": "targets that are not int64",
+    "list for a target": "an argument that is no Tensor",
+    "sparse logits": "a nested or sparse tensor",
+    "meta logits": "no kernels of ours for meta",
+    "weight of another dtype": "a weight of another dtype than the logits",
+    "differentiated weight": "a weight that is differentiated",
+    "integer logits": "a dtype that ours does not have on this device",
+    "no class": "arguments that ours refuses with RuntimeError",
+    "smoothing in a tensor": "ignore_index or label_smoothing that is no number",
+}
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args")
+def test_calls_are_counted_and_each_new_reason_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = redirected_calls.of_function
+    monkeypatch.setattr(counts, "ours", 0)
+    monkeypatch.setattr(counts, "passed_through", {})
+    caplog.set_level("DEBUG", "npu_ce_jit")
+    with npu_ce_jit.installed():
+        for name in REASONS:
+            for _ in range(3):
+                outcome(LEFT_TO_TORCH[name])
+        for _ in range(5):
+            F.cross_entropy(X, TARGET)
+        torch.compile(F.cross_entropy, backend="eager")(X, TARGET)
+    answer = npu_ce_jit.info()["answers"]["torch.nn.functional.cross_entropy"]
+    assert answer["ours"] == 5
+    assert answer["passed_through"] == dict.fromkeys(REASONS.values(), 3)
+    told = [record.getMessage() for record in caplog.records if "passed through" in record.getMessage()]
+    assert told == [f"a call of torch.nn.functional.cross_entropy passed through: {r}" for r in REASONS.values()]
+    F.cross_entropy(X, TARGET)
+    assert counts.ours == 5, "the switch is off"

@@ -120,7 +120,7 @@ GROUPS: dict[str, Rows] = {
         "torch.compile with dynamic shapes, F.cross_entropy redirected": _REDIRECTION,
         "torch.export, F.cross_entropy redirected": _REDIRECTION,
         "torch.profiler, F.cross_entropy redirected": _REDIRECTION,
-        "DTensor left to torch, F.cross_entropy redirected": _REDIRECTION,
+        "DTensor, F.cross_entropy redirected": _REDIRECTION,
         "torch_npu.npu_cross_entropy_loss redirected": _REDIRECTION,
         "torch.compile, torch_npu.npu_cross_entropy_loss redirected": _REDIRECTION,
         "autocast on npu, F.cross_entropy redirected": _REDIRECTION,
