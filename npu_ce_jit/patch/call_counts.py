@@ -13,7 +13,7 @@ FUNCTION, OPERATOR = "torch.nn.functional.cross_entropy", "torch.ops.npu.npu_cro
 
 
 class CallCounts:
-    """Of one name, in eager mode: a graph of torch.compile counts nothing. Threads may lose a call or two."""
+    """Of one name, in eager mode: what torch.compile has made counts nothing when it runs. Threads may lose a call."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -274,12 +274,13 @@ def test_scaling_the_loss_saves_what_would_vanish_in_float16(device: torch.devic
     assert (gradient.cpu().double() - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize(
+    ("beta", "dtype", "reduction"),
+    [(0.0, torch.bfloat16, "mean"), (0.3, torch.float32, "none"), (1.0, torch.float32, "mean")],
+)
 def test_memory(beta: float, dtype: torch.dtype, reduction: str) -> None:
     """Above what is returned: half of the float32 logits of one model, where whole ones take six times as much."""
-    rows, features, classes = 4096, 16, 8192
+    rows, features, classes = 2048, 16, 8192
     case = models((rows, features, 8, classes), dtype, bias=False).to()
     returned, whole = case.input.nbytes + case.linear_weight.nbytes, rows * classes * 4
     peak = peak_allocated(lambda: torch.autograd.grad(ours(case, beta=beta, reduction=reduction).sum(), case[:2]))
@@ -377,7 +378,7 @@ def test_no_rows_of_few_classes(device: torch.device) -> None:
 
 
 def test_memory_of_few_classes() -> None:
-    rows, features, classes = 4096, 16, 8192
+    rows, features, classes = 2048, 16, 8192
     case = models((rows, features, 8, classes), torch.float32, bias=False).to()
     whole = rows * classes * 4
 
