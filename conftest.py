@@ -31,15 +31,14 @@ TESTS_DIR = Path(__file__).parent / "tests"
 ON_NPU_DIR = TESTS_DIR / "on_npu"
 SIMULATORS_OWN_DIR = TESTS_DIR / "virtual_cann" / "tests"
 NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels")]
-# The files that take longest, on one core a quarter of a minute and more: a core that began one of them last would
-# leave the others waiting. First those that need nothing of what is built for the NPU meanwhile.
+# The files that take longest, on one core ten seconds and more: a core that began one of them last would leave the
+# others waiting. First those that need nothing of what is built for the NPU meanwhile.
 BEGIN_FIRST = (
-    "cli/test_bench", "interactive/test_rebuild", "cpu_kernels/test_cpu_kernels", "cli/test_commands", "op/test_export",
-    "distributed/test_parallel", "repository/test_troubleshooting",
+    "cli/test_commands", "cpu_kernels/test_cpu_kernels", "op/test_compiled_numbers", "interactive/test_rebuild",
+    "distributed/test_parallel", "repository/test_troubleshooting", "op/test_export", "repository/test_examples",
     "npu/test_device", "npu/test_numbers", "npu_kernels/test_forward", "jit/test_npu_libraries",
     "npu_kernels/test_backward", "virtual_cann/tests/test_samples",
-    "op/test_linear_function", "op/test_compiled_numbers", "jit/test_fork", "distributed/test_dtensor",
-    "repository/test_examples",
+    "cli/test_console", "distributed/test_dtensor", "jit/test_fork", "op/test_linear_function",
 )  # fmt: skip
 collect_ignore = (["tests/npu"] if HAS_NPU else []) + ([] if IS_VIRTUAL else ["tests/on_npu"])
 
@@ -74,7 +73,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def schedule(self) -> None:
             is_first = self.collection is None
             super().schedule()
-            if is_first and any(nodeid.startswith(("tests/npu/", "tests/npu_kernels/")) for nodeid in self.collection):
+            of_the_npu = ("tests/npu/", "tests/npu_kernels/")
+            if is_first and any(nodeid.startswith(of_the_npu) for nodeid in self.collection or ()):
                 _build_for_the_npu(config)
 
         def _split_scope(self, nodeid: str) -> str:

@@ -18,7 +18,7 @@ GROUPS = (
     ("calls", "launches", "operators"),
     ("amp", "switch", "linear"),
     ("faults",),
-    ("commands", "glue", "graphs"),
+    ("commands", "errors", "glue", "graphs"),
     ("board",),
     ("rebuild", "self_check"),
 )
