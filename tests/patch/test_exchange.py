@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of toys: what an attribute is while they are in effect, and that it is as before in whatever order they go."""
+"""Patches of toys: what an attribute is while they are in effect, and afterwards, in whatever order they are undone."""
 
 from __future__ import annotations
 
