@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from frameworks import LENGTH, VOCAB, batch, gradients, tiny
+from frameworks import LENGTH, batch, gradients, tiny
 from probes import needs_frameworks
 from switch_tools import runs_ours
 from torch import Tensor
+from word_tokenizer import text, word_tokenizer
 
 import npu_ce_jit
 from npu_ce_jit.errors import PatchError
@@ -136,16 +137,6 @@ def losses(trainer: Any) -> list[float]:
 def test_twenty_steps_of_a_trainer(kind: str, tmp_path: Path) -> None:
     import trl
     from datasets import Dataset
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {f"w{number}": number for number in range(VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    processing = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", eos_token="w2", bos_token="w1")
-
-    def text(row: Tensor) -> str:
-        return " ".join(f"w{int(number)}" for number in row)
 
     ids = torch.cat([batch(seed=seed)["input_ids"] for seed in range(14)])
     if kind == "SFT":
@@ -161,7 +152,7 @@ def test_twenty_steps_of_a_trainer(kind: str, tmp_path: Path) -> None:
             gradient_checkpointing=False,
         )  # fmt: skip
         trainer = getattr(trl, f"{kind}Trainer")(
-            model=tiny(), args=options, train_dataset=Dataset.from_dict(data), processing_class=processing,
+            model=tiny(), args=options, train_dataset=Dataset.from_dict(data), processing_class=word_tokenizer(),
             **({} if kind == "SFT" else {"ref_model": tiny()}),
         )  # fmt: skip
         if patched:
