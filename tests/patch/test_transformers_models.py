@@ -59,7 +59,6 @@ def test_halves_are_as_near_to_the_truth_as_theirs(kind: str) -> None:
         assert our_error <= 1.1 * their_error + 2e-3 * true.norm()
 
 
-@pytest.mark.feature("npu_ce_jit.patch.transformers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_twenty_steps_lie_on_theirs(kind: str, dtype: torch.dtype) -> None:

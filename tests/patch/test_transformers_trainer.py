@@ -41,7 +41,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.feature("npu_ce_jit.patch.transformers, Trainer")
 @pytest.mark.parametrize("case", CASES)
 def test_it_takes_the_same_steps(case: str, tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments

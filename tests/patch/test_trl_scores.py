@@ -63,7 +63,6 @@ def of_scores(found: Any) -> Tensor:
     return loss if found[1] is None else loss + (found[1] * weights.flip(0)).sum()
 
 
-@pytest.mark.feature("npu_ce_jit.patch.trl")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("cap", [None, 5.0])
 @pytest.mark.parametrize("has_bias", [False, True])
