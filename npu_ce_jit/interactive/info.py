@@ -12,7 +12,7 @@ from npu_ce_jit._version import __version__
 from npu_ce_jit.console import Line, group, plain, size_of
 from npu_ce_jit.jit.cache import inventory
 from npu_ce_jit.jit.cache.store import Store
-from npu_ce_jit.patch import switch
+from npu_ce_jit.patch import exchange, switch
 from npu_ce_jit.session import Kernels, State
 
 
@@ -21,8 +21,9 @@ class Info(dict[str, Any]):
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
     bisheng_flags, bisheng_flags_tried, rebuilt_from, problem), answers (of each name that `install` redirects: the
-    package behind it, and how many calls were ours or passed through, by the reason), seconds (of import, by step),
-    roots (of the cache), entries (in it), found (on this machine, with the evidence).
+    package behind it, and how many calls were ours or passed through, by the reason), patches (of npu_ce_jit.patch, that
+    are in effect), seconds (of import, by step), roots (of the cache), entries (in it), found (on this machine,
+    with the evidence).
     """
 
     def __repr__(self) -> str:
@@ -51,7 +52,8 @@ class Info(dict[str, Any]):
             one["state"] + (f"  {one['library']}" if one["library"] else ""),
             one["rebuilt_from"] and f"rebuilt from {one['rebuilt_from']}", one["problem"],
         )))) for title, one in kernels]  # fmt: skip
-        yield "answers", [(name, _answered(answer)) for name, answer in self["answers"].items()]
+        answered = [(name, _answered(answer)) for name, answer in self["answers"].items()]
+        yield "answers", [*answered, *(("in effect", patch) for patch in self["patches"])]
         yield (
             "cache roots",
             [(root["origin"], root["path"] + ("  (read only)" if root["read_only"] else "")) for root in self["roots"]],
@@ -75,6 +77,7 @@ def info_of(session: State) -> Info:
             "cpu": state_of(session.cpu),
             "npu": state_of(session.npu),
             "answers": switch.answers(),
+            "patches": [repr(patch) for patch in exchange.in_effect()],
             "seconds": dict(session.seconds),
             "roots": [
                 {"path": str(root.path), "origin": root.origin, "read_only": root.read_only} for root in store.roots
