@@ -21,8 +21,8 @@ class Info(dict[str, Any]):
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
     bisheng_flags, bisheng_flags_tried, rebuilt_from, problem), answers (of each name that `install` redirects: the
-    package behind it, and how many calls were ours or passed through, by the reason), patches (of npu_ce_jit.patch, that
-    are in effect), seconds (of import, by step), roots (of the cache), entries (in it), found (on this machine,
+    package behind it, and how many calls were ours or passed through, by the reason), patches (of npu_ce_jit.patch,
+    that are in effect), seconds (of import, by step), roots (of the cache), entries (in it), found (on this machine,
     with the evidence).
     """
 

@@ -42,6 +42,7 @@ STATE = {"state": str, "key": (str, None), "library": (str, None), "bisheng_flag
          "rebuilt_from": (str, None), "problem": (str, None)}  # fmt: skip
 INFO = {
     "npu_ce_jit": str, "backend": str, "cpu": STATE, "npu": STATE, "sources": (str, None), "seconds": {}, "answers": {},
+    "patches": list,
     "roots": [{"path": str, "origin": str, "read_only": bool}],
     "entries": [{
         "kind": str, "key": str, "path": str, "bytes": int, "age": int, "problem": str, "libraries": (dict, None),
