@@ -147,6 +147,8 @@ class _Exchange:
             return self.default if of_class is None else of_class.__get__(owner)
         if self.is_method and isinstance(self.below, MethodType):
             return MethodType(self.below.__func__, owner)
+        if isinstance(owner, type):  # a classmethod or a staticmethod of its own
+            return self.below.__get__(None, owner)
         return self.below
 
     def is_reached(self) -> bool:
@@ -185,19 +187,23 @@ class _Exchange:
             layer = _exchange_of(getattr(layer.below, "__func__", layer.below))
         has_ours = "calls ours, which passes the call on" if self.is_reached() else "is left alone"
         warn(
-            f"npu_ce_jit: expected ours in {self.place()}, got {name_of(getattr(self.owner, self.name))}: it stays, "
+            f"npu_ce_jit: expected ours in {self.place()}, got {self.found()}: it stays, "
             f"and {has_ours}. Undo a patch before what was put over it later, or put there what you want."
         )
 
     def place(self) -> str:
         return f"{getattr(self.owner, '__name__', type(self.owner).__name__)}.{self.name}"
 
+    def found(self) -> str:
+        """What stands there now, for a message."""
+        return name_of(getattr(self.owner, self.name, None))
+
     def __str__(self) -> str:
         if self.is_undone:
             return f"{self.place()} undone"
         if self.is_reached():
             return f"{self.place()} in effect"
-        return f"{self.place()} not in effect, it is {name_of(getattr(self.owner, self.name))}"
+        return f"{self.place()} not in effect, it is {self.found()}"
 
 
 def _exchange_of(function: Any) -> _Exchange | None:
@@ -215,7 +221,7 @@ def beneath(function: Any) -> Any:
 
 def name_of(value: Any) -> str:
     """A function or a class, as a message names it."""
-    return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', repr(value))}"
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
 def framework(module: str, studied: str) -> ModuleType:

@@ -41,6 +41,12 @@ class Derived(Maker):
     """Has its `make` from its base, as a torch.autograd.Function has its apply."""
 
 
+class Static:
+    @staticmethod
+    def make(x: int) -> list[Any]:
+        return ["static", x]
+
+
 module = ModuleType("toys")
 
 
@@ -64,6 +70,8 @@ def owners() -> Iterator[tuple[Any, str, list[Any]]]:
     yield Toy(), "forward", [1, 3, 1]
     yield module, "double", [6]
     yield Derived, "make", ["Derived", 3]
+    yield Maker, "make", ["Maker", 3]
+    yield Static, "make", ["static", 3]
     own = Toy(2)
     own.forward = MethodType(Toy.forward, own)  # type: ignore[method-assign]
     yield own, "forward", [2, 3, 1]
@@ -122,6 +130,15 @@ def test_who_comes_after_keeps_the_attribute_and_is_told() -> None:
     assert toy.forward(3) == ["theirs", 3]
 
 
+def test_who_takes_the_attribute_away_is_told_too() -> None:
+    toy = Toy()
+    first = patch("a", toy, "forward")
+    del toy.forward
+    assert "not in effect, it is test_exchange.Toy.forward" in repr(first)
+    with pytest.warns(RuntimeWarning, match=r"expected ours in Toy.forward, got test_exchange.Toy.forward: it stays"):
+        first.undo()
+
+
 def test_what_others_have_wrapped_around_ours_passes_calls_on_once_it_is_undone() -> None:
     """As accelerate does with a model's forward."""
     toy = Toy()
@@ -157,12 +174,13 @@ def test_it_looks_like_what_it_stands_for() -> None:
 
 def test_a_copy_is_patched_and_computes_with_its_own() -> None:
     toy = Toy()
-    first = patch("a", toy, "forward")
+    patches = [patch(word, toy, "forward") for word in "ab"]
     copied = copy.deepcopy(toy)
     copied.number = 7
-    assert copied.forward(3) == ["a", 7, 3, 1]
-    assert toy.forward(3) == ["a", 1, 3, 1]
-    first.undo()
+    assert copied.forward(3) == ["b", "a", 7, 3, 1]
+    assert toy.forward(3) == ["b", "a", 1, 3, 1]
+    for one in patches:
+        one.undo()
     assert copied.forward(3) == [7, 3, 1]
     assert toy.forward(3) == [1, 3, 1]
 
