@@ -138,3 +138,5 @@ def test_outside_of_a_model_a_head_multiplies() -> None:
     deferred(head, hidden)
     assert type(head(hidden)) is Tensor
     torch.testing.assert_close(head(hidden), expected)
+    with heads(DeferredLogits.of):  # as in the model's forward, which may read them itself
+        torch.testing.assert_close(deferred(head, hidden) + 0, expected)
