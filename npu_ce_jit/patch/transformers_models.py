@@ -100,6 +100,11 @@ def _head_of(model: Any) -> nn.Linear | None:
             f"expected a {type(model).__name__} with an output head, got None from its get_output_embeddings().",
             "Set one with model.set_output_embeddings(nn.Linear(...)).",
         )
+    if model.tp_size not in (None, 1):
+        raise PatchError(
+            f"expected a {type(model).__name__} with a whole output head, got one that {model.tp_size} ranks share.",
+            "Leave its head out of the tp_plan, or call npu_ce_jit.parallel.vocab_parallel_linear_cross_entropy.",
+        )
     if hasattr(head, "modules_to_save"):  # of peft: a copy of the head, which is trained in its place
         head = head.modules_to_save[head.active_adapter]
     if isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward:

@@ -18,17 +18,20 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import npu_ce_jit
+from npu_ce_jit.patch.deferred_logits import DeferredLogits
 
 pytestmark = needs_frameworks("transformers")
 ROWS = 4  # of all ranks
 
 
 def step(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """The logits, which are read after the loss, and the gradients."""
     outputs = model(**inputs, num_items_in_batch=20)
+    assert isinstance(outputs.logits, DeferredLogits)
+    logits = outputs.logits.detach()
     outputs.loss.backward()
-    assert type(outputs.logits) is npu_ce_jit.patch.deferred_logits.DeferredLogits
     found = [p.grad for p in model.parameters()]
-    return [g.full_tensor() if isinstance(g, DTensor) else g for g in found]
+    return [logits, *(g.full_tensor() if isinstance(g, DTensor) else g for g in found)]
 
 
 def wrapped(model: Any, how: str) -> Any:
@@ -44,12 +47,12 @@ def wrapped(model: Any, how: str) -> Any:
 
 
 def check(rank: int, how: str) -> None:
-    import npu_ce_jit.patch.deferred_logits
-
     inputs = batch(ROWS)
     alone = tiny()
-    alone(**inputs, num_items_in_batch=20).loss.backward()
-    expected = [p.grad / dist.get_world_size() for p in alone.parameters()]
+    outputs = alone(**inputs, num_items_in_batch=20)
+    outputs.loss.backward()
+    logits = outputs.logits.detach().chunk(dist.get_world_size())[rank]
+    expected = [logits, *(p.grad / dist.get_world_size() for p in alone.parameters())]
     model = tiny()
     patch = npu_ce_jit.patch.transformers(model)
     found = step(wrapped(model, how), {name: t.chunk(dist.get_world_size())[rank] for name, t in inputs.items()})

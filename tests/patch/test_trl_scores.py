@@ -125,6 +125,22 @@ def test_a_fused_head_gives_the_same_loss(kind: str) -> None:
     assert kind == "mixtral, router loss" or not any(g.any() for g in nothing)
 
 
+def test_positions_that_do_not_count_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    model, rows = tiny(), []
+
+    def counts(hidden: Tensor, *arguments: Any, **options: Any) -> Any:
+        rows.append(len(hidden))
+        return npu_ce_jit.linear_cross_entropy(hidden, *arguments, **options)
+
+    monkeypatch.setattr("npu_ce_jit.patch.trl_scores.linear_cross_entropy", counts)
+    add_fused_lm_head(model)
+    with npu_ce_jit.patch.trl():
+        model(**batch(), fused_lm_head=True)
+    assert rows == [int((batch()["labels"][:, 1:] != -100).sum())]
+
+
 def losses(trainer: Any) -> list[float]:
     trainer.train()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import npu_ce_jit
+
 VOCAB, HIDDEN, ROWS, LENGTH = 1003, 48, 3, 19
 
 _SHAPE = {
@@ -81,3 +83,18 @@ def gradients(model: nn.Module, loss: Callable[[], Tensor]) -> list[Tensor]:
     value = loss()
     value.backward()
     return [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def pair(kind: str = "llama", dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, Any]:
+    """A model as it is, and a patched one of the same weights."""
+    theirs, ours = (tiny(kind, dtype) for _ in range(2))
+    npu_ce_jit.patch.transformers(ours, **options)
+    return theirs, ours
+
+
+def require_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """By the norm of the difference, of each tensor."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert (one.double() - other.double()).norm() <= tolerance * other.double().norm()

@@ -88,9 +88,6 @@ using Scalar = const aclScalar*;
 ACLNN_OPERATOR(InplaceZero, (Tensor self), fill(self, int64_t(0)))
 ACLNN_OPERATOR(InplaceOne, (Tensor self), fill(self, int64_t(1)))
 ACLNN_OPERATOR(InplaceFillScalar, (Tensor self, Scalar value), fill(self, value))
-ACLNN_OPERATOR(InplaceMaskedFillScalar, (Tensor self, Tensor mask, Scalar value),
-               elementwise([v = *value](auto old, auto masked) { return masked != 0 ? v.as<decltype(old)>() : old; },
-                           self, self, mask))
 ACLNN_OPERATOR(Add, (Tensor self, Tensor other, Scalar alpha, Tensor to), add(self, other, alpha, to))
 ACLNN_OPERATOR(Adds, (Tensor self, Scalar other, Scalar alpha, Tensor to), add(self, other, alpha, to))
 ACLNN_OPERATOR(InplaceAdd, (Tensor self, Tensor other, Scalar alpha), add(self, other, alpha, self))
