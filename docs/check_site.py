@@ -28,8 +28,9 @@ from urllib.parse import unquote, urldefrag, urlsplit
 WIDTHS = 1300, 390  # pixels of the window: a desk, a phone
 DRAWN = "index.html", "api.html", "zh/index.html"  # pages that --pictures draws
 
-# What protrudes from the window, but for what lies in a box that scrolls and does not protrude itself. Outside of the
-# text are the theme's drawers, which lie beside the window until they are opened.
+# What protrudes from the window, but for what lies in a box of the text that scrolls and does not protrude itself. The
+# text as a whole may not: the theme lets it scroll on a phone. Outside of it are the theme's drawers, which lie beside
+# the window until they are opened.
 PROTRUDING = """
 (() => {
   const window_ = document.documentElement.clientWidth;
@@ -38,8 +39,8 @@ PROTRUDING = """
   const found = [];
   for (const e of document.querySelectorAll("article *")) {
     let box = e.parentElement;
-    while (box && !scrolls(box)) box = box.parentElement;
-    if (protrudes(e) && (!box || protrudes(box)) && found.length < 3)
+    while (box.tagName !== "ARTICLE" && !scrolls(box)) box = box.parentElement;
+    if (protrudes(e) && (box.tagName === "ARTICLE" || protrudes(box)) && found.length < 3)
       found.push(e.tagName.toLowerCase() + " " + JSON.stringify((e.textContent || "").trim().slice(0, 60)));
   }
   const whole = document.documentElement.scrollWidth;
@@ -136,7 +137,9 @@ def _console_error(event: dict[str, Any]) -> str | None:
     if method == "Runtime.consoleAPICalled" and params["type"] == "error":
         return " ".join(str(argument.get("value", argument.get("description"))) for argument in params["args"])
     if method == "Log.entryAdded" and params["entry"]["level"] == "error":
-        return f"{params['entry']['text']} {params['entry'].get('url', '')}"
+        address = params["entry"].get("url", "")
+        asked_by_itself = address.endswith("/favicon.ico")
+        return None if asked_by_itself else f"{params['entry']['text']} {address}"
     return None
 
 

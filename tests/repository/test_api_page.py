@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 
-import npu_ce_jit
 from locations import CHECKOUT
 from pages import needs_the_pages
+
+import npu_ce_jit
 
 pytestmark = needs_the_pages
 

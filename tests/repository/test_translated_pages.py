@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/zh/ translates every how-to page: the same code, sections, tables and links, and each page leads to the other."""
+"""docs/zh/ translates every how-to page: the same code, sections, tables and links; each leads to the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from locations import CHECKOUT
 from pages import needs_the_pages
 
 DOCS = CHECKOUT / "docs"
-HOW_TO = re.findall(r"\]\(docs/zh/([\w-]+\.md)\)", (CHECKOUT / "README.zh-CN.md").read_text("utf-8")) if DOCS.is_dir() else []
+READMES = [(CHECKOUT / name).read_text("utf-8") if DOCS.is_dir() else "" for name in ("README.md", "README.zh-CN.md")]
+HOW_TO = re.findall(r"\]\(docs/zh/([\w-]+\.md)\)", READMES[1])
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = needs_the_pages
@@ -40,7 +41,7 @@ def _tables(file: Path) -> list[int]:
 
 
 def test_every_how_to_page_is_translated() -> None:
-    english = re.findall(r"^\| \[.*?\]\(docs/([\w-]+\.md)\)", (CHECKOUT / "README.md").read_text("utf-8"), re.MULTILINE)
+    english = re.findall(r"^\| \[.*?\]\(docs/([\w-]+\.md)\)", READMES[0], re.MULTILINE)
     assert len(english) >= 8
     assert english == HOW_TO
     assert {file.name for file in (DOCS / "zh").glob("*.md")} == {*english, "index.md"}
