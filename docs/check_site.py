@@ -89,7 +89,8 @@ class Browser:
             if message.get("id") == self._last_id:
                 if "error" in message:
                     raise RuntimeError(f"Chromium refuses {method}: {message['error']}")
-                return message["result"]
+                result: dict[str, Any] = message["result"]
+                return result
             self._events.append(message)
         raise RuntimeError(f"Chromium has ended, with exit status {self._process.wait()}")
 
