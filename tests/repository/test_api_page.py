@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/api.md: every public name has its place there."""
+
+from __future__ import annotations
+
+import re
+
+from locations import CHECKOUT
+from pages import needs_the_pages
+
+import npu_ce_jit
+
+pytestmark = needs_the_pages
+
+
+def test_every_public_name_is_there_once() -> None:
+    text = (CHECKOUT / "docs" / "api.md").read_text("utf-8")
+    shown = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", text, re.MULTILINE)
+    assert sorted(shown) == sorted({*npu_ce_jit.__all__} - {"__version__"})
+    assert re.findall(r"^\.\. automodule:: (\S+)\n +:members:$", text, re.MULTILINE) == [
+        "npu_ce_jit.patch", "npu_ce_jit.parallel",
+    ]  # fmt: skip
