@@ -19,6 +19,7 @@ from npu_ce_jit.api.cross_entropy import (  # noqa: E402  the operators must be 
 )
 
 if _TYPE_CHECKING:
+    from npu_ce_jit import patch
     from npu_ce_jit.api.causal_lm import causal_lm_loss
     from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
     from npu_ce_jit.api.linear_token_logprobs import linear_token_logprobs
@@ -49,6 +50,7 @@ __all__ = [
     "linear_token_logprobs",
     "npu_cross_entropy_loss",
     "npu_cross_entropy_loss_backward",
+    "patch",
     "rebuild",
     "register_fake_npu",
     "token_logprobs",
@@ -75,6 +77,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> _Any:  # what a program never asks for costs its import nothing
+    if name == "patch":
+        return _import_module(f"{__name__}.patch")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_import_module(f"{__name__}.{_LAZY[name]}"), name)

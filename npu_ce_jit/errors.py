@@ -41,6 +41,10 @@ class FakeNpuError(NpuCeJitError):
     """The fake npu cannot be registered in this process, or was asked for what takes a real one."""
 
 
+class PatchError(NpuCeJitError):
+    """A framework, or an object of one, is not of the form that a patch knows; nothing was exchanged."""
+
+
 class BuildError(NpuCeJitError):
     """The build did not give a library.
 

@@ -59,13 +59,9 @@ def causal_lm_loss(
             f"expected logits of shape [..., vocab_size={vocab_size}], got {list(logits.shape)}; "
             "pass logits[..., :vocab_size] of a padded vocabulary, or vocab_size=None"
         )
-    if shift_labels is None:
-        require_tensor("labels", labels)
-        nothing_follows = labels.new_full((*labels.shape[:-1], 1), ignore_index)
-        shift_labels = torch.cat((labels[..., 1:], nothing_follows), -1)
     loss = cross_entropy(
         logits.reshape(-1, classes),
-        shift_labels.to(logits.device).reshape(-1),
+        next_labels(labels, shift_labels, ignore_index).to(logits.device).reshape(-1),
         reduction="mean" if num_items_in_batch is None else "sum",
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -76,6 +72,20 @@ def causal_lm_loss(
         inplace_backward=inplace_backward,
     )
     assert isinstance(loss, Tensor)
+    return over_items(loss, num_items_in_batch)
+
+
+def next_labels(labels: Tensor, shift_labels: Tensor | None, ignore_index: int) -> Tensor:
+    """The label of each position, `[..., T]`: that of the next one, unless they are shifted already."""
+    if shift_labels is not None:
+        return shift_labels
+    require_tensor("labels", labels)
+    nothing_follows = labels.new_full((*labels.shape[:-1], 1), ignore_index)
+    return torch.cat((labels[..., 1:], nothing_follows), -1)
+
+
+def over_items(loss: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """A sum of losses, divided by the items of all batches that make a step; a mean, where they are not told."""
     if num_items_in_batch is None:
         return loss
     return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)

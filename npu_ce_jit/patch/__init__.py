@@ -1,2 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch's and torch_npu's own names, answered by this package."""
+"""Other packages' names, answered by this one: torch's and torch_npu's (`npu_ce_jit.install`), and, a function each,
+those of frameworks that have a loss of their own.
+
+    npu_ce_jit.patch.transformers(model)  # a causal language model computes its loss from hidden states
+    npu_ce_jit.patch.trl()  # trl's trainers score tokens with our kernels
+
+Each returns a `Patch`, which undoes it. A framework is imported by the function that patches it, and no file here has
+a framework's name: an import of such a file would take the function's place in this package.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from npu_ce_jit.patch.exchange import Patch, in_effect
+    from npu_ce_jit.patch.transformers_models import transformers
+    from npu_ce_jit.patch.trl_scores import trl
+
+__all__ = ["Patch", "in_effect", "transformers", "trl"]
+_LAZY = {
+    "Patch": "exchange",
+    "in_effect": "exchange",
+    "transformers": "transformers_models",
+    "trl": "trl_scores",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
