@@ -4,6 +4,7 @@ those of frameworks that have a loss of their own.
 
     npu_ce_jit.patch.transformers(model)  # a causal language model computes its loss from hidden states
     npu_ce_jit.patch.trl()  # trl's trainers score tokens with our kernels
+    npu_ce_jit.patch.verl()  # verl's log-probabilities and entropies
 
 Each returns a `Patch`, which undoes it. A framework is imported by the function that patches it, and no file here has
 a framework's name: an import of such a file would take the function's place in this package.
@@ -17,13 +18,15 @@ if _TYPE_CHECKING:
     from npu_ce_jit.patch.exchange import Patch, in_effect
     from npu_ce_jit.patch.transformers_models import transformers
     from npu_ce_jit.patch.trl_scores import trl
+    from npu_ce_jit.patch.verl_scores import verl
 
-__all__ = ["Patch", "in_effect", "transformers", "trl"]
+__all__ = ["Patch", "in_effect", "transformers", "trl", "verl"]
 _LAZY = {
     "Patch": "exchange",
     "in_effect": "exchange",
     "transformers": "transformers_models",
     "trl": "trl_scores",
+    "verl": "verl_scores",
 }
 
 

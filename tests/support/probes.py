@@ -28,6 +28,14 @@ needs_notebooks = pytest.mark.skipif(
 )
 
 
+def needs_frameworks(*names: str) -> pytest.MarkDecorator:
+    """Those of the extra [clients]; they are large, and only the tests of npu_ce_jit.patch use them."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(
+        bool(missing), reason=f"patches {', '.join(missing)}, and the extra [clients] is not installed"
+    )
+
+
 def available_bytes() -> int:
     """Memory that is free for use."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
