@@ -15,6 +15,7 @@ from npu_ce_jit.api.token_logprobs import TokenLogprobs, token_logprobs
 from npu_ce_jit.parallel import vocab_parallel_linear_token_logprobs, vocab_parallel_token_logprobs
 from npu_ce_jit.patch.exchange import Change, Patch, exchange, framework, require_parameters
 from npu_ce_jit.patch.importers import everywhere
+from npu_ce_jit.patch.megatron_losses import tensor_parallel_group
 from npu_ce_jit.patch.vocabulary import in_vocabulary
 
 _STUDIED = "0.9.1"
@@ -141,25 +142,23 @@ def _fused_linear_for_ppo(
 def _vocab_parallel_entropy(_theirs: Any, vocab_parallel_logits: Tensor, chunk_size: int = 0) -> Any:  # noqa: ARG001
     target = _any_target(vocab_parallel_logits)
     return _all(
-        vocab_parallel_token_logprobs(vocab_parallel_logits, target, _tensor_parallel(), return_entropy=True)
+        vocab_parallel_token_logprobs(vocab_parallel_logits, target, tensor_parallel_group(), return_entropy=True)
     ).entropy
 
 
 def _vocab_parallel_sum_pi_squared(_theirs: Any, vocab_parallel_logits: Tensor) -> Any:
     target = _any_target(vocab_parallel_logits)
     return _all(
-        vocab_parallel_token_logprobs(vocab_parallel_logits, target, _tensor_parallel(), return_sum_squared_probs=True)
+        vocab_parallel_token_logprobs(
+            vocab_parallel_logits, target, tensor_parallel_group(), return_sum_squared_probs=True
+        )
     ).sum_squared_probs
 
 
 def _vocab_parallel_log_probs(_theirs: Any, logits: Tensor, labels: Tensor) -> Any:
-    group = _tensor_parallel()
+    group = tensor_parallel_group()
     labels = in_vocabulary(labels, logits.shape[-1] * dist.get_world_size(group))
     return vocab_parallel_token_logprobs(logits, labels, group)
-
-
-def _tensor_parallel() -> Any:
-    return framework("megatron.core.parallel_state", "0.16.1").get_tensor_model_parallel_group()
 
 
 def _any_target(logits: Tensor) -> Tensor:
