@@ -113,11 +113,20 @@ def test_a_model_trains_the_same() -> None:
 
 
 def test_what_torch_compile_makes_of_the_entropy() -> None:
-    """As verl's FSDP engine compiles it."""
+    """As verl's FSDP engine compiles it: one graph, with our operator in it."""
     logits = torch.randn(9, VOCAB, requires_grad=True)
     truth = functions().entropy_from_logits(logits.detach().double())
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Call:
+        graphs.append(graph)
+        return graph.forward
+
     with npu_ce_jit.patch.verl():
-        found = torch.compile(functions().entropy_from_logits, dynamic=True)(logits)
+        found = torch.compile(functions().entropy_from_logits, dynamic=True, backend=backend)(logits)
+        (graph,) = graphs
+        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]  # of an autograd.Function
+        assert any("npu_ce_jit" in str(node.target) for part in parts for node in part.graph.nodes)
         require_near(found, truth, torch.float32)
         found.sum().backward()
     assert logits.grad is not None
