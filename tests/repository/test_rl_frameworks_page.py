@@ -42,7 +42,7 @@ def _run(rank: int, framework: str) -> list[str]:
         "temperature": 0.7,
         "print": lambda *values: None,
     }
-    if framework == "megatron":
+    if framework in ("megatron", "swift"):
         import megatron.core.parallel_state as mpu
 
         mpu._TENSOR_MODEL_PARALLEL_GROUP = torch.distributed.group.WORLD
@@ -61,6 +61,7 @@ def _run(rank: int, framework: str) -> list[str]:
         pytest.param("liger", marks=needs_frameworks("liger_kernel", "triton")),
         pytest.param("megatron", marks=needs_frameworks("megatron")),
         pytest.param("veomni", marks=needs_import("veomni.ops.kernels.cross_entropy")),
+        pytest.param("swift", marks=needs_import("swift.megatron.trainers.vocab_parallel_utils")),
         pytest.param("fla", marks=needs_frameworks("fla", "triton")),
     ],
 )
@@ -71,6 +72,6 @@ def test_blocks_run(framework: str) -> None:
 
 
 def test_each_line_of_the_table_has_a_block() -> None:
-    for framework in ("verl", "liger", "megatron", "veomni", "fla"):
+    for framework in ("verl", "liger", "megatron", "veomni", "swift", "fla"):
         assert callable(getattr(npu_ce_jit.patch, framework))
         assert block(framework)
