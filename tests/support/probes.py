@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -34,6 +35,16 @@ def needs_frameworks(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         bool(missing), reason=f"patches {', '.join(missing)}, and the extra [clients] is not installed"
     )
+
+
+def needs_import(module: str) -> pytest.MarkDecorator:
+    """Of a framework that wants other packages in versions of its own, and says so when it is imported."""
+    reason = ""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001  in whichever way it fails
+        reason = f"patches {module}, whose import says {type(error).__name__}: {error}"
+    return pytest.mark.skipif(bool(reason), reason=reason)
 
 
 def available_bytes() -> int:
