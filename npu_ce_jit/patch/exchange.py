@@ -224,6 +224,12 @@ def name_of(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
+# By the package that is imported, what is installed, where that has another name.
+_DISTRIBUTIONS = {
+    "fla": "flash-linear-attention", "liger_kernel": "liger-kernel", "megatron": "megatron-core", "swift": "ms-swift",
+}  # fmt: skip
+
+
 def framework(module: str, studied: str) -> ModuleType:
     """A module of a framework, imported for the patch that needs it.
 
@@ -240,7 +246,7 @@ def framework(module: str, studied: str) -> ModuleType:
     except ImportError as error:
         raise PatchError(
             f"expected the module {module}, as {name} {studied} has it, got {type(error).__name__}: {error}.",
-            f"Install it: pip install '{name}>={studied}'",
+            f"Install it: pip install '{_DISTRIBUTIONS.get(name, name)}>={studied}'",
         ) from error
 
 

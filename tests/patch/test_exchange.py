@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import itertools
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from types import MethodType, ModuleType
@@ -217,3 +218,11 @@ def test_the_names_of_the_package() -> None:
         _ = npu_ce_jit.patch.no_such
     for name in npu_ce_jit.patch.__all__:
         assert not isinstance(getattr(npu_ce_jit.patch, name), ModuleType), f"a file takes the place of {name}"
+
+
+@pytest.mark.parametrize(
+    ("module", "hint"), [("fla.nowhere", "flash-linear-attention>=9"), ("nowhere.at.all", "nowhere>=9")]
+)
+def test_a_framework_that_is_absent_is_named_as_it_is_installed(module: str, hint: str) -> None:
+    with pytest.raises(PatchError, match=re.escape(f"pip install '{hint}'")):
+        exchange.framework(module, "9")
