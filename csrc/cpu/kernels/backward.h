@@ -156,8 +156,8 @@ class Backward {
   ClassWeights<A> weights_;
   bool loss_flows_;
   bool output_flows_;
-  bool by_row_;  // a class's gradient depends on its logit and on numbers of the row, and nothing else
-  bool plain_;   // and not on entropy
+  bool by_row_;         // a class's gradient depends on its logit and on numbers of the row, and nothing else
+  bool plain_;          // and not on entropy
   double of_loss_ = 1;  // the part of a row's own loss in the one that is returned
   double of_z_loss_ = 1;
 };
