@@ -151,7 +151,7 @@ def call_operator(
 
 
 def flat_rows(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """`[..., in_features]` and `[...]` as `[N, in_features]` and `[N]`."""
+    """`[..., in_features]` and `[...]` as `[N, in_features]` and `[N]`: themselves where they are, as `seen` tells."""
     if input.dim() in (0, 2):
         return input, target
     if target.shape != input.shape[:-1]:

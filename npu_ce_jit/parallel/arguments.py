@@ -135,8 +135,8 @@ def agreed(
         own_error = error
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     # Padding is what no max takes.
-    numbers = torch.full((ranks, 4), -torch.inf, dtype=torch.float64)
-    numbers[rank] = torch.zeros(4) if call is None else _told(name, call)
+    numbers = torch.full((ranks, 4), -torch.inf, dtype=torch.float64, device="cpu")
+    numbers[rank] = 0 if call is None else _told(name, call)
     accepted, sizes, weight_sizes, weight_sums = all_reduce(numbers, "max", (group,)).unbind(1)
     sizes = sizes.long()
     total = sizes.sum()
@@ -179,7 +179,7 @@ def _told(name: str, call: Call) -> Tensor:
     classes, weight = call.classes, call.weight
     digest = 1 + zlib.crc32(repr(_shared(name, call)).encode())
     of_weight = (-1, classes) if weight is None else (len(weight), float(weight.sum()))
-    return torch.tensor((digest, classes, *of_weight), dtype=torch.float64)
+    return torch.tensor((digest, classes, *of_weight), dtype=torch.float64, device="cpu")
 
 
 def _shared(name: str, call: Call) -> dict[str, str]:

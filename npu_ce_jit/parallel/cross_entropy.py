@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import HALVES
+from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.op import row_checks
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.distributed import vocab_parallel
@@ -98,8 +99,8 @@ def vocab_parallel_cross_entropy(
         if inplace_backward:
             row_checks.check_inplace_blocks(local_logits, [local_logits], "local_logits")
         return _Call(
-            local_logits.reshape(target.numel(), local_logits.shape[-1]), target.reshape(-1),
-            accumulated(weight, local_logits), terms, label_smoothing_formula, dtype or local_logits.dtype,
+            *flat_rows(local_logits, target), accumulated(weight, local_logits), terms, label_smoothing_formula,
+            dtype or local_logits.dtype,
         )  # fmt: skip
 
     call, shard = agreed("vocab_parallel_cross_entropy", local_logits, group, check)

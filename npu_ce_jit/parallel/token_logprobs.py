@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.api.token_logprobs import TokenLogprobs, sampled_terms
 from npu_ce_jit.op import row_checks
@@ -66,8 +67,7 @@ def vocab_parallel_token_logprobs(
         if inplace_backward:
             row_checks.check_inplace_blocks(local_logits, [local_logits], "local_logits")
         outputs = (ENTROPY if return_entropy else 0) | (DOUBLED_LSE if return_sum_squared_probs else 0)
-        rows = local_logits.reshape(target.numel(), local_logits.shape[-1])
-        return _Call(rows, target.reshape(-1), sampled_terms(*numbers), outputs)
+        return _Call(*flat_rows(local_logits, target), sampled_terms(*numbers), outputs)
 
     call, shard = agreed("vocab_parallel_token_logprobs", local_logits, group, check)
     found: RowValues = _VocabParallelTokenLogprobs.apply(  # type: ignore[no-untyped-call]

@@ -38,12 +38,12 @@ from npu_ce_jit.jit.cache.store import Store
 KILL_SECONDS = 0.3
 KILLS = [
     *((what, phase) for phase in ("compiling", "linking") for what in ("python", "compiler", "all")),
-    *(("python", phase) for phase in ("looking", "waiting", "preparing", "publishing", "telling", "loading")),
+    *(("python", phase) for phase in ("looking", "waiting", "preparing", "publishing", "recording", "loading")),
 ]
 # Beginnings of events, each of which a soak of a minute must have seen.
 MUST_HIT = (
     *FAULTS,
-    *(f"kill -9: {what}, while {phase}" for what, phase in KILLS if phase not in ("looking", "preparing", "telling")),
+    *(f"kill -9: {what}, while {phase}" for what, phase in KILLS if phase not in ("looking", "preparing", "recording")),
     "kill -9: of clean",
     "stopped",
     "orphans",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 AMISS = "amiss: "  # begins what may never happen
-PHASES = ("between", "looking", "waiting", "preparing", "compiling", "publishing", "telling", "loading")
+PHASES = ("between", "looking", "waiting", "preparing", "compiling", "publishing", "recording", "loading")
 
 
 class Ledger:

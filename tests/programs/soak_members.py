@@ -48,7 +48,7 @@ _STEPS: tuple[tuple[Any, str, str], ...] = (
     (build_module._Build, "in_some_root", "preparing"),
     (build_module, "_run_ninja", "compiling"),
     (build_module, "publish", "publishing"),
-    (build_module, "tell", "telling"),
+    (build_module, "record_failure", "recording"),
     (loader_module, "open_library", "loading"),
 )
 # Beginnings of what the package logs, and what a soak calls that.
@@ -144,7 +144,7 @@ class Member:
 
         def step(*arguments: Any, **options: Any) -> Any:
             before = ledger.enter(number, phase)
-            if phase in ("telling", "loading"):
+            if phase in ("recording", "loading"):
                 time.sleep(random.random() * SLOW_SECONDS / 2)
             try:
                 result = function(*arguments, **options)

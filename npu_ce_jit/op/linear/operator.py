@@ -59,6 +59,7 @@ _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 # (loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked.
 Losses = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("input", "linear_weight", "linear_bias", "target", "weight")
+_NAMES_OVER_RANKS = ("input", "local_linear_weight", "local_linear_bias", "target", "weight")
 # Where forward has made the gradients.
 FORWARD_HAS_THEM = (
     '. Reduction "mean" and "sum" read nothing again in backward, but for float16, create_graph, and gradients of what '
@@ -198,7 +199,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         # Forward made them for the loss alone.
         are_made = ctx.has_gradients and all(g is None for g in gradients[1:])
         if is_recorded or not are_made:
-            require_unchanged(ctx.seen, _NAMES, operands, FORWARD_HAS_THEM)
+            names = _NAMES if ctx.options.group is None else _NAMES_OVER_RANKS
+            require_unchanged(ctx.seen, names, operands, FORWARD_HAS_THEM)
         if is_recorded:
             of_layer = _differentiable_gradients(operands, ctx.options, gradients, wanted)
         elif are_made and loss is not None:
