@@ -6,7 +6,6 @@ The caller's environment is left as it was.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -242,8 +241,8 @@ def test_a_failed_installation_is_told_and_leaves_nothing(machine, tmp_path):
     offline = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": "1", "HOME": str(tmp_path)}
     done = machine("true", VIRTUAL_CANN_CACHE_DIR=str(tmp_path / "cache"), **offline)
     assert done.returncode == 1
-    wanted = environment.torch_npu_for(importlib.metadata.version("torch"))
-    assert re.search(rf"pip could not install .*torch_npu=={re.escape(wanted)}", done.stderr)
+    # What torch_npu needs beside itself is installed first, where it is not there already.
+    assert re.search(r"pip could not install (?:\S+ )+for Python", done.stderr)
     assert [entry for entry in (tmp_path / "cache" / "environments").iterdir() if entry.is_dir()] == []
 
 
