@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from npu_ce_jit.api.linear_cross_entropy import autocast_as_linear
+from npu_ce_jit.api.linear_cross_entropy import autocast_layer
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.linear import arguments, divergence, selected
@@ -193,8 +192,6 @@ def _checked_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | N
     checks.require_tensor(f"{prefix}input", input)
     checks.require_tensor(f"{prefix}linear_weight", linear_weight)
     if is_autocast(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, linear_weight = autocast_as_linear(input, dtype), autocast_as_linear(linear_weight, dtype)
-        linear_bias = None if linear_bias is None else autocast_as_linear(linear_bias, dtype)
+        input, linear_weight, linear_bias = autocast_layer(input, linear_weight, linear_bias)
     checks.check_head(input, linear_weight, linear_bias, prefix)
     return input.reshape(-1, input.shape[-1]), linear_weight, linear_bias

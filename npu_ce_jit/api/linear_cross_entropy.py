@@ -131,22 +131,19 @@ def call_operator(
     """The operator on `[..., in_features]`, its results in the target's shape; None for what was not asked."""
     if is_autocast(input.device.type):
         # As torch: F.linear in autocast's dtype, the loss in float32.
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, linear_weight = autocast_as_linear(input, dtype), autocast_as_linear(linear_weight, dtype)
-        linear_bias = None if linear_bias is None else autocast_as_linear(linear_bias, dtype)
+        input, linear_weight, linear_bias = autocast_layer(input, linear_weight, linear_bias)
         if loss_dtype is None and input.dtype in HALVES:
             loss_dtype = torch.float32
-        weight = None if weight is None else autocast_as_linear(weight, torch.float32)
-    shape = target.shape
-    input, target = flat_rows(input, target)
+        weight = None if weight is None else _autocast(weight, torch.float32)
+    rows, classes = flat_rows(input, target)
     loss, *others = OPS.linear_cross_entropy.default(
-        input, linear_weight, target, linear_bias, weight, loss_dtype=loss_dtype, **options
+        rows, linear_weight, classes, linear_bias, weight, loss_dtype=loss_dtype, **options
     )
     asked = [options[f"return_{name}"] for name in CrossEntropyOutput._fields[1:]]
     found = [loss, *(values if is_asked else None for values, is_asked in zip(others, asked, strict=True))]
-    if shape != target.shape:
-        first_of_rows = 0 if options["reduction"] == "none" else 2
-        found[first_of_rows:] = [None if values is None else values.reshape(shape) for values in found[first_of_rows:]]
+    if classes is not target:
+        first, shape = 0 if options["reduction"] == "none" else 2, target.shape
+        found[first:] = [None if values is None else values.reshape(shape) for values in found[first:]]
     return CrossEntropyOutput(*found)
 
 
@@ -191,6 +188,15 @@ def _chunking(options: LinearCrossEntropyOptions | None) -> tuple[int, int]:
     return 0, int(method.partition(":")[2] or 1)
 
 
-def autocast_as_linear(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def autocast_layer(
+    input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In the dtype in which F.linear would run; for a device whose autocast is on."""
+    dtype = torch.get_autocast_dtype(input.device.type)
+    bias = None if linear_bias is None else _autocast(linear_bias, dtype)
+    return _autocast(input, dtype), _autocast(linear_weight, dtype), bias
+
+
+def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """As torch's autocast casts: all floating dtypes but float64."""
     return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor

@@ -59,7 +59,9 @@ SCHEMAS = {
 
 # Bits of `outputs`: what `_forward` and `_linear` write beside the loss.
 Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16
-# For `_linear` alone: lse and entropy of an ignored row are 0 and its argmax is -1, as if it were not there.
+# Of logits whose classes ranks share, and nothing else: the row_stats of 2x'.
+DOUBLED_LSE = 32
+# Of `_linear` alone: lse and entropy of an ignored row are 0 and its argmax is -1, as if it were not there.
 SKIP_IGNORED = 64
 
 NONE, MEAN, SUM = 0, 1, 2

@@ -14,7 +14,8 @@ from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.op import row_checks
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.vocab_parallel import Shard, Smoothing
+from npu_ce_jit.op.distributed.targets import Shard
+from npu_ce_jit.op.distributed.vocab_parallel import Smoothing
 from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulated

@@ -17,10 +17,10 @@ from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.autograd.token_logprobs import RowGradients, RowValues
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.vocab_parallel import DOUBLED_LSE, Shard
+from npu_ce_jit.op.distributed.targets import Shard
 from npu_ce_jit.op.rows import Gradients, squared_probs, zero_ignored
 from npu_ce_jit.op.saved import require_unchanged, seen
-from npu_ce_jit.op.schema import ENTROPY, LossTerms
+from npu_ce_jit.op.schema import DOUBLED_LSE, ENTROPY, LossTerms
 from npu_ce_jit.op.torch_private import is_differentiating
 from npu_ce_jit.parallel.arguments import agreed, no_derivative, require_plain, required_group
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from npu_ce_jit.api.linear_cross_entropy import linear_cross_entropy
 from npu_ce_jit.errors import PatchError
 from npu_ce_jit.log import warn
+from npu_ce_jit.op.schema import accumulation_dtype
 from npu_ce_jit.patch.exchange import Change, Patch, exchange, framework, require_parameters
 from npu_ce_jit.torch_compat import is_autocast
 
@@ -95,7 +96,7 @@ def _apply(
     def scores(times: float = 1.0, **asked: Any) -> Any:
         """Of the logits times a factor."""
         return linear_cross_entropy(
-            hidden, weight, targets, linear_bias=bias, reduction="none", loss_dtype=_accumulated(hidden),
+            hidden, weight, targets, linear_bias=bias, reduction="none", loss_dtype=accumulation_dtype(hidden.dtype),
             softcap=None if cap is None else cap * times, logit_scale=scale * times, **asked,
         )  # fmt: skip
 
@@ -123,10 +124,6 @@ def _mean_logits(
     """The mean logit is that of the mean row of the weight; under a softcap it is not, and trl makes them by tiles."""
     if cap is not None:
         return theirs(hidden, weight, bias, targets, 1.0, chunk_size, cap, scale, ("mean_logits",))[3]
-    dtype = _accumulated(hidden)
+    dtype = accumulation_dtype(hidden.dtype)
     mean = hidden.to(dtype) @ weight.mean(0, dtype=dtype)
     return (mean if bias is None else mean + bias.mean(dtype=dtype)) * scale
-
-
-def _accumulated(hidden: Tensor) -> torch.dtype:
-    return torch.float64 if hidden.dtype is torch.float64 else torch.float32

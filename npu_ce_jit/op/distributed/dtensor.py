@@ -24,6 +24,7 @@ from npu_ce_jit.op import operators
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.data_parallel import advice_for_mixed, require_reduced_once
+from npu_ce_jit.op.distributed.targets import Shard as ClassShard
 from npu_ce_jit.op.rows import Gradients, transformed, weight_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,
@@ -86,7 +87,7 @@ class _Layout(NamedTuple):
         """Those that share out the rows (0) or the classes (1)."""
         return [(self.mesh, i) for i, p in enumerate(self.logits) if p.is_shard(dim)]
 
-    def shard(self, input: Tensor, weight: Tensor | None) -> tuple[vocab_parallel.Shard, slice]:
+    def shard(self, input: Tensor, weight: Tensor | None) -> tuple[ClassShard, slice]:
         """This rank's classes. Python's numbers, since a traced rank would be one that the graph depends on."""
         coordinate = self.mesh.get_coordinate()
         if coordinate is None:
@@ -99,7 +100,7 @@ class _Layout(NamedTuple):
                 first, count = first + start, min(most, count - start)
         dtype = accumulation_dtype(input.dtype)
         weight_sum = input.new_full((), self.classes, dtype=dtype) if weight is None else weight.sum()
-        return vocab_parallel.Shard(first, self.classes, weight_sum), slice(first, first + count)
+        return ClassShard(first, self.classes, weight_sum), slice(first, first + count)
 
     def local(self, name: str, tensor: Any, placements: Placements) -> Tensor:
         """This rank's part of a tensor, laid out as `placements`."""

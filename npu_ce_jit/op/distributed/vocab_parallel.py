@@ -24,16 +24,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
-from npu_ce_jit.op.distributed.targets import Shard as Shard
-from npu_ce_jit.op.distributed.targets import at_target, place_of
+from npu_ce_jit.op.distributed.targets import Shard, at_target, place_of
 from npu_ce_jit.op.rows import Gradients, loss_gradients, zero_ignored
-from npu_ce_jit.op.schema import ARGMAX, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
+from npu_ce_jit.op.schema import ARGMAX, DOUBLED_LSE, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
 
 # For the kernels, whose other targets are classes of this rank.
 _IGNORED = -1
-
-# A bit of `outputs` beside those of `_forward`.
-DOUBLED_LSE = 32
 
 # A process group, or one dimension of a mesh.
 Group = dist.ProcessGroup | tuple[DeviceMesh, int]

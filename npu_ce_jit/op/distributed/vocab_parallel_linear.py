@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.vocab_parallel import Group, Shard, all_reduce
+from npu_ce_jit.op.distributed.targets import Shard
+from npu_ce_jit.op.distributed.vocab_parallel import Group, all_reduce
 from npu_ce_jit.op.linear.chunks import OneProcess, Problem, Results, losses_and_gradients, problem_of
 from npu_ce_jit.op.rows import Gradients, weight_of_targets
 from npu_ce_jit.op.schema import LinearOutputs, accumulation_dtype
