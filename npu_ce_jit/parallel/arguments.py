@@ -110,7 +110,7 @@ class LinearCall(NamedTuple):
 
     @property
     def shared(self) -> dict[str, object]:
-        return {"in_features": self.input.shape[-1], **self.terms._asdict(), **self.options}
+        return {"in_features": self.input.shape[-1], **self.options}
 
 
 AnyCall = TypeVar("AnyCall", bound=Call)

@@ -70,7 +70,7 @@ def vocab_parallel_linear_cross_entropy(
         terms = checked_loss_terms(
             input, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
         )
-        options = {**requests, "skip_ignored": skip_ignored, "loss_dtype": loss_dtype}
+        options = {**terms._asdict(), **requests, "skip_ignored": skip_ignored, "loss_dtype": loss_dtype}
         return LinearCall.checked(input, local_linear_weight, target, local_linear_bias, weight, terms, options)
 
     call, shard = agreed("vocab_parallel_linear_cross_entropy", input, group, check)

@@ -51,6 +51,7 @@ def vocab_parallel_linear_token_logprobs(
         check_temperature(numbers[0])
         terms = sampled_terms(*numbers)
         options: dict[str, object] = {
+            **dict(zip(("temperature", "softcap", "ignore_index"), numbers, strict=True)),
             "return_entropy": return_entropy,
             "return_sum_squared_probs": return_sum_squared_probs,
         }
