@@ -28,9 +28,9 @@ from urllib.parse import unquote, urldefrag, urlsplit
 WIDTHS = 1300, 390  # pixels of the window: a desk, a phone
 DRAWN = "index.html", "api.html", "zh/index.html"  # pages that --pictures draws
 
-# What protrudes from the window, but for what lies in a box of the text that scrolls and does not protrude itself. The
-# text as a whole may not: the theme lets it scroll on a phone. Outside of it are the theme's drawers, which lie beside
-# the window until they are opened.
+# Finds elements that reach beyond the window. Those in a box that scrolls, and is itself inside the window, are allowed.
+# The text as a whole is no such box, although the theme lets it scroll on a phone. The theme's drawers are outside of
+# the text: they lie beside the window until they are opened.
 PROTRUDING = """
 (() => {
   const window_ = document.documentElement.clientWidth;
