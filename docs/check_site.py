@@ -28,7 +28,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 WIDTHS = 1300, 390  # pixels of the window: a desk, a phone
 DRAWN = "index.html", "api.html", "zh/index.html"  # pages that --pictures draws
 
-# Finds elements that reach beyond the window. Those in a box that scrolls, and is itself inside the window, are allowed.
+# Finds elements that reach beyond the window. Those in a box that scrolls, and is itself inside it, are allowed.
 # The text as a whole is no such box, although the theme lets it scroll on a phone. The theme's drawers are outside of
 # the text: they lie beside the window until they are opened.
 PROTRUDING = """

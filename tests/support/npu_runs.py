@@ -18,7 +18,7 @@ NUMBERS = (
     (
         "op/test_linear_cross_entropy", "op/test_linear_outputs", "op/test_linear_errors", "op/test_linear_function",
     ),
-    ("op/test_distill", "op/test_distill_errors", "op/test_distill_tracing"),
+    ("op/test_distill", "op/test_selected_logprobs", "op/test_distill_errors", "op/test_distill_tracing"),
     (
         "op/test_tracing", "op/test_compiled_graphs", "op/test_compiled_transforms", "op/test_export",
         "op/test_fake_tensors",
