@@ -15,7 +15,7 @@ from npu_runs import require_all_pass_on_npu
 # Files that share a process, since it takes as long to start as most of them to run.
 GROUPS = (
     ("device", "runtime"),
-    ("calls", "launches", "operators"),
+    ("calls", "launches", "operators", "refused"),
     ("amp", "switch", "linear"),
     ("faults",),
     ("commands", "errors", "glue", "graphs"),
