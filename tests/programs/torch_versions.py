@@ -172,7 +172,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="all of them, unless some are named")
     parser.add_argument("--quick", action="store_true", help="numbers, tracing and the cache only")
     parser.add_argument(
-        "--ends", action="store_true", help="the oldest and the newest torch that can be had here; writes no page"
+        "--ends",
+        action="store_true",
+        help="the oldest and the newest torch that can be had here, one environment after the other; writes no page",
     )
     parser.add_argument(
         "--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits"
@@ -190,6 +192,7 @@ class Report:
         self._arguments = arguments
         self.lines: dict[Row, str] = {}
         self.all_passed = True
+        self.lacked_room = False
 
     def run(self, row: Row) -> bool:
         """Whether the row's environment could be made; that it could not, is told."""
@@ -198,6 +201,7 @@ class Report:
             outcome = run(row, self._arguments)
         except slim_torch.UnavailableError as error:
             _say(f"{row.name}: not run: {error}\n")
+            self.lacked_room |= isinstance(error, slim_torch.NoRoomError)
             return False
         self.all_passed &= not outcome.failed
         counts = (
@@ -219,17 +223,32 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
+def ran_both_ends(report: Report, arguments: argparse.Namespace) -> bool:
+    """Or could run neither since the disk is too full, which is no fault of the package's."""
+
+    def run(row: Row) -> bool:
+        if not report.run(row):
+            return False
+        slim_torch.remove(arguments.cache, row.torch, row.python)
+        return True
+
+    on_cpu = [row for row in ROWS if not row.cann]
+    if any(map(run, on_cpu)):  # each up to the first that can be had
+        return any(row in report.lines or run(row) for row in reversed(on_cpu))
+    if report.lacked_room:
+        _say("NO OTHER TORCH WAS TRIED: there is no room for an environment\n")
+    return report.lacked_room
+
+
 def main() -> None:
     arguments = _arguments()
     arguments.log_dir = Path(tempfile.mkdtemp(prefix="torch_versions."))
     _say(f"what pytest prints is in {arguments.log_dir}\n")
     report = Report(arguments)
     if arguments.ends:
-        on_cpu = [row for row in ROWS if not row.cann]
-        complete = any(map(report.run, on_cpu)) and any(map(report.run, reversed(on_cpu)))  # each up to the first
+        complete = ran_both_ends(report, arguments)
     else:
         complete = not [row for row in _chosen(arguments.rows) if not report.run(row)]
-    if not arguments.ends:
         page = PAGE.read_text("utf-8")
         PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
     raise SystemExit(not (complete and report.all_passed))

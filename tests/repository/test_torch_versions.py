@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import shutil
 import subprocess
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nvidia_stand_ins
 import pytest
@@ -49,6 +54,89 @@ def test_a_python_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(slim_torch.UnavailableError, match=r"no Python 3\.99 on PATH: install it, or name one with"):
         slim_torch.environment(tmp_path, "2.10.0", "3.99")
     assert list(tmp_path.iterdir()) == []
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "venv",
+    [
+        'mkdir -p "$3/bin"; echo "[Errno 28] No space left on device"; exit 1',
+        # pip's own words are a traceback
+        'mkdir -p "$3/bin"; printf "#!/bin/sh\\necho Errno 28; exit 1" > "$3/bin/python"; chmod +x "$3/bin/python"',
+        'mkdir -p "$3/bin"',  # no python: OSError
+    ],
+    ids=["venv", "pip", "neither"],
+)
+def test_an_environment_that_cannot_be_made_is_told_and_leaves_nothing(venv: str, tmp_path: Path) -> None:
+    python = script(tmp_path / "python3.99", f'case "$1" in -I) echo 3.99; exit;; esac\n{venv}')
+    cache = tmp_path / "cache"
+    with pytest.raises(slim_torch.UnavailableError, match=r"Errno 28|No such file"):
+        slim_torch.environment(cache, "2.10.0", "3.99", [python])
+    assert [path.name for path in cache.iterdir()] == ["torch-2.10.0-python-3.99.lock"]
+
+
+def test_a_disk_without_room_is_found_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0.7e9))
+    python = script(tmp_path / "python3.99", f'echo 3.99; [ "$1" = -I ] || touch "{tmp_path}/was_called"')
+    with pytest.raises(slim_torch.NoRoomError, match=r"^0\.7 GB free in /.*, \d\.\d needed$"):
+        slim_torch.environment(tmp_path / "cache", "2.10.0", "3.99", [python])
+    assert not (tmp_path / "was_called").exists()
+
+
+def environments(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.is_dir()]
+
+
+def both_ends(cache: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[Row], None]) -> tuple[bool, list[str]]:
+    """What `--ends` comes to, and the rows that ran."""
+    ran: list[str] = []
+
+    def run(row: Row, arguments: argparse.Namespace) -> torch_versions.Outcome:
+        made(row)
+        assert not environments(cache), "the environment before is still there"
+        (cache / f"torch-{row.torch}-python-{row.python}").mkdir()
+        ran.append(row.name)
+        return torch_versions.Outcome(7, [], Counter())
+
+    monkeypatch.setattr(torch_versions, "run", run)
+    arguments = argparse.Namespace(cache=cache, quick=True)
+    complete = torch_versions.ran_both_ends(torch_versions.Report(arguments), arguments)
+    return complete, ran
+
+
+def no_python(row: Row) -> None:
+    raise slim_torch.UnavailableError(f"no Python {row.python}")
+
+
+def no_room(row: Row) -> None:
+    raise slim_torch.NoRoomError("0.7 GB free in /somewhere, 3.4 needed")
+
+
+def test_ends_go_on_to_the_next_that_can_be_had_and_keep_one_environment_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert both_ends(tmp_path, monkeypatch, lambda row: None) == (True, ["2.7.1", "2.15.0"])
+    without_310 = both_ends(tmp_path, monkeypatch, lambda row: no_python(row) if row.python == "3.10" else None)
+    assert without_310 == (True, ["2.8.0", "2.15.0"])
+    assert "2.7.1: not run: no Python 3.10\n" in capsys.readouterr().out
+    assert not environments(tmp_path)
+
+
+def test_ends_that_no_room_prevents_are_told_plainly_and_are_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert both_ends(tmp_path, monkeypatch, no_room) == (True, [])
+    said = capsys.readouterr().out
+    assert "2.7.1: not run: 0.7 GB free in /somewhere, 3.4 needed\n" in said
+    assert said.endswith("NO OTHER TORCH WAS TRIED: there is no room for an environment\n")
+    assert both_ends(tmp_path, monkeypatch, no_python) == (False, []), "another reason is a failure"
+    only_one = both_ends(tmp_path, monkeypatch, lambda row: no_room(row) if row.torch != "2.10.0" else None)
+    assert only_one == (True, ["2.10.0"])  # the oldest that can be had, and the newest
 
 
 def library(folder: Path, name: str, code: str, *options: str) -> None:

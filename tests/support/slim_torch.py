@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,16 @@ print(json.dumps([*importlib.metadata.requires("torch"), *importlib.metadata.req
 """
 
 
+# The largest that was made, and the wheels that pip fetches for it, which are gone when it is installed.
+_INSTALLED_BYTES, _FETCHED_BYTES = 2_300_000_000, 1_100_000_000
+
+
 class UnavailableError(Exception):
     """Something is missing; the text says what, and what to do."""
+
+
+class NoRoomError(UnavailableError):
+    """The disk is too full."""
 
 
 class Environment(NamedTuple):
@@ -48,27 +57,61 @@ class Environment(NamedTuple):
 
 
 def environment(cache: Path, torch: str, python: str, interpreters: Sequence[str] = ()) -> Environment:
-    """With this torch, this checkout's package and what its tests need; made on first use.
+    """With this torch, this checkout's package and what its tests need; made on first use, whole or not at all.
 
-    `python` is a version, as 3.11; `interpreters` are searched for it before PATH.
+    `python` is a version, as 3.11; `interpreters` are searched for it before PATH. Raises UnavailableError.
     """
-    made = Environment(cache / f"torch-{torch}-python-{python}")
+    made = _environment(cache, torch, python)
     interpreter = _interpreter(python, interpreters)
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f"{made.directory.name}.lock"):
-        mark = made.directory / "stand_ins"  # of which content
-        content = Path(nvidia_stand_ins.__file__).read_text("utf-8")
-        if not mark.exists() or mark.read_text("utf-8") != content:
-            shutil.rmtree(made.directory, ignore_errors=True)
-            subprocess.run([interpreter, "-m", "venv", made.directory], check=True)
-            _install(made, "--no-deps", f"torch=={torch}")
-            (torch_lib,) = made.directory.glob("lib/python3*/site-packages/torch/lib")
-            nvidia_stand_ins.make(torch_lib)
-            mark.write_text(content, "utf-8")
-        # These each time: the checkout, and what it asks for, may have changed.
-        _install(made, "--no-deps", "-e", str(CHECKOUT))
-        _install(made, *_plain_requirements(made))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache, made):
+            mark = made.directory / "stand_ins"  # of which content
+            content = Path(nvidia_stand_ins.__file__).read_text("utf-8")
+            is_made = mark.exists() and mark.read_text("utf-8") == content
+            if not is_made:
+                shutil.rmtree(made.directory, ignore_errors=True)
+                _require_room(cache)
+            try:
+                if not is_made:
+                    _run(interpreter, "-m", "venv", str(made.directory))
+                    _install(made, "--no-deps", f"torch=={torch}")
+                    (torch_lib,) = made.directory.glob("lib/python3*/site-packages/torch/lib")
+                    nvidia_stand_ins.make(torch_lib)
+                # These each time: the checkout, and what it asks for, may have changed.
+                _install(made, "--no-deps", "-e", str(CHECKOUT))
+                _install(made, *_plain_requirements(made))
+                mark.write_text(content, "utf-8")
+            except BaseException:
+                if not is_made:
+                    shutil.rmtree(made.directory, ignore_errors=True)
+                raise
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(f"{error}\n{made.directory} could not be made") from error
     return made
+
+
+def remove(cache: Path, torch: str, python: str) -> None:
+    """The environment, which is made again when it is asked for."""
+    made = _environment(cache, torch, python)
+    with _locked(cache, made):
+        shutil.rmtree(made.directory)
+
+
+def _environment(cache: Path, torch: str, python: str) -> Environment:
+    return Environment(cache / f"torch-{torch}-python-{python}")
+
+
+def _require_room(cache: Path) -> None:
+    """pip fails in the middle on a full disk, and leaves other programs none either."""
+    fetched = Path(tempfile.gettempdir())
+    needed = {fetched: _FETCHED_BYTES, cache: _INSTALLED_BYTES}
+    if fetched.stat().st_dev == cache.stat().st_dev:
+        needed[cache] += _FETCHED_BYTES
+    for directory, size in needed.items():
+        free = shutil.disk_usage(directory).free
+        if free < size:
+            raise NoRoomError(f"{free / 1e9:.1f} GB free in {directory}, {size / 1e9:.1f} needed")
 
 
 def _interpreter(version: str, given: Sequence[str]) -> str:
@@ -96,14 +139,27 @@ def _plain_requirements(made: Environment) -> list[str]:
 
 
 def _install(made: Environment, *what: str) -> None:
-    command = [made.python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
+    _run(
+        str(made.python),
+        "-I",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        *what,
+    )
+
+
+def _run(*command: str) -> None:
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise UnavailableError(f"{done.stdout}\npip could not install {' '.join(what)}")
+        raise UnavailableError(f"{done.stdout}\n{' '.join(command)} failed")
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+def _locked(cache: Path, made: Environment) -> Iterator[None]:
+    with (cache / f"{made.directory.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
