@@ -172,7 +172,7 @@ def run(case: Case) -> Measured:
             )
             gradients.workspace = take(plan.workspace_bytes)
             reports = reports_of(_libraries.backward.npu_ce_backward, problem, gradients, plan)
-            keeps_row, round_l2 = False, "backward" if plan.round_l2 else None
+            keeps_row, bypass_l2 = False, "backward" if plan.bypass_l2 else None
         else:
             outputs = CeForwardOutputs(
                 loss=take(4),
@@ -186,11 +186,11 @@ def run(case: Case) -> Measured:
             outputs.workspace = take(plan.workspace_bytes)
             reports = reports_of(_libraries.forward.npu_ce_forward, problem, outputs, plan)
             keeps_row = bool(plan.forward.kept_tiles * plan.forward.tile_columns >= classes or plan.forward.tile_rows)
-            round_l2 = ("log_prob" if plan.log_prob_blocks else "forward_wide") if plan.round_l2 else None
+            bypass_l2 = ("log_prob" if plan.log_prob_blocks else "forward_wide") if plan.bypass_l2 else None
     direction = "backward" if form == "backward" else "forward"
     return Measured(
         case,
-        figures(reports, rows * classes, size, round_l2),
+        figures(reports, rows * classes, size, bypass_l2),
         official(direction, rows, classes, size, SOC),
         keeps_row,
     )
@@ -205,8 +205,8 @@ def of_all_blocks(report: dict[str, Any]) -> dict[str, float]:
     return {name: count * times for name, count in report["total"].items() if name != "dma_sizes"}
 
 
-def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: str | None) -> Figures:
-    """`round_l2`: what the name of a kernel that reads round the L2 has in it."""
+def figures(reports: list[dict[str, Any]], elements: int, size: int, bypass_l2: str | None) -> Figures:
+    """`bypass_l2`: what the name of a kernel that reads round the L2 has in it."""
     totals = list(map(of_all_blocks, reports))
     total = {name: sum(each[name] for each in totals) for name in totals[0]}
     read, written = total["gm_bytes_read"], total["gm_bytes_written"]
@@ -219,15 +219,15 @@ def figures(reports: list[dict[str, Any]], elements: int, size: int, round_l2: s
         conflicts=total["bank_conflicts"] / elements,
         busiest=max(busiest) * cores / sum(busiest),
         blocks=[report["blocks"] for report in reports],
-        times={name: times(name, reports, totals, round_l2) for name in chips(SOC)},
+        times={name: times(name, reports, totals, bypass_l2) for name in chips(SOC)},
     )
 
 
-def times(name: str, reports: list[dict[str, Any]], totals: list[dict[str, float]], round_l2: str | None) -> Times:
+def times(name: str, reports: list[dict[str, Any]], totals: list[dict[str, float]], bypass_l2: str | None) -> Times:
     on = chips(SOC)[name]
     estimates = [report["estimates"][name] for report in reports]
     memory = sum(
-        memory_seconds(total, round_l2 is not None and round_l2 in report["kernel"], on)
+        memory_seconds(total, bypass_l2 is not None and bypass_l2 in report["kernel"], on)
         for report, total in zip(reports, totals, strict=True)
     )
     return Times(
@@ -242,7 +242,7 @@ def moved(total: dict[str, float]) -> float:
     return total["gm_bytes_read"] + total["gm_bytes_written"]
 
 
-def memory_seconds(total: dict[str, float], round_l2: bool, on: Chip) -> float:
+def memory_seconds(total: dict[str, float], bypass_l2: bool, on: Chip) -> float:
     """Of a launch. While reads go round the L2, it takes up what is written as long as it has room."""
-    taken_up = min(total["gm_bytes_written"], on.l2_bytes) if round_l2 else 0
+    taken_up = min(total["gm_bytes_written"], on.l2_bytes) if bypass_l2 else 0
     return (moved(total) - taken_up) / on.memory(on.fits_l2(moved(total)))

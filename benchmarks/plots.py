@@ -18,8 +18,8 @@ from npu_ce_jit.bench import implementations as who
 from npu_ce_jit.bench.cases import LIMIT, STEP
 
 Lines = dict[str, list[tuple[int, float]]]
-# A loss has one look in every picture: ours are blue and solid, peers warm, the limit grey. The colours differ in
-# lightness too, for readers who do not tell them apart by hue.
+# A loss has one look in every picture: ours are blue and solid, peers red, orange or purple, the limit (a copy of the
+# logits) grey. The colours differ in lightness too, for readers who do not tell them apart by hue.
 _LOOKS: dict[str, dict[str, Any]] = {
     who.LEAN: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
     who.IN_PLACE: {"color": "#2b8cbe", "marker": "v", "linewidth": 2.4},

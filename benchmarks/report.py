@@ -109,7 +109,7 @@ def quick_plan() -> list[tuple[Cell, bool]]:
 
 
 def growing() -> list[tuple[Cell, bool]]:
-    """Peers are drawn over the classes, and timed with backward."""
+    """The cells of the growth curves, and whether peers run in each: they are drawn over the classes, with backward."""
     sweeps = dict.fromkeys((line.loss, line.form, line.over) for line in growth.LINES)
     return [
         (cell, form == STEP and over == "classes" and loss != "drop-in")

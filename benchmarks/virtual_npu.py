@@ -79,7 +79,9 @@ def rows_of(rounds: int) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for kernel in TENSORS:
-            library = kernels.compile_kernels(TESTS / "kernels" / f"{kernel}.asc", Path(folder, f"{kernel}.so"))
+            library = kernels.compile_kernels(
+                TESTS / "virtual_cann" / "tests" / "kernels" / f"{kernel}.asc", Path(folder, f"{kernel}.so")
+            )
             for dtype_name in DTYPES:
                 rows += measure(kernel, dtype_name, library, rounds)
     return rows

@@ -42,6 +42,7 @@ struct CeBackwardBuffers {
   uint32_t term;          // float32: one term of the sum
   uint32_t row_inputs;    // queue: what is read per row
   uint32_t row_vectors;   // float32 vectors over the rows of a group
+  uint32_t row_starts;    // int32: where each row begins in a tile (narrow), or its block of row_elements (wide)
   uint32_t row_elements;  // queue: a block of 32 bytes per row for each element fetched by itself (wide)
   uint32_t row_blocks;    // a block of 32 bytes per row, that holds the row's value eight times (narrow, float32)
   uint32_t column_index;  // float32: 0, 1, 2, ... (narrow)
@@ -49,8 +50,8 @@ struct CeBackwardBuffers {
   uint32_t gap;           // left empty, so that tiles begin in another third of the UB than all before them (wide)
 };
 
-// Sums of rows. Each is cut into spans, whose sums a second launch adds where there are more than one: a function of
-// the sizes alone, so that the sums are too.
+// Sums of rows. Each is cut into spans, whose sums a second launch adds where there are more than one. The cut depends
+// on the sizes alone, so the sums' bits do not depend on the number of cores.
 struct CeSumPlan {
   uint32_t spans;  // 0: no sums are needed
   uint32_t span_columns;
@@ -67,9 +68,10 @@ struct CeBackwardPlan {
   // Wide: rows are dealt to the cores in so many pieces each.
   uint32_t pieces;
   uint32_t piece_columns;
-  uint32_t input_tiles;  // buffers of the logits, and
-  uint32_t row_buffers;  // of what is read per row: all queues together may have 8 (manual, TQue)
-  uint32_t round_l2;     // 1: read round the L2, which what is written needs for itself
+  // Buffers of the logits, and of what is read per row: all queues together may have 8 (page TQue).
+  uint32_t input_tiles;
+  uint32_t row_buffers;
+  uint32_t bypass_l2;  // 1: read past the L2, which what is written needs for itself
   // Wide: sums over the classes, where they are needed. Offsets are in floats of the workspace.
   CeSumPlan log_prob_sums;  // of each row of grad_log_prob
   CeSumPlan weight_total;

@@ -52,7 +52,7 @@ struct CeForwardPlan {
   uint32_t reduce_sums;
   uint32_t sum_rows;         // rows that forward adds up for the reduction; a core's run of rows begins with a sum
   uint32_t reduces;          // the launch that finishes the rows has one block, and reduces them itself
-  uint32_t round_l2;         // wide layout: what writes log_prob reads round the L2, which log_prob then has for itself
+  uint32_t bypass_l2;        // wide layout: what writes log_prob reads past the L2, which log_prob then has for itself
   uint64_t states_offset;    // vectors [states, units]
   uint64_t sums_offset;      // vectors [terms, sums]
   uint64_t partials_offset;  // vectors [terms, reduce_blocks]

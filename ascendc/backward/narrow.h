@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward where a tile is many rows. A core has a run of rows; their numbers and their elements go through together,
-// and the scalar unit sees neither.
+// Backward where a tile is many rows. A core has a run of rows; the rows' coefficients (rows.h) and their elements
+// are worked on together, and the scalar unit sees neither.
 #pragma once
 
 #include "many_rows.h"
@@ -27,7 +27,7 @@ class BackwardNarrow {
     }
     rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
     many_.Init(pipe, &rows_, plan);
-    pipe->InitBuffer(row_starts_, plan.row_vector * sizeof(int32_t));
+    pipe->InitBuffer(row_starts_, plan.buffers.row_starts);
     CountBytes(row_starts_.Get<int32_t>(), plan.tile_columns * sizeof(float), plan.row_vector);
     tiles_.Fill();
   }

@@ -2,24 +2,10 @@
 // What backward reads per row beside the target: row_stats and gradients, a group of rows at a time through one queue.
 #pragma once
 
-#include "../abi/backward.h"
+#include "../ub/backward.h"
 #include "row_math.h"
 
 namespace npu_ce {
-
-struct RowInput {
-  enum Index : uint32_t {
-    kMax,
-    kLogSum,
-    kLossGradient,
-    kZLossGradient,
-    kLseGradient,
-    kEntropyGradient,
-    kEntropy,
-    kLogProbSum,
-    kInputs,
-  };
-};
 
 class RowInputs {
  public:
@@ -36,10 +22,11 @@ class RowInputs {
     vectors_[RowInput::kLseGradient] = gradients.lse;
     vectors_[RowInput::kEntropyGradient] = gradients.entropy;
     vectors_[RowInput::kEntropy] = Floats(gradients.entropy.data != nullptr ? gradients.entropy_value : nullptr);
-    vectors_[RowInput::kLogProbSum] =
-        Floats(plan.log_prob_sums.spans > 0 ? gradients.workspace + plan.log_prob_sums.sums : nullptr);
+    const bool sums = plan.log_prob_sums.spans > 0;
+    vectors_[RowInput::kLogProbSum] = Floats(sums ? gradients.workspace + plan.log_prob_sums.sums : nullptr);
     uint32_t at = 0;
     for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
+      is_vector_[input] = HasRowInput(gradients, sums, input);
       at_[input] = at;
       at += IsVector(input) ? length_ * sizeof(float) : 0;
     }
@@ -86,7 +73,7 @@ class RowInputs {
 
  private:
   __aicore__ static inline CeRowVector Floats(const float* data) { return {(void*)data, kCeFloat32, 1}; }
-  __aicore__ inline bool IsVector(uint32_t input) const { return Has(input) && vectors_[input].stride != 0; }
+  __aicore__ inline bool IsVector(uint32_t input) const { return is_vector_[input]; }
 
   __aicore__ inline void CopyVector(const LocalTensor<uint8_t>& to, const CeRowVector& from, uint64_t row,
                                     uint32_t rows) const {
@@ -139,6 +126,7 @@ class RowInputs {
   TQue<QuePosition::VECIN, 1> queue_;
   LocalTensor<uint8_t> inputs_;
   CeRowVector vectors_[RowInput::kInputs];
+  bool is_vector_[RowInput::kInputs];
   uint32_t at_[RowInput::kInputs];
   float all_[RowInput::kInputs];
   uint32_t length_;

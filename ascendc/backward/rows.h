@@ -12,7 +12,6 @@
 
 #include "../common/logits.h"
 #include "../common/target.h"
-#include "options.h"
 #include "row_inputs.h"
 
 namespace npu_ce {
@@ -218,34 +217,20 @@ class BackwardRows {
     }
   }
 
-  // Those that this launch has a use for; csrc/npu/backward_plan.cpp counts them. All begin as zeros: instructions over
+  // In the order of RowVector, those that this launch has a use for. All begin as zeros: instructions over
   // whole vectors shall find numbers behind a group's last row.
   __aicore__ inline void TakeVectors(uint32_t count) {
-    const struct {
-      Floats* vector;
-      bool used;
-    } vectors[] = {
-        {&logit, true},
-        {&class_weight, problem_->weight != nullptr},
-        {&class_log_prob, options_->log_prob},
-        {&log_prob_sum, options_->log_prob},
-        {&offset, true},
-        {&spread, true},
-        {&slope, options_->entropy},
-        {&smooth, options_->smooth},
-        {&at_target, true},
-        {&rest_, options_->rest},
-        {&target_slope_, logits_->IsCapped()},
-        {&term_, true},
-        {&more_, true},
+    Floats* const vectors[RowVector::kVectors] = {
+        &logit,  &class_weight, &class_log_prob, &log_prob_sum,  &offset, &spread, &slope,
+        &smooth, &at_target,    &rest_,          &target_slope_, &term_,  &more_,
     };
     const Floats all = buffer_.Get<float>();
     Duplicate(all, 0.0f, count);
     VectorBarrier();
     uint32_t at = 0;
-    for (const auto& [vector, used] : vectors) {
-      if (used) {
-        *vector = all[at];
+    for (uint32_t vector = 0; vector < RowVector::kVectors; ++vector) {
+      if (HasRowVector(*problem_, *options_, vector)) {
+        *vectors[vector] = all[at];
         at += length_;
       }
     }

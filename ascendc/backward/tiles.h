@@ -12,19 +12,19 @@ class BackwardTiles {
  public:
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeGradients& gradients,
                               const CeBackwardPlan& plan) {
-    options.Init(problem, gradients);
+    options = BackwardOptions(problem, gradients);
     plan_ = &plan;
     classes_ = problem.classes;
     stride_ = problem.row_stride;
     log_prob_stride_ = gradients.log_prob_row_stride;
     const uint64_t rows = problem.rows;
     x_ = InGm<T>(problem.input, (rows - 1) * stride_ + classes_);
-    if (plan.round_l2 != 0) {
+    if (plan.bypass_l2 != 0) {
       x_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
     }
     to_ = InGm<T>(gradients.input_gradient, rows * classes_);
     log_prob_ = InGm<T>(gradients.log_prob, options.log_prob ? (rows - 1) * log_prob_stride_ + classes_ : 0);
-    if (plan.round_l2 != 0) {
+    if (plan.bypass_l2 != 0) {
       log_prob_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
     }
     if (!options.nothing) {

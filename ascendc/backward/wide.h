@@ -23,7 +23,7 @@ class BackwardWide {
     }
     const CeBackwardBuffers& bytes = plan.buffers;
     pipe->InitBuffer(elements_, 1, bytes.row_elements);
-    pipe->InitBuffer(block_starts_, plan.row_vector * sizeof(uint32_t));
+    pipe->InitBuffer(block_starts_, bytes.row_starts);
     Fill();
     rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
     tiles_.InitBuffers(pipe);

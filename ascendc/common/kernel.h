@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every kernel is: its name spelled out, one TPipe, and a class that does the work. A name that a macro pastes has
-// no place in the source, by which a release of the compiler looks up which cores a kernel is for. The TPipe stands in
-// the kernel function, since in an object it keeps scalars out of registers (page "Avoid TPipe inside objects").
+// What every kernel is: its name spelled out, one TPipe, and a class that does the work. Never build a
+// kernel's name by a macro: one release of the compiler finds a kernel's core type by the name's place in the source.
+// The TPipe stands in the kernel function, since in an object it keeps scalars out of registers (page "Avoid TPipe
+// inside objects").
 #pragma once
 
 #include "kernel_operator.h"

@@ -84,9 +84,9 @@ __aicore__ inline uint32_t FoldedRepeats(uint32_t repeats) {
   return half % 2 == 0 ? half + 1 : half;
 }
 
-// Leaves the result of all repeats in the first. Halves keep the digits of a sum, and each starts an instruction. A few
-// repeats take one, in which the first is a dst that stands still and is the second operand too: an earlier repeat may
-// have written that one (general constraints of the vector APIs, overlapping addresses).
+// Leaves the result of all repeats in the first. Adding halves is more exact, one instruction a level. The last 20
+// repeats take one instruction, which adds each to the first: dst and second operand with a repeat stride of 0, which
+// an earlier repeat may have written (general constraints of the vector APIs, overlapping addresses).
 template <class Op>
 __aicore__ inline void Fold(const LocalTensor<float>& tile, uint32_t repeats) {
   constexpr uint32_t kFew = 20;
@@ -132,8 +132,8 @@ __aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTen
 }
 
 // Fold by turns from one buffer to the other, and returns the one that the result is in. In place, both halves are read
-// from the banks that are written; another third of the UB has other banks. What halves of a sum leave over is copied,
-// for which few repeats are not worth it.
+// from the banks that are written; another third of the UB has other banks. An odd rest of
+// a sum is copied; below 64 repeats that copy costs more than it saves.
 template <class Op>
 __aicore__ inline LocalTensor<float> FoldByTurns(const LocalTensor<float>& tile, const LocalTensor<float>& other,
                                                  uint32_t repeats) {

@@ -16,7 +16,7 @@ class Logits {
     scale_ = problem.logit_scale;
     softcap_ = problem.softcap;
     if (IsCapped()) {
-      pipe->InitBuffer(numerator_, kBlockBytes);
+      pipe->InitBuffer(numerator_, NumeratorBytes(softcap_));
       Duplicate(numerator_.Get<float>(), -2 * softcap_, kBlockFloats);
       VectorBarrier();
     }

@@ -17,11 +17,12 @@ class Targets {
     wide_ = problem.target_dtype == kCeInt64;
     // int32 words: a 64-bit target is two, the low one first.
     words_ = InGm<int32_t>(problem.target, problem.rows * WordsOfRow());
-    pipe->InitBuffer(in_, buffers, capacity * WordsOfRow() * sizeof(int32_t));
-    pipe->InitBuffer(low_, capacity * sizeof(int32_t));
-    pipe->InitBuffer(classes_, capacity * sizeof(int32_t));
-    pipe->InitBuffer(bits_, kBitVectors * BitBytes());
-    pipe->InitBuffer(constants_, 3 * kCeLanes * sizeof(int32_t));
+    const TargetBytes bytes(problem.target_dtype, capacity);
+    pipe->InitBuffer(in_, buffers, bytes.in);
+    pipe->InitBuffer(low_, bytes.low);
+    pipe->InitBuffer(classes_, bytes.classes);
+    pipe->InitBuffer(bits_, bytes.bits);
+    pipe->InitBuffer(constants_, bytes.constants);
 
     // Whole repeats are compared, of which rows fill only a part.
     LocalTensor<int32_t> raw[2];
@@ -88,12 +89,12 @@ class Targets {
 
  private:
   enum BitVector : uint32_t { kValid, kCounted, kScratch, kBitVectors };
-  enum ConstantLanes : uint32_t { kIgnoredLow, kIgnoredHigh, kZero };
+  enum ConstantLanes : uint32_t { kIgnoredLow, kIgnoredHigh, kZero, kConstants };
+  static_assert(kBitVectors == TargetBytes::kBitVectors && kConstants == TargetBytes::kConstants);
 
   __aicore__ inline uint32_t WordsOfRow() const { return wide_ ? 2 : 1; }
-  __aicore__ inline uint32_t BitBytes() const { return CeilTo(capacity_ / 8, kBlockBytes); }
   __aicore__ inline LocalTensor<uint8_t> Bits(uint32_t which) {
-    return bits_.GetWithOffset<uint8_t>(BitBytes(), which * BitBytes());
+    return bits_.GetWithOffset<uint8_t>(BitBytes(capacity_), which * BitBytes(capacity_));
   }
   __aicore__ inline LocalTensor<uint16_t> Bits16(uint32_t which) { return Bits(which).ReinterpretCast<uint16_t>(); }
   __aicore__ inline LocalTensor<int32_t> Constant(uint32_t which) {

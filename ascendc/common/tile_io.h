@@ -3,22 +3,19 @@
 // 32 bytes. Arithmetic is float32 everywhere, so half and bfloat16 are cast on the way in and once on the way out.
 #pragma once
 
-#include "../abi/problem.h"
+#include "../ub/common.h"
 #include "kernel_operator.h"
 
 namespace npu_ce {
 
 using namespace AscendC;
 
-constexpr uint32_t kBlockBytes = 32;  // what UB addresses and strides count in
-constexpr uint32_t kBlockFloats = kBlockBytes / sizeof(float);
 constexpr uint32_t kMaxRepeats = 255;  // of one vector instruction with strides
 
 template <class T>
 constexpr bool kIsFloat = sizeof(T) == sizeof(float);
 
 __aicore__ inline uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
-__aicore__ inline uint32_t CeilTo(uint32_t n, uint32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Of a number below 2^31. By way of a signed one: the compiler refuses every conversion between an unsigned integer and
 // a float in device code ("cast between floating and unsigned integer variable is not allowed in aicore function").

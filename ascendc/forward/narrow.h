@@ -17,33 +17,24 @@ class NarrowForward {
     problem_ = problem;
     tiling_ = plan.forward;
     options_ = ForwardOptions(problem, outputs);
-    writes_log_prob_ = outputs.log_prob != nullptr;
     input_ = InGm<T>(problem.input, (problem.rows - 1) * problem.row_stride + problem.classes);
     log_prob_ = InGm<T>(outputs.log_prob, problem.rows * problem.classes);
     sum_rows_ = plan.sum_rows;
-    const uint32_t tile = tiling_.tile_rows * tiling_.pitch, count = tiling_.step_rows * tiling_.pitch;
     const uint32_t group = tiling_.group_units;
-    pipe->InitBuffer(in_, 2, tile * sizeof(T));
-    if constexpr (!kIsFloat<T>) {
-      pipe->InitBuffer(floats_, count * sizeof(float));
-    }
-    if (writes_log_prob_ || options_.entropy) {
-      pipe->InitBuffer(exponentials_, count * sizeof(float));
-    }
-    if (writes_log_prob_) {
-      pipe->InitBuffer(out_, 1, tile * sizeof(T));
-    }
-    if (options_.entropy || options_.argmax || (options_.smoothing && options_.weights)) {
-      pipe->InitBuffer(terms_, count * sizeof(float));
-    }
+    const NarrowBytes bytes(options_, sizeof(T), tiling_.pitch, tiling_.tile_rows, tiling_.step_rows);
+    pipe->InitBuffer(in_, NarrowBytes::kInputTiles, bytes.in);
+    if (bytes.floats > 0) pipe->InitBuffer(floats_, bytes.floats);
+    if (bytes.exponentials > 0) pipe->InitBuffer(exponentials_, bytes.exponentials);
+    if (bytes.out > 0) pipe->InitBuffer(out_, 1, bytes.out);
+    if (bytes.terms > 0) pipe->InitBuffer(terms_, bytes.terms);
     rows_.Init(pipe, problem.classes, tiling_.pitch, tiling_.step_rows);  // where chunks begin as those of the tiles do
-    pipe->InitBuffer(row_offsets_, tiling_.step_rows * sizeof(int32_t));
-    pipe->InitBuffer(offsets_, tiling_.step_rows * sizeof(int32_t));
-    pipe->InitBuffer(log_sums_, tiling_.step_rows * sizeof(float));
+    pipe->InitBuffer(row_offsets_, bytes.row);
+    pipe->InitBuffer(offsets_, bytes.row);
+    pipe->InitBuffer(log_sums_, bytes.row);
     if (options_.argmax) {
-      pipe->InitBuffer(columns_, tiling_.pitch * sizeof(float));
-      pipe->InitBuffer(bits_, tiling_.step_rows * kCeLanes / 8);
-      CountUp(columns_.Get<float>(), tiling_.pitch);
+      pipe->InitBuffer(index_, bytes.index);
+      pipe->InitBuffer(bits_, bytes.bits);
+      CountUp(index_.Get<float>(), tiling_.pitch);
     }
     begin_ = next_ = FirstRow(GetBlockIdx());
     end_ = FirstRow(GetBlockIdx() + 1);
@@ -137,7 +128,7 @@ class NarrowForward {
       RunStep(tile[row * tiling_.pitch], row, at + row);
     }
     in_.FreeTensor(tile);
-    if (writes_log_prob_) {
+    if (options_.log_prob) {
       out_.EnQue(log_probs_);
       log_probs_ = out_.template DeQue<T>();
       CopyRowsOut(log_prob_[first * problem_.classes], log_probs_, rows, problem_.classes, tiling_.pitch);
@@ -162,7 +153,7 @@ class NarrowForward {
     if (options_.smoothing) {
       SumWeighted(x, at);
     }
-    const bool separate = writes_log_prob_ || options_.entropy;
+    const bool separate = options_.log_prob || options_.entropy;
     const LocalTensor<float> e = separate ? exponentials_.Get<float>() : x;
     Exp(e, x, rows_.Count());
     VectorBarrier();
@@ -170,7 +161,7 @@ class NarrowForward {
     if (options_.entropy) {
       SumEntropy(x, e, at);
     }
-    if (writes_log_prob_) {
+    if (options_.log_prob) {
       LogProb(x, sum, row);
     }
   }
@@ -196,7 +187,7 @@ class NarrowForward {
   }
 
   __aicore__ inline void FindColumns(const LocalTensor<float>& x, uint32_t at) {
-    const LocalTensor<float> found = terms_.Get<float>(), columns = columns_.Get<float>();
+    const LocalTensor<float> found = terms_.Get<float>(), columns = index_.Get<float>();
     rows_.SelectEqual(found, x, states_[State::kMax][at], columns, false, kNoColumn, bits_.Get<uint8_t>());
     rows_.Min(states_[State::kArgmax][at], found);
     rows_.SelectNan(found, x, columns, kNoColumn, bits_.Get<uint8_t>());
@@ -242,14 +233,13 @@ class NarrowForward {
   CeProblem problem_;
   CeForwardTiling tiling_;
   ForwardOptions options_;
-  bool writes_log_prob_;
   uint32_t sum_rows_;
   uint64_t begin_, next_, end_;
   GlobalTensor<T> input_, log_prob_;
   LocalTensor<T> log_probs_;
   TQue<QuePosition::VECIN, 1> in_;
   TQue<QuePosition::VECOUT, 1> out_;
-  TBuf<QuePosition::VECCALC> floats_, exponentials_, terms_, row_offsets_, offsets_, log_sums_, columns_, bits_;
+  TBuf<QuePosition::VECCALC> floats_, exponentials_, terms_, row_offsets_, offsets_, log_sums_, index_, bits_;
   Logits logits_;
   RowTile rows_;
   States states_;

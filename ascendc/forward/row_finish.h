@@ -6,7 +6,6 @@
 #include "../common/target.h"
 #include "row_sums.h"
 #include "states.h"
-#include "sum_terms.h"
 #include "target_weight.h"
 
 namespace npu_ce {
@@ -26,28 +25,18 @@ class RowFinish {
     sums_ = SumsOf(problem, plan);
     sums_to_ = InGm<float>(outputs.workspace + plan.sums_offset, terms_ * sums_);
     row_stats_ = InGm<float>(outputs.row_stats, 2 * problem.rows);
-    const bool z_loss = problem.z_loss != 0;
-    const bool wanted[kVectors] = {true,
-                                   true,
-                                   z_loss || outputs.lse != nullptr,
-                                   options_.entropy,
-                                   options_.argmax,
-                                   options_.argmax,
-                                   true,
-                                   z_loss || (per_row_ && outputs.z_loss != nullptr),
-                                   options_.weights,
-                                   true};
     uint32_t present = 0;
-    for (uint32_t vector = 0; vector < kVectors; ++vector) {
+    for (uint32_t vector = 0; vector < FinishVector::kVectors; ++vector) {
       at_[vector] = present * capacity;
-      present += wanted[vector] ? 1 : 0;
+      present += HasFinishVector(problem, outputs, vector) ? 1 : 0;
     }
     // A sum of one row is the term itself, and the terms are the last vectors.
     sums_at_ = (sum_rows_ > 1 ? present : present - terms_) * capacity;
-    sums_pitch_ = CeilTo(capacity / sum_rows_, kBlockFloats);
-    pipe->InitBuffer(out_, 1, (sum_rows_ > 1 ? sums_at_ + terms_ * sums_pitch_ : present * capacity) * sizeof(float));
-    pipe->InitBuffer(scratch_, capacity * sizeof(float));
-    pipe->InitBuffer(bits_, CeilTo(capacity / 8, kBlockBytes));
+    sums_pitch_ = FinishBytes::SumsPitch(capacity, sum_rows_);
+    const FinishBytes bytes(problem, outputs, capacity, sum_rows_, terms_);
+    pipe->InitBuffer(out_, 1, bytes.out);
+    pipe->InitBuffer(scratch_, bytes.scratch);
+    pipe->InitBuffer(bits_, bytes.bits);
     if (reduces_) {
       row_sums_.Init(pipe, problem, outputs);
     }
@@ -58,7 +47,7 @@ class RowFinish {
     count_ = CeilTo(rows, kCeLanes);
     vectors_ = out_.AllocTensor<float>();
     if (problem_.z_loss == 0 && per_row_ && outputs_.z_loss != nullptr) {
-      Duplicate(Vector(kZLoss), 0.0f, count_);
+      Duplicate(Vector(FinishVector::kZLoss), 0.0f, count_);
     }
     Statistics(states);
     CrossEntropy(states, targets, weights, rows);
@@ -69,9 +58,9 @@ class RowFinish {
       SumRows(targets, rows);
     }
     if (outputs_.entropy != nullptr) {
-      Div(Vector(kEntropyOut), states[State::kEntropy], states[State::kSum], count_);
+      Div(Vector(FinishVector::kEntropy), states[State::kEntropy], states[State::kSum], count_);
       VectorBarrier();
-      Sub(Vector(kEntropyOut), Vector(kLogSum), Vector(kEntropyOut), count_);
+      Sub(Vector(FinishVector::kEntropy), Vector(FinishVector::kLogSum), Vector(FinishVector::kEntropy), count_);
     }
     if (outputs_.argmax != nullptr) {
       Argmax(states);
@@ -87,53 +76,38 @@ class RowFinish {
   }
 
  private:
-  enum OutVector : uint32_t {
-    kMaxOut,
-    kLogSum,  // behind the max, as in row_stats
-    kLse,
-    kEntropyOut,
-    kArgmaxOut,  // int64
-    kArgmaxHigh,
-    kTerms,  // the vectors of SumTerm
-    kLoss = kTerms + SumTerm::kCe,
-    kZLoss = kTerms + SumTerm::kZ,
-    kWeight = kTerms + SumTerm::kWeight,
-    kCount = kTerms + SumTerm::kCount,
-    kVectors,
-  };
-
   // Max, log_sum and lse. A row of -inf only has a max of -inf, and NaN otherwise.
   __aicore__ inline void Statistics(const States& states) {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     CompareScalar(bits, states[State::kSum], 0.0f, CMPMODE::NE, count_);
     VectorBarrier();
     Select(states[State::kSum], bits, states[State::kSum], kNan, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
-    Select(Vector(kMaxOut), bits, states[State::kMax], -kInfinity, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    Select(Vector(FinishVector::kMax), bits, states[State::kMax], -kInfinity, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
     VectorBarrier();
-    Ln(Vector(kLogSum), states[State::kSum], count_);
+    Ln(Vector(FinishVector::kLogSum), states[State::kSum], count_);
     VectorBarrier();
     if (outputs_.lse != nullptr || problem_.z_loss != 0) {
-      Add(Vector(kLse), Vector(kMaxOut), Vector(kLogSum), count_);
+      Add(Vector(FinishVector::kLse), Vector(FinishVector::kMax), Vector(FinishVector::kLogSum), count_);
     }
   }
 
   __aicore__ inline void CrossEntropy(const States& states, Targets& targets, TargetWeights& weights, uint32_t rows) {
-    const LocalTensor<float> ce = Vector(kLoss), scratch = scratch_.Get<float>();
+    const LocalTensor<float> ce = Vector(FinishVector::kLoss), scratch = scratch_.Get<float>();
     const float smoothing = problem_.label_smoothing;
-    Sub(ce, states[State::kTarget], Vector(kMaxOut), count_);
+    Sub(ce, states[State::kTarget], Vector(FinishVector::kMax), count_);
     VectorBarrier();
-    Sub(ce, ce, Vector(kLogSum), count_);
+    Sub(ce, ce, Vector(FinishVector::kLogSum), count_);
     VectorBarrier();
     Muls(ce, ce, smoothing - 1, count_);
     VectorBarrier();
     if (weights.Present()) {
       const LocalTensor<float> weight = weights.Vector(targets.Classes(), rows);
       Mul(ce, ce, weight, count_);
-      Select(Vector(kWeight), targets.Counted(), weight, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+      Select(Vector(FinishVector::kWeight), targets.Counted(), weight, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
       VectorBarrier();
     }
     if (options_.smoothing) {
-      Mul(scratch, states[State::kWeights], Vector(kLogSum), count_);
+      Mul(scratch, states[State::kWeights], Vector(FinishVector::kLogSum), count_);
       VectorBarrier();
       Sub(scratch, states[State::kWeighted], scratch, count_);
       VectorBarrier();
@@ -150,24 +124,25 @@ class RowFinish {
   }
 
   __aicore__ inline void ZLoss(Targets& targets) {
-    const LocalTensor<float> z = Vector(kZLoss);
-    Mul(z, Vector(kLse), Vector(kLse), count_);
+    const LocalTensor<float> z = Vector(FinishVector::kZLoss);
+    Mul(z, Vector(FinishVector::kLse), Vector(FinishVector::kLse), count_);
     VectorBarrier();
     Muls(z, z, problem_.z_loss, count_);
     VectorBarrier();
     Select(z, targets.Counted(), z, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
     VectorBarrier();
     if (per_row_) {
-      Add(Vector(kLoss), Vector(kLoss), z, count_);
+      Add(Vector(FinishVector::kLoss), Vector(FinishVector::kLoss), z, count_);
       VectorBarrier();
     }
   }
 
   // For the reduction, or for this launch's own. Lanes behind the last row add nothing.
   __aicore__ inline void SumRows(Targets& targets, uint32_t rows) {
-    Duplicate(Vector(kCount), 1.0f, count_);
+    Duplicate(Vector(FinishVector::kCount), 1.0f, count_);
     VectorBarrier();
-    Select(Vector(kCount), targets.Counted(), Vector(kCount), 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
+    Select(Vector(FinishVector::kCount), targets.Counted(), Vector(FinishVector::kCount), 0.0f,
+           SELMODE::VSEL_TENSOR_SCALAR_MODE, count_);
     if (sum_rows_ == 1 && !reduces_) {
       return;
     }
@@ -175,10 +150,10 @@ class RowFinish {
     LocalTensor<float> sums = vectors_[sums_at_];
     for (uint32_t term = 0; term < SumTerm::kTerms; ++term) {
       if (HasTerm(problem_, term) && reduces_) {
-        row_sums_.Add(term, Vector(kTerms + term), rows);
+        row_sums_.Add(term, Vector(FinishVector::kTerms + term), rows);
       } else if (HasTerm(problem_, term)) {
-        FillTail(Vector(kTerms + term), rows, 0.0f);
-        SumBlocks(sums, Vector(kTerms + term));
+        FillTail(Vector(FinishVector::kTerms + term), rows, 0.0f);
+        SumBlocks(sums, Vector(FinishVector::kTerms + term));
         sums = sums[sums_pitch_];
       }
     }
@@ -206,37 +181,37 @@ class RowFinish {
     VectorBarrier();
     Select(column, bits, states[State::kFirstNan], column, SELMODE::VSEL_TENSOR_TENSOR_MODE, count_);
     VectorBarrier();
-    Cast(Vector(kArgmaxOut).ReinterpretCast<int64_t>(), column, RoundMode::CAST_RINT, count_);
+    Cast(Vector(FinishVector::kArgmax).ReinterpretCast<int64_t>(), column, RoundMode::CAST_RINT, count_);
   }
 
   __aicore__ inline void Write(uint64_t first, uint32_t rows) {
     if (per_row_) {
-      Round(kLoss);
+      Round(FinishVector::kLoss);
       if (outputs_.z_loss != nullptr) {
-        Round(kZLoss);
+        Round(FinishVector::kZLoss);
       }
     }
     out_.EnQue(vectors_);
     vectors_ = out_.DeQue<float>();
-    CopyRowsOut(row_stats_[first], Vector(kMaxOut), 2, rows, problem_.rows, capacity_);
+    CopyRowsOut(row_stats_[first], Vector(FinishVector::kMax), 2, rows, problem_.rows, capacity_);
     if (outputs_.lse != nullptr) {
-      WriteVector(outputs_.lse, kLse, first, rows);
+      WriteVector(outputs_.lse, FinishVector::kLse, first, rows);
     }
     if (outputs_.entropy != nullptr) {
-      WriteVector(outputs_.entropy, kEntropyOut, first, rows);
+      WriteVector(outputs_.entropy, FinishVector::kEntropy, first, rows);
     }
     if (outputs_.argmax != nullptr) {
-      CopyOut(InGm<int64_t>(outputs_.argmax, problem_.rows)[first], Vector(kArgmaxOut).ReinterpretCast<int64_t>(),
-              rows);
+      CopyOut(InGm<int64_t>(outputs_.argmax, problem_.rows)[first],
+              Vector(FinishVector::kArgmax).ReinterpretCast<int64_t>(), rows);
     }
     if (terms_ > 0) {
       CopyRowsOut(sums_to_[first / sum_rows_], vectors_[sums_at_], terms_, (rows + sum_rows_ - 1) / sum_rows_, sums_,
                   sums_pitch_);
     }
     if (per_row_) {
-      WriteRounded(outputs_.loss, kLoss, first, rows);
+      WriteRounded(outputs_.loss, FinishVector::kLoss, first, rows);
       if (outputs_.z_loss != nullptr) {
-        WriteRounded(outputs_.z_loss, kZLoss, first, rows);
+        WriteRounded(outputs_.z_loss, FinishVector::kZLoss, first, rows);
       }
     }
     out_.FreeTensor(vectors_);
@@ -280,7 +255,7 @@ class RowFinish {
   uint32_t capacity_, sum_rows_, terms_, sums_at_, sums_pitch_;
   uint64_t sums_;  // of each term, in GM
   GlobalTensor<float> row_stats_, sums_to_;
-  uint32_t at_[kVectors];
+  uint32_t at_[FinishVector::kVectors];
   uint32_t count_;
   LocalTensor<float> vectors_;
   TQue<QuePosition::VECOUT, 1> out_;

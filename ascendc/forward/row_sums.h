@@ -4,18 +4,23 @@
 #pragma once
 
 #include "../common/lanes.h"
-#include "sum_terms.h"
+#include "../ub/forward.h"
 
 namespace npu_ce {
+
+// In the workspace: of every `sum_rows` rows, the last of what is left.
+__aicore__ inline uint64_t SumsOf(const CeProblem& problem, const CeForwardPlan& plan) {
+  return (problem.rows + plan.sum_rows - 1) / plan.sum_rows;
+}
 
 class RowSums {
  public:
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeForwardOutputs& outputs) {
     problem_ = problem;
     outputs_ = outputs;
-    pipe->InitBuffer(lanes_, SumTerm::kTerms * kCeLanes * sizeof(float));
-    pipe->InitBuffer(sums_, SumTerm::kTerms * kBlockBytes);
-    pipe->InitBuffer(out_, 1, 2 * kBlockBytes);
+    pipe->InitBuffer(lanes_, RowSumBytes::lanes);
+    pipe->InitBuffer(sums_, RowSumBytes::sums);
+    pipe->InitBuffer(out_, 1, RowSumBytes::out);
     Duplicate(lanes_.Get<float>(), 0.0f, SumTerm::kTerms * kCeLanes);
     VectorBarrier();
   }

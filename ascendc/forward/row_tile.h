@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../common/row_chunks.h"
+#include "../ub/forward.h"
 
 namespace npu_ce {
 
@@ -14,7 +15,7 @@ class RowTile : public RowChunks {
   __aicore__ inline void Init(TPipe* pipe, uint32_t columns, uint32_t pitch, uint32_t capacity) {
     RowChunks::Init(pitch);
     columns_ = columns;
-    pipe->InitBuffer(scratch_, capacity * Chunk() * sizeof(float));
+    pipe->InitBuffer(scratch_, RowTileBytes(pitch, capacity));
   }
 
   // What lies behind the columns of each row.

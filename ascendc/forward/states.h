@@ -5,42 +5,11 @@
 #pragma once
 
 #include "../common/lanes.h"
+#include "../ub/forward.h"
 
 namespace npu_ce {
 
-// Scoped, and an index without a cast.
-struct State {
-  enum Index : uint32_t {
-    kMax,       // of x', but never -inf, so that x' - max is defined for a masked logit
-    kSum,       // of exp(x' - max): 0 says that every logit was -inf
-    kTarget,    // x' of the target; 0 in a span without it
-    kWeighted,  // sum of w * (x' - max): relative to the max, float32 loses no digits to an offset of all logits
-    kWeights,   // sum of w
-    kEntropy,   // sum of exp(x' - max) * (x' - max)
-    kArgmax,    // the first column that has the max; kNoColumn if none has
-    kFirstNan,  // the first column with a NaN, or kNoColumn
-    kStates,
-  };
-};
-
 constexpr float kNoColumn = kLargestFloat;
-
-// What of all that this loss needs.
-struct ForwardOptions {
-  __aicore__ inline ForwardOptions() = default;
-  __aicore__ inline ForwardOptions(const CeProblem& problem, const CeForwardOutputs& outputs)
-      : smoothing(problem.label_smoothing != 0),
-        weights(problem.weight != nullptr),
-        entropy(outputs.entropy != nullptr),
-        argmax(outputs.argmax != nullptr) {}
-
-  __aicore__ inline bool Has(uint32_t state) const {
-    return state <= State::kTarget || (state <= State::kWeights && smoothing) ||
-           (state == State::kEntropy && entropy) || (state >= State::kArgmax && argmax);
-  }
-
-  bool smoothing, weights, entropy, argmax;
-};
 
 class States {
  public:
@@ -51,9 +20,9 @@ class States {
     uint32_t present = 0;
     for (uint32_t state = 0; state < State::kStates; ++state) {
       at_[state] = present * capacity;
-      present += options.Has(state) ? 1 : 0;
+      present += options.HasState(state) ? 1 : 0;
     }
-    pipe->InitBuffer(vectors_, present * capacity * sizeof(float));
+    pipe->InitBuffer(vectors_, StateBytes(options, capacity));
     Duplicate(vectors_.Get<float>(), 1.0f, present * capacity);
     VectorBarrier();
   }
@@ -66,7 +35,7 @@ class States {
   __aicore__ inline void Write(float* workspace, uint64_t units, uint64_t first, uint32_t count) const {
     Order<HardEvent::V_MTE3>();
     for (uint32_t state = 0; state < State::kStates; ++state) {
-      if (options_.Has(state)) {
+      if (options_.HasState(state)) {
         CopyOut(InGm<float>(workspace + state * units, units)[first], (*this)[state], count);
       }
     }

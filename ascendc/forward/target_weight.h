@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../common/target.h"
+#include "../ub/forward.h"
 
 namespace npu_ce {
 
@@ -16,10 +17,10 @@ class TargetWeights {
     }
     weights_ = InGm<float>(problem.weight, problem.classes);
     resident_ = problem.classes <= kCeNarrowClasses;
-    const uint32_t table = resident_ ? CeilTo(problem.classes, kCeLanes) : capacity * kBlockFloats;
-    pipe->InitBuffer(table_, 1, table * sizeof(float));
-    pipe->InitBuffer(offsets_, capacity * sizeof(int32_t));
-    pipe->InitBuffer(result_, capacity * sizeof(float));
+    const TargetWeightBytes bytes(problem.classes, capacity);
+    pipe->InitBuffer(table_, 1, bytes.table);
+    pipe->InitBuffer(offsets_, bytes.offsets);
+    pipe->InitBuffer(result_, bytes.result);
     Duplicate(result_.Get<float>(), 0.0f, capacity);
     if (resident_) {
       LocalTensor<float> all = table_.AllocTensor<float>();

@@ -9,38 +9,18 @@ namespace npu_ce {
 
 class UnitLanes {
  public:
-  enum Lanes : uint32_t {
-    kSumLanes,
-    kMaxLanes,
-    kWeightedLanes,
-    kWeightLanes,
-    kEntropyLanes,
-    kArgmaxLanes,
-    kNanLanes,
-  };
-
   __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t capacity) {
     options_ = options;
-    uint32_t lanes = 2;
-    at_[kSumLanes] = 0;
-    at_[kMaxLanes] = 1;
-    if (options.smoothing) {
-      at_[kWeightedLanes] = lanes++;
-      at_[kWeightLanes] = lanes++;
+    pitch_ = 0;
+    for (uint32_t kind = 0; kind < UnitLane::kKinds; ++kind) {
+      at_[kind] = pitch_;
+      pitch_ += options.HasLanes(kind) ? kCeLanes : 0;
     }
-    if (options.entropy) {
-      at_[kEntropyLanes] = lanes++;
-    }
-    if (options.argmax) {
-      at_[kArgmaxLanes] = lanes++;
-      at_[kNanLanes] = lanes++;
-    }
-    pitch_ = lanes * kCeLanes;
-    pipe->InitBuffer(lanes_, capacity * pitch_ * sizeof(float));
-    // For one unit, and a block behind it for each of the numbers that are read.
-    pipe->InitBuffer(scratch_, (capacity + 1) * kCeLanes * sizeof(float));
-    pipe->InitBuffer(bits_, capacity * kCeLanes / 8);
-    pipe->InitBuffer(spread_, capacity * kBlockBytes);
+    const UnitLaneBytes bytes(options, capacity);
+    pipe->InitBuffer(lanes_, bytes.lanes);
+    pipe->InitBuffer(scratch_, bytes.scratch);
+    pipe->InitBuffer(bits_, bytes.bits);
+    pipe->InitBuffer(spread_, bytes.spread);
   }
 
   // Whether a unit has a max and a sum only, which its first tile sets.
@@ -53,19 +33,20 @@ class UnitLanes {
     }
     Duplicate(lanes_.Get<float>(), 0.0f, count * pitch_);
     VectorBarrier();
-    Fill(kMaxLanes, -kLargestFloat, count);
+    Fill(UnitLane::kMax, -kLargestFloat, count);
     if (options_.argmax) {
-      Fill(kArgmaxLanes, kNoColumn, count);
-      Fill(kNanLanes, kNoColumn, count);
+      Fill(UnitLane::kArgmax, kNoColumn, count);
+      Fill(UnitLane::kFirstNan, kNoColumn, count);
     }
   }
 
-  __aicore__ inline LocalTensor<float> Get(uint32_t unit, Lanes lanes) const {
-    return lanes_.Get<float>()[unit * pitch_ + at_[lanes] * kCeLanes];
+  __aicore__ inline LocalTensor<float> Get(uint32_t unit, UnitLane::Index lanes) const {
+    return lanes_.Get<float>()[unit * pitch_ + at_[lanes]];
   }
 
   __aicore__ inline void Finish(const States& states, uint32_t count) {
-    WholeReduceMax(states[State::kMax], All(kMaxLanes), kCeLanes, count, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMax(states[State::kMax], All(UnitLane::kMax), kCeLanes, count, 1, 1, Step(),
+                   ReduceOrder::ORDER_ONLY_VALUE);
     VectorBarrier();
     const LocalTensor<float> max = spread_.Get<float>();
     SpreadToBlocks(max, states[State::kMax], count);
@@ -73,28 +54,29 @@ class UnitLanes {
     if (options_.argmax) {
       FinishArgmax(states, max, count);
     }
-    Sub(All(kMaxLanes), All(kMaxLanes), max, kCeLanes, count, BinaryRepeatParams(1, 1, 0, Step(), Step(), 1));
+    Sub(All(UnitLane::kMax), All(UnitLane::kMax), max, kCeLanes, count, BinaryRepeatParams(1, 1, 0, Step(), Step(), 1));
     VectorBarrier();
     if (options_.smoothing || options_.entropy) {
       // Of lanes without a logit it may be -inf, which times their 0 would be NaN.
-      Maxs(All(kMaxLanes), All(kMaxLanes), -kLargestFloat, kCeLanes, count, UnaryRepeatParams(1, 1, Step(), Step()));
+      Maxs(All(UnitLane::kMax), All(UnitLane::kMax), -kLargestFloat, kCeLanes, count,
+           UnaryRepeatParams(1, 1, Step(), Step()));
       VectorBarrier();
     }
     if (options_.smoothing) {
-      AddProduct(kWeightedLanes, kWeightLanes, count);
-      SumOfLanes(states[State::kWeighted], kWeightedLanes, count);
-      SumOfLanes(states[State::kWeights], kWeightLanes, count);
+      AddProduct(UnitLane::kWeighted, UnitLane::kWeights, count);
+      SumOfLanes(states[State::kWeighted], UnitLane::kWeighted, count);
+      SumOfLanes(states[State::kWeights], UnitLane::kWeights, count);
     }
     if (options_.entropy) {
-      AddProduct(kEntropyLanes, kSumLanes, count);
+      AddProduct(UnitLane::kEntropy, UnitLane::kSum, count);
     }
-    Exp(All(kMaxLanes), All(kMaxLanes), kCeLanes, count, UnaryRepeatParams(1, 1, Step(), Step()));
+    Exp(All(UnitLane::kMax), All(UnitLane::kMax), kCeLanes, count, UnaryRepeatParams(1, 1, Step(), Step()));
     VectorBarrier();
-    Scale(kSumLanes, count);
-    SumOfLanes(states[State::kSum], kSumLanes, count);
+    Scale(UnitLane::kSum, count);
+    SumOfLanes(states[State::kSum], UnitLane::kSum, count);
     if (options_.entropy) {
-      Scale(kEntropyLanes, count);
-      SumOfLanes(states[State::kEntropy], kEntropyLanes, count);
+      Scale(UnitLane::kEntropy, count);
+      SumOfLanes(states[State::kEntropy], UnitLane::kEntropy, count);
     }
     VectorBarrier();
   }
@@ -106,15 +88,15 @@ class UnitLanes {
     const LocalTensor<float> log_of_sum = scratch[kCeLanes + kBlockFloats];
     Duplicate(result, 0.0f, 2 * kBlockFloats);
     VectorBarrier();
-    WholeReduceMax(result, Get(unit, kMaxLanes), kCeLanes, 1, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMax(result, Get(unit, UnitLane::kMax), kCeLanes, 1, 1, 1, Step(), ReduceOrder::ORDER_ONLY_VALUE);
     VectorBarrier();
     SpreadToBlocks(spread, result, 1);
     VectorBarrier();
-    Sub(scratch, Get(unit, kMaxLanes), spread, kCeLanes, 1, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
+    Sub(scratch, Get(unit, UnitLane::kMax), spread, kCeLanes, 1, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
     VectorBarrier();
     Exp(scratch, scratch, kCeLanes);
     VectorBarrier();
-    Mul(scratch, scratch, Get(unit, kSumLanes), kCeLanes);
+    Mul(scratch, scratch, Get(unit, UnitLane::kSum), kCeLanes);
     VectorBarrier();
     WholeReduceSum(log_of_sum, scratch, kCeLanes, 1, 1, 1, Step());
     VectorBarrier();
@@ -127,24 +109,25 @@ class UnitLanes {
 
  private:
   // Of all units, with the repeat stride Step().
-  __aicore__ inline LocalTensor<float> All(Lanes lanes) const { return Get(0, lanes); }
+  __aicore__ inline LocalTensor<float> All(UnitLane::Index lanes) const { return Get(0, lanes); }
   __aicore__ inline uint32_t Step() const { return pitch_ / kBlockFloats; }
 
-  __aicore__ inline void Fill(Lanes lanes, float value, uint32_t count) {
+  __aicore__ inline void Fill(UnitLane::Index lanes, float value, uint32_t count) {
     Duplicate(All(lanes), value, uint64_t(kCeLanes), count, 1, Step());
   }
-  __aicore__ inline void SumOfLanes(const LocalTensor<float>& sums, Lanes lanes, uint32_t count) {
+  __aicore__ inline void SumOfLanes(const LocalTensor<float>& sums, UnitLane::Index lanes, uint32_t count) {
     WholeReduceSum(sums, All(lanes), kCeLanes, count, 1, 1, Step());
   }
   // By exp(max - max of the row), which the max's lanes hold by then.
-  __aicore__ inline void Scale(Lanes lanes, uint32_t count) {
-    Mul(All(lanes), All(lanes), All(kMaxLanes), kCeLanes, count, BinaryRepeatParams(1, 1, 1, Step(), Step(), Step()));
+  __aicore__ inline void Scale(UnitLane::Index lanes, uint32_t count) {
+    Mul(All(lanes), All(lanes), All(UnitLane::kMax), kCeLanes, count,
+        BinaryRepeatParams(1, 1, 1, Step(), Step(), Step()));
     VectorBarrier();
   }
   // sums += factor * (max - max of the row): what makes a sum of x' - max one of x' - max of the row.
-  __aicore__ inline void AddProduct(Lanes sums, Lanes factor, uint32_t count) {
+  __aicore__ inline void AddProduct(UnitLane::Index sums, UnitLane::Index factor, uint32_t count) {
     const LocalTensor<float> product = scratch_.Get<float>();
-    Mul(product, All(factor), All(kMaxLanes), kCeLanes, count, BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
+    Mul(product, All(factor), All(UnitLane::kMax), kCeLanes, count, BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
     VectorBarrier();
     Add(All(sums), All(sums), product, kCeLanes, count, BinaryRepeatParams(1, 1, 1, Step(), Step(), 8));
     VectorBarrier();
@@ -154,21 +137,21 @@ class UnitLanes {
   __aicore__ inline void FinishArgmax(const States& states, const LocalTensor<float>& max, uint32_t count) {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     const LocalTensor<float> columns = scratch_.Get<float>();
-    Compare(bits, All(kMaxLanes), max, CMPMODE::EQ, uint64_t(kCeLanes), count,
+    Compare(bits, All(UnitLane::kMax), max, CMPMODE::EQ, uint64_t(kCeLanes), count,
             BinaryRepeatParams(1, 1, 0, 8, Step(), 1));
     VectorBarrier();
-    Select(columns, bits, All(kArgmaxLanes), kNoColumn, SELMODE::VSEL_TENSOR_SCALAR_MODE, uint64_t(kCeLanes), count,
-           BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
+    Select(columns, bits, All(UnitLane::kArgmax), kNoColumn, SELMODE::VSEL_TENSOR_SCALAR_MODE, uint64_t(kCeLanes),
+           count, BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
     VectorBarrier();
     WholeReduceMin(states[State::kArgmax], columns, kCeLanes, count, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
-    WholeReduceMin(states[State::kFirstNan], All(kNanLanes), kCeLanes, count, 1, 1, Step(),
+    WholeReduceMin(states[State::kFirstNan], All(UnitLane::kFirstNan), kCeLanes, count, 1, 1, Step(),
                    ReduceOrder::ORDER_ONLY_VALUE);
     VectorBarrier();
   }
 
   ForwardOptions options_;
   uint32_t pitch_;
-  uint32_t at_[kNanLanes + 1];
+  uint32_t at_[UnitLane::kKinds];                                       // in floats
   mutable TBuf<QuePosition::VECCALC> lanes_, scratch_, bits_, spread_;  // its Get is not const
 };
 

@@ -23,15 +23,16 @@ class WideForward {
     units_ = problem.rows * tiling_.spans;
     input_ = InGm<T>(problem.input, (problem.rows - 1) * problem.row_stride + problem.classes);
     const uint32_t columns = tiling_.tile_columns, group = tiling_.group_units, vector = CeilTo(group, kCeLanes);
-    pipe->InitBuffer(in_, tiling_.input_tiles, columns * sizeof(T));
-    floats_.InitBetween(pipe, tiling_);
+    const WideBytes bytes(options_, sizeof(T), columns, group);
+    pipe->InitBuffer(in_, tiling_.input_tiles, bytes.in);
+    floats_.InitBetween(pipe, tiling_, bytes);
     tile_.Init(pipe, options_, columns, kIsFloat<T> && WritesLogProb());
     if (WeightTiles()) {
       weights_ = InGm<float>(problem.weight, problem.classes);
-      pipe->InitBuffer(weight_tiles_, kAhead, columns * sizeof(float));
+      pipe->InitBuffer(weight_tiles_, kAhead, bytes.weight_tiles);
     }
-    pipe->InitBuffer(target_block_, group * kBlockBytes);
-    pipe->InitBuffer(target_offset_, group * sizeof(int32_t));
+    pipe->InitBuffer(target_block_, bytes.target_block);
+    pipe->InitBuffer(target_offset_, bytes.target_offset);
     logits_.Init(pipe, problem);
     lanes_.Init(pipe, options_, group);
     states_.Init(pipe, options_, vector);
@@ -40,9 +41,9 @@ class WideForward {
       target_weights_.Init(pipe, problem, vector);
       finish_.Init(pipe, problem, outputs, plan, vector);
     }
-    floats_.InitLast(pipe, tiling_);
+    floats_.InitLast(pipe, tiling_, bytes);
     if (WritesLogProb()) {
-      if (plan.round_l2 != 0) {
+      if (plan.bypass_l2 != 0) {
         input_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
       }
       log_prob_.Init(problem, outputs.log_prob);
@@ -268,7 +269,7 @@ class WideForward {
     ++freed_;
   }
 
-  static constexpr uint32_t kAhead = 2;  // tiles on their way, with those of the weights
+  static constexpr uint32_t kAhead = WideBytes::kAhead;
 
   CeProblem problem_;
   CeForwardTiling tiling_;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../common/lanes.h"
+#include "../ub/forward.h"
 
 namespace npu_ce {
 
@@ -13,21 +14,21 @@ template <class T>
 class WideFloats {
  public:
   // Behind the input's tiles, and before the work.
-  __aicore__ inline void InitBetween(TPipe* pipe, const CeForwardTiling& tiling) {
+  __aicore__ inline void InitBetween(TPipe* pipe, const CeForwardTiling& tiling, const WideBytes& bytes) {
     if (tiling.apart == 0) {
       return;
     }
-    uint32_t end = tiling.input_tiles * tiling.tile_columns * sizeof(T);
+    uint32_t end = tiling.input_tiles * bytes.in;
     if constexpr (!kIsFloat<T>) {
       SkipTo(pipe, before_floats_, end, kCeUbThird);
-      pipe->InitBuffer(floats_, tiling.tile_columns * sizeof(float));
-      end = kCeUbThird + tiling.tile_columns * sizeof(float);
+      pipe->InitBuffer(floats_, bytes.floats);
+      end = kCeUbThird + bytes.floats;
     }
     SkipTo(pipe, before_work_, end, 2 * kCeUbThird);
   }
-  __aicore__ inline void InitLast(TPipe* pipe, const CeForwardTiling& tiling) {
+  __aicore__ inline void InitLast(TPipe* pipe, const CeForwardTiling& tiling, const WideBytes& bytes) {
     if (!kIsFloat<T> && tiling.apart == 0) {
-      pipe->InitBuffer(floats_, tiling.tile_columns * sizeof(float));
+      pipe->InitBuffer(floats_, bytes.floats);
     }
   }
 

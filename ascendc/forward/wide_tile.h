@@ -12,16 +12,14 @@ class WideTile {
   __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t columns, bool separate) {
     options_ = options;
     separate_ = separate;
-    // A fold needs half of the tile and up to two repeats more.
-    pipe->InitBuffer(work_, (separate ? columns : columns / 2 + 2 * kCeLanes) * sizeof(float));
-    if (options.smoothing || options.entropy || options.argmax) {
-      pipe->InitBuffer(terms_, columns * sizeof(float));
-    }
-    pipe->InitBuffer(lanes_, 2 * kCeLanes * sizeof(float));
+    const WideTileBytes bytes(options, columns, separate);
+    pipe->InitBuffer(work_, bytes.work);
+    if (bytes.terms > 0) pipe->InitBuffer(terms_, bytes.terms);
+    pipe->InitBuffer(lanes_, bytes.lanes);
     if (options.argmax) {
-      pipe->InitBuffer(bits_, columns / 8);
-      pipe->InitBuffer(columns_, columns * sizeof(float));
-      CountUp(columns_.Get<float>(), columns);
+      pipe->InitBuffer(bits_, bytes.bits);
+      pipe->InitBuffer(index_, bytes.index);
+      CountUp(index_.Get<float>(), columns);
     }
   }
 
@@ -34,7 +32,7 @@ class WideTile {
   // The first tile of a unit, where no option needs more than max and sum: there is nothing yet to be raised.
   __aicore__ inline void Begin(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t count) {
     const uint32_t repeats = Repeats(count);
-    const LocalTensor<float> max = lanes.Get(unit, UnitLanes::kMaxLanes);
+    const LocalTensor<float> max = lanes.Get(unit, UnitLane::kMax);
     Maxs(max, MaxOfTile(x, repeats), -kLargestFloat, kCeLanes);
     VectorBarrier();
     const LocalTensor<float> e = separate_ ? work_.Get<float>() : x;
@@ -42,7 +40,7 @@ class WideTile {
     VectorBarrier();
     Exp(e, e, repeats * kCeLanes);
     VectorBarrier();
-    Adds(lanes.Get(unit, UnitLanes::kSumLanes), SumOfTile(e, repeats), 0.0f, kCeLanes);
+    Adds(lanes.Get(unit, UnitLane::kSum), SumOfTile(e, repeats), 0.0f, kCeLanes);
   }
 
   // Adds `count` columns of x' from column `first` of the row on to the lanes of a unit; what follows them up to a
@@ -50,7 +48,7 @@ class WideTile {
   __aicore__ inline void Add(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t first,
                              uint32_t count, const LocalTensor<float>& weights) {
     const uint32_t repeats = Repeats(count);
-    const LocalTensor<float> max = lanes.Get(unit, UnitLanes::kMaxLanes), sum = lanes.Get(unit, UnitLanes::kSumLanes);
+    const LocalTensor<float> max = lanes.Get(unit, UnitLane::kMax), sum = lanes.Get(unit, UnitLane::kSum);
     const LocalTensor<float> new_max = lanes_.Get<float>(), raise = lanes_.Get<float>()[kCeLanes];
     const LocalTensor<float> work = work_.Get<float>();
 
@@ -69,14 +67,14 @@ class WideTile {
     }
     if (options_.entropy) {
       // sum of e * (x' - new max) = sum of e * (x' - max) + raise * sum of e, all of it then scaled by exp(raise).
-      AddRaised(lanes.Get(unit, UnitLanes::kEntropyLanes), sum, raise);
+      AddRaised(lanes.Get(unit, UnitLane::kEntropy), sum, raise);
     }
     Exp(raise, raise, kCeLanes);
     const LocalTensor<float> e = options_.entropy ? terms_.Get<float>() : shift;
     Exp(e, shift, repeats * kCeLanes);
     VectorBarrier();
     if (options_.entropy) {
-      AddEntropy(lanes.Get(unit, UnitLanes::kEntropyLanes), e, shift, raise, repeats);
+      AddEntropy(lanes.Get(unit, UnitLane::kEntropy), e, shift, raise, repeats);
     }
     const LocalTensor<float> more = SumOfTile(e, repeats);
     Mul(sum, sum, raise, kCeLanes);
@@ -96,7 +94,7 @@ class WideTile {
     Fold<MaxOf>(work, left);
     return work;
   }
-  // The tile, which may be the work of a separate one, is lost.
+  // Overwrites e.
   __aicore__ inline LocalTensor<float> SumOfTile(const LocalTensor<float>& e, uint32_t repeats) {
     if (separate_) {
       Fold<SumOf>(e, repeats);
@@ -121,8 +119,8 @@ class WideTile {
                                      const LocalTensor<float>& raise, uint32_t count,
                                      const LocalTensor<float>& weights) {
     const LocalTensor<float> terms = terms_.Get<float>();
-    const LocalTensor<float> weighted = lanes.Get(unit, UnitLanes::kWeightedLanes),
-                             total = lanes.Get(unit, UnitLanes::kWeightLanes);
+    const LocalTensor<float> weighted = lanes.Get(unit, UnitLane::kWeighted),
+                             total = lanes.Get(unit, UnitLane::kWeights);
     const uint32_t repeats = Repeats(count);
     AddRaised(weighted, total, raise);
     FillTail(shift, count, 0.0f);
@@ -164,9 +162,8 @@ class WideTile {
   // The lowest column of each lane that has its max, and that has a NaN.
   __aicore__ inline void AddColumns(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x,
                                     const LocalTensor<float>& new_max, uint32_t first, uint32_t repeats) {
-    const LocalTensor<float> found = terms_.Get<float>(), argmax = lanes.Get(unit, UnitLanes::kArgmaxLanes);
-    const LocalTensor<float> first_nan = lanes.Get(unit, UnitLanes::kNanLanes),
-                             max = lanes.Get(unit, UnitLanes::kMaxLanes);
+    const LocalTensor<float> found = terms_.Get<float>(), argmax = lanes.Get(unit, UnitLane::kArgmax);
+    const LocalTensor<float> first_nan = lanes.Get(unit, UnitLane::kFirstNan), max = lanes.Get(unit, UnitLane::kMax);
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     for (uint32_t done = 0; done < repeats; done += kMaxRepeats - 3) {  // a multiple of 4: 32 bytes of bits
       const uint32_t part = Least(repeats - done, kMaxRepeats - 3);
@@ -184,7 +181,7 @@ class WideTile {
 
   __aicore__ inline void LowestSelected(const LocalTensor<float>& found, uint32_t first, uint32_t repeats) {
     VectorBarrier();
-    Select(found, bits_.Get<uint8_t>(), columns_.Get<float>(), kNoColumn, SELMODE::VSEL_TENSOR_SCALAR_MODE,
+    Select(found, bits_.Get<uint8_t>(), index_.Get<float>(), kNoColumn, SELMODE::VSEL_TENSOR_SCALAR_MODE,
            repeats * kCeLanes);
     VectorBarrier();
     Fold<MinOf>(found, repeats);
@@ -195,7 +192,7 @@ class WideTile {
   ForwardOptions options_;
   bool separate_, has_spare_;
   LocalTensor<float> spare_;
-  TBuf<QuePosition::VECCALC> work_, terms_, lanes_, bits_, columns_;
+  TBuf<QuePosition::VECCALC> work_, terms_, lanes_, bits_, index_;
 };
 
 }  // namespace npu_ce

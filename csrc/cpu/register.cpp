@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU kernels of the internal operators. Their schemas are defined in Python.
+// The table of the CPU kernels, which glue/active_kernels.cpp registers for the operators that Python has defined.
 #include "glue/active_kernels.h"
 #include "glue/arguments.h"
 #include "huge_pages.h"

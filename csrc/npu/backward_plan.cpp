@@ -3,10 +3,11 @@
 
 #include <algorithm>
 
+#include "../../ascendc/ub/backward.h"
+
+namespace npu_ce {
 namespace {
 
-constexpr uint32_t kBlock = 32;                 // bytes that UB is addressed in
-constexpr uint32_t kRepeat = 256;               // bytes that a vector instruction takes at a time
 constexpr uint32_t kMostRepeats = 255;          // of an instruction with strides
 constexpr uint32_t kMostTileBytes = 64 * 1024;  // of narrow rows: more makes no copy faster
 constexpr uint32_t kWideGroup = 64;             // rows: each tile of weights is read once for 64
@@ -15,67 +16,42 @@ constexpr uint64_t kWholeRows = 2048;           // from so many on, rows are dea
 constexpr uint32_t kPiece = 512;                // columns at most, of rows that are not
 constexpr uint32_t kPieceStep = 128;  // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 
-template <class N>
-N ceil_div(N a, N b) {
-  return (a + b - 1) / b;
-}
-template <class N>
-N ceil_to(N a, N b) {
-  return ceil_div(a, b) * b;
-}
-
 struct Needs {
   uint32_t element;  // bytes
-  bool smooth_weights, entropy, log_prob, capped;
+  BackwardOptions options;
   uint32_t row_inputs;   // float32 vectors that are read,
-  uint32_t row_vectors;  // and that are worked on: BackwardRows::TakeVectors
+  uint32_t row_vectors;  // and that are worked on
 };
 
-bool is_vector(const CeRowVector& vector) { return vector.data != nullptr && vector.stride != 0; }
-
 Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narrow) {
-  Needs needs{};
-  needs.element = problem.dtype == kCeFloat32 ? 4 : 2;
-  needs.smooth_weights = gradients.loss.data && problem.label_smoothing != 0 && problem.weight;
-  needs.entropy = gradients.entropy.data;
-  needs.log_prob = gradients.log_prob;
-  needs.capped = problem.softcap != 0;
-  needs.row_inputs = 2 + is_vector(gradients.loss) + is_vector(gradients.z_loss) + is_vector(gradients.lse) +
-                     is_vector(gradients.entropy) + needs.entropy + (needs.log_prob && !narrow);
-  const bool loss = gradients.loss.data || gradients.z_loss.data;
-  const bool smooth = gradients.loss.data && problem.label_smoothing != 0;
-  const bool rest = needs.entropy || needs.log_prob || gradients.lse.data || smooth || (loss && problem.z_loss != 0);
-  needs.row_vectors =
-      6 + (problem.weight != nullptr) + 2 * needs.log_prob + needs.entropy + smooth + rest + needs.capped;
-  return needs;
+  const BackwardOptions options(problem, gradients);
+  return {ElementBytes(problem.dtype), options, CountRowInputs(gradients, options.log_prob && !narrow),
+          CountRowVectors(problem, options)};
 }
 
-// What grows with the rows of a group. The buffers of common/target.h and common/logits.h are among it, and
-// block_starts_ of BackwardWide or row_starts_ of BackwardNarrow.
+// What grows with the rows of a group, and the buffers of common/target.h and common/logits.h.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
-  const uint32_t vector = length * sizeof(float);
   CeBackwardBuffers& bytes = plan.buffers;
-  bytes.row_inputs = needs.row_inputs * vector;
-  bytes.row_vectors = needs.row_vectors * vector;
-  const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
-  const uint32_t targets = (plan.row_buffers * words + 2) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
-  const uint32_t capped = needs.capped ? kBlock : 0;
-  const uint32_t starts = vector;
-  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + starts + targets + capped;
+  bytes.row_inputs = LaneBytes(needs.row_inputs * length);
+  bytes.row_vectors = LaneBytes(needs.row_vectors * length);
+  bytes.row_starts = LaneBytes(length);
+  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + bytes.row_starts +
+         TargetBytes(problem.target_dtype, length).Sum(plan.row_buffers) + NumeratorBytes(problem.softcap);
 }
 
 uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, CeBackwardPlan& plan) {
   CeBackwardBuffers& bytes = plan.buffers;
+  const BackwardOptions& options = needs.options;
   const bool half = needs.element == 2;
-  const uint32_t floats = ceil_to(elements, kCeLanes) * uint32_t(sizeof(float));
-  bytes.tile = floats / sizeof(float) * needs.element;
-  bytes.log_prob = needs.log_prob ? bytes.tile : 0;
+  const uint32_t floats = LaneBytes(ceil_to(elements, kCeLanes));
+  bytes.tile = ceil_to(elements, kCeLanes) * needs.element;
+  bytes.log_prob = options.log_prob ? bytes.tile : 0;
   bytes.work = half ? floats : 0;
-  bytes.result = half && needs.capped ? floats : 0;
+  bytes.result = half && options.capped ? floats : 0;
   bytes.term =
-      needs.capped || needs.entropy || (needs.log_prob && half) || (plan.narrow && needs.smooth_weights) ? floats : 0;
-  bytes.weights = weights ? ceil_to(plan.tile_columns, kCeLanes) * uint32_t(sizeof(float)) : 0;
+      options.capped || options.entropy || (options.log_prob && half) || (plan.narrow && options.weighted) ? floats : 0;
+  bytes.weights = weights ? LaneBytes(ceil_to(plan.tile_columns, kCeLanes)) : 0;
   return (plan.input_tiles + 2) * bytes.tile + 2 * bytes.log_prob + bytes.work + bytes.result + bytes.term +
          bytes.weights;
 }
@@ -89,20 +65,20 @@ bool fits_narrow(const CeProblem& problem, const Needs& needs, uint32_t rows, ui
   CeBackwardBuffers& buffers = plan.buffers;
   const uint32_t bytes =
       set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, problem.weight != nullptr, rows * pitch, plan);
-  buffers.row_blocks = needs.element == 4 ? ceil_to(rows, 8u) * kBlock : 0;
-  buffers.column_index = ceil_to(pitch, kCeLanes) * uint32_t(sizeof(float));
-  buffers.bits = chunks * ceil_to(repeats * kCeLanes / 8, kBlock);
+  buffers.row_blocks = needs.element == 4 ? BlocksBytes(ceil_to(rows, kBlockFloats)) : 0;
+  buffers.column_index = LaneBytes(ceil_to(pitch, kCeLanes));
+  buffers.bits = chunks * BitBytes(repeats * kCeLanes);
   return bytes + buffers.row_blocks + buffers.column_index + buffers.bits <= ub_bytes;
 }
 
-bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
+bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const NpuLimits& limits,
                  CeBackwardPlan& plan) {
   if (problem.classes > kNarrowColumns) return false;
   const Needs needs = needs_of(problem, gradients, true);
   plan.narrow = 1;
   plan.input_tiles = 2;
   plan.row_buffers = 2;
-  plan.tile_columns = ceil_to(problem.classes, kBlock / needs.element);
+  plan.tile_columns = ceil_to(problem.classes, kBlockBytes / needs.element);
   uint32_t rows = 0;
   while (fits_narrow(problem, needs, rows + 8, limits.ub_bytes, plan)) rows += 8;
   if (rows == 0) return false;
@@ -117,8 +93,8 @@ uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns
   plan.group_rows = kWideGroup;
   plan.tile_columns = columns;
   const uint32_t bytes =
-      set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, needs.smooth_weights, columns, plan);
-  plan.buffers.row_elements = 3 * plan.row_vector * kBlock;
+      set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, needs.options.weighted, columns, plan);
+  plan.buffers.row_elements = BlocksBytes(3 * plan.row_vector);
   return bytes + plan.buffers.row_elements;
 }
 
@@ -130,17 +106,16 @@ uint32_t gap_before_tiles(const Needs& needs, const CeBackwardPlan& plan, uint32
   return needs.element == 2 && before < kCeUbThird && kCeUbThird + tiles <= ub_bytes ? kCeUbThird - before : 0;
 }
 
-void plan_wide(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
-               CeBackwardPlan& plan) {
+void plan_wide(const CeProblem& problem, const CeGradients& gradients, const NpuLimits& limits, CeBackwardPlan& plan) {
   const Needs needs = needs_of(problem, gradients, false);
   plan.narrow = 0;
-  plan.input_tiles = needs.log_prob ? 2 : kCeMostInputTiles;
+  plan.input_tiles = needs.options.log_prob ? 2 : kCeMostInputTiles;
   plan.row_buffers = 1;
   uint32_t most = 0;
   while (set_wide(problem, needs, most + kPieceStep, plan) <= limits.ub_bytes) most += kPieceStep;
   // Tiles of one size rather than large ones and a small rest.
   const uint32_t tiles = ceil_div(problem.classes, most);
-  const uint32_t columns = std::min(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep));
+  const uint32_t columns = std::min<uint32_t>(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep));
   plan.buffers.gap = gap_before_tiles(needs, plan, set_wide(problem, needs, columns, plan), limits.ub_bytes);
   const uint32_t pieces = problem.rows >= kWholeRows ? 1 : ceil_div(problem.classes, kPiece);
   plan.piece_columns = pieces == 1 ? problem.classes : ceil_to(ceil_div(problem.classes, pieces), kPieceStep);
@@ -164,8 +139,7 @@ CeSumPlan plan_sums(uint64_t rows, uint32_t columns, uint64_t& workspace) {
 
 }  // namespace
 
-CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients,
-                                const npu_ce::NpuLimits& limits) {
+CeBackwardPlan plan_backward(const CeProblem& problem, const CeGradients& gradients, const NpuLimits& limits) {
   CeBackwardPlan plan{};
   if (problem.rows == 0 || problem.classes == 0) return plan;
   if (!plan_narrow(problem, gradients, limits, plan)) {
@@ -173,12 +147,14 @@ CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gra
     plan_wide(problem, gradients, limits, plan);
     const Needs needs = needs_of(problem, gradients, false);
     uint64_t workspace = 0;
-    if (needs.log_prob) plan.log_prob_sums = plan_sums(problem.rows, problem.classes, workspace);
-    if (needs.smooth_weights) plan.weight_total = plan_sums(1, problem.classes, workspace);
+    if (needs.options.log_prob) plan.log_prob_sums = plan_sums(problem.rows, problem.classes, workspace);
+    if (needs.options.weighted) plan.weight_total = plan_sums(1, problem.classes, workspace);
     plan.workspace_bytes = workspace * sizeof(float);
   }
-  plan.blocks = static_cast<uint32_t>(
-      std::min({uint64_t{limits.cores}, problem.rows * plan.pieces, npu_ce::useful_cores(problem)}));
-  plan.round_l2 = npu_ce::beyond_l2_share(problem);
+  plan.blocks =
+      static_cast<uint32_t>(std::min({uint64_t{limits.cores}, problem.rows * plan.pieces, useful_cores(problem)}));
+  plan.bypass_l2 = beyond_l2_share(problem);
   return plan;
 }
+
+}  // namespace npu_ce

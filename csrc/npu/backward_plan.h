@@ -3,8 +3,11 @@
 #pragma once
 
 #include "../../ascendc/abi/backward.h"
-#include "forward_plan.h"
+#include "plan.h"
+
+namespace npu_ce {
 
 // Of the problem and the gradients only sizes, dtypes, options and which pointers are null count.
-CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gradients,
-                                const npu_ce::NpuLimits& limits);
+CeBackwardPlan plan_backward(const CeProblem& problem, const CeGradients& gradients, const NpuLimits& limits);
+
+}  // namespace npu_ce

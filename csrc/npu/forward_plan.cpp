@@ -66,7 +66,7 @@ Spans choose_spans(uint64_t rows, uint64_t classes, uint64_t useful) {
   return best;
 }
 
-// Tiles of one size, as even as whole repeats allow; or of rows, whole blocks of what there is of each.
+// The size of each of the fewest equal tiles of at most `most` that cover `count`, rounded up to `multiple`.
 uint32_t even_tiles(uint64_t count, uint64_t most, uint64_t multiple = kLanes) {
   return static_cast<uint32_t>(ceil_to(ceil_div(count, ceil_div(count, most)), multiple));
 }
@@ -105,8 +105,8 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   const auto room = [&](const Spans& spans) { return ub_bytes - ub.wide_fixed(group(spans)); };
   const Spans whole = whole_rows(classes);
   Spans spans = choose_spans(problem.rows, classes, cores_of_forward(problem));
-  // log_prob of spans takes another launch on as many cores; of whole rows it does not. So these have a core each where
-  // that keeps the larger chip busy; and with little work though it does not, if they stay in UB.
+  // Spans cost log_prob one more launch, whole rows do not. So rows stay whole where that keeps 48 cores busy; with
+  // little work also where it does not, if a row fits in UB.
   const bool balanced = imbalance(problem.rows, classes, whole, 48) <= kBalanced;
   const bool little = problem.rows * classes < kMuchWork;
   if (ub.log_prob() && (balanced || (little && keep_rows(ub, classes, room(whole), tiling)))) spans = whole;
@@ -122,14 +122,15 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   tiling.apart = ub.fits_apart(tiling, ub_bytes);
 }
 
-// From row to row in UB, of elements that a copy fills up to 32 bytes.
+// The distance between rows in UB, in elements; a copy pads each row to 32 bytes.
 uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
   const uint64_t pitch = ceil_to(columns, kBlockBytes / element_bytes);
   return pitch <= kCeBlockPitch ? pitch : ceil_to(columns, kLanes);
 }
 
-// Rows that forward adds up: as many as one instruction does, unless dealing them out together leaves cores idle. Then
-// two at the least, for a row's two sums, of ce and of rows that count, are much beside the shortest rows.
+// How many rows one stored sum covers: as many as one instruction adds up, unless dealing them out together leaves
+// cores idle. Two at the least, since a row's two sums, of ce and of rows that count, are much beside the shortest
+// rows.
 uint64_t choose_sum_rows(const CeProblem& problem) {
   for (const uint64_t rows : {64, 8}) {
     const Spans sums{ceil_div(problem.rows, rows), rows};
@@ -153,18 +154,18 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   const uint64_t group = ceil_to(std::min(wanted, problem.rows), kLanes);
   const uint64_t fixed = ub.narrow_fixed(pitch, group, sum_rows);
   const uint64_t most = std::min(most_rows(pitch), group);
-  const auto step = [&](uint64_t steps) {  // rows, for so many of them to a tile
-    const uint64_t row = steps * ub.narrow_of_tile(pitch) + ub.narrow_of_step(pitch);
-    return fixed < ub_bytes ? std::min((ub_bytes - fixed) / row, most) / kRows * kRows : 0;
+  const auto rows_of_step = [&](uint64_t steps) {  // for so many steps to a tile
+    const uint64_t row_bytes_of_step = steps * ub.narrow_of_tile(pitch) + ub.narrow_of_step(pitch);
+    return fixed < ub_bytes ? std::min((ub_bytes - fixed) / row_bytes_of_step, most) / kRows * kRows : 0;
   };
-  if (step(1) == 0) return false;
+  if (rows_of_step(1) == 0) return false;
   uint64_t steps = 1;
-  while (steps * step(steps) < std::min(group, kTileBytes / row_bytes) && step(steps + 1) > 0) ++steps;
+  while (steps * rows_of_step(steps) < std::min(group, kTileBytes / row_bytes) && rows_of_step(steps + 1) > 0) ++steps;
   tiling.spans = 1;
   tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
   // A short tile among long ones would be worked on while a long one is awaited.
-  tiling.tile_rows = even_tiles(group, steps * step(steps), kRows);
-  tiling.step_rows = even_tiles(tiling.tile_rows, step(steps), kRows);
+  tiling.tile_rows = even_tiles(group, steps * rows_of_step(steps), kRows);
+  tiling.step_rows = even_tiles(tiling.tile_rows, rows_of_step(steps), kRows);
   tiling.pitch = static_cast<uint32_t>(pitch);
   tiling.group_units = static_cast<uint32_t>(group);
   tiling.input_tiles = 2;
@@ -175,7 +176,7 @@ CeForwardTiling plan_merge(const Ub& ub, uint64_t spans, uint64_t ub_bytes) {
   CeForwardTiling tiling{};
   const uint64_t pitch = pitch_of(spans, kFloat);
   uint64_t rows = kLanes;
-  while (rows > 8 && ub.vectors(rows) + rows * ub.merge_per_row(pitch) > ub_bytes) rows -= 8;
+  while (rows > 8 && ub.merge(pitch, rows) > ub_bytes) rows -= 8;
   tiling.tile_rows = tiling.group_units = static_cast<uint32_t>(rows);
   tiling.pitch = static_cast<uint32_t>(pitch);
   return tiling;
@@ -185,7 +186,7 @@ CeForwardTiling plan_log_prob(const Ub& ub, const CeForwardTiling& forward, uint
   CeForwardTiling tiling{};
   tiling.spans = forward.spans;
   tiling.span_columns = forward.span_columns;
-  const uint64_t most = (ub_bytes - kBlockBytes) / ub.log_prob_per_column() / kLanes * kLanes;
+  const uint64_t most = (ub_bytes - ub.log_prob_fixed()) / ub.log_prob_per_column() / kLanes * kLanes;
   tiling.tile_columns = even_tiles(std::min<uint64_t>(classes, forward.span_columns), most);
   return tiling;
 }
@@ -217,7 +218,7 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
     plan.log_prob = plan_log_prob(ub, plan.forward, problem.classes, limits.ub_bytes);
     plan.log_prob_blocks = plan.forward_blocks;
   }
-  plan.round_l2 = !narrow && outputs.log_prob != nullptr && beyond_l2_share(problem);
+  plan.bypass_l2 = !narrow && outputs.log_prob != nullptr && beyond_l2_share(problem);
   plan.reduce_sums = kReduceSums;
   if (problem.reduction != kCeNone || outputs.denominators != nullptr) {
     const uint64_t blocks_of_rows = plan.forward.spans > 1 ? ceil_div(problem.rows, kLanes) : std::min(work, useful);

@@ -1,103 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the forward kernels need of UB, which decides how large their tiles are.
+// What the forward kernels of one problem need of UB, which decides how large their tiles are.
 #pragma once
 
 #include <cstdint>
 
-#include "../../ascendc/abi/forward.h"
+#include "../../ascendc/ub/forward.h"
+#include "plan.h"
 
 namespace npu_ce {
 
 constexpr uint32_t kLanes = kCeLanes;
-constexpr uint32_t kBlockBytes = 32;
 constexpr uint32_t kFloat = 4;
 
-inline uint64_t ceil_div(uint64_t n, uint64_t by) { return (n + by - 1) / by; }
-inline uint64_t ceil_to(uint64_t n, uint64_t multiple) { return ceil_div(n, multiple) * multiple; }
-
-// What the kernels of one problem need of UB. Each term names the class whose Init takes it.
 class Ub {
  public:
   // `reduces`: the launch that finishes the rows may have to reduce them.
   Ub(const CeProblem& problem, const CeForwardOutputs& outputs, bool reduces)
-      : problem_(problem),
-        size_(problem.dtype == kCeFloat32 ? 4 : 2),
-        smoothing_(problem.label_smoothing != 0),
-        weights_(problem.weight != nullptr),
-        entropy_(outputs.entropy != nullptr),
-        argmax_(outputs.argmax != nullptr),
-        log_prob_(outputs.log_prob != nullptr),
-        lse_(outputs.lse != nullptr || problem.z_loss != 0),
-        z_loss_(problem.z_loss != 0 || outputs.z_loss != nullptr),
-        reduces_(reduces) {}
+      : problem_(at_most(problem)),
+        outputs_(outputs),
+        options_(problem, outputs),
+        size_(ElementBytes(problem.dtype)),
+        reduces_(reduces) {
+    CeProblem mean = problem;
+    mean.reduction = kCeMean;
+    mean.z_loss = problem.z_loss != 0 || outputs.z_loss != nullptr;
+    terms_ = CountTerms(mean);
+  }
 
   uint64_t size() const { return size_; }
   // Of the reduction, at most: ce, count, weight, z-loss.
-  uint64_t terms() const { return 2 + weights_ + z_loss_; }
+  uint64_t terms() const { return terms_; }
+  bool log_prob() const { return options_.log_prob; }
 
-  // Targets, States, RowFinish, RowSums, TargetWeights, Logits: vectors over the units of a group.
-  uint64_t vectors(uint64_t group) const {
-    const uint64_t length = ceil_to(group, kLanes), bits = ceil_to(length / 8, kBlockBytes);
-    const uint64_t targets = 4 * length * kFloat + 3 * bits + 3 * kLanes * kFloat;
-    const uint64_t states = (3 + 2 * smoothing_ + entropy_ + 2 * argmax_) * length * kFloat;
-    const uint64_t finish = (5 + lse_ + z_loss_ + entropy_ + weights_ + 2 * argmax_) * length * kFloat + bits;
-    const uint64_t table =
-        problem_.classes <= kCeNarrowClasses ? ceil_to(problem_.classes, kLanes) * kFloat : length * kBlockBytes;
-    const uint64_t weights = weights_ ? table + 2 * length * kFloat : 0;
-    const uint64_t row_sums = reduces_ ? 4 * kLanes * kFloat + 6 * kBlockBytes : 0;
-    return targets + states + finish + weights + row_sums + kBlockBytes;
+  // What is there for the units of a group.
+  uint64_t vectors(uint64_t group, uint64_t sum_rows = 1) const {
+    const uint32_t length = CeilTo(group, kLanes);
+    const FinishBytes finish(problem_, outputs_, length, sum_rows, terms_);
+    const uint64_t weights = options_.weights ? TargetWeightBytes(problem_.classes, length).Sum() : 0;
+    return TargetBytes(problem_.target_dtype, length).Sum(1) + StateBytes(options_, length) + finish.Sum() + weights +
+           (reduces_ ? RowSumBytes::kSum : 0) + NumeratorBytes(problem_.softcap);
   }
 
-  // WideForward, UnitLanes, WideTile: all but what grows with the tile.
+  // Of the wide layout, all but what grows with the tile.
   uint64_t wide_fixed(uint64_t group) const {
-    const uint64_t lanes = 2 + 2 * smoothing_ + entropy_ + 2 * argmax_;
-    const uint64_t unit_lanes =
-        group * ((lanes + 1) * kLanes * kFloat + kLanes / 8 + kBlockBytes) + 2 * kLanes * kFloat;
-    return vectors(group) + unit_lanes + ceil_to(group, 8) * (kBlockBytes + kFloat) + 4 * kLanes * kFloat;
+    constexpr uint64_t kFree = 256;  // that no buffer takes: without it some rows had other tiles, and so other bits
+    return vectors(group) + UnitLaneBytes(options_, group).Sum() + wide(0, group, 0, false) + kFree;
   }
   uint64_t wide_per_column(uint64_t input_tiles, bool log_prob) const {
-    const bool separate = log_prob && size_ == 4;
-    const uint64_t floats = size_ == 4 ? 0 : kFloat;
-    const uint64_t work = separate ? kFloat : kFloat / 2;
-    const uint64_t terms = smoothing_ || entropy_ || argmax_ ? kFloat : 0;
-    const uint64_t columns = argmax_ ? kFloat + 1 : 0;
-    const uint64_t weight_tiles = smoothing_ && weights_ ? 2 * kFloat : 0;
-    return input_tiles * size_ + floats + work + terms + columns + weight_tiles;
+    const bool separate = log_prob && size_ == kFloat;
+    return ceil_div(wide(kLanes, 0, input_tiles, separate) - wide(0, 0, input_tiles, separate), kLanes);
   }
-  // WideForward::InitTiles: whether the tiles, their floats and all else fit into thirds of the UB of their own.
+  // WideFloats::InitBetween: whether the tiles, their floats and all else fit into thirds of the UB of their own.
   bool fits_apart(const CeForwardTiling& tiling, uint64_t ub_bytes) const {
-    const uint64_t columns = tiling.tile_columns, tiles = tiling.input_tiles * columns * size_;
-    const uint64_t floats = size_ == 4 ? 0 : columns * kFloat;
-    const uint64_t all = columns * wide_per_column(tiling.input_tiles, tiling.kept_tiles > 0);
-    return tiles <= (size_ == 4 ? 2 : 1) * kCeUbThird && floats <= kCeUbThird &&
-           2 * kCeUbThird + all - tiles - floats + wide_fixed(tiling.group_units) <= ub_bytes;
+    const WideBytes bytes(options_, size_, tiling.tile_columns, tiling.group_units);
+    const uint64_t tiles = uint64_t{tiling.input_tiles} * bytes.in;
+    const uint64_t all = tiling.tile_columns * wide_per_column(tiling.input_tiles, tiling.kept_tiles > 0);
+    return tiles <= (size_ == kFloat ? 2 : 1) * kCeUbThird && bytes.floats <= kCeUbThird &&
+           2 * kCeUbThird + all - tiles - bytes.floats + wide_fixed(tiling.group_units) <= ub_bytes;
   }
-  // NarrowForward and RowTile: for each row of a tile, and more for each of a step.
-  uint64_t narrow_of_tile(uint64_t pitch) const { return pitch * size_ * (2 + log_prob_); }
-  uint64_t narrow_of_step(uint64_t pitch) const {
-    const bool exponentials = log_prob_ || entropy_, terms = entropy_ || argmax_ || (smoothing_ && weights_);
-    const uint64_t floats = (size_ == 4 ? 0 : 1) + exponentials + terms;
-    return pitch * floats * kFloat + 3 * kFloat + (argmax_ ? kLanes / 8 : 0) + row_tile(pitch);
-  }
+
+  // Of the narrow layout: for each row of a tile, more for each of a step, and all else.
+  uint64_t narrow_of_tile(uint64_t pitch) const { return narrow(pitch, 1, 0) - narrow(pitch, 0, 0); }
+  uint64_t narrow_of_step(uint64_t pitch) const { return narrow(pitch, 0, 1) - narrow(pitch, 0, 0); }
   uint64_t narrow_fixed(uint64_t pitch, uint64_t group, uint64_t sum_rows) const {
-    const uint64_t sums = terms() * ceil_to(group / sum_rows, kBlockBytes / kFloat) * kFloat;
-    return vectors(group) + sums + (argmax_ ? pitch * kFloat : 0);
+    return vectors(group, sum_rows) + narrow(pitch, 0, 0);
   }
-  uint64_t merge_per_row(uint64_t pitch) const { return 3 * pitch * kFloat + kLanes / 8 + row_tile(pitch); }
-  // LogProb.
-  uint64_t log_prob_per_column() const { return 4 * size_ + (size_ == 4 ? 0 : kFloat); }
+
+  uint64_t merge(uint64_t pitch, uint64_t rows) const {
+    return vectors(rows) + MergeBytes(pitch, rows).Sum() + RowTileBytes(pitch, rows);
+  }
+  uint64_t log_prob_fixed() const { return NumeratorBytes(problem_.softcap); }
+  uint64_t log_prob_per_column() const { return LogProbBytes(size_, kLanes).Sum() / kLanes; }
 
   // Event ids of V_MTE2, of which there are eight: of each input tile and weight tile, Targets and TargetWeights.
-  uint64_t most_input_tiles() const { return kCeInputTiles - weights_ - (smoothing_ && weights_ ? 2 : 0); }
-
-  bool log_prob() const { return log_prob_; }
+  uint64_t most_input_tiles() const {
+    return kCeInputTiles - options_.weights - (options_.smoothing && options_.weights ? WideBytes::kAhead : 0);
+  }
 
  private:
-  static uint64_t row_tile(uint64_t pitch) { return pitch <= kCeBlockPitch ? kBlockBytes : kLanes * kFloat; }
+  // A row has the same tiles, and so the same bits, with any reduction, softcap and dtype of its target.
+  static CeProblem at_most(CeProblem problem) {
+    problem.reduction = kCeNone;
+    problem.softcap = 1;
+    problem.target_dtype = kCeInt64;
+    return problem;
+  }
 
-  const CeProblem& problem_;
-  uint64_t size_;
-  bool smoothing_, weights_, entropy_, argmax_, log_prob_, lse_, z_loss_, reduces_;
+  uint64_t wide(uint64_t columns, uint64_t group, uint64_t input_tiles, bool separate) const {
+    return WideBytes(options_, size_, columns, group).Sum(input_tiles) +
+           WideTileBytes(options_, columns, separate).Sum();
+  }
+  uint64_t narrow(uint64_t pitch, uint64_t tile_rows, uint64_t step_rows) const {
+    return NarrowBytes(options_, size_, pitch, tile_rows, step_rows).Sum() + RowTileBytes(pitch, step_rows);
+  }
+
+  const CeProblem problem_;
+  const CeForwardOutputs& outputs_;
+  const ForwardOptions options_;
+  const uint32_t size_;
+  const bool reduces_;
+  uint32_t terms_;
 };
 
 }  // namespace npu_ce

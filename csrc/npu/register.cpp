@@ -79,7 +79,7 @@ void enqueue_backward(const NpuGuard& npu, const BackwardArguments& arguments, c
   Copies copies;
   const CeProblem problem = npu_problem(arguments.tensors, checked, copies);
   CeGradients gradients = npu_gradients(arguments, checked_gradients, copies);
-  const CeBackwardPlan plan = plan_ce_backward(problem, gradients, {npu.vector_cores(), kUbBytes});
+  const CeBackwardPlan plan = plan_backward(problem, gradients, {npu.vector_cores(), kUbBytes});
   if (plan.blocks == 0) return;  // no elements; what is enqueued must launch something
   const Tensor workspace = empty_workspace(plan.workspace_bytes, arguments.tensors.input.device());
   gradients.workspace = static_cast<float*>(workspace.mutable_data());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the glue needs of torch_npu, declared here because each of torch_npu's own headers takes twice as long to
-// compile as all of the glue. A function that a torch_npu does not have, with these very types, is refused by name at
-// the link. What no linker can see is that NPUStream is a c10::Stream and nothing else: current_stream compares what it
+// compile as all of the glue. Where torch_npu lacks a function with exactly this signature, the link fails and names
+// it. What no linker can see is that NPUStream is a c10::Stream and nothing else: current_stream compares what it
 // answers with torch's own answer.
 #pragma once
 
@@ -24,7 +24,8 @@ int64_t get_npu_format(const at::Tensor& tensor);
 class OpCommand {
  public:
   // Runs `func` on the thread that hands torch_npu's operators to the device, after those that came before it; or at
-  // once, where torch_npu uses no queue. What it throws is told on stderr and a later call raises, or it is raised.
+  // once, where torch_npu uses no queue. With a queue, an exception is printed to stderr and a later
+  // call raises; without one it is raised here.
   static void RunOpApiV2(const std::string& op_name, const std::function<int()>& func, bool sync = false);
 };
 

@@ -187,8 +187,9 @@ def cross_entropy(
             index on ties, ignored rows too), the entropy of its distribution.
         loss_dtype: dtype of the loss: None for the input's (float32 under autocast), or torch.float32.
         inplace_backward: backward writes the gradient over the logits instead of allocating it. Needs a contiguous
-            `[N, C]` input, eager mode, and one backward; the logits' version is bumped, so that a reader of the old
-            values raises. Under tracing, torch.func, checkpointing or create_graph the gradient is a new tensor.
+            `[N, C]` input, eager mode, and one backward; another backward that has saved the logits raises. A
+            plain read of them after backward gives the gradient. Under tracing, torch.func, checkpointing or
+            create_graph the gradient is a new tensor.
 
     Returns:
         The loss: 0-d for mean and sum, `[N]` or `[N, d1, ...]` for none. With any `return_*`, a `CrossEntropyOutput`.

@@ -36,8 +36,8 @@ def linear_kl_div(
         beta = 1        KL(s || t), reverse KL
         between         beta * KL(t || m) + (1 - beta) * KL(s || m), with m = beta * t + (1 - beta) * s
 
-    The last is the generalised Jensen-Shannon divergence. It tends to 0 towards both ends, which are defined by
-    themselves. No power of the temperature multiplies the loss.
+    The last is the generalised Jensen-Shannon divergence. As beta goes to 0 or 1 it goes to 0; at exactly
+    0 and 1 the first two lines hold. The loss is not multiplied by temperature ** 2, as some implementations do.
 
     The logits of both models are made a chunk of rows at a time, in forward and in backward. For "mean" and "sum",
     forward makes the gradients that are needed and backward scales them; for "none", and in float16, backward makes the

@@ -66,9 +66,9 @@ def token_logprobs(
         return_sum_squared_probs: return sum(p**2) of each row. In compiled code and under torch.func its gradient takes
             a second tensor of the logits' size for a moment.
         inplace_backward: backward writes the gradient over the logits instead of allocating it. Needs rows that lie
-            side by side (in runs of many, as those of `logits[:, :-1]` do), eager mode, and one backward; the logits'
-            version is bumped, so that a reader of the old values raises. Under tracing, torch.func, checkpointing or
-            create_graph the gradient is a new tensor.
+            side by side (in runs of many, as those of `logits[:, :-1]` do), eager mode, and one backward; another
+            backward that has saved the logits raises. A plain read of them after backward gives the gradient. Under
+            tracing, torch.func, checkpointing or create_graph the gradient is a new tensor.
 
     Returns:
         Log-probabilities `[...]`, float32 (float64 for float64 logits), differentiable to any order, autocast or not.

@@ -42,7 +42,7 @@ class Implementation(NamedTuple):
     load: Callable[[], Loss]
     ours: bool = False
     compiles: bool = False  # for seconds, once for every shape
-    timed: bool = True  # few rows a chunk take many times as long as need be: those are measured for memory alone
+    timed: bool = True  # False: measured for memory alone, since its few rows a chunk take many times as long
     device: str | None = None  # the only one that it is for
     trains_only: bool = False  # the same as another one in forward alone
 

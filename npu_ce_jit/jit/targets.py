@@ -6,20 +6,21 @@ An environment with CANN and one without share the CPU library, and a broken CAN
 the CPU library cannot use harms the NPU's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, TypedDict
 
 from npu_ce_jit._version import __version__
 from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.jit.toolchain import flags
 from npu_ce_jit.jit.toolchain.discovery import HUGE_PAGES_MIB, Toolchain
+from npu_ce_jit.jit.toolchain.finding import Finding
 from npu_ce_jit.settings import Settings
 
 
 class Target:
     """One set of libraries: what it is called, what decides its bytes, and what it is made of.
 
-    `compiler` and `needs` name facts of Toolchain: its compiler, and those without which it cannot be built.
+    `compiler` is that of its kernels; `needs`, without which it cannot be built, are asked for before a build alone.
     """
 
     def __init__(
@@ -28,8 +29,8 @@ class Target:
         name: Literal["cpu", "npu", "board"],
         title: str,
         detail: str,
-        compiler: Literal["cxx", "bisheng"],
-        needs: tuple[str, ...],
+        compiler: Callable[[Toolchain], Finding],
+        needs: Callable[[Toolchain], tuple[Finding, ...]],
         facts: tuple[tuple[str, str], ...],
         name_parts: tuple[str, ...],
         sources: Sources,
@@ -62,8 +63,8 @@ def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
         name="cpu",
         title="CPU kernels",
         detail=f"{cpu_isa}, torch {torch}",
-        compiler="cxx",
-        needs=("cpu_isa", "cxx", "ninja"),
+        compiler=lambda machine: machine.cxx,
+        needs=lambda machine: (machine.cpu_isa, machine.cxx, machine.ninja),
         facts=facts,
         name_parts=(f"torch{torch}", toolchain.machine.require(), cpu_isa),
         sources=sources.cpu,
@@ -97,8 +98,8 @@ def board_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> 
 
 class _OfNpu(TypedDict):
     detail: str
-    compiler: Literal["bisheng"]
-    needs: tuple[str, ...]
+    compiler: Callable[[Toolchain], Finding]
+    needs: Callable[[Toolchain], tuple[Finding, ...]]
     facts: tuple[tuple[str, str], ...]
     name_parts: tuple[str, ...]
 
@@ -116,8 +117,8 @@ def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
     architecture, version = toolchain.npu_architecture.require(), toolchain.cann_version.value or "unknown"
     return {
         "detail": f"{architecture}, CANN {version}, torch_npu {torch_npu.split()[0]}",
-        "compiler": "bisheng",
-        "needs": ("bisheng", "cxx", "ninja", "torch_npu_dir"),
+        "compiler": lambda machine: machine.bisheng,
+        "needs": lambda machine: (machine.bisheng, machine.cxx, machine.ninja, machine.torch_npu_dir),
         "facts": (
             *_common_facts(settings, toolchain),
             ("torch_npu", torch_npu),

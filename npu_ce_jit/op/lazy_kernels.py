@@ -8,6 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 
+def reference_forward(*arguments: Any) -> Any:
+    from npu_ce_jit.op import reference
+
+    return reference.forward(*arguments)
+
+
+def reference_backward(*arguments: Any) -> Any:
+    from npu_ce_jit.op import reference
+
+    return reference.backward(*arguments)
+
+
+def reference_backward_(*arguments: Any) -> Any:
+    from npu_ce_jit.op import reference
+
+    return reference.backward_(*arguments)
+
+
 def meta_forward(*arguments: Any) -> Any:
     from npu_ce_jit.op import meta
 

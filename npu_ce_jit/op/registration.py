@@ -77,7 +77,12 @@ def _kernels() -> dict[str, dict[str, Callable[..., Any]]]:
     }
 
 
-_NATIVE = ("_forward", "_backward", "_backward_")  # what a library has kernels for
+# What a library has kernels for, and what computes where there is none.
+_NATIVE: dict[str, Callable[..., Any]] = {
+    "_forward": lazy_kernels.reference_forward,
+    "_backward": lazy_kernels.reference_backward,
+    "_backward_": lazy_kernels.reference_backward_,
+}
 
 
 class _Registered:
@@ -202,6 +207,7 @@ def _fallback_kernel(name: str) -> Callable[..., Any]:
     It stands under CompositeExplicitAutograd, to which the dispatcher turns when a device's own key is empty, so that
     a library that is loaded later takes over without this one being taken away under a running thread.
     """
+    reference = _NATIVE[name]
 
     def kernel(*arguments: Any) -> Any:
         devices = [a.device for a in arguments if isinstance(a, Tensor)]
@@ -218,9 +224,7 @@ def _fallback_kernel(name: str) -> Callable[..., Any]:
                 f"expected tensors on cpu or on an Ascend NPU, got {device}; "
                 "call .cpu() on them, or see `python -m npu_ce_jit doctor`"
             )
-        from npu_ce_jit.op import reference  # not needed where a library is
-
-        return getattr(reference, name.removeprefix("_"))(*arguments)
+        return reference(*arguments)
 
     return kernel
 

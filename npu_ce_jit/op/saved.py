@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what backward reads once more is what forward has read.
+"""Checks that backward sees the tensors that forward saw.
 
-A change in place is found by torch, by the version of what is saved. What takes a tensor's values away without one is
-found here: `.data =`, as ZeRO-3 empties parameters, and a storage that is freed, as FSDP does it.
+A change in place is found by torch, by the version of what is saved. What takes a tensor's values away and changes no
+version is found here: `.data =`, by which ZeRO-3 releases parameters, and a storage that is freed, as FSDP does it.
 """
 
 from __future__ import annotations

@@ -221,10 +221,3 @@ def required_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     if not dist.is_initialized():
         raise RuntimeError("expected a process group, got none: call torch.distributed.init_process_group first")
     return dist.distributed_c10d._get_default_group()
-
-
-def no_derivative(name: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"expected no derivative of the gradient of {name}, got a request for one (create_graph=True); "
-        f"npu_ce_jit.{name.removeprefix('vocab_parallel_')} is differentiable to any order"
-    )

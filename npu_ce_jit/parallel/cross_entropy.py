@@ -12,6 +12,7 @@ from torch import Tensor
 from npu_ce_jit.api.cross_entropy import HALVES
 from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.op import row_checks
+from npu_ce_jit.op.autograd.functions import no_second_derivative
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.targets import Shard
@@ -20,7 +21,7 @@ from npu_ce_jit.op.rows import Gradients
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
 from npu_ce_jit.op.torch_private import is_differentiating
-from npu_ce_jit.parallel.arguments import agreed, checked_loss_terms, no_derivative, require_plain, required_group
+from npu_ce_jit.parallel.arguments import agreed, checked_loss_terms, require_plain, required_group
 from npu_ce_jit.torch_compat import is_autocast
 
 
@@ -165,7 +166,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         input, target, weight, row_stats, target_weight, denominators, *of_shard = ctx.saved_tensors
         require_unchanged(ctx.seen, ("local_logits", "target", "weight"), (input, target, weight))
         if is_differentiating(grad_loss, input) and not torch.compiler.is_compiling():
-            raise no_derivative("vocab_parallel_cross_entropy")
+            raise no_second_derivative("vocab_parallel_cross_entropy", "npu_ce_jit.cross_entropy is")
         in_place = ctx.over_logits.allowed(input)
         result = vocab_parallel.backward(
             Gradients(grad_loss, None, None, None, None), input.detach(), target, weight, row_stats, target_weight,

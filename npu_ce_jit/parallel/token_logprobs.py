@@ -13,7 +13,7 @@ from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.api.token_logprobs import TokenLogprobs, sampled_terms
 from npu_ce_jit.op import row_checks
-from npu_ce_jit.op.autograd.functions import OPS
+from npu_ce_jit.op.autograd.functions import OPS, no_second_derivative
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.autograd.token_logprobs import RowGradients, RowValues
 from npu_ce_jit.op.distributed import vocab_parallel
@@ -22,7 +22,7 @@ from npu_ce_jit.op.rows import Gradients, squared_probs, zero_ignored
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import DOUBLED_LSE, ENTROPY, LossTerms
 from npu_ce_jit.op.torch_private import is_differentiating
-from npu_ce_jit.parallel.arguments import agreed, no_derivative, require_plain, required_group
+from npu_ce_jit.parallel.arguments import agreed, require_plain, required_group
 
 
 def vocab_parallel_token_logprobs(
@@ -138,7 +138,7 @@ class _VocabParallelTokenLogprobs(torch.autograd.Function):
         input, target, row_stats, target_weight, entropy, doubled_stats, squares, *of_shard = ctx.saved_tensors
         require_unchanged(ctx.seen, ("local_logits", "target"), (input, target))
         if is_differentiating(*grad_outputs, input) and not torch.compiler.is_compiling():
-            raise no_derivative("vocab_parallel_token_logprobs")
+            raise no_second_derivative("vocab_parallel_token_logprobs", "npu_ce_jit.token_logprobs is")
         ignored = target == ctx.terms.ignore_index
         gradients = RowGradients.of(grad_outputs, squares, ~ignored)
         in_place = ctx.over_logits.allowed(input)

@@ -28,7 +28,7 @@ _instead: ContextVar[Callable[[nn.Linear, Tensor], Tensor] | None] = ContextVar(
 
 @contextmanager
 def heads(answer: Callable[[nn.Linear, Tensor], Tensor] | None) -> Iterator[None]:
-    """Has heads whose forward is `head_forward` answer so."""
+    """While it is open, `head_forward` returns `answer(head, hidden)` instead of the product."""
     token = _instead.set(answer)
     try:
         yield
@@ -91,7 +91,7 @@ class _Product(NamedTuple):
 
 
 class DeferredLogits(Tensor):
-    """`[..., C]` logits of a head, with their shape, dtype and device; what requires a gradient is what they make."""
+    """`[..., C]` logits of a head, with their shape, dtype and device; what they make may require a gradient."""
 
     _product: _Product
     _noted: _Noted

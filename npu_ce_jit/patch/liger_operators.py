@@ -35,10 +35,9 @@ Found = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 def liger() -> Patch:
     """Has Liger compute cross entropy with our kernels, from logits and from hidden states.
 
-    Exchanged is what `apply` is of LigerCrossEntropyFunction and LigerFusedLinearCrossEntropyFunction, of Liger's
+    It replaces `apply` of LigerCrossEntropyFunction and LigerFusedLinearCrossEntropyFunction, of Liger's
     default and of the implementation that stands in their place (Ascend's, on an NPU). All of Liger's ways lead there:
     apply_liger_kernel_to_*, its modules and functions, and its dispatcher; a model that is patched already is reached.
-    Its entry in Liger's own registry would be read once, when Liger is imported, and stay.
 
     Answered as Liger does: z_loss is for the log, without a gradient; a mean over no counted row is 0; predicted tokens
     are -1 and accuracy is 0 where a row is ignored; use_token_scaling weights each row by its target's probability.

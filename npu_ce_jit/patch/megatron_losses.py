@@ -35,8 +35,8 @@ def megatron(*, inplace_backward: bool = False) -> Patch:
     Call it after Megatron-core's models are imported or before; with MindSpeed, after its adaptor.
 
     Args:
-        inplace_backward: backward writes the gradient over the logits, where they are contiguous. A program that reads
-            them again afterwards gets an error from autograd.
+        inplace_backward: backward writes the gradient over the logits, where they are contiguous. Another
+            backward that has saved them gets an error from autograd, a plain read the gradient.
 
     Returns:
         The Patch that undoes it.

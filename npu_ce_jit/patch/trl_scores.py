@@ -29,10 +29,10 @@ Scores = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | Non
 def trl() -> Patch:
     """Has trl's SFT, DPO, KTO, GRPO and RLOO trainers score tokens by `linear_cross_entropy`, from hidden states.
 
-    Exchanged is what `trl.kernels.ChunkedLogProbFunction.apply` is, in the whole process, for models that have their
-    fused head already too; and, on a CPU, that trl scores positions which are ignored. Log-probabilities and entropy
-    are differentiable and float32, as trl's. A head that ZeRO-3 has taken apart stays trl's, with a RuntimeWarning,
-    and so does what torch.compile compiles.
+    It replaces `trl.kernels.ChunkedLogProbFunction.apply` in the whole process, for models that have their fused head
+    already too; on a CPU it also makes trl skip ignored positions. Log-probabilities and entropy are differentiable
+    and float32, as trl's. A head that ZeRO-3 has sharded is left to trl's own function, with a RuntimeWarning, and so
+    is what torch.compile compiles.
 
     Returns:
         The Patch that undoes it.

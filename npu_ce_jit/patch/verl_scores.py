@@ -33,7 +33,7 @@ def verl(*, megatron: bool = False) -> Patch:
     label is -100. chunk_size is not looked at: nothing of the logits' size is made.
 
     inplace_backward writes the gradient over the logits where they are contiguous, as flash-attn's function in verl
-    does; a program that reads them again afterwards gets an error from autograd.
+    does; another backward that has saved them gets an error from autograd, a plain read the gradient.
 
     Args:
         megatron: also the functions of verl.utils.megatron.tensor_parallel, for logits whose classes are shared over

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A build whose set of flags takes the probe and not the kernels, from the first command to the manifest: ninja, the
-real C++
-compiler for the glue, and a bisheng that is a shell script."""
+real C++ compiler for the glue, and a bisheng that is a shell script."""
 
 from __future__ import annotations
 

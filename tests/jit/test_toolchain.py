@@ -168,4 +168,4 @@ def test_other_systems_are_told_that_only_the_reference_runs_there():
     facts = _discover(PATH="/usr/bin")
     facts = facts.replace(system=facts.system._replace(value="Darwin"))
     with pytest.raises(ToolchainError, match="Linux only; this is Darwin"):
-        facts.require_build(())
+        facts.require_build(lambda _: ())

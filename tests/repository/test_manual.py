@@ -16,7 +16,7 @@ import pytest
 from locations import CHECKOUT, VIRTUAL_CANN
 
 PAGES = sorted((CHECKOUT / "docs" / "manual").glob("*.md"))
-HEAD = ["function", "the manual or the header says", "source", "the twin", "test"]
+HEAD = ["function", "the manual or the header says", "source", "the virtual NPU", "test"]
 RULES = set(re.findall(r"^  (\w+),", (VIRTUAL_CANN / "machine/rules.h").read_text("utf-8"), re.MULTILINE))
 BY_THE_COMPILER = "bisheng"
 
@@ -91,7 +91,7 @@ def declared(header: str) -> Iterator[str]:
 
 @functools.cache
 def api() -> frozenset[str]:
-    """Of the twin's headers as the compiler sees them: macros declare some of the functions."""
+    """Of the virtual NPU's headers as the compiler sees them: macros declare some of the functions."""
     include = VIRTUAL_CANN / "include"
     command = ["g++", "-E", "-x", "c++", "-std=c++17", "-I", str(include.parent), str(include / "kernel_operator.h")]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -132,7 +132,7 @@ def called_by_glue() -> frozenset[str]:
 
 
 def test_names_are_found() -> None:
-    """Of each kind one that is certainly there, and none that is the kernels' own or a part of the twin's inside."""
+    """Of each kind one that is certainly there, and none that is the kernels' own or inside the virtual NPU."""
     assert {"DataCopyPad", "SetFlag", "TPipe", "TPipe::InitBuffer", "TQue::EnQue", "TBuf::Get", "GetTPipePtr"} <= api()
     assert {"LocalTensor::operator[]", "GlobalTensor::GetValue", "WholeReduceSum", "Exp", "Cast"} <= api()
     assert {"DataCopyPad", "TQue::DeQue", "GlobalTensor::SetL2CacheHint", "__gm__", "<<<>>>"} <= called_by_kernels()
@@ -160,21 +160,21 @@ def test_a_row_has_its_form(row: Row) -> None:
     assert len(row.cells) == len(HEAD), "five cells; a bar within one would be another"
     assert all(row.cells)
     assert row.functions
-    twin, test = row.cells[3], row.cells[4]
-    assert re.match(r"refuses `|models\b|cannot know\b", twin), twin
-    if twin.startswith("refuses"):
-        named = re.match(r"refuses ((?:`\w+`(?:, )?)+)", twin)
-        assert named, f"the rule behind 'refuses': {twin}"
+    judged, test = row.cells[3], row.cells[4]
+    assert re.match(r"refuses `|models\b|cannot know\b", judged), judged
+    if judged.startswith("refuses"):
+        named = re.match(r"refuses ((?:`\w+`(?:, )?)+)", judged)
+        assert named, f"the rule behind 'refuses': {judged}"
         rules = set(re.findall(r"`(\w+)`", named[1]))
         assert rules <= RULES | {BY_THE_COMPILER}, f"no rule of machine/rules.h: {rules - RULES}"
     else:
-        assert re.match(r"(models|cannot know):? ?\S+", twin), f"what it models or assumes: {twin}"
+        assert re.match(r"(models|cannot know):? ?\S+", judged), f"what it models or assumes: {judged}"
     if test == "-":
-        assert twin.startswith("cannot know"), "a test for what the twin refuses or models"
+        assert judged.startswith("cannot know"), "a test for what the virtual NPU refuses or models"
         return
     assert ", ".join(f"`{name}`" for name in row.tests) == test
     assert all(re.fullmatch(r"tests/[\w/]+\.py::test_\w+(\[.+\])?|board: \w+", name) for name in row.tests), test
-    if not twin.startswith("cannot know"):
+    if not judged.startswith("cannot know"):
         assert any(name.startswith("tests/") for name in row.tests)
 
 

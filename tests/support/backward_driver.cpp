@@ -4,5 +4,5 @@
 
 extern "C" void ce_backward_plan(const CeProblem* problem, const CeGradients* gradients, uint32_t cores,
                                  uint32_t ub_bytes, CeBackwardPlan* plan) {
-  *plan = plan_ce_backward(*problem, *gradients, {cores, ub_bytes});
+  *plan = npu_ce::plan_backward(*problem, *gradients, {cores, ub_bytes});
 }

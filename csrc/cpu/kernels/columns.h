@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a row is cut. These sizes depend on nothing but the dtype, so neither do the bits of any sum.
+// How a row is cut. These sizes are constants, so the bits of a sum do not depend on the threads.
 #pragma once
 
 #include <algorithm>

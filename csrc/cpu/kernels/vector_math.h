@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp and tanh on whole vectors, with a relative error near 2e-7. float64 goes lane by lane through libm: it exists so
-// that numerical gradient checks exercise the real kernels, and nobody waits for it.
+// exp and tanh on whole vectors, with a relative error near 2e-7, or 3e-6 where the result is stored in two bytes.
+// float64 goes lane by lane through libm: it exists so that numerical gradient checks exercise the real kernels.
 #pragma once
 
 #include <cmath>
@@ -33,7 +33,7 @@ template <class V>
 NPU_CE_INLINE V exp_magic(V bias) {
   return bias + (12582912.0f + 127.0f);
 }
-// Here the bits of 2^(n + bias) are all 0.
+// The x at which the bits of 2^(n + bias) are all 0.
 template <class V>
 NPU_CE_INLINE V exp_lowest(V bias) {
   return (bias + 127.0f) * -0.69314718f;
@@ -115,8 +115,8 @@ NPU_CE_INLINE DoubleVec log(DoubleVec x) {
 template <class T>
 class TimesExp {
  public:
-  // With a factor below 2^-30 the product of such an exp(x) vanishes anyhow, and factor * 2^-64 could be subnormal
-  // itself.
+  // With a factor below 2^-30 the product of an exp(x) below 2^-126 vanishes anyhow, and factor * 2^-64 could be
+  // subnormal itself.
   NPU_CE_INLINE explicit TimesExp(FloatVec factor) {
     const FloatVec bias = (FloatVec)((UInt32Vec)factor & 0x7fffffffu) < 0x1p-30f ? FloatVec{} : splat(64.0f);
     factor *= bias == 0.0f ? splat(1.0f) : splat(0x1p-64f);

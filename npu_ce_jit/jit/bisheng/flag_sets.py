@@ -27,14 +27,15 @@ class FlagSet(NamedTuple):
         return " ".join((f"{self.form}:", *self.flags, *(_LIBRARIES if self.needs_cann_dirs else ())))
 
 
-# -O2 is what projects have whose kernels ran on a board through these front doors. -O3 is in CANN's rules for packages
+# -O2 is what projects have whose kernels ran on a board in these modes. -O3 is in CANN's rules for packages
 # of operators alone; which is faster, only a board can tell.
 _ALL = ("-std=c++17", "-O2", "-fPIC")
 _ASC = ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__")
-# What CANN's own build rules pass for the old front door, and what the driver of the new one adds by itself. Without
-# TILING_KEY_VAR every unit defines g_tilingKey, and several cannot be linked; no kernel here reads it. L2_CACHE_HINT is
-# not among them: the hint adds an offset that is 0 unless whoever loads the binary sets it, and its variable is one
-# more symbol that a release may lack. So on these sets of flags the hint does nothing, which costs time and no digit.
+# What CANN's own build rules pass in the old mode (`-xcce`), and what the driver of the new one (`-x asc`) adds by
+# itself. Without TILING_KEY_VAR every unit defines g_tilingKey, and several cannot be linked; no kernel here reads it.
+# L2_CACHE_HINT is not among them: the hint adds an offset that is 0 unless whoever loads the binary sets it, and its
+# variable is one more symbol that a release may lack. So on these sets of flags the hint does nothing, which costs time
+# and no digit.
 _CCE = (
     *_ALL,
     "--cce-auto-sync",
@@ -62,7 +63,7 @@ FLAG_SETS = (
     FlagSet("asc", _ASC, needs_cann_dirs=False),
     # The same, where the driver does not find its own headers or libraries.
     FlagSet("asc-dirs", _ASC, needs_cann_dirs=True),
-    # The old front door of 9.x, which takes the architecture by its new name too. That one has both kinds of cores, so
+    # The old mode of 9.x, which takes the architecture by its new name too. That one has both kinds of cores, so
     # the kernels name theirs: a compiler that does not know the word refuses it, where without it it would take both.
     FlagSet(
         "cce-npu-arch",
@@ -78,7 +79,7 @@ FLAG_SETS = (
     ),
     # The architecture by its own name, where a release refuses that of the chip.
     FlagSet("cce-vec", _CCE_VEC, needs_cann_dirs=True),
-    # What public projects with several units do at this front door.
+    # What public projects with several units do in this mode.
     FlagSet("cce-two-steps", _CCE_VEC, needs_cann_dirs=True, form="two steps"),
     # Nothing is left to link: the names of all kernels differ, and nothing else of two units clashes.
     FlagSet("cce-one-unit", _CCE_VEC, needs_cann_dirs=True, form="one unit"),

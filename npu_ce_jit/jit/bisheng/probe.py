@@ -35,7 +35,10 @@ class Probe(NamedTuple):
     environment: Mapping[str, str]
 
     def attempts(self, flag_set: FlagSet) -> Iterator[Attempt]:
-        """What came of it, and then of what may help. Raises OSError where this directory's disk is full."""
+        """The attempt with these flags and, if it failed for a known reason, others with more.
+
+        Raises OSError where this directory's disk is full.
+        """
         name, header = probe_kernels.HEADER
         for file, text in {name: header, **probe_kernels.UNITS}.items():
             (self.directory / file).write_text(text, "utf-8")

@@ -99,7 +99,7 @@ class _Build(NamedTuple):
         )
 
     def _in(self, directory: Path) -> Artifact:
-        compiler = getattr(self.toolchain, self.target.compiler).value
+        compiler = self.target.compiler(self.toolchain).value
         what = f"the {self.target.title} ({self.target.detail}; {compiler})"
         with BuildProgress(what, str(directory.parent), reason(self.key, self.store)) as progress:
             try:

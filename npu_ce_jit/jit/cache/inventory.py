@@ -27,8 +27,9 @@ BROKEN: frozenset[Kind] = frozenset(("damaged", "set aside", "leftover"))
 class Item(NamedTuple):
     """One thing below a key's directory, or a directory that others could have written.
 
-    A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is a dead
-    builder's, or a note of what is gone. `problem` says what is wrong, `artifact` is there for an entry and a copy.
+    A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is the
+    directory of a builder that was killed, or a note about an entry that was removed. `problem` says what is wrong,
+    `artifact` is there for an entry and a copy.
     """
 
     root: Root

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files and directories may be believed: those that only this user or root could have written."""
+"""Which files and directories may be trusted: those that only this user or root could have written."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _LAYOUT = "v1"
 class Root:
     """A directory that may hold the cache, and what asked for it. Nothing is ever written to one that is read-only.
 
-    Nor is it to one in `anothers_home`, which is there where this process is root's and HOME a user's.
+    `anothers_home` is set where this process runs as root with a user's HOME: nothing is written there either.
     """
 
     def __init__(self, path: Path, origin: str, *, read_only: bool = False, anothers_home: Path | None = None) -> None:
@@ -54,7 +54,7 @@ class Root:
 
 
 def roots_of(settings: Settings) -> tuple[Root, ...]:
-    """Where the user asked for it, what somebody built for many, and a private directory in TMPDIR.
+    """In order: the user's own directory, prebuilt caches, a private directory in TMPDIR.
 
     Where the user's place cannot be written, the next of NPU_CE_JIT_CACHE_DIR, XDG_CACHE_HOME and HOME follows it. What
     is prebuilt comes after these: they hold something only where the prebuilt libraries did not serve.

@@ -5,6 +5,7 @@ import importlib.util
 import mmap
 import platform
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -160,7 +161,7 @@ class Toolchain:
         vars(other).update(vars(self) | facts)
         return other
 
-    def require_build(self, needs: tuple[str, ...]) -> None:
+    def require_build(self, needs: "Callable[[Toolchain], tuple[Finding, ...]]") -> None:
         """Raises ToolchainError, with what to do, unless a build that needs these facts can be made here."""
         if self.system.value != "Linux":
             raise ToolchainError(
@@ -168,8 +169,8 @@ class Toolchain:
                 "The reference implementation computes the same numbers, slower; NPU_CE_JIT_BUILD=never says "
                 "that you know.",
             )
-        for name in needs:
-            getattr(self, name).require()
+        for fact in needs(self):
+            fact.require()
 
 
 _FACTS = tuple(

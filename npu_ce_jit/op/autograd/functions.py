@@ -211,6 +211,13 @@ class CrossEntropyBackward(torch.autograd.Function):
         return tangent_for_outer_levels(formula, *ctx.saved_tensors, *tangents[:6])
 
 
+def no_second_derivative(name: str, instead: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"expected no derivative of the gradient of {name}, got a request for one (create_graph=True); "
+        f"{instead} differentiable to any order"
+    )
+
+
 class _WithoutDerivative(torch.autograd.Function):
     @staticmethod
     def forward(implementation: Callable[..., Any], refusal: str, *arguments: Any) -> Any:

@@ -294,8 +294,7 @@ def register() -> None:
     handlers[OPS._backward.default] = _handler(_backward)
     handlers[OPS._linear.default] = _handler(_linear)
     # In inference mode no autograd comes before DTensor, and what arrives are the public operators.
-    for public in (
-        operators.npu_cross_entropy_loss, operators.npu_cross_entropy_loss_backward, operators.cross_entropy,
-    ):  # fmt: skip
-        handlers[getattr(OPS, public.__name__).default] = _handler(public)
+    handlers[OPS.npu_cross_entropy_loss.default] = _handler(operators.npu_cross_entropy_loss)
+    handlers[OPS.npu_cross_entropy_loss_backward.default] = _handler(operators.npu_cross_entropy_loss_backward)
+    handlers[OPS.cross_entropy.default] = _handler(operators.cross_entropy)
     handlers[OPS.linear_cross_entropy.default] = _handler(_linear_cross_entropy)

@@ -91,10 +91,3 @@ def require_reverse_mode(name: str, *tensors: Tensor | None) -> None:
             f"expected {name} outside of torch.func's transforms and of forward mode, got a call inside; "
             "differentiate it by backward() or torch.autograd.grad"
         )
-
-
-def no_derivative(name: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"expected no derivative of the gradient of {name}, got a request for one (create_graph=True); "
-        "F.linear and log_softmax are differentiable to any order"
-    )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.linear.arguments import no_derivative
+from npu_ce_jit.op.autograd.functions import no_second_derivative
 from npu_ce_jit.op.linear.layer import Layer, fake_gradients
 from npu_ce_jit.op.linear.operator import FORWARD_HAS_THEM, scaled
 from npu_ce_jit.op.saved import require_storage, require_unchanged, seen
@@ -161,7 +161,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> Any:
     saved = ctx.saved_tensors
     operands, gradients = saved[:7], saved[7:]
     if is_differentiating(grad_loss, *operands[:3]):
-        raise no_derivative("linear_kl_div")
+        raise no_second_derivative("linear_kl_div", "F.linear and log_softmax are")
     wanted = list(ctx.needs_input_grad[:3])
     if ctx.has_gradients:
         gradients = scaled(gradients, grad_loss, wanted)

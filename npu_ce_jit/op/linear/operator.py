@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npu_ce_jit.op import checks
-from npu_ce_jit.op.autograd.functions import OPS, record_without_derivative
+from npu_ce_jit.op.autograd.functions import OPS, no_second_derivative, record_without_derivative
 from npu_ce_jit.op.linear.chunks import without_ignored
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.saved import require_unchanged, seen
@@ -140,10 +140,7 @@ def _record(operands: _Operands, options: _Options) -> Losses:
 
 def _compose(operands: _Operands, options: _Options) -> Losses:
     if options.group is not None:
-        raise NotImplementedError(
-            "expected no transform and no second derivative of a loss over ranks, got one: ranks share its classes; "
-            "npu_ce_jit.linear_cross_entropy is differentiable to any order"
-        )
+        raise no_second_derivative("a loss over ranks, and no transform", "npu_ce_jit.linear_cross_entropy is")
     input, linear_weight, linear_bias, target, weight = operands
     terms, outputs = options.terms, options.outputs
     logits = F.linear(input, linear_weight, linear_bias)

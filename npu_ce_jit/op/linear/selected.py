@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.linear.arguments import no_derivative, require_indices_in_range
+from npu_ce_jit.op.autograd.functions import no_second_derivative
+from npu_ce_jit.op.linear.arguments import require_indices_in_range
 from npu_ce_jit.op.linear.layer import Layer, fake_gradients
 from npu_ce_jit.op.rows import transformed
 from npu_ce_jit.op.saved import require_storage, require_unchanged, seen
@@ -123,7 +124,7 @@ def _backward(ctx: Any, gradient: Tensor | None, *_: Any) -> Any:
         return (None,) * 8
     operands = ctx.saved_tensors
     if is_differentiating(gradient, *operands[:3]):
-        raise no_derivative("linear_selected_logprobs")
+        raise no_second_derivative("linear_selected_logprobs", "F.linear and log_softmax are")
     require_unchanged(ctx.seen, _NAMES, operands)
     wanted = list(ctx.needs_input_grad[:3])
     _, *gradients = linear_selected(*operands, gradient, ctx.temperature, ctx.softcap, wanted)

@@ -205,7 +205,7 @@ def link(objects: Sequence[str], options: Options, tree: Tree, scratch: Path) ->
     command = ["g++"] if options.adds_libraries else ["gcc", "-Wl,--no-undefined"]
     command += ["-shared"] if options.shared else []
     command += ["-fPIC", "-pthread", *objects, *options.objects, str(stub), *options.linker]
-    # The twin's Exp and Ln are the host's; a device's are no library's.
+    # The virtual NPU's Exp and Ln are the host's; a device's are no library's.
     command += [f"-L{tree.root / 'lib64'}", "-lascendcl"] if options.adds_libraries else ["-lm"]
     try:
         sys.stderr.write(_run([*command, "-o", options.output or "a.out"]))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scalar data caches of the cores of one launch. A scalar access of GM goes through lines of 64 bytes that only
-// DataCacheCleanAndInvalid is sure to write back or to drop; DMA goes past them ("DataCacheCleanAndInvalid"). The twin
-// keeps every line for ever: that a line may also be replaced is nothing to rely on.
+// DataCacheCleanAndInvalid is sure to write back or to drop; DMA goes past them ("DataCacheCleanAndInvalid"). Here
+// every line is kept for ever: that a line may also be replaced is nothing to rely on.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a release of bisheng takes and another does not: front doors, links, and how many units it compiles at once."""
+"""What a release of bisheng takes and another does not: modes, links, and how many units it compiles at once."""
 
 from __future__ import annotations
 
