@@ -90,8 +90,8 @@ and never yet on a board.
 `python tests/programs/compatibility.py` runs them and writes this page.
 
 * "here": on the CPU, with the compiled kernels. "on an NPU": the test ran there too; empty where it did not.
-* Peers' columns say what their documentation, or their source, says, named at the end: "yes", "no" where it rules a thing out or lists
-  everything but this, and "-" where it does not speak of it, which may still work."""
+* Peers' columns say what their documentation says, or their source, named at the end: "yes", "no" where it rules a
+  thing out or lists everything but this, and "-" where it does not speak of it, which may still work."""
 
 
 def _mark(tests: list[Shown], place: str) -> str:
