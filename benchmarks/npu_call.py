@@ -24,6 +24,7 @@ from virtual_cann import kernels, observe  # isort: skip
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMS = ("forward", "forward+log_prob", "backward")
+BY_ROW = ("rows", "entropy")  # options: reduction "none" and no lse, alone and with entropy
 SOC = os.environ.get("VIRTUAL_CANN_SOC", "Ascend910B2")
 CHIP = chips(SOC)["table"]
 PROCESSES = 2
@@ -142,6 +143,10 @@ def run(case: Case) -> Measured:
         def device(tensor: torch.Tensor) -> int:
             return stack.enter_context(kernels.on_device(tensor)).value or 0
 
+        def vector(length: int) -> backward_npu.CeRowVector:
+            pointer = device(torch.ones(length)) if length else None
+            return backward_npu.CeRowVector(pointer, npu_kernels.DTYPES[torch.float32], int(length > 1))
+
         problem = CeProblem(
             # Without the others' memory: one row for all of them.
             input=stack.enter_context(random_rows(rows if whole else 1, classes, dtype)),
@@ -151,7 +156,7 @@ def run(case: Case) -> Measured:
             dtype=npu_kernels.DTYPES[dtype],
             target=device(torch.randint(classes, (rows,))),
             target_dtype=npu_kernels.DTYPES[torch.int64],
-            reduction=npu_kernels.REDUCTIONS["mean"],
+            reduction=npu_kernels.REDUCTIONS["none" if option in BY_ROW else "mean"],
             weight=device(torch.rand(classes)) if option == "weights" else None,
             ignore_index=-100,
             label_smoothing=0.1 if option == "smoothing" else 0,
@@ -160,7 +165,9 @@ def run(case: Case) -> Measured:
         )
         if form == "backward":
             gradients = backward_npu.CeGradients(
-                loss=backward_npu.CeRowVector(device(torch.ones(1)), npu_kernels.DTYPES[torch.float32], 0),
+                loss=vector(rows if option in BY_ROW else 1),
+                entropy=vector(rows if option == "entropy" else 0),
+                entropy_value=device(torch.ones(rows)) if option == "entropy" else None,
                 row_stats=device(torch.ones(2, rows)),
                 denominators=device(torch.full((2,), float(rows))),
                 input_gradient=take(rows * classes * size),
@@ -175,10 +182,11 @@ def run(case: Case) -> Measured:
             keeps_row, bypass_l2 = False, "backward" if plan.bypass_l2 else None
         else:
             outputs = CeForwardOutputs(
-                loss=take(4),
+                loss=take(4 * rows if option in BY_ROW else 4),
                 loss_dtype=npu_kernels.DTYPES[torch.float32],
                 log_prob=take(rows * classes * size) if form == "forward+log_prob" else None,
-                lse=take(rows * 4),
+                lse=None if option in BY_ROW else take(rows * 4),
+                entropy=take(rows * 4) if option == "entropy" else None,
                 row_stats=take(rows * 8),
                 denominators=take(8),
             )

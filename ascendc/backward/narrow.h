@@ -72,8 +72,8 @@ class BackwardNarrow {
     rows_.Work();
     ComputeGradient(tile, many_, tiles_.options, tiles_.logits);
     many_.SetColumn(tile.result, rows_.ClassNumbers(), rows_.at_target);
-    if (tiles_.options.zero_ignored) {
-      many_.ZeroUnless(tile.result, rows_.KeepCounted());
+    if (tiles_.options.zero_rows) {
+      many_.ZeroUnless(tile.result, rows_.KeepFlowing());
     }
     tiles_.Write(tile, many_.Count(), row, rows, 0, problem_->classes);
   }

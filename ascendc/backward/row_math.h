@@ -55,6 +55,17 @@ class RowMath {
     VectorBarrier();
   }
 
+  // A bit for each row.
+  __aicore__ inline void Equal(const Bits& to, const Floats& a, const Floats& b) const {
+    AscendC::Compare(to, a, b, CMPMODE::EQ, count_);
+    VectorBarrier();
+  }
+  __aicore__ inline void Not(const Bits& bits) const {
+    const LocalTensor<uint16_t> words = bits.ReinterpretCast<uint16_t>();
+    AscendC::Not(words, words, count_ / 16);
+    VectorBarrier();
+  }
+
   // to = exp(x) - 1 for x up to about 0, to the last digits near 0 too. Two scratch vectors.
   //
   // x is split into near >= -1/4 and far <= 0: e^x - 1 = e^far (e^near - 1) + (e^far - 1), where e^far is 1 for x near

@@ -51,6 +51,7 @@ class BackwardRows {
     math_.SetRows(rows);
     targets_.Find(rows);
     inputs_.Begin();
+    if (options_->others && options_->zero_rows) FindFlowing();
   }
   __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
   // Two vectors of no use before Work.
@@ -92,17 +93,17 @@ class BackwardRows {
     return logit;
   }
 
-  // 0 for ignored rows, else -1: no bits or all. In place of the logit.
-  __aicore__ inline LocalTensor<int32_t> KeepCounted() {
+  // 0 for rows into which nothing flows, else -1: no bits or all. In place of the logit.
+  __aicore__ inline LocalTensor<int32_t> KeepFlowing() {
     math_.Fill(logit, -1.0f);
-    math_.Select(logit, targets_.Counted(), logit, 0.0f);
+    math_.Select(logit, Flowing(), logit, 0.0f);
     const LocalTensor<int32_t> keep = term_.ReinterpretCast<int32_t>();
     Cast(keep, logit, RoundMode::CAST_RINT, math_.Count());
     VectorBarrier();
     return keep;
   }
   // By the scalar unit.
-  __aicore__ inline bool IsCounted(uint32_t i) { return (targets_.Counted().GetValue(i / 8) >> (i % 8) & 1) != 0; }
+  __aicore__ inline bool Flows(uint32_t i) { return (Flowing().GetValue(i / 8) >> (i % 8) & 1) != 0; }
 
   // For the caller to fill. At the target: the input's logit, weight, gradient of log_prob; and that one's sum.
   Floats logit;
@@ -118,6 +119,27 @@ class BackwardRows {
   Floats at_target;
 
  private:
+  // A bit for each row, where `zero_rows`.
+  __aicore__ inline LocalTensor<uint8_t> Flowing() {
+    return options_->others ? targets_.Scratch() : targets_.Counted();
+  }
+
+  // Into a row that counts, and into one whose gradient of lse or of entropy is not 0; NaN is not 0.
+  __aicore__ inline void FindFlowing() {
+    const LocalTensor<uint8_t> bits = targets_.Scratch();
+    math_.Fill(term_, 0.0f);
+    math_.Fill(more_, 1.0f);
+    math_.Select(more_, targets_.Counted(), more_, 0.0f);
+    for (const RowInput::Index input : {RowInput::kLseGradient, RowInput::kEntropyGradient}) {
+      if (!inputs_.Has(input)) continue;
+      math_.Equal(bits, more_, term_);
+      inputs_.Scaled(math_, more_, input, 1.0f);
+      math_.Select(more_, bits, more_, 1.0f);
+    }
+    math_.Equal(bits, more_, term_);
+    math_.Not(bits);
+  }
+
   // t to `spread`, u to `smooth`, and r's share of them.
   __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
     if (options_->rest) math_.Fill(rest_, 0.0f);

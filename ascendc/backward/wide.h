@@ -202,7 +202,7 @@ class BackwardWide {
 
   // A row into which nothing flows is not read.
   __aicore__ inline bool IsZero(uint32_t i) {
-    return tiles_.options.nothing || (tiles_.options.zero_ignored && !rows_.IsCounted(i));
+    return tiles_.options.nothing || (tiles_.options.zero_rows && !rows_.Flows(i));
   }
 
   // The padding is initialised because instructions over a whole group read it, though its results are unused.

@@ -86,6 +86,8 @@ class Targets {
   __aicore__ inline LocalTensor<uint8_t> Valid() { return Bits(kValid); }
   // The target is not ignore_index:
   __aicore__ inline LocalTensor<uint8_t> Counted() { return Bits(kCounted); }
+  // For whatever is found out of these rows:
+  __aicore__ inline LocalTensor<uint8_t> Scratch() { return Bits(kScratch); }
 
  private:
   enum BitVector : uint32_t { kValid, kCounted, kScratch, kBitVectors };

@@ -16,8 +16,9 @@ struct BackwardOptions {
   bool entropy;
   bool log_prob;
   bool capped;
-  bool zero_ignored;  // nothing else flows into ignored rows
-  bool nothing;       // nothing flows at all
+  bool others;     // a gradient of lse, entropy or log_prob flows, into ignored rows too
+  bool zero_rows;  // rows into which nothing flows are zeros: ignored ones whose gradients of lse and entropy are 0
+  bool nothing;    // nothing flows at all
 
   // exp(x' - max) is exp(q) * exp(cap - max) with the q of Logits, and the second factor goes into the row's numbers.
   // It is at most exp(2 cap): with this bound, gradients of up to 10^10 have room.
@@ -32,10 +33,11 @@ struct BackwardOptions {
     entropy = gradients.entropy.data != nullptr;
     log_prob = gradients.log_prob != nullptr;
     capped = problem.softcap != 0;
-    zero_ignored = !entropy && !log_prob && gradients.lse.data == nullptr;
-    nothing = zero_ignored && !loss;
+    others = entropy || log_prob || gradients.lse.data != nullptr;
+    zero_rows = !log_prob;
+    nothing = !others && !loss;
     folds_max = capped && problem.softcap <= kMostFoldedCap && !entropy;
-    rest = !zero_ignored || smooth || (loss && problem.z_loss != 0);
+    rest = others || smooth || (loss && problem.z_loss != 0);
   }
 };
 

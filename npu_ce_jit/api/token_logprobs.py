@@ -50,8 +50,8 @@ def token_logprobs(
     computed from them in backward.
 
     On a CPU a row's results and its gradient have the same bits wherever the row stands, among however many others, in
-    logits of whatever strides, whole or in chunks. On an NPU too, up to some hundred classes: cores share out longer
-    rows where rows are few, and then add up in another order.
+    logits of whatever strides, whole or in chunks. On an NPU too, up to 1024 classes: cores share out longer rows
+    where rows are few, and then add up in another order.
 
     Args:
         logits: `[..., V]`, any number of leading dimensions; float16, bfloat16, float32 (and float64 on CPU). In eager

@@ -106,9 +106,8 @@ def backward(
         result = result - c.uniform[:, None] * rows.weight
     if c.log_prob is not None:
         result = result + c.log_prob
-    if not gradients.reach_ignored_rows:
-        # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
-        result = torch.where(rows.not_ignored[:, None], result, 0)
+    # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
+    result = torch.where(gradients.reach(rows.not_ignored)[:, None], result, 0)
     return (result * rows.slope).to(input.dtype).contiguous()
 
 

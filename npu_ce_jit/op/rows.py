@@ -38,6 +38,14 @@ class Gradients(NamedTuple):
         """An ignored row takes no part in the losses, but its log_prob, lse and entropy are results like any."""
         return self.log_prob is not None or self.lse is not None or self.entropy is not None
 
+    def reach(self, not_ignored: Tensor) -> Tensor:
+        """Bool `[N]`: something flows into the row. One of lse or entropy that is 0 does not."""
+        if self.log_prob is not None:
+            return torch.ones_like(not_ignored)
+        for gradient in (self.lse, self.entropy):
+            not_ignored = not_ignored if gradient is None else not_ignored | (gradient != 0)
+        return not_ignored
+
 
 class Coefficients(NamedTuple):
     """The gradients spread over the rows, `[N]` each: the t, u, b of docs/design.md, and what its r is made of."""
@@ -158,17 +166,6 @@ def plogp(log_prob: Tensor) -> Tensor:
 def squared_probs(row_stats: Tensor, doubled_stats: Tensor, not_ignored: Tensor) -> Tensor:
     """`[N]`: sum(p^2), from the row_stats of x' and of 2x'; the max of 2x' is twice that of x' and falls out."""
     return torch.where(not_ignored, (doubled_stats[1] - 2 * row_stats[1]).exp(), 0)
-
-
-def zero_ignored(gradient: Tensor, ignored: Tensor) -> Tensor:
-    """`gradient` `[N, C]`, over which 0 is written in ignored rows.
-
-    Where a gradient of lse or of entropy flows into such a row, if only one of 0, its logits' NaN would come out.
-    """
-    if type(gradient) is Tensor and gradient.device.type == "cpu" and not torch.compiler.is_compiling():
-        # There masked_fill_ takes longer than the gradient itself; elsewhere the host would wait for which rows.
-        return gradient.index_fill_(0, ignored.nonzero()[:, 0], 0)
-    return gradient.masked_fill_(ignored[:, None], 0)
 
 
 def _on_rows(gradient: Tensor | None, not_ignored: Tensor, dtype: torch.dtype, terms: LossTerms) -> Tensor:

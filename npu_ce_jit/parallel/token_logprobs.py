@@ -18,7 +18,7 @@ from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.autograd.token_logprobs import RowGradients, RowValues
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.targets import Shard
-from npu_ce_jit.op.rows import Gradients, squared_probs, zero_ignored
+from npu_ce_jit.op.rows import Gradients, squared_probs
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import DOUBLED_LSE, ENTROPY, LossTerms
 from npu_ce_jit.op.torch_private import is_differentiating
@@ -139,8 +139,7 @@ class _VocabParallelTokenLogprobs(torch.autograd.Function):
         require_unchanged(ctx.seen, ("local_logits", "target"), (input, target))
         if is_differentiating(*grad_outputs, input) and not torch.compiler.is_compiling():
             raise no_second_derivative("vocab_parallel_token_logprobs", "npu_ce_jit.token_logprobs is")
-        ignored = target == ctx.terms.ignore_index
-        gradients = RowGradients.of(grad_outputs, squares, ~ignored)
+        gradients = RowGradients.of(grad_outputs, squares, target != ctx.terms.ignore_index)
         in_place = ctx.over_logits.allowed(input)
         logits = input.detach()
         doubled = None
@@ -156,6 +155,4 @@ class _VocabParallelTokenLogprobs(torch.autograd.Function):
         )  # fmt: skip
         if doubled is not None:
             result.add_(doubled)
-        if gradients.lse is not None or gradients.entropy is not None:
-            zero_ignored(result, ignored)
         return (ctx.over_logits.spend(input) if in_place else result), *(None,) * 5

@@ -3,6 +3,7 @@
 those of frameworks that have a loss of their own.
 
     npu_ce_jit.patch.transformers(model)  # a causal language model computes its loss from hidden states
+    npu_ce_jit.patch.llamafactory()  # LLaMA-Factory's models for pre-training and fine-tuning, in the same way
     npu_ce_jit.patch.trl()  # trl's trainers score tokens with our kernels
     npu_ce_jit.patch.verl()  # verl's log-probabilities and entropies
     npu_ce_jit.patch.liger()  # Liger's cross entropy, in all the models that it patches
@@ -23,6 +24,7 @@ if _TYPE_CHECKING:
     from npu_ce_jit.patch.exchange import Patch, in_effect
     from npu_ce_jit.patch.fla_losses import fla
     from npu_ce_jit.patch.liger_operators import liger
+    from npu_ce_jit.patch.llamafactory_models import llamafactory
     from npu_ce_jit.patch.megatron_losses import megatron
     from npu_ce_jit.patch.swift_scores import swift
     from npu_ce_jit.patch.transformers_models import transformers
@@ -30,12 +32,15 @@ if _TYPE_CHECKING:
     from npu_ce_jit.patch.veomni_chunks import veomni
     from npu_ce_jit.patch.verl_scores import verl
 
-__all__ = ["Patch", "fla", "in_effect", "liger", "megatron", "swift", "transformers", "trl", "veomni", "verl"]
+__all__ = [
+    "Patch", "fla", "in_effect", "liger", "llamafactory", "megatron", "swift", "transformers", "trl", "veomni", "verl",
+]  # fmt: skip
 _LAZY = {
     "Patch": "exchange",
     "in_effect": "exchange",
     "fla": "fla_losses",
     "liger": "liger_operators",
+    "llamafactory": "llamafactory_models",
     "megatron": "megatron_losses",
     "swift": "swift_scores",
     "transformers": "transformers_models",

@@ -75,6 +75,7 @@ def check_numbers(rank: int, of_ranks: tuple[tuple[int, ...], ...]) -> None:
         torch.testing.assert_close(plain, whole.grad[..., own], **close)
 
 
+@pytest.mark.feature("log-probabilities and entropy over ranks that share the vocabulary")
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_numbers_are_those_of_verl_in_float64(ranks):
     run_on_ranks(ranks, check_numbers, SIZES[ranks])

@@ -150,6 +150,28 @@ def test_ignored_rows_are_zero_whatever_they_hold(
         assert_right(result, inputs, truth)
 
 
+@pytest.mark.parametrize("outputs", [("loss", "lse"), ("loss", "entropy"), ("lse", "entropy")], ids="-".join)
+@pytest.mark.parametrize("shape", [(12, 10), (12, 333), (12, 1031)], ids=["narrow", "chunked", "wide"])
+def test_ignored_rows_whose_gradients_of_lse_and_entropy_are_0_are_zero(
+    backward: Backward, shape: tuple[int, int], outputs: tuple[str, ...]
+) -> None:
+    for dtype in DTYPES:
+        inputs = inputs_of(*shape, dtype, outputs, ignored=0)
+        inputs.target[::2] = -100
+        of_others = [gradient for gradient in (inputs.lse, inputs.entropy) if gradient is not None]
+        for gradient in of_others:
+            gradient[::4] = 0
+            gradient[1] = 0  # which counts
+        truth = expected(inputs)
+        poison = torch.tensor([torch.nan, torch.inf, -torch.inf, 0]).repeat(shape[1])[: shape[1]].to(dtype)
+        inputs.logits[::4] = poison
+        result = backward(inputs)
+        assert (result.gradient[::4].view(torch.int16) == 0).all()
+        assert_right(result, inputs, truth)
+        of_others[-1][0] = torch.nan
+        assert backward(inputs).gradient[0].isnan().all()
+
+
 def test_an_ignored_index_of_64_bits_is_none_of_32(backward: Backward) -> None:
     for shape in ((12, 10), (12, 1031)):
         inputs = inputs_of(*shape, target_dtype=torch.int32, ignored=0, ignore_index=2**32 + 3)

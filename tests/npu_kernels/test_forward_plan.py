@@ -162,6 +162,18 @@ def test_rows_of_a_sum() -> None:
     assert (plan.sum_rows, plan.reduce_blocks) == (64, 2)
 
 
+@pytest.mark.parametrize("dtype", [0, 1, 2])
+@pytest.mark.parametrize("entropy", [None, PRESENT])
+def test_a_row_of_up_to_1024_classes_is_one_cores_however_many_there_are(dtype: int, entropy: int | None) -> None:
+    """Its bits are then the same among any others. Of longer ones, the spans depend on how many rows there are."""
+    outputs = CeForwardOutputs(entropy=entropy)
+    for rows, classes in itertools.product((1, 2, 7, 48, 1000, 40_000), (1, 63, 640, 1000, NARROW)):
+        problem = problem_of(rows, classes, dtype, reduction=0, softcap=30.0)
+        assert plan_forward(problem, outputs).forward.tile_rows, (rows, classes)
+    spans = {plan_forward(problem_of(rows, 60_000, dtype, reduction=0), outputs).forward.spans for rows in (1, 4000)}
+    assert len(spans) == 2, spans
+
+
 def launches(plan: CeForwardPlan) -> list[int]:
     """The blocks of each."""
     blocks = [plan.forward_blocks, plan.merge_blocks, plan.log_prob_blocks, plan.reduce_blocks]

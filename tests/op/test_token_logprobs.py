@@ -60,6 +60,9 @@ def weighted(values: Any) -> Tensor:
 
 
 @pytest.mark.feature("log-probabilities and entropy of tokens from logits")
+@pytest.mark.feature("float32 log-probabilities of half logits")
+@pytest.mark.feature("temperature")
+@pytest.mark.feature("sum of squared probabilities, differentiable")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("view", VIEWS)
 def test_numbers_and_gradients_are_the_formulas(view, dtype, device):
@@ -84,6 +87,7 @@ def test_numbers_and_gradients_are_the_formulas(view, dtype, device):
         torch.testing.assert_close(leaf.grad.cpu().double(), true.grad, **close)
 
 
+@pytest.mark.feature("tokens that are ignored: 0, and no gradient")
 def test_ignored_rows_are_0_whatever_they_hold(device):
     for dtype, view, in_place in itertools.product(DTYPES, ("flat", "without the last"), (False, True)):
         whole = torch.randn(3, 4, 65).to(dtype)
@@ -134,7 +138,7 @@ LONG = [] if ON_NPU else [8193, pytest.param(70_001, marks=pytest.mark.exhaustiv
 
 
 @pytest.mark.feature("a row's bits wherever it stands")
-@pytest.mark.parametrize("classes", [9, 64, 515, *LONG])
+@pytest.mark.parametrize("classes", [9, 64, 515, 641, 1024, *LONG])
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d is not torch.float64], ids=str)
 def test_a_rows_bits_do_not_depend_on_what_is_beside_it(dtype, classes, device):
     batch, length = 3, 7
@@ -202,6 +206,7 @@ def test_the_sum_of_squares_has_a_chunk_of_a_second_gradient(monkeypatch):
             assert torch.equal(ours, before)
 
 
+@pytest.mark.feature("tokens' gradient written over the logits")
 @pytest.mark.parametrize("view", ["flat", "without the last", "transposed", "one row"])
 def test_in_place_the_gradient_lies_over_the_logits(view, device):
     whole = torch.randn(4, 6, 133)

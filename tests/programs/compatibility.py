@@ -20,7 +20,7 @@ import checkout_path  # noqa: F401  before what the tests share
 import torch_versions
 from locations import CHECKOUT, TESTS_DIR
 from npu_runs import NUMBERS
-from peers import GROUPS, PEERS, SOURCES
+from peers import GROUPS, PEERS, PEERS_OF, SOURCES
 
 PAGE = CHECKOUT / "docs" / "compatibility.md"
 _ON_NPU = TESTS_DIR / "on_npu"
@@ -68,7 +68,8 @@ def page(tests: list[Shown]) -> str:
     """Of what `tests` have shown."""
     lines = [_HEAD]
     for group, rows in GROUPS.items():
-        lines += [f"\n## {group}\n", _row("", "here", "on an NPU", *PEERS), _row(*["---"] * (3 + len(PEERS)))]
+        peers = PEERS_OF.get(group, PEERS)
+        lines += [f"\n## {group}\n", _row("", "here", "on an NPU", *peers), _row(*["---"] * (3 + len(peers)))]
         for feature, cells in rows.items():
             of_it = [test for test in tests if test.feature == feature]
             lines.append(_row(feature, *(_mark(of_it, place) for place in ("on_cpu", "on_npu")), *cells))
@@ -89,8 +90,8 @@ and never yet on a board.
 `python tests/programs/compatibility.py` runs them and writes this page.
 
 * "here": on the CPU, with the compiled kernels. "on an NPU": the test ran there too; empty where it did not.
-* Peers' columns say what their documentation says, named at the end: "yes", "no" where it rules a thing out or lists
-  everything but this, and "-" where it does not speak of it, which may still work."""
+* Peers' columns say what their documentation says, or their source, named at the end: "yes", "no" where it rules a
+  thing out or lists everything but this, and "-" where it does not speak of it, which may still work."""
 
 
 def _mark(tests: list[Shown], place: str) -> str:

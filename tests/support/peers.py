@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 PEERS = ("torch_npu", "F.cross_entropy", "flash-attn", "Liger", "Apple CCE")
+TOKENS = "Log-probabilities of tokens"
+PEERS_OF = {TOKENS: ("torch_npu", "verl", "trl", "Liger", "Apple CCE")}  # of groups with peers of their own
 SOURCES = {
     "torch_npu": (
         "the page of `torch_npu.npu_cross_entropy_loss` (Ascend Extension for PyTorch, API reference): arguments, "
@@ -25,12 +27,20 @@ SOURCES = {
         "`LigerFusedLinearJSD`, `LigerFusedLinearKLDivLoss`; github.com/linkedin/Liger-Kernel"
     ),
     "Apple CCE": "README of github.com/apple/ml-cross-entropy",
+    "verl": (
+        "the sources of verl 0.9.1: verl/utils/torch_functional.py, verl/utils/experimental/torch_functional.py "
+        "(FusedLinearForPPO), verl/utils/kernel/linear_cross_entropy.py, verl/utils/megatron/tensor_parallel.py"
+    ),
+    "trl": (
+        "the sources of trl 1.16.0: selective_log_softmax and entropy_from_logits of trl/trainer/utils.py, "
+        "ChunkedLogProbFunction of trl/kernels/chunked_logprob.py"
+    ),
 }
 
 _NPU_FUSED = "16 bits, no smoothing: npu_fused_linear_online_max_sum and what follows it"
 _NPU_FUSED_PARTS = "the same, with collectives of one's own"
 
-# By feature, in the order of PEERS.
+# By feature, in the order of PEERS or PEERS_OF.
 Rows = dict[str, tuple[str, str, str, str, str]]
 _NOBODY_SAYS = ("-", "-", "-", "-", "-")
 _TORCH = ("-", "yes", "-", "-", "-")
@@ -62,11 +72,27 @@ GROUPS: dict[str, Rows] = {
         "calls of torch's F.linear_cross_entropy": ("no", "yes", "no", "no", "no"),
         "lse, entropy, argmax and z-loss from hidden states": ("no", "no", "no", "z-loss, argmax", "lse"),
         "token accuracy and predicted tokens without logits": ("no", "no", "no", "yes", "no"),
-        "log-probabilities and entropy from hidden states": (
-            "log-probabilities", "no", "no", "LigerFusedLinearScaledCrossEntropyFunction", "log-probabilities",
-        ),
         "divergences of two models from hidden states": ("no", "no", "no", "KL, JSD", "no"),
         "log-probabilities of chosen classes from hidden states": ("no", "no", "no", "beside the loss", "no"),
+    },
+    TOKENS: {
+        "log-probabilities and entropy of tokens from logits": (
+            "log-probabilities", "in two passes", "in two passes without Triton", "no", "no",
+        ),
+        "log-probabilities and entropy from hidden states": (
+            "log-probabilities", "yes", "yes", "LigerFusedLinearScaledCrossEntropyFunction", "log-probabilities",
+        ),
+        "float32 log-probabilities of half logits": (
+            "no", "with flash-attn", "with Triton", "yes, from hidden states", "-",
+        ),
+        "temperature": ("no", "from hidden states", "yes", "yes", "-"),
+        "tokens that are ignored: 0, and no gradient": ("yes", "no", "row_mask", "yes", "-"),
+        "sum of squared probabilities, differentiable": ("no", "yes", "its log, without gradient", "no", "-"),
+        "tokens' gradient written over the logits": ("no", "with flash-attn", "no", "no", "-"),
+        "log-probabilities and entropy over ranks that share the vocabulary": (
+            _NPU_FUSED_PARTS, "in three functions", "no", "from hidden states", "log-probabilities",
+        ),
+        "a row's bits wherever it stands": _NOBODY_SAYS,
     },
     "Derivatives": {
         "torch.func: grad, vjp, jvp, vmap, jacrev, jacfwd, hessian, and their compositions": _TORCH,
@@ -103,8 +129,6 @@ GROUPS: dict[str, Rows] = {
         "Hugging Face Trainer": ("-", "its own loss", "-", "yes", "yes"),
         "Hugging Face model.loss_function": ("-", "its own loss", "-", "patches models", "patches models"),
         "per-token log-probabilities": ("-", "-", "-", "-", "yes"),
-        "log-probabilities and entropy of tokens from logits": ("no", "no", "no", "entropy: from hidden states", "no"),
-        "a row's bits wherever it stands": _NOBODY_SAYS,
         "padded vocabulary": _NOBODY_SAYS,
         "torch.profiler": _TORCH,
         "torch.utils.flop_counter": _NOBODY_SAYS,

@@ -21,7 +21,6 @@ class Backward {
         logits_(problem),
         weights_(problem),
         loss_flows_(present(gradients.loss) || present(gradients.z_loss)),
-        output_flows_(present(gradients.lse) || present(gradients.entropy) || gradients.log_prob != nullptr),
         by_row_(!logits_.capped() && gradients.log_prob == nullptr &&
                 (problem.label_smoothing == 0 || problem.weight == nullptr)),
         plain_(by_row_ && !present(gradients.entropy)) {
@@ -85,7 +84,8 @@ class Backward {
     const bool loss_flows = !ignored && loss_flows_;
 
     RowGradient<T> result{};
-    result.is_zero = !loss_flows && !output_flows_;
+    result.is_zero = !loss_flows && gradients_.log_prob == nullptr && value_at(gradients_.lse, row) == 0 &&
+                     value_at(gradients_.entropy, row) == 0;
     result.row_max = stats[row];
     result.log_sum = stats[problem_.rows + row];
     result.target = ignored ? -1 : target;
@@ -155,7 +155,6 @@ class Backward {
   Logits<T> logits_;
   ClassWeights<A> weights_;
   bool loss_flows_;
-  bool output_flows_;
   bool by_row_;         // a class's gradient depends on its logit and on numbers of the row, and nothing else
   bool plain_;          // and not on entropy
   double of_loss_ = 1;  // the part of a row's own loss in the one that is returned

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.autograd.over_logits import OverLogits
-from npu_ce_jit.op.rows import squared_probs, zero_ignored
+from npu_ce_jit.op.rows import squared_probs
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import ENTROPY, LossTerms, accumulation_dtype
 from npu_ce_jit.op.torch_private import (
@@ -99,7 +99,7 @@ class TokenLogprobsOfRows(torch.autograd.Function):
         blocks = row_blocks(logits)
         if len(blocks) == 1 and gradients.doubled_lse is None:
             result = below_autograd(_gradient, blocks[0], row, wanted)
-            return _without_ignored(result, row, wanted).view(logits.shape), None, None
+            return result.view(logits.shape), None, None
         result = logits.detach().clone(memory_format=torch.contiguous_format)
         _write_over([_flat(result)], row, wanted)
         return result, None, None
@@ -193,13 +193,13 @@ def _write_over(blocks: list[Tensor], row: _Rows, wanted: Wanted) -> None:
             below_autograd(OPS._backward_.default, *part.arguments(logits, wanted))
             if doubled is not None:
                 logits.add_(doubled)
-            _without_ignored(logits, part, wanted)
 
 
 def _without_ignored(gradient: Tensor, row: _Rows, wanted: Wanted) -> Tensor:
+    """The kernels have written 0 there; its derivative would be one of the row's NaN."""
     if row.gradients.entropy is None and row.gradients.lse is None:
         return gradient
-    return zero_ignored(gradient, row.target == wanted.terms.ignore_index)
+    return gradient.masked_fill((row.target == wanted.terms.ignore_index)[:, None], 0)
 
 
 def _flat(logits: Tensor) -> Tensor:

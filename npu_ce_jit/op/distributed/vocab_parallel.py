@@ -25,7 +25,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.distributed.targets import Shard, at_target, place_of
-from npu_ce_jit.op.rows import Gradients, loss_gradients, zero_ignored
+from npu_ce_jit.op.rows import Gradients, loss_gradients
 from npu_ce_jit.op.schema import ARGMAX, DOUBLED_LSE, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
 
 # For the kernels, whose other targets are classes of this rank.
@@ -166,13 +166,13 @@ def backward(
     of_target = t * torch.where(place.is_here, log_prob.expm1(), p) + p * r - u * at.weight
     if gradients.log_prob is not None:
         of_target = of_target + gradients.log_prob.gather(1, place.local[:, None])[:, 0].to(dtype)
-    flows = place.not_ignored | gradients.reach_ignored_rows
+    flows = gradients.reach(place.not_ignored)
     of_target = torch.where(flows, of_target * at.slope, 0).to(input.dtype)
 
     grad_lse: Tensor | None
     if terms.label_smoothing:
         # Each target as if of another rank, where t multiplies p as the gradient of lse does.
-        local_target, smoothed, z_loss = torch.zeros_like(place.local), 1.0, 0.0
+        local_target, smoothed, z_loss = torch.where(place.not_ignored, 0, _IGNORED), 1.0, 0.0
         grad_loss, grad_z = u * classes, None
         grad_lse = t + u * (shard.weight_sum - _weight_sum(input, weight, dtype)) + z_part + other
     else:
@@ -189,8 +189,6 @@ def backward(
         result = input
     else:
         result = OPS._backward.default(*arguments)
-    if terms.label_smoothing and not gradients.reach_ignored_rows:
-        zero_ignored(result, ~place.not_ignored)
     # Not scatter_, which makes a float32 copy of two-byte gradients.
     rows = torch.arange(len(place.local), device=input.device)
     return result.index_put_((rows, place.local), of_target)
