@@ -62,7 +62,7 @@ def _named(numbers: list[int]) -> str:
 
 
 def stale_reads(probes: Probes) -> dict[str, int]:
-    """Counts reads that saw the value before the DMA's write: GetValue reads through the data cache, DMA passes it by."""
+    """Counts reads that saw the value before the DMA's write: GetValue reads through the data cache, DMA does not."""
     rounds = probes.fill_and_read(_ROUNDS)
     return {"stale": sum(number != value for number, values in enumerate(rounds) for value in values)}
 
