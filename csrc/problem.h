@@ -37,14 +37,24 @@ struct Targets {
   }
 };
 
+// Where the logits lie. A row is a position of an image, and the rows are counted image by image. Of [N, C] each row is an
+// image of one position, and its classes lie side by side; of [N, C, L] the positions do, and each class is a plane.
+struct Layout {
+  int64_t positions;  // of an image; they lie side by side
+  int64_t image_stride_elems;
+  int64_t class_stride_elems;
+
+  bool is_planar() const { return positions != 1 || class_stride_elems != 1; }
+};
+
 // `acc` below is float64 for float64 input and float32 for all other dtypes. Every target is in [0, classes) or
 // ignored.
 struct Problem {
   Dtype dtype;
   int64_t rows;
   int64_t classes;
-  const void* input;           // column stride 1
-  int64_t input_stride_elems;  // from one row to the next
+  const void* input;
+  Layout layout;
   Targets target;
   const void* weight;  // acc [classes], or null
   Reduction reduction;
@@ -60,7 +70,7 @@ struct ForwardOutputs {
   void* loss;    // loss_dtype, [rows] or one element
   void* z_loss;  // as loss
   Dtype loss_dtype;
-  void* log_prob;      // the input's dtype, [rows, classes]
+  void* log_prob;      // the input's dtype, [rows, classes]; not of a planar input
   void* lse;           // acc [rows]
   int64_t* argmax;     // [rows]
   void* entropy;       // acc [rows]
@@ -73,12 +83,14 @@ struct Gradients {
   RowValues z_loss;
   RowValues lse;
   RowValues entropy;
-  const void* log_prob;  // the input's dtype, column stride 1, or null
+  const void* log_prob;  // the input's dtype, column stride 1, or null; not of a planar input
   int64_t log_prob_stride_elems;
   RowValues entropy_value;  // forward's entropy; present when the gradient of entropy is
   const void* row_stats;
   const void* denominators;
-  void* input;  // out: contiguous [rows, classes]; may be Problem::input itself
+  // Out: contiguous, [rows, classes], where it may be Problem::input itself; of a planar input [images, classes,
+  // positions].
+  void* input;
 };
 
 void forward(const Problem& problem, const ForwardOutputs& outputs, const Parallel& parallel);

@@ -33,7 +33,7 @@ void backward_cpu(StableIValue* stack, uint64_t, uint64_t) {
   const BackwardArguments arguments(values);
   const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
   Owning<Gradients> gradients = gradients_of(arguments, problem.plain);
-  Tensor grad_input = empty_logits(problem.plain, arguments.tensors.input.device());
+  Tensor grad_input = empty_like(arguments.tensors.input);
   ask_for_huge_pages(grad_input, problem.plain.dtype);
   gradients.plain.input = grad_input.mutable_data();
   backward(problem.plain, gradients.plain, torch_threads());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "abi.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "torch_compat.h"
@@ -40,7 +41,8 @@ Tensor::~Tensor() {
 }
 
 Tensor Tensor::empty(int64_t dim, const int64_t* sizes, int32_t dtype, const Device& device) {
-  int64_t strides[2] = {dim == 2 ? sizes[1] : 1, 1};
+  int64_t strides[kMostDims];
+  for (int64_t d = dim, stride = 1; d-- > 0; stride *= std::max<int64_t>(sizes[d], 1)) strides[d] = stride;
   AtenTensorHandle handle;
   check(npu_ce::aoti_torch_empty_strided(dim, sizes, strides, dtype, device.type, device.index, &handle));
   return Tensor(handle);
@@ -74,9 +76,9 @@ std::string Tensor::shape() const {
 }
 
 Tensor Tensor::contiguous_copy(const Device& to) const {
-  const int64_t dims = dim();
-  const int64_t sizes[2] = {size(0), dims == 2 ? size(1) : 1};
-  Tensor copy = empty(dims, sizes, dtype(), to);
+  int64_t sizes[kMostDims];
+  for (int64_t d = 0; d < dim(); ++d) sizes[d] = size(d);
+  Tensor copy = empty(dim(), sizes, dtype(), to);
   check(npu_ce::aoti_torch_copy_(copy.handle_, handle_, 0));
   return copy;
 }

@@ -27,6 +27,8 @@ struct Device {
   std::string name() const;  // "cpu", "npu:0"
 };
 
+constexpr int64_t kMostDims = 3;  // of the tensors that the operators take
+
 // Owns one reference to a tensor.
 class Tensor {
  public:
@@ -52,7 +54,6 @@ class Tensor {
   void* mutable_data() const;
   std::string shape() const;  // "[3, 5]"
 
-  // Of a vector or a matrix.
   Tensor contiguous_copy() const { return contiguous_copy(device()); }
   Tensor contiguous_copy(const Device& to) const;  // waits for the copy where it leaves an NPU
 

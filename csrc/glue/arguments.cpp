@@ -98,9 +98,11 @@ ForwardTensors ForwardTensors::empty(const ForwardArguments& arguments, const Pr
   };
   const auto rows_if = [&](int64_t bit, int32_t dtype) { return vector((asked & bit) != 0 ? problem.rows : 0, dtype); };
   const int64_t stats_sizes[] = {2, problem.rows};
+  require((asked & kLogProb) == 0 || arguments.tensors.input.dim() == 2, "expected input of shape [N, C], got ",
+          arguments.tensors.input);
   return {loss(),
           (asked & kZLoss) != 0 ? loss() : vector(0, loss_type),
-          (asked & kLogProb) != 0 ? empty_logits(problem, device) : vector(0, torch_dtype(problem.dtype)),
+          (asked & kLogProb) != 0 ? empty_like(arguments.tensors.input) : vector(0, torch_dtype(problem.dtype)),
           rows_if(kLse, acc_type),
           rows_if(kArgmax, aoti_torch_dtype_int64()),
           rows_if(kEntropy, acc_type),
@@ -150,8 +152,10 @@ Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms) {
   Owning<Problem> result{};
   Problem& problem = result.plain;
   problem.dtype = dtype_of(input.dtype(), "input");
-  require(input.dim() == 2, "expected input of shape [N, C], got ", input);
-  problem.rows = input.size(0);
+  const int64_t dim = input.dim();
+  require(dim == 2 || dim == 3, "expected input of shape [N, C] or [N, C, L], got ", input);
+  const int64_t positions = dim == 2 ? 1 : input.size(2);
+  problem.rows = input.size(0) * positions;
   problem.classes = input.size(1);
   require(problem.classes > 0, "expected input with at least one class, got shape ", input);
   require(terms.reduction >= 0 && terms.reduction <= 2, "expected reduction 0, 1 or 2, got ", terms.reduction);
@@ -164,9 +168,17 @@ Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms) {
   const Device device = input.device();
   problem.target = targets_of(tensors.target, problem.rows, device);
   problem.weight = weight_of(tensors.weight, problem.classes, problem.dtype, device);
-  const Rows rows = rows_of(input, problem.classes, result.copy);
-  problem.input = rows.data;
-  problem.input_stride_elems = rows.stride_elems;
+  if (dim == 2) {
+    const Rows rows = rows_of(input, problem.classes, result.copy);
+    problem.input = rows.data;
+    problem.layout = {1, rows.stride_elems, 1};
+    return result;
+  }
+  const bool side_by_side = positions == 1 || input.stride(2) == 1;
+  if (!side_by_side) result.copy = input.contiguous_copy();
+  const Tensor& planes = side_by_side ? input : *result.copy;
+  problem.input = planes.data();
+  problem.layout = {positions, planes.stride(0), planes.stride(1)};
   return result;
 }
 
@@ -188,8 +200,9 @@ Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem
   if (arguments.log_prob) {
     const Tensor& log_prob = *arguments.log_prob;
     require_device(log_prob, "grad_log_prob", device);
-    require(log_prob.dim() == 2 && log_prob.size(0) == problem.rows && log_prob.size(1) == problem.classes,
-            "expected grad_log_prob of input's shape, got ", log_prob);
+    require(log_prob.dim() == 2 && log_prob.size(0) == problem.rows && log_prob.size(1) == problem.classes &&
+                arguments.tensors.input.dim() == 2,
+            "expected grad_log_prob of the shape [N, C] of input, got ", log_prob);
     require(dtype_of(log_prob.dtype(), "grad_log_prob") == problem.dtype, "expected grad_log_prob of input's dtype");
     const Rows rows = rows_of(log_prob, problem.classes, result.copy);
     gradients.log_prob = rows.data;
@@ -209,9 +222,11 @@ void require_targets_in_range(const Problem& problem) {
   }
 }
 
-Tensor empty_logits(const Problem& problem, const Device& device) {
-  const int64_t sizes[] = {problem.rows, problem.classes};
-  return Tensor::empty(2, sizes, torch_dtype(problem.dtype), device);
+Tensor empty_like(const Tensor& logits) {
+  const int64_t dim = logits.dim();
+  int64_t sizes[kMostDims];
+  for (int64_t d = 0; d < dim; ++d) sizes[d] = logits.size(d);
+  return Tensor::empty(dim, sizes, logits.dtype(), logits.device());
 }
 
 void* contiguous_data(const Tensor& input) {

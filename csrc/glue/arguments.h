@@ -108,8 +108,8 @@ Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem
 // be in the CPU's memory.
 void require_targets_in_range(const Problem& problem);
 
-// For the gradient of the logits, or for log_prob.
-Tensor empty_logits(const Problem& problem, const Device& device);
+// For the gradient of the logits, or for log_prob: contiguous, of the logits' shape.
+Tensor empty_like(const Tensor& logits);
 
 // Where _backward_ writes.
 void* contiguous_data(const Tensor& input);

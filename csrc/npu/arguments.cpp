@@ -44,10 +44,13 @@ CeProblem npu_problem(const LossTensors& tensors, const Problem& problem, Copies
     throw std::runtime_error("expected at most " + std::to_string(kMostClasses) + " classes on npu, got " +
                              std::to_string(problem.classes));
   }
+  if (problem.layout.is_planar()) {
+    throw std::runtime_error("expected input of shape [N, C] on npu, got " + tensors.input.shape());
+  }
   CeProblem result{};
   result.input = problem.input;
   result.rows = static_cast<uint64_t>(problem.rows);
-  result.row_stride = static_cast<uint64_t>(problem.input_stride_elems);
+  result.row_stride = static_cast<uint64_t>(problem.layout.image_stride_elems);
   result.classes = static_cast<uint32_t>(problem.classes);
   result.dtype = npu_dtype(problem.dtype, "input");
   result.target = contiguous(tensors.target, copies);

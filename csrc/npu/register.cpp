@@ -93,7 +93,7 @@ void backward_npu(StableIValue* stack, uint64_t, uint64_t) {
   const NpuGuard npu(arguments.tensors.input);
   const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
   Owning<Gradients> gradients = checked_gradients(arguments, problem.plain);
-  Tensor grad_input = empty_logits(problem.plain, arguments.tensors.input.device());
+  Tensor grad_input = empty_like(arguments.tensors.input);
   gradients.plain.input = grad_input.mutable_data();
   enqueue_backward(npu, arguments, problem.plain, gradients.plain);
   stack[0] = result(std::move(grad_input));

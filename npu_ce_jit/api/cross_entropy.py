@@ -10,6 +10,7 @@ from torch.utils import _pytree
 
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op.checks import check_inplace_backward, check_kinds, require_tensor
+from npu_ce_jit.op.torch_private import is_distributed
 from npu_ce_jit.torch_compat import is_autocast
 
 OPS = torch.ops.npu_ce_jit
@@ -265,7 +266,8 @@ def cross_entropy(
 
 
 def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool) -> tuple[Tensor, Tensor]:
-    """`[C]` and `[N, C, d1, ...]` logits as `[rows, C]`, as F.cross_entropy reads them; `[N, C]` as they are."""
+    """Logits and targets as the operator takes them: `[N, C]` as they are, `[C]` as one row, and `[N, C, d1, ...]` as
+    `[N, C, L]` where the positions lie side by side, which the CPU kernels read as they lie, else as `[N * L, C]`."""
     if input.dim() in (0, 2):
         return input, target
     check_kinds(input, target, weight)
@@ -280,4 +282,9 @@ def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_bac
     expected = (input.shape[0], *input.shape[2:])
     if target.shape != expected:
         raise RuntimeError(f"expected target of shape {list(expected)}, got {list(target.shape)}")
-    return input.movedim(1, -1).reshape(-1, input.shape[1]), target.reshape(-1)
+    classes = target.reshape(-1)
+    if input.device.type != "npu" and input.stride(1) != 1 and not is_distributed(input):
+        return input.flatten(2), classes
+    rows = input.movedim(1, -1).reshape(-1, input.shape[1])
+    # A view of one image still has its classes apart, and is copied here: once, and not in forward and in backward.
+    return rows if rows.stride(1) == 1 else rows.contiguous(), classes

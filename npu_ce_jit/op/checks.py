@@ -33,6 +33,17 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
     _check_shapes(input, target, weight, input_name)
 
 
+def check_logits(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Checks the tensors of a loss over `[N, C]` logits, or over `[N, C, L]` ones and targets `[N * L]`."""
+    if not isinstance(input, Tensor) or input.dim() != 3:
+        return check_loss(input, target, weight)
+    images, classes, positions = input.shape
+    check_kinds(input, target, weight, batch_size=images * positions)
+    _check_row_ranks(target, weight)
+    check_has_classes("input", input, classes)
+    _check_weight_size(weight, classes)
+
+
 def check_linear(
     input: Tensor,
     linear_weight: Tensor,
@@ -103,9 +114,18 @@ def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
 
 
 def check_kinds(
-    input: Tensor, target: Tensor, weight: Tensor | None, *, input_name: str = "input", **layer: Tensor | None
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    *,
+    input_name: str = "input",
+    batch_size: int | None = None,
+    **layer: Tensor | None,
 ) -> None:
-    """Presence, devices, dtypes, batch size, for inputs of any rank; `layer` are tensors of the input's dtype."""
+    """Presence, devices, dtypes, batch size, for inputs of any rank; `layer` are tensors of the input's dtype.
+
+    `batch_size` is the input's first dimension where it is not said.
+    """
     for name, tensor in {input_name: input, **layer, "target": target, "weight": weight}.items():
         is_optional = tensor is None and name not in (input_name, "target")
         if not (isinstance(tensor, Tensor) or is_optional):
@@ -113,7 +133,7 @@ def check_kinds(
     _check_device(input_name, input, **layer, target=target, weight=weight)
     _check_dtypes(input_name, input, layer)
     if input.dim() >= 2:
-        _check_batch_size(input.shape[0], target)
+        _check_batch_size(input.shape[0] if batch_size is None else batch_size, target)
     if target.dtype not in _TARGET_DTYPES:
         raise RuntimeError(f"expected target of dtype int64 or int32, got {_name(target.dtype)}")
     if weight is not None and weight.dtype not in (input.dtype, torch.float32):

@@ -24,14 +24,13 @@ from npu_ce_jit.op.schema import (
 
 def forward(input: Tensor, target: Tensor, weight: Tensor | None, *terms_outputs_dtype: Any) -> ForwardOutputs:
     *terms, outputs, loss_dtype = terms_outputs_dtype
-    rows, classes = input.shape
-    dtype = accumulation_dtype(input.dtype)
+    rows, dtype = target.shape[0], accumulation_dtype(input.dtype)
     loss_shape = (rows,) if LossTerms(*terms).reduction == NONE else ()
     return (
         input.new_empty(loss_shape, dtype=loss_dtype),
         input.new_empty(loss_shape if outputs & Z_LOSS else (0,), dtype=loss_dtype),
         # Contiguous whatever the input's strides: empty_like would keep those of a transposed input.
-        input.new_empty((rows, classes) if outputs & LOG_PROB else (0,)),
+        input.new_empty(input.shape if outputs & LOG_PROB else (0,)),
         input.new_empty((rows if outputs & LSE else 0,), dtype=dtype),
         input.new_empty((rows if outputs & ARGMAX else 0,), dtype=torch.int64),
         input.new_empty((rows if outputs & ENTROPY else 0,), dtype=dtype),

@@ -104,7 +104,7 @@ def prepare_cross_entropy(
     loss_dtype: torch.dtype | None = None,
     inplace_backward: bool = False,
 ) -> Prepared:
-    checks.check_loss(input, target, weight)
+    checks.check_logits(input, target, weight)
     terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)

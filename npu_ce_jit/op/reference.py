@@ -11,6 +11,7 @@ from torch import Tensor
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import (
     Gradients,
+    as_logits,
     coefficients,
     denominators_of,
     entropy_of,
@@ -108,7 +109,7 @@ def backward(
         result = result + c.log_prob
     # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
     result = torch.where(gradients.reach(rows.not_ignored)[:, None], result, 0)
-    return (result * rows.slope).to(input.dtype).contiguous()
+    return as_logits((result * rows.slope).to(input.dtype), input).contiguous()
 
 
 def backward_(*arguments: object) -> None:

@@ -84,9 +84,22 @@ def transformed(x: Tensor, terms: LossTerms) -> Transformed:
     return Transformed(terms.softcap * tanh, slope, (-2 * terms.logit_scale / terms.softcap) * tanh * slope)
 
 
+def as_rows(logits: Tensor) -> Tensor:
+    """`[N, C]` logits as they are; of `[N, C, L]` ones `[N * L, C]`, a row for each position."""
+    return logits if logits.dim() == 2 else logits.movedim(1, 2).reshape(-1, logits.shape[1])
+
+
+def as_logits(rows: Tensor, like: Tensor) -> Tensor:
+    """What `as_rows` made of logits of the shape of `like`, in their shape."""
+    if like.dim() == 2:
+        return rows
+    images, classes, positions = like.shape
+    return rows.reshape(images, positions, classes).movedim(2, 1)
+
+
 def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Rows:
     dtype = accumulation_dtype(input.dtype)
-    x, slope, curvature = transformed(input.to(dtype), terms)
+    x, slope, curvature = transformed(as_rows(input).to(dtype), terms)
     not_ignored = target != terms.ignore_index
     safe_target = torch.where(not_ignored, target, 0).long()
     class_weight = x.new_ones(x.shape[1]) if weight is None else weight.to(dtype)

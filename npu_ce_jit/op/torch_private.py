@@ -45,6 +45,11 @@ def has_tangent(*tensors: Tensor | None) -> bool:
         )
 
 
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, by a name: its module takes longer to import than this package."""
+    return type(tensor).__module__.startswith("torch.distributed.tensor")
+
+
 def is_differentiating(*tensors: Tensor | None) -> bool:
     """Whether a call on `tensors` must be recorded: by reverse mode, forward mode or a transform."""
     if functorch_is_active():

@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function_variadic
 from npu_ce_jit import bootstrap
 from npu_ce_jit.api.cross_entropy import HALVES, OPS
 from npu_ce_jit.api.cross_entropy import cross_entropy as our_cross_entropy
-from npu_ce_jit.op.torch_private import has_tangent
+from npu_ce_jit.op.torch_private import has_tangent, is_distributed
 from npu_ce_jit.patch.call_counts import of_function, of_operator
 from npu_ce_jit.torch_compat import is_autocast
 
@@ -102,7 +102,8 @@ def _why_no_kernels(input: Tensor, target: Tensor, weight: Tensor | None) -> str
         return "an argument that is no Tensor"
     if not all(map(_is_strided, tensors)):
         return "a nested or sparse tensor"
-    if not all(map(_is_plain, tensors)) and not all(map(_is_distributed, tensors)):
+    # The mean over rows that ranks share is not right in torch where some are ignored.
+    if not all(map(_is_plain, tensors)) and not all(map(is_distributed, tensors)):
         return "a subclass of Tensor, or DTensors beside plain tensors"
     session, device = bootstrap.run(), input.device.type
     if device not in ("cpu", "npu") or getattr(session, device).state == "none":
@@ -118,11 +119,6 @@ def _is_plain(tensor: Tensor) -> bool:
     """Of no subclass that may know torch's operators only: torch's own for tracing know all."""
     kind = type(tensor)
     return kind in (Tensor, torch.nn.Parameter) or kind.__module__.startswith("torch._subclasses.")
-
-
-def _is_distributed(tensor: Tensor) -> bool:
-    """A DTensor, whose mean over rows that ranks share is not right in torch where some are ignored."""
-    return type(tensor).__module__.startswith("torch.distributed.tensor")
 
 
 def _why_only_ours_takes_it(input: Tensor, target: Tensor, weight: Tensor | None) -> str | None:

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +34,6 @@ INF, NAN = np.inf, np.nan
 # side), of a block (2048), of a chunk.
 SIZES = [(0, 5), (1, 1), (7, 1), (3, 2), (19, 10), (5, 63), (5, 64), (5, 65), (9, 31), (2, 127), (3, 2047), (3, 2048)]
 SIZES += [(203, 10), (131, 3), (70, 33), (2, 2049), (1, 16384), (2, 16385), (3, 40009)]
-
-
-@pytest.fixture(scope="module", params=ISAS, ids=str)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    isa: Isa = request.param
-    if reason := why_it_cannot_run(isa):
-        pytest.skip(reason)
-    command = compile_driver(isa, tmp_path_factory.mktemp(isa.name))
-
-    def solve(problems: list[Problem]) -> list[dict[str, np.ndarray]]:
-        sent = b"".join(problem.encoded() for problem in problems)
-        done = subprocess.run(command, input=sent, capture_output=True, check=True)
-        answer = BytesIO(done.stdout)
-        results = [problem.decoded(answer) for problem in problems]
-        assert answer.read() == b""
-        return results
-
-    return solve
 
 
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if why_it_cannot_run(isa)], ids=str)

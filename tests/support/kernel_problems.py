@@ -55,6 +55,9 @@ class Problem:
     ignore_index: int = IGNORE
     half_loss: bool = False  # loss, z_loss and their gradients have the input's dtype
     row_padding: int = 0  # columns between the end of a row and the next; -classes has all rows at one place
+    positions: int = 0  # of an image, where these lie side by side and each class is a plane; 0: [N, C]
+    class_padding: int = 0  # between the end of a plane and the next
+    image_padding: int = 0
     target_stride: int = 1
     gradient_stride: int = 1  # of gradients with an element a row
     log_prob_padding: int = 0  # row_padding of log_prob's gradient
@@ -69,6 +72,20 @@ class Problem:
         return "float64" if self.dtype == "float64" else "float32"
 
     @property
+    def strides(self) -> tuple[int, int]:
+        """Elements from one image to the next, and from one class to the next; of [N, C] each row is an image."""
+        classes = self.logits.shape[1]
+        if not self.positions:
+            return classes + self.row_padding, 1
+        plane = self.positions + self.class_padding
+        return classes * plane + self.image_padding, plane
+
+    def as_stored(self, rows: np.ndarray) -> np.ndarray:
+        """`[rows, classes]` in the order in which the gradient, or logits without paddings, lie in memory."""
+        images = rows.reshape(-1, max(self.positions, 1), rows.shape[1])
+        return images.transpose(0, 2, 1) if self.positions else rows
+
+    @property
     def loss_dtype(self) -> str:
         return self.dtype if self.half_loss else self.acc
 
@@ -76,12 +93,13 @@ class Problem:
         rows, classes = self.logits.shape
         of_loss = (OF_LOSS, OF_Z_LOSS, self.loss_dtype)
         of_row = (OF_LSE, OF_ENTROPY, self.acc)
-        stride, log_prob_stride = classes + self.row_padding, classes + self.log_prob_padding
+        log_prob_stride = classes + self.log_prob_padding
         out = BytesIO()
         out.write(
             struct.pack(
-                "=18q4d",
-                *(DTYPES.index(self.dtype), DTYPES.index(self.loss_dtype), rows, classes, stride),
+                "=20q4d",
+                *(DTYPES.index(self.dtype), DTYPES.index(self.loss_dtype), rows, classes),
+                *(self.positions or 1, *self.strides),
                 *(not self.int32_target, self.target_stride, self.weight is not None),
                 *(self.reduction, self.ignore_index, self.outputs, sum(self.gradients)),
                 *(self.stride_of(of_loss[:2]), self.stride_of(of_row[:2]), log_prob_stride),
@@ -89,7 +107,7 @@ class Problem:
                 *(self.label_smoothing, self.z_loss, self.softcap, self.logit_scale),
             )
         )
-        out.write(stored(spread(self.logits, stride, np.nan), self.dtype))
+        out.write(stored(self._spread_logits(), self.dtype))
         targets = spread(self.target[:, None], self.target_stride, 1 << 30)
         out.write(targets.astype(np.int32 if self.int32_target else np.int64).tobytes())
         if self.weight is not None:
@@ -101,6 +119,13 @@ class Problem:
         if OF_LOG_PROB in self.gradients:
             out.write(stored(spread(self.gradients[OF_LOG_PROB], log_prob_stride, np.nan), self.dtype))
         return out.getvalue()
+
+    def _spread_logits(self) -> np.ndarray:
+        of_image, of_class = self.strides
+        if not self.positions:
+            return spread(self.logits, of_image, np.nan)
+        planes = [spread(image, of_class, np.nan) for image in self.as_stored(self.logits)]
+        return spread(np.stack(planes), of_image, np.nan) if planes else np.zeros(0)
 
     def stride_of(self, bits: Sequence[int]) -> int:
         """One element stands for all rows, as what expand returns."""
@@ -135,7 +160,10 @@ class Problem:
             result["entropy"] = take(self.acc, rows)
         result["row_stats"] = take(self.acc, 2, rows)
         result["denominators"] = take(self.acc, 2)
-        result["gradient"] = take(self.dtype, rows, classes)
+        gradient = take(self.dtype, rows, classes)
+        if self.positions:
+            gradient = gradient.reshape(-1, classes, self.positions).swapaxes(1, 2).reshape(rows, classes)
+        result["gradient"] = gradient
         return result
 
 

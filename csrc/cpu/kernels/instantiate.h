@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two kernels for one dtype, and the choice between sharing rows and sharing columns among threads.
+// The kernels for one dtype, and how their work is shared among threads: rows, columns, or tiles of planar logits.
 #pragma once
 
 #include "backward.h"
 #include "by_dtype.h"
 #include "forward.h"
+#include "planar_backward.h"
+#include "planar_forward.h"
 
 namespace npu_ce {
 
@@ -21,8 +23,22 @@ void run(Kernel& kernel, const Problem& problem, const Parallel& parallel) {
   }
 }
 
+template <class Kernel>
+void run_planar(Kernel& kernel, const Problem& problem, const Parallel& parallel) {
+  if (problem.rows * problem.classes <= kSerialElems) return kernel.run_tiles(0, kernel.tiles());
+  const int64_t grain_tiles = std::max<int64_t>(1, kSerialElems / 2 / problem.classes / kTilePositions);
+  parallel_for(parallel, kernel.tiles(), grain_tiles,
+               [&](int64_t begin, int64_t end) { kernel.run_tiles(begin, end); });
+}
+
 template <class T>
 void forward_of(const Problem& problem, const ForwardOutputs& outputs, const Parallel& parallel) {
+  if (problem.layout.is_planar()) {
+    PlanarForward<T> kernel(problem, outputs);
+    run_planar(kernel, problem, parallel);
+    kernel.reduce();
+    return;
+  }
   Forward<T> kernel(problem, outputs);
   run(kernel, problem, parallel);
   kernel.reduce();
@@ -30,6 +46,11 @@ void forward_of(const Problem& problem, const ForwardOutputs& outputs, const Par
 
 template <class T>
 void backward_of(const Problem& problem, const Gradients& gradients, const Parallel& parallel) {
+  if (problem.layout.is_planar()) {
+    const PlanarBackward<T> kernel(problem, gradients);
+    run_planar(kernel, problem, parallel);
+    return;
+  }
   const Backward<T> kernel(problem, gradients);
   run(kernel, problem, parallel);
 }

@@ -15,7 +15,7 @@ class Logits {
 
   explicit Logits(const Problem& problem)
       : data_(static_cast<const T*>(problem.input)),
-        stride_elems_(problem.input_stride_elems),
+        stride_elems_(problem.layout.image_stride_elems),
         scale_(static_cast<A>(problem.logit_scale)),
         cap_(static_cast<A>(problem.softcap)),
         inner_scale_(problem.softcap != 0 ? static_cast<A>(problem.logit_scale / problem.softcap) : A(0)) {}

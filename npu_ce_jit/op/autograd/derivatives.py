@@ -14,6 +14,8 @@ from npu_ce_jit.op.rows import (
     Coefficients,
     Gradients,
     Rows,
+    as_logits,
+    as_rows,
     coefficients,
     denominators_of,
     entropy_of,
@@ -26,11 +28,11 @@ from npu_ce_jit.op.schema import MEAN, NONE, LossTerms
 def outputs_tangent(
     input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, direction: Tensor
 ) -> Gradients:
-    """How `_forward`'s outputs move when the logits move along `direction` (`[N, C]`)."""
+    """How `_forward`'s outputs move when the logits move along `direction`, which has their shape."""
     rows = rows_of(input, target, weight, terms)
     log_prob = torch.log_softmax(rows.x, 1)
     denominators = denominators_of(rows)
-    x_tangent = direction.to(rows.x.dtype) * rows.slope
+    x_tangent = as_rows(direction).to(rows.x.dtype) * rows.slope
     lse = (log_prob.exp() * x_tangent).sum(1)
     log_prob_tangent = x_tangent - lse[:, None]
 
@@ -49,7 +51,7 @@ def outputs_tangent(
 def gradient(gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Tensor:
     """`_backward` as plain operators: linear in `gradients`."""
     parts = _parts(gradients, input, target, weight, terms)
-    return (parts.log_prob.exp() * parts.factor + parts.pull) * parts.rows.slope
+    return as_logits((parts.log_prob.exp() * parts.factor + parts.pull) * parts.rows.slope, input)
 
 
 def gradient_tangent(
@@ -58,7 +60,7 @@ def gradient_tangent(
     """How `gradient` moves when the logits move along `direction`; also the gradient of <direction, gradient>."""
     rows, c, log_prob, factor, pull = _parts(gradients, input, target, weight, terms)
     p = log_prob.exp()
-    direction = direction.to(rows.x.dtype)
+    direction = as_rows(direction).to(rows.x.dtype)
     x_tangent = direction * rows.slope
     lse_tangent = (p * x_tangent).sum(1)
     log_prob_tangent = x_tangent - lse_tangent[:, None]
@@ -70,7 +72,7 @@ def gradient_tangent(
     result = p * (log_prob_tangent * factor + factor_tangent) * rows.slope
     if rows.curvature is not None:
         result = result + (p * factor + pull) * rows.curvature * direction
-    return result
+    return as_logits(result, input)
 
 
 class _Parts(NamedTuple):
@@ -86,7 +88,7 @@ class _Parts(NamedTuple):
 def _parts(gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> _Parts:
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
-        input = torch.where((target != terms.ignore_index)[:, None], input, 0)
+        input = torch.where((target != terms.ignore_index)[:, None], as_rows(input), 0)
     rows = rows_of(input, target, weight, terms)
     log_prob = torch.log_softmax(rows.x, 1)
     entropy = None if gradients.entropy is None else entropy_of(log_prob)

@@ -37,10 +37,10 @@ def forward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[ForwardOu
     input, target = (_batched(a, d, batch) for a, d in zip(arguments[:2], in_dims, strict=False))
     weight, *terms_values, outputs, loss_dtype = arguments[2:]
     terms = LossTerms(*terms_values)
-    rows, classes = input.shape[1:]
+    rows = target.shape[1]
     asked = outputs | (Z_LOSS if terms.z_loss else 0)
     loss, z, log_prob, lse, argmax, entropy, row_stats, _ = OPS._forward.default(
-        input.reshape(batch * rows, classes),
+        input.flatten(0, 1),
         target.reshape(batch * rows),
         weight,
         *terms._replace(reduction=NONE),
@@ -59,7 +59,7 @@ def forward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[ForwardOu
     result = (
         loss.to(loss_dtype),
         z.to(loss_dtype) if outputs & Z_LOSS else z.new_empty(nothing, dtype=loss_dtype),
-        log_prob.reshape((batch, rows, classes) if outputs & LOG_PROB else nothing),
+        log_prob.reshape((batch, *input.shape[1:]) if outputs & LOG_PROB else nothing),
         lse.reshape((batch, rows) if outputs & LSE else nothing),
         argmax.reshape((batch, rows) if outputs & ARGMAX else nothing),
         entropy.reshape((batch, rows) if outputs & ENTROPY else nothing),
@@ -79,15 +79,15 @@ def backward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[Tensor, 
     assert input is not None and target is not None
     weight, row_stats, entropy, denominators = arguments[7:11]
     terms = LossTerms(*arguments[11:])
-    rows, classes = input.shape[1:]
+    rows = target.shape[1]
     denominators = _batched(denominators, in_dims[10], batch)
     row_stats = _batched(row_stats, in_dims[8], batch)
     loss, z_loss = _row_gradients(loss, z_loss, denominators, terms, (batch, rows))
     result = OPS._backward.default(
         *(None if g is None else g.reshape(batch * rows) for g in (loss, z_loss)),
-        None if log_prob is None else log_prob.reshape(batch * rows, classes),
+        None if log_prob is None else log_prob.flatten(0, 1),
         *(None if g is None else g.reshape(batch * rows) for g in (lse, entropy_gradient)),
-        input.reshape(batch * rows, classes),
+        input.flatten(0, 1),
         target.reshape(batch * rows),
         weight,
         row_stats.movedim(1, 0).reshape(2, batch * rows),
@@ -95,7 +95,7 @@ def backward_rule(info: Any, in_dims: InDims, *arguments: Any) -> tuple[Tensor, 
         torch.ones_like(denominators[0]),
         *terms._replace(reduction=NONE),
     )
-    return result.reshape(batch, rows, classes), 0
+    return result.reshape(input.shape), 0
 
 
 def cross_entropy_rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:

@@ -16,7 +16,8 @@
 namespace {
 
 struct Header {
-  int64_t dtype, loss_dtype, rows, classes, input_stride_elems;
+  int64_t dtype, loss_dtype, rows, classes;
+  int64_t positions, image_stride_elems, class_stride_elems;  // of the input
   int64_t target_is_int64, target_stride_elems, has_weight;
   int64_t reduction, ignore_index;
   int64_t outputs;               // 1 z_loss, 2 log_prob, 4 lse, 8 argmax, 16 entropy
@@ -93,7 +94,11 @@ void solve(const Header& header) {
     return (rows == 0 ? 0 : (rows - 1) * stride + header.classes) * input_bytes;
   };
 
-  Buffer input(matrix_bytes(header.input_stride_elems), header.input_offset_elems * input_bytes);
+  const npu_ce::Layout layout{header.positions, header.image_stride_elems, header.class_stride_elems};
+  const int64_t last = rows == 0 ? -1
+                                 : (rows / layout.positions - 1) * layout.image_stride_elems +
+                                       (header.classes - 1) * layout.class_stride_elems + layout.positions - 1;
+  Buffer input((last + 1) * input_bytes, header.input_offset_elems * input_bytes);
   Buffer target(strided(header.target_stride_elems) * (header.target_is_int64 ? 8 : 4));
   Buffer weight(header.has_weight ? header.classes * acc_bytes : 0);
   const auto vector_bytes = [&](int64_t bit, int64_t stride, int64_t bytes) {
@@ -115,7 +120,7 @@ void solve(const Header& header) {
   problem.rows = rows;
   problem.classes = header.classes;
   problem.input = input.get();
-  problem.input_stride_elems = header.input_stride_elems;
+  problem.layout = layout;
   problem.target = {target.get(), header.target_is_int64 != 0, header.target_stride_elems};
   problem.weight = weight.get_if(header.has_weight != 0);
   problem.reduction = static_cast<npu_ce::Reduction>(header.reduction);

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward of [N, C, L] logits whose positions lie side by side: each tile of positions is read once, a lane for each
+// position, class by class. planar_backward.h is its counterpart.
+#pragma once
+
+#include <vector>
+
+#include "class_weights.h"
+#include "planar_tiles.h"
+#include "scalars.h"
+
+namespace npu_ce {
+
+template <class T>
+class PlanarForward {
+ public:
+  using A = Acc<T>;
+  using V = Vec<T>;
+  using Index = typename Numeric<A>::IndexVec;
+
+  PlanarForward(const Problem& problem, const ForwardOutputs& out)
+      : problem_(problem),
+        out_(out),
+        logits_(problem),
+        weights_(problem),
+        tiles_(problem, logits_),
+        sums_(static_cast<size_t>(tiles_.count())) {}
+
+  int64_t tiles() const { return tiles_.count(); }
+
+  void run_tiles(int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) run_tile(tiles_[i], sums_[static_cast<size_t>(i)]);
+  }
+
+  void reduce() {
+    Sums all;
+    for (const Sums& tile : sums_) {
+      all.ce += tile.ce;
+      all.z += tile.z;
+      all.weight += tile.weight;
+      all.valid += tile.valid;
+    }
+    A* denominators = static_cast<A*>(out_.denominators);
+    denominators[0] = static_cast<A>(all.weight);
+    denominators[1] = static_cast<A>(all.valid);
+    if (problem_.reduction == Reduction::kNone) return;
+    if (problem_.reduction == Reduction::kMean) {
+      all.ce /= all.weight;
+      all.z /= all.valid;
+    }
+    write_scalar(out_.loss, out_.loss_dtype, 0, all.ce + all.z);
+    if (out_.z_loss != nullptr) write_scalar(out_.z_loss, out_.loss_dtype, 0, all.z);
+  }
+
+ private:
+  using Tile = typename PlanarTiles<T>::Tile;
+
+  struct Sums {
+    double ce = 0;
+    double z = 0;
+    double weight = 0;  // of the targets
+    double valid = 0;   // positions that are not ignored
+  };
+
+  // What is known of a tile's positions: as RowState, an array for each number. The sum of exp(x' - max) is
+  // at_max + rest + error: the max counts as exactly 1, as in sum_exp_beside_max, and `error` is what was rounded off
+  // `rest`, which is added up over all classes in the accumulation dtype.
+  struct State {
+    alignas(kVectorBytes) A max[kTilePositions];
+    alignas(kVectorBytes) A at_max[kTilePositions];
+    alignas(kVectorBytes) A rest[kTilePositions];
+    alignas(kVectorBytes) A error[kTilePositions];
+    alignas(kVectorBytes) A sum_times_shift[kTilePositions];
+    alignas(kVectorBytes) A reference[kTilePositions];  // a logit near the max where that is a number
+    alignas(kVectorBytes) A weighted[kTilePositions];   // of w * (x' - reference)
+    alignas(kVectorBytes) A log_sum[kTilePositions];
+    alignas(kVectorBytes) A at_target[kTilePositions];      // x'
+    alignas(kVectorBytes) A target_weight[kTilePositions];  // 0 where ignored, as `valid` is
+    alignas(kVectorBytes) A valid[kTilePositions];
+    alignas(kVectorBytes) A ce[kTilePositions];
+    alignas(kVectorBytes) A z[kTilePositions];
+  };
+
+  bool smoothing() const { return problem_.label_smoothing != 0; }
+
+  void run_tile(const Tile& tile, Sums& sums) const {
+    State state;
+    for (int64_t at = 0; at < tile.positions; at += kLanes<T>) {
+      store(state.max + at, splat(std::numeric_limits<A>::lowest()));
+      store(state.at_max + at, V{});
+      store(state.rest + at, V{});
+      store(state.error + at, V{});
+      store(state.sum_times_shift + at, V{});
+      store(state.weighted + at, V{});
+    }
+    tiles_.for_each_block(tile, [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin,
+                                    int64_t end) {
+      scan(from, stride, classes, begin, end, state);
+      if (smoothing()) add_weighted(from, stride, first, classes, begin, end, state);
+    });
+    read_targets(tile, state);
+    take_logs(tile, state);
+    finish(tile, state, sums);
+    write_rows(tile, state);
+    if (out_.argmax != nullptr) write_argmax(tile, state);
+  }
+
+  // Adds a block of classes. Each lane raises its max on the way.
+  template <class S>
+  NPU_CE_NOINLINE void scan(const S* from, int64_t stride, int64_t classes, int64_t begin, int64_t end,
+                            State& state) const {
+    const bool entropy = out_.entropy != nullptr;
+    const V lowest = splat(static_cast<A>(kLowestExponent));
+    for (int64_t at = begin; at < end; at += kLanes<T>, from += kLanes<T>) {
+      const V before = load(state.max + at);
+      V highest = before;
+      for (int64_t c = 0; c < classes; ++c) highest = max(load(from + c * stride), highest);
+      V at_max = load(state.at_max + at);
+      V rest = load(state.rest + at);
+      V sum_times_shift = load(state.sum_times_shift + at);
+      if (any_greater(highest, before)) {
+        const V shift = before - highest;
+        const V factor = exp(shift);
+        const V sum = rest + at_max;
+        if (entropy) sum_times_shift = factor * (sum_times_shift + sum * max(shift, lowest));
+        rest = shift == 0 ? rest : sum * factor;
+        at_max = shift == 0 ? at_max : V{};
+        store(state.error + at, load(state.error + at) * factor);
+        store(state.max + at, highest);
+      }
+      V sum{};
+      for (int64_t c = 0; c < classes; ++c) {
+        const V shift = load(from + c * stride) - highest;
+        const V e = exp(shift);
+        at_max += shift == 0 ? splat(A(1)) : V{};
+        sum += shift == 0 ? V{} : e;
+        if (entropy) sum_times_shift += e * max(shift, lowest);
+      }
+      const V total = rest + sum;
+      const V added = total - rest;
+      store(state.error + at, load(state.error + at) + ((rest - (total - added)) + (sum - added)));
+      store(state.rest + at, total);
+      store(state.at_max + at, at_max);
+      if (entropy) store(state.sum_times_shift + at, sum_times_shift);
+    }
+  }
+
+  template <class S>
+  NPU_CE_NOINLINE void add_weighted(const S* from, int64_t stride, int64_t first, int64_t classes, int64_t begin,
+                                    int64_t end, State& state) const {
+    const A* weight = weights_.from(first);
+    for (int64_t at = begin; at < end; at += kLanes<T>, from += kLanes<T>) {
+      if (first == 0) {
+        // Relative to a logit near the max, float loses no digits to an offset that all logits share.
+        const V highest = load(state.max + at);
+        const V lowest = splat(std::numeric_limits<A>::lowest());
+        const V is_number = ((highest > lowest) & (highest < std::numeric_limits<A>::infinity())) ? highest : V{};
+        store(state.reference + at, is_number);
+      }
+      const V reference = load(state.reference + at);
+      V sum{};
+      for (int64_t c = 0; c < classes; ++c) {
+        const V shift = load(from + c * stride) - reference;
+        sum += weight == nullptr ? shift : shift * weight[c];
+      }
+      store(state.weighted + at, load(state.weighted + at) + sum);
+    }
+  }
+
+  void read_targets(const Tile& tile, State& state) const {
+    const int64_t stride = problem_.layout.class_stride_elems;
+    int64_t i = 0;
+    for (; i < tile.positions; ++i) {
+      const int64_t target = problem_.target[tile.first_row + i];
+      const bool valid = target != problem_.ignore_index;
+      state.valid[i] = valid ? A(1) : A(0);
+      state.target_weight[i] = valid ? static_cast<A>(weights_.at(target)) : A(0);
+      state.at_target[i] = valid ? logits_.element(tile.logits + target * stride + i).value : A(0);
+    }
+    for (; i % kLanes<T> != 0; ++i) state.valid[i] = state.target_weight[i] = state.at_target[i] = 0;
+  }
+
+  void take_logs(const Tile& tile, State& state) const {
+    for (int64_t at = 0; at < tile.positions; at += kLanes<double>) {
+      DoubleVec sum{};
+      for (int64_t lane = 0; lane < kLanes<double>; ++lane) {
+        const int64_t i = at + lane;
+        sum[lane] = static_cast<double>(state.at_max[i]) + (static_cast<double>(state.rest[i]) + state.error[i]);
+      }
+      const DoubleVec log_sum = sum == 0 ? sum / sum : log(sum);  // NaN where every logit is -inf
+      for (int64_t lane = 0; lane < kLanes<double>; ++lane) state.log_sum[at + lane] = static_cast<A>(log_sum[lane]);
+    }
+  }
+
+  void finish(const Tile& tile, State& state, Sums& sums) const {
+    const A hard = static_cast<A>(problem_.label_smoothing - 1);
+    const A smooth = static_cast<A>(problem_.label_smoothing / static_cast<double>(problem_.classes));
+    const A weight_total = static_cast<A>(weights_.total());
+    for (int64_t at = 0; at < tile.positions; at += kLanes<T>) {
+      const V sum = load(state.at_max + at) + load(state.rest + at);
+      const V row_max = sum == 0 ? splat(-std::numeric_limits<A>::infinity()) : load(state.max + at);
+      store(state.max + at, row_max);
+      const V log_sum = load(state.log_sum + at);
+      const V valid = load(state.valid + at);
+      const V target_weight = load(state.target_weight + at);
+      V ce = ((load(state.at_target + at) - row_max) - log_sum) * (target_weight * hard);
+      if (smoothing()) {
+        const V log_sum_of_reference = (row_max - load(state.reference + at)) + log_sum;
+        ce -= smooth * (load(state.weighted + at) - weight_total * log_sum_of_reference);
+      }
+      ce = valid != 0 ? ce : V{};
+      store(state.ce + at, ce);
+      sums.ce += sum_lanes(ce);
+      sums.weight += sum_lanes(target_weight);
+      sums.valid += sum_lanes(valid);
+      if (problem_.z_loss == 0) continue;
+      const V lse = row_max + log_sum;
+      const V z = valid != 0 ? static_cast<A>(problem_.z_loss) * lse * lse : V{};
+      store(state.z + at, z);
+      sums.z += sum_lanes(z);
+    }
+  }
+
+  void write_rows(const Tile& tile, const State& state) const {
+    const int64_t row = tile.first_row;
+    const size_t bytes = static_cast<size_t>(tile.positions) * sizeof(A);
+    A* stats = static_cast<A*>(out_.row_stats);
+    std::memcpy(stats + row, state.max, bytes);
+    std::memcpy(stats + problem_.rows + row, state.log_sum, bytes);
+    for (int64_t i = 0; i < tile.positions && out_.lse != nullptr; ++i) {
+      static_cast<A*>(out_.lse)[row + i] = state.max[i] + state.log_sum[i];
+    }
+    for (int64_t i = 0; i < tile.positions && out_.entropy != nullptr; ++i) {
+      const A sum = state.at_max[i] + state.rest[i];
+      static_cast<A*>(out_.entropy)[row + i] = state.log_sum[i] - state.sum_times_shift[i] / sum;
+    }
+    if (problem_.reduction != Reduction::kNone) return;
+    for (int64_t i = 0; i < tile.positions; ++i) {
+      const A z = problem_.z_loss == 0 ? A(0) : state.z[i];
+      write_scalar(out_.loss, out_.loss_dtype, row + i, state.ce[i] + z);
+      if (out_.z_loss != nullptr) write_scalar(out_.z_loss, out_.loss_dtype, row + i, z);
+    }
+  }
+
+  // The first NaN, else the first class that has the max.
+  NPU_CE_NOINLINE void write_argmax(const Tile& tile, const State& state) const {
+    Index found[kTilePositions / kLanes<T>];
+    Index nan[kTilePositions / kLanes<T>];
+    for (Index& none : found) none = Index{} - 1;
+    for (Index& none : nan) none = Index{} - 1;
+    tiles_.for_each_block(tile, [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin,
+                                    int64_t end) {
+      for (int64_t at = begin; at < end; at += kLanes<T>, from += kLanes<T>) {
+        const V highest = load(state.max + at);
+        Index& own_found = found[at / kLanes<T>];
+        Index& own_nan = nan[at / kLanes<T>];
+        for (int64_t c = 0; c < classes; ++c) {
+          const V x = load(from + c * stride);
+          const Index column = Index{} + static_cast<decltype(Index{}[0] + 0)>(first + c);
+          own_found = ((own_found < 0) & (x == highest)) ? column : own_found;
+          own_nan = ((own_nan < 0) & (x != x)) ? column : own_nan;
+        }
+      }
+    });
+    for (int64_t i = 0; i < tile.positions; ++i) {
+      const int64_t at_nan = nan[i / kLanes<T>][i % kLanes<T>];
+      out_.argmax[tile.first_row + i] = at_nan >= 0 ? at_nan : found[i / kLanes<T>][i % kLanes<T>];
+    }
+  }
+
+  const Problem& problem_;
+  const ForwardOutputs& out_;
+  Logits<T> logits_;
+  ClassWeights<A> weights_;
+  PlanarTiles<T> tiles_;
+  std::vector<Sums> sums_;
+};
+
+}  // namespace npu_ce
