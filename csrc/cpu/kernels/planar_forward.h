@@ -93,11 +93,11 @@ class PlanarForward {
       store(state.sum_times_shift + at, V{});
       store(state.weighted + at, V{});
     }
-    tiles_.for_each_block(tile, [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin,
-                                    int64_t end) {
-      scan(from, stride, classes, begin, end, state);
-      if (smoothing()) add_weighted(from, stride, first, classes, begin, end, state);
-    });
+    tiles_.for_each_block(tile,
+                          [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin, int64_t end) {
+                            scan(from, stride, classes, begin, end, state);
+                            if (smoothing()) add_weighted(from, stride, first, classes, begin, end, state);
+                          });
     read_targets(tile, state);
     take_logs(tile, state);
     finish(tile, state, sums);
@@ -248,20 +248,20 @@ class PlanarForward {
     Index nan[kTilePositions / kLanes<T>];
     for (Index& none : found) none = Index{} - 1;
     for (Index& none : nan) none = Index{} - 1;
-    tiles_.for_each_block(tile, [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin,
-                                    int64_t end) {
-      for (int64_t at = begin; at < end; at += kLanes<T>, from += kLanes<T>) {
-        const V highest = load(state.max + at);
-        Index& own_found = found[at / kLanes<T>];
-        Index& own_nan = nan[at / kLanes<T>];
-        for (int64_t c = 0; c < classes; ++c) {
-          const V x = load(from + c * stride);
-          const Index column = Index{} + static_cast<decltype(Index{}[0] + 0)>(first + c);
-          own_found = ((own_found < 0) & (x == highest)) ? column : own_found;
-          own_nan = ((own_nan < 0) & (x != x)) ? column : own_nan;
-        }
-      }
-    });
+    tiles_.for_each_block(tile,
+                          [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin, int64_t end) {
+                            for (int64_t at = begin; at < end; at += kLanes<T>, from += kLanes<T>) {
+                              const V highest = load(state.max + at);
+                              Index& own_found = found[at / kLanes<T>];
+                              Index& own_nan = nan[at / kLanes<T>];
+                              for (int64_t c = 0; c < classes; ++c) {
+                                const V x = load(from + c * stride);
+                                const Index column = Index{} + static_cast<decltype(Index{}[0] + 0)>(first + c);
+                                own_found = ((own_found < 0) & (x == highest)) ? column : own_found;
+                                own_nan = ((own_nan < 0) & (x != x)) ? column : own_nan;
+                              }
+                            }
+                          });
     for (int64_t i = 0; i < tile.positions; ++i) {
       const int64_t at_nan = nan[i / kLanes<T>][i % kLanes<T>];
       out_.argmax[tile.first_row + i] = at_nan >= 0 ? at_nan : found[i / kLanes<T>][i % kLanes<T>];

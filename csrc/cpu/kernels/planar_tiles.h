@@ -38,8 +38,7 @@ class PlanarTiles {
     const Layout& layout = problem_.layout;
     const int64_t image = index / per_image_;
     const int64_t position = index % per_image_ * kTilePositions;
-    return {image * layout.positions + position, image, position,
-            std::min(kTilePositions, layout.positions - position),
+    return {image * layout.positions + position, image, position, std::min(kTilePositions, layout.positions - position),
             static_cast<const T*>(problem_.input) + image * layout.image_stride_elems + position};
   }
 
