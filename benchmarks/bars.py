@@ -158,6 +158,6 @@ def _judged(bar: Bar, where: str, shapes: Shapes, results: Results) -> list[Verd
         value = statistics.median(figures.values()) if which == "median" else figures[worst]
         # What is shown is what is judged.
         met = round(value, 2) <= limit if bar.at_most else round(value, 2) >= limit
-        told = f"{value:.2f}" if which == "median" else f"{value:.2f} at {worst.shape} {worst.dtype}"
-        found.append(Verdict(what, f"{which} {sign} {limit:g}", told, met))
+        figure = f"{value:.2f}" if which == "median" else f"{value:.2f} at {worst.shape} {worst.dtype}"
+        found.append(Verdict(what, f"{which} {sign} {limit:g}", figure, met))
     return found

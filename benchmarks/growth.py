@@ -86,6 +86,6 @@ def verdicts(results: Results) -> list[Verdict]:
         unit = "time" if line.figure == "milliseconds" else "memory"
         what = f"{line.implementation}, {line.form}: growth of {unit} with {line.over}, slope"
         met = None if measured is None else abs(measured - line.slope) <= line.tolerance
-        told = "" if measured is None else f"{measured:.2f}"
-        found.append(Verdict(what, f"{line.slope:g} +- {line.tolerance:g}", told, met))
+        figure = "" if measured is None else f"{measured:.2f}"
+        found.append(Verdict(what, f"{line.slope:g} +- {line.tolerance:g}", figure, met))
     return found

@@ -205,5 +205,5 @@ def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
         if (row := results.row(cell, ours))
     ]
     unit, shape = ("GFLOP/s", "N x H x V") if ours == who.LINEAR else ("GB/s", "logits")
-    told = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
-    return table((shape, "dtype", "ms", unit, "share of limit", *told, *(f"memory: {name}" for name in names)), rows)
+    columns = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
+    return table((shape, "dtype", "ms", unit, "share of limit", *columns, *(f"memory: {name}" for name in names)), rows)

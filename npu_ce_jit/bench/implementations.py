@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The implementations that are measured: the three losses, and the peers of each. A new one is a row here.
 
-Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are told.
+Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are reported.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, m
 def test_a_peer_that_is_not_installed_is_named_once(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", None)
     assert run_bench(["--quick", "--device", "cpu", "5x3x70"]) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("linear: Apple CCE not run")]
-    (line,) = told
+    reported = [line for line in capsys.readouterr().out.splitlines() if line.startswith("linear: Apple CCE not run")]
+    (line,) = reported
     assert line.startswith("linear: Apple CCE not run in 6 of 6 cells: ModuleNotFoundError: ")
     assert "cut_cross_entropy" in line
 

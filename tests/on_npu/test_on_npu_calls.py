@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call refuses, how a refused launch is told, what memory a step takes, and how calls are traced."""
+"""What a call refuses, how a refused launch is reported, what memory a step takes, and how calls are traced."""
 
 from __future__ import annotations
 

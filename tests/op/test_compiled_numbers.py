@@ -144,8 +144,8 @@ def require_right(found: tuple[Tensor, Tensor], n: Numbers, options: Options, x:
     """Fails unless a loss and its gradient, `factor` times, are what the formula gives."""
     expected = truth(x.detach().double(), TARGET, None, options).loss * factor(n)
     slope = gradient(x, TARGET, None, options, torch.tensor(factor(n)), torch.float64)
-    told = f"{n}: {{}}".format
-    torch.testing.assert_close(found, (expected.float(), slope.float()), msg=told)
+    reported = f"{n}: {{}}".format
+    torch.testing.assert_close(found, (expected.float(), slope.float()), msg=reported)
 
 
 def marks(way: str, name: str = "") -> list[pytest.MarkDecorator]:

@@ -137,9 +137,9 @@ def test_a_storage_that_was_freed_is_an_error_and_no_crash() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", f"{program}; t.told_of_freed_storages()"], capture_output=True, text=True, check=False
     )
-    told = [line.split("|") for line in ran.stdout.splitlines()]
-    assert [(form, name) for form, name, _ in told] == CASES, f"then it ended with {ran.returncode}: {ran.stderr}"
-    for form, name, error in told:
+    reported = [line.split("|") for line in ran.stdout.splitlines()]
+    assert [(form, name) for form, name, _ in reported] == CASES, f"then it ended with {ran.returncode}: {ran.stderr}"
+    for form, name, error in reported:
         who = name if form.startswith("linear") else "tensors"
         assert re.match(
             rf"expected {who} with (its|their) values, got shape \[.*\] whose storage is freed; leave", error

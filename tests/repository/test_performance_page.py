@@ -66,8 +66,8 @@ def test_a_bar_is_judged_by_the_median_and_by_the_worst_cell():
     slow_row = fast.row(slow_cell, LEAN)
     slow_row["times as fast as"][EAGER] = 1.7
     assert verdicts(fast, what) == {"median >= 2.5": True, "every cell >= 1.8": False}
-    (told,) = (one.figure for one in bars.verdicts(fast) if one.what == what and one.met is False)
-    assert told == "1.70 at 2048 x 32000 float16"
+    (reported,) = (one.figure for one in bars.verdicts(fast) if one.what == what and one.met is False)
+    assert reported == "1.70 at 2048 x 32000 float16"
 
 
 def test_a_bar_of_a_limit_is_judged_by_what_is_over_it():
@@ -120,8 +120,8 @@ def test_what_is_slower_than_a_peer_is_told_the_worst_first():
     row = results.row(Cell("linear", STEP, "bfloat16", 5, 70, 9), LINEAR)
     row["times as fast as"] = {"one": 0.99, "two": 0.5, "three": 1.0}
     lines = tables.blocks(results, [])["slower"].splitlines()[2:]
-    told = [f"| {LINEAR} | {STEP} | 5 x 9 x 70 | bfloat16 | {peer} |" for peer in ("two | 0.50", "one | 0.99")]
-    assert lines == told
+    reported = [f"| {LINEAR} | {STEP} | 5 x 9 x 70 | bfloat16 | {peer} |" for peer in ("two | 0.50", "one | 0.99")]
+    assert lines == reported
     assert tables.blocks(results_of([]), [])["slower"] == "Nothing was slower."
 
 
