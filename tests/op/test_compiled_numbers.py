@@ -90,7 +90,7 @@ def drop_in(x: Tensor, target: Tensor, n: Numbers) -> Tensor:
 
 
 FORMS = {
-    "lean": Form(lambda x, y, n: npu_ce_jit.cross_entropy(x, y, **n.options())),
+    "cross_entropy": Form(lambda x, y, n: npu_ce_jit.cross_entropy(x, y, **n.options())),
     "module": Form(lambda x, y, n: npu_ce_jit.CrossEntropyLoss(**n.options())(x, y)),
     "causal_lm": Form(lambda x, y, n: npu_ce_jit.causal_lm_loss(x, y, shift_labels=y, **n.options())),
     "linear": Form(lambda x, y, n: npu_ce_jit.linear_cross_entropy(x, head(), y, **n.options())),
