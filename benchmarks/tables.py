@@ -108,11 +108,12 @@ def _slower(results: Results) -> str:
 def _summary(results: Results, verdicts: list[Verdict]) -> str:
     about = results.about
     met, missed = (sum(one.met is which for one in verdicts) for which in (True, False))
-    where = f"{about['device']}, torch {about['torch']}, {about['date']}. {met} of {met + missed} performance targets (bars) met"
+    where = f"{about['device']}, torch {about['torch']}, {about['date']}"
+    how_many = f"{met} of {met + missed} performance targets (bars) met"
     errors = "; ".join(f"{error:.2%}, {kind}" for kind, error in results.accuracy.items())
     parts = (
         f"**{_QUICK}**" if about["quick"] else "",
-        f"{where}: [docs/performance.md](docs/performance.md) has them, and what is slower than a peer.",
+        f"{where}. {how_many}: [docs/performance.md](docs/performance.md) has them, and what is slower than a peer.",
         _summary_of_logits(results),
         _summary_of_hidden_states(results),
         f"Worst element of a bfloat16 gradient, against float64: {errors}.",
