@@ -85,15 +85,17 @@ _COPIES = (_over_the_limit, "time over that of 1.5 copy_ of the logits")
 _PEAK = (_peak, "peak memory over the logits'")
 
 BARS = (
-    Bar("lean", STEP, who.LEAN, *_faster(who.EAGER), BOTH_GRIDS, median=2.5, worst=1.8),
-    Bar("lean", STEP, who.LEAN, *_faster(who.COMPILED), BOTH_GRIDS, median=1.4, worst=1.1),
-    Bar("lean", FORWARD, who.LEAN, *_faster(who.EAGER), BOTH_GRIDS, median=3.5),
-    Bar("lean", FORWARD, who.LEAN, *_faster(who.COMPILED), BOTH_GRIDS, median=1.4),
-    Bar("lean", STEP, who.LEAN, *_faster(who.EAGER), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
-    Bar("lean", STEP, who.LEAN, *_faster(who.COMPILED), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
-    Bar("lean", STEP, who.LEAN, *_faster(who.EAGER), {"4 x 8": TINY}, worst=0.25, dtypes=("float32",)),
-    Bar("lean", STEP, who.IN_PLACE, *_COPIES, BOTH_GRIDS, worst=1.3, dtypes=("float32",), at_most=True),
-    Bar("lean", STEP, who.IN_PLACE, *_COPIES, BOTH_GRIDS, worst=2.0, dtypes=HALVES, at_most=True),
+    Bar("cross_entropy", STEP, who.CROSS_ENTROPY, *_faster(who.EAGER), BOTH_GRIDS, median=2.5, worst=1.8),
+    Bar("cross_entropy", STEP, who.CROSS_ENTROPY, *_faster(who.COMPILED), BOTH_GRIDS, median=1.4, worst=1.1),
+    Bar("cross_entropy", FORWARD, who.CROSS_ENTROPY, *_faster(who.EAGER), BOTH_GRIDS, median=3.5),
+    Bar("cross_entropy", FORWARD, who.CROSS_ENTROPY, *_faster(who.COMPILED), BOTH_GRIDS, median=1.4),
+    Bar("cross_entropy", STEP, who.CROSS_ENTROPY, *_faster(who.EAGER), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
+    Bar("cross_entropy", STEP, who.CROSS_ENTROPY, *_faster(who.COMPILED), {"small or flat": SMALL_OR_FLAT}, worst=1.0),
+    Bar(
+        "cross_entropy", STEP, who.CROSS_ENTROPY, *_faster(who.EAGER), {"4 x 8": TINY}, worst=0.25, dtypes=("float32",)
+    ),
+    Bar("cross_entropy", STEP, who.IN_PLACE, *_COPIES, BOTH_GRIDS, worst=1.3, dtypes=("float32",), at_most=True),
+    Bar("cross_entropy", STEP, who.IN_PLACE, *_COPIES, BOTH_GRIDS, worst=2.0, dtypes=HALVES, at_most=True),
     Bar(
         "drop-in", STEP, who.DROP_IN, *_faster(who.TWO_STEPS_COMPILED), {"grid": GRID[:1], "unlisted": UNLISTED},
         worst=2.5,
@@ -115,9 +117,9 @@ BARS = (
             ),
         )
     ),
-    Bar("lean", FORWARD, who.LEAN, *_PEAK, BOTH_GRIDS, worst=0.01, at_most=True),
-    Bar("lean", STEP, who.LEAN, *_PEAK, BOTH_GRIDS, worst=1.05, at_most=True),
-    Bar("lean", STEP, who.IN_PLACE, *_PEAK, BOTH_GRIDS, worst=0.1, at_most=True),
+    Bar("cross_entropy", FORWARD, who.CROSS_ENTROPY, *_PEAK, BOTH_GRIDS, worst=0.01, at_most=True),
+    Bar("cross_entropy", STEP, who.CROSS_ENTROPY, *_PEAK, BOTH_GRIDS, worst=1.05, at_most=True),
+    Bar("cross_entropy", STEP, who.IN_PLACE, *_PEAK, BOTH_GRIDS, worst=0.1, at_most=True),
     Bar("drop-in", STEP, who.DROP_IN, *_PEAK, BOTH_GRIDS, worst=2.05, at_most=True),
 )  # fmt: skip
 
@@ -158,6 +160,6 @@ def _judged(bar: Bar, where: str, shapes: Shapes, results: Results) -> list[Verd
         value = statistics.median(figures.values()) if which == "median" else figures[worst]
         # What is shown is what is judged.
         met = round(value, 2) <= limit if bar.at_most else round(value, 2) >= limit
-        told = f"{value:.2f}" if which == "median" else f"{value:.2f} at {worst.shape} {worst.dtype}"
-        found.append(Verdict(what, f"{which} {sign} {limit:g}", told, met))
+        figure = f"{value:.2f}" if which == "median" else f"{value:.2f} at {worst.shape} {worst.dtype}"
+        found.append(Verdict(what, f"{which} {sign} {limit:g}", figure, met))
     return found

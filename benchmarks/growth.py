@@ -14,7 +14,7 @@ from bars import Verdict
 from results import Results
 
 from npu_ce_jit.bench.cases import FORWARD, STEP, Cell
-from npu_ce_jit.bench.implementations import DROP_IN, IN_PLACE, LEAN, LINEAR
+from npu_ce_jit.bench.implementations import CROSS_ENTROPY, DROP_IN, IN_PLACE, LINEAR
 
 CLASSES = (16, 50, 160, 500, 1600, 5000, 16000, 50000, 160000)
 ROWS = (1, 3, 10, 32, 100, 316, 1000, 3162, 10000)
@@ -39,12 +39,16 @@ LINES = (
     *(
         Line(loss, form, name, over, "milliseconds", 1.0)
         for over in ("classes", "rows")
-        for loss, form, name in (("lean", FORWARD, LEAN), ("lean", STEP, LEAN), ("lean", STEP, IN_PLACE))
+        for loss, form, name in (
+            ("cross_entropy", FORWARD, CROSS_ENTROPY),
+            ("cross_entropy", STEP, CROSS_ENTROPY),
+            ("cross_entropy", STEP, IN_PLACE),
+        )
     ),
     Line("drop-in", STEP, DROP_IN, "classes", "milliseconds", 1.0),
     Line("linear", STEP, LINEAR, "classes", "milliseconds", 1.0),
-    Line("lean", FORWARD, LEAN, "classes", "peak bytes", 0.0, 0.01),
-    Line("lean", FORWARD, LEAN, "rows", "peak bytes", 1.0),
+    Line("cross_entropy", FORWARD, CROSS_ENTROPY, "classes", "peak bytes", 0.0, 0.01),
+    Line("cross_entropy", FORWARD, CROSS_ENTROPY, "rows", "peak bytes", 1.0),
 )
 
 
@@ -86,6 +90,6 @@ def verdicts(results: Results) -> list[Verdict]:
         unit = "time" if line.figure == "milliseconds" else "memory"
         what = f"{line.implementation}, {line.form}: growth of {unit} with {line.over}, slope"
         met = None if measured is None else abs(measured - line.slope) <= line.tolerance
-        told = "" if measured is None else f"{measured:.2f}"
-        found.append(Verdict(what, f"{line.slope:g} +- {line.tolerance:g}", told, met))
+        figure = "" if measured is None else f"{measured:.2f}"
+        found.append(Verdict(what, f"{line.slope:g} +- {line.tolerance:g}", figure, met))
     return found

@@ -23,7 +23,7 @@ CLASSES = (32_768, 131_072, 262_144, 1_048_576)
 _SUM_BYTES = 4
 
 
-class Problem(NamedTuple):
+class Sizes(NamedTuple):
     """One training step's logits `[rows, classes]`, of which each rank has an equal share of the classes."""
 
     rows: int
@@ -47,33 +47,33 @@ class Collective(NamedTuple):
         return self.payload * (ranks - 1) * (2 / ranks if self.name == "all_reduce" else 1)
 
 
-def ours(p: Problem) -> list[Collective]:
+def ours(p: Sizes) -> list[Collective]:
     """The first is what ranks tell each other on a CPU, in four float64; elsewhere two numbers of each ride along."""
-    told = 8 * 4 * p.ranks
-    return [Collective("all_reduce", size) for size in (told, _SUM_BYTES * p.rows, _SUM_BYTES * p.lanes * p.rows)]
+    agreement = 8 * 4 * p.ranks
+    return [Collective("all_reduce", size) for size in (agreement, _SUM_BYTES * p.rows, _SUM_BYTES * p.lanes * p.rows)]
 
 
-def loss_parallel(p: Problem) -> list[Collective]:
+def loss_parallel(p: Sizes) -> list[Collective]:
     """torch.distributed.tensor.parallel.loss_parallel: max, sum, and the target's log-probability in logits' dtype."""
     return [Collective("all_reduce", of_row * p.rows) for of_row in (_SUM_BYTES, _SUM_BYTES, p.logit_bytes)]
 
 
-def gathered(p: Problem) -> list[Collective]:
+def gathered(p: Sizes) -> list[Collective]:
     """All logits to every rank, then F.cross_entropy."""
     return [Collective("all_gather_into_tensor", p.own_bytes)]
 
 
-def ours_memory(p: Problem) -> int:
+def ours_memory(p: Sizes) -> int:
     """Bytes beside this rank's logits at the peak, the gradient included, numbers of size `[rows]` left out."""
     return p.own_bytes
 
 
-def loss_parallel_memory(p: Problem) -> int:
+def loss_parallel_memory(p: Sizes) -> int:
     """In float32: log-probabilities, one-hot, exp and their sum; two-byte logits are widened first."""
     return p.own_bytes * (7 if p.logit_bytes == 2 else 4)
 
 
-def gathered_memory(p: Problem) -> int:
+def gathered_memory(p: Sizes) -> int:
     """The logits, their log-probabilities and a gradient, each whole."""
     return 3 * p.own_bytes * p.ranks
 
@@ -92,14 +92,14 @@ def blocks() -> dict[str, str]:
 
 def _wire_lines() -> Iterator[list[str]]:
     for ranks in RANKS:
-        one, *others = (Problem(ROWS, classes, ranks) for classes in CLASSES)
+        one, *others = (Sizes(ROWS, classes, ranks) for classes in CLASSES)
         sent = [ours(one), loss_parallel(one), gathered(one), *(gathered(other) for other in others)]
         yield [str(ranks), *(_size(sum(c.wire(ranks) for c in collectives)) for collectives in sent)]
 
 
 def _memory_lines() -> Iterator[list[str]]:
     for ranks in RANKS:
-        problems = [Problem(ROWS, classes, ranks) for classes in CLASSES]
+        problems = [Sizes(ROWS, classes, ranks) for classes in CLASSES]
         held = [(ours_memory(p), loss_parallel_memory(p), gathered_memory(p)) for p in problems]
         yield [str(ranks), *(" / ".join(_size(size) for size in sizes) for sizes in held)]
 

@@ -21,7 +21,7 @@ Lines = dict[str, list[tuple[int, float]]]
 # A loss has one look in every picture: ours are blue and solid, peers red, orange or purple, the limit (a copy of the
 # logits) grey. The colours differ in lightness too, for readers who do not tell them apart by hue.
 _LOOKS: dict[str, dict[str, Any]] = {
-    who.LEAN: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
+    who.CROSS_ENTROPY: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
     who.IN_PLACE: {"color": "#2b8cbe", "marker": "v", "linewidth": 2.4},
     who.DROP_IN: {"color": "#41b6c4", "marker": "s", "linewidth": 1.8},
     who.LINEAR: {"color": "#08519c", "marker": "o", "linewidth": 2.4},
@@ -34,7 +34,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     who.APPLE: {"color": "#fc8d59", "marker": "+", "linewidth": 1.5},
     LIMIT: {"color": "#737373", "linestyle": "--", "linewidth": 1.2},
 }
-_FROM_LOGITS = (who.LEAN, who.IN_PLACE, who.DROP_IN, who.EAGER, who.COMPILED)
+_FROM_LOGITS = (who.CROSS_ENTROPY, who.IN_PLACE, who.DROP_IN, who.EAGER, who.COMPILED)
 _FROM_HIDDEN = (who.LINEAR, who.LINEAR_EAGER, who.LINEAR_TORCH, who.APPLE)
 _INCHES = (10.5, 4.2)
 _DOTS = 130  # an inch
@@ -74,7 +74,7 @@ def _memory(plt: Any, results: Results) -> Any:
 
 def _over_classes(plt: Any, results: Results, figure: str, unit: str, more: tuple[str, ...]) -> Any:
     picture, panels = plt.subplots(1, 2, figsize=_INCHES, layout="constrained")
-    for panel, loss, names in zip(panels, ("lean", "linear"), (_FROM_LOGITS, _FROM_HIDDEN), strict=True):
+    for panel, loss, names in zip(panels, ("cross_entropy", "linear"), (_FROM_LOGITS, _FROM_HIDDEN), strict=True):
         cells = growth.cells(loss, STEP, "classes")
         drawn = {}
         for name in (*names, *more):
@@ -92,9 +92,10 @@ def _over_classes(plt: Any, results: Results, figure: str, unit: str, more: tupl
 def _growth(plt: Any, results: Results) -> Any:
     picture, panels = plt.subplots(1, 2, figsize=_INCHES, layout="constrained")
     for panel, over in zip(panels, ("classes", "rows"), strict=True):
-        cells = growth.cells("lean", STEP, over)
+        cells = growth.cells("cross_entropy", STEP, over)
         drawn = {
-            name: growth.points(results, cells, name, "milliseconds", over) for name in (who.LEAN, who.IN_PLACE, LIMIT)
+            name: growth.points(results, cells, name, "milliseconds", over)
+            for name in (who.CROSS_ENTROPY, who.IN_PLACE, LIMIT)
         }
         slopes = {name: growth.slope(line) for name, line in drawn.items()}
         _draw_lines(panel, drawn, 1.0, {name: f"slope {slope:.2f}" for name, slope in slopes.items() if slope})

@@ -89,9 +89,9 @@ def plan() -> list[tuple[Cell, bool]]:
     """Every cell, and whether peers run in it."""
     large = bars.GRID + bars.UNLISTED
     cells = [
-        *cells_of("lean", FORMS, DTYPES, large),
-        *cells_of("lean", (STEP,), DTYPES, bars.SMALL_OR_FLAT),
-        *cells_of("lean", (STEP,), ("float32",), bars.TINY),
+        *cells_of("cross_entropy", FORMS, DTYPES, large),
+        *cells_of("cross_entropy", (STEP,), DTYPES, bars.SMALL_OR_FLAT),
+        *cells_of("cross_entropy", (STEP,), ("float32",), bars.TINY),
         *cells_of("drop-in", (STEP,), DTYPES, large + bars.SMALL_OR_FLAT),
         *(cell for form in (STEP, FORWARD) for case in bars.LINEAR for cell in cells_of("linear", (form,), *case)),
     ]
@@ -100,8 +100,8 @@ def plan() -> list[tuple[Cell, bool]]:
 
 def quick_plan() -> list[tuple[Cell, bool]]:
     cells = [
-        *cells_of("lean", FORMS, ("float32",), bars.UNLISTED[:1]),
-        *cells_of("lean", (STEP,), ("bfloat16",), bars.SMALL_OR_FLAT),
+        *cells_of("cross_entropy", FORMS, ("float32",), bars.UNLISTED[:1]),
+        *cells_of("cross_entropy", (STEP,), ("bfloat16",), bars.SMALL_OR_FLAT),
         *cells_of("drop-in", (STEP,), ("float32",), bars.UNLISTED[:1]),
     ]
     grown = [(cell, everybody) for cell, everybody in growing() if cell.rows * cell.classes <= 1024 * _QUICK_CLASSES]

@@ -39,8 +39,8 @@ def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
             ("what", "bar", "figure", ""),
             ((one.what, one.bar, one.figure, f"**{one.word}**" if one.met is False else one.word) for one in verdicts),
         ),
-        "lean": _lean(results, STEP, (*_LARGE, *bars.SMALL_OR_FLAT, *bars.TINY)),
-        "lean_forward": _lean(results, FORWARD, _LARGE),
+        "cross_entropy": _of_cross_entropy(results, STEP, (*_LARGE, *bars.SMALL_OR_FLAT, *bars.TINY)),
+        "cross_entropy_forward": _of_cross_entropy(results, FORWARD, _LARGE),
         "drop_in": _drop_in(results),
         "linear": _linear(results, STEP),
         "linear_forward": _linear(results, FORWARD),
@@ -108,11 +108,12 @@ def _slower(results: Results) -> str:
 def _summary(results: Results, verdicts: list[Verdict]) -> str:
     about = results.about
     met, missed = (sum(one.met is which for one in verdicts) for which in (True, False))
-    where = f"{about['device']}, torch {about['torch']}, {about['date']}. {met} bars met, {missed} missed"
+    where = f"{about['device']}, torch {about['torch']}, {about['date']}"
+    how_many = f"{met} of {met + missed} performance targets (bars) met"
     errors = "; ".join(f"{error:.2%}, {kind}" for kind, error in results.accuracy.items())
     parts = (
         f"**{_QUICK}**" if about["quick"] else "",
-        f"{where}: [docs/performance.md](docs/performance.md) has them, and what is slower than a peer.",
+        f"{where}. {how_many}: [docs/performance.md](docs/performance.md) has them, and what is slower than a peer.",
         _summary_of_logits(results),
         _summary_of_hidden_states(results),
         f"Worst element of a bfloat16 gradient, against float64: {errors}.",
@@ -122,13 +123,13 @@ def _summary(results: Results, verdicts: list[Verdict]) -> str:
 
 def _summary_of_logits(results: Results) -> str:
     rows = []
-    for cell in cells_of("lean", (STEP,), ("float32", "bfloat16"), (*bars.GRID, *bars.SMALL_OR_FLAT)):
+    for cell in cells_of("cross_entropy", (STEP,), ("float32", "bfloat16"), (*bars.GRID, *bars.SMALL_OR_FLAT)):
         forward, drop_in = cell._replace(form=FORWARD), cell._replace(loss="drop-in")
-        if results.row(cell, who.LEAN):
+        if results.row(cell, who.CROSS_ENTROPY):
             times = (
-                results.times_as_fast(cell, who.LEAN, who.EAGER),
-                results.times_as_fast(cell, who.LEAN, who.COMPILED),
-                results.times_as_fast(forward, who.LEAN, who.EAGER),
+                results.times_as_fast(cell, who.CROSS_ENTROPY, who.EAGER),
+                results.times_as_fast(cell, who.CROSS_ENTROPY, who.COMPILED),
+                results.times_as_fast(forward, who.CROSS_ENTROPY, who.EAGER),
                 results.times_as_fast(drop_in, who.DROP_IN, who.TWO_STEPS),
             )
             rows.append(
@@ -136,11 +137,18 @@ def _summary_of_logits(results: Results) -> str:
                     cell.shape,
                     cell.dtype,
                     *map(_times, times),
-                    *_peaks(results, cell, (who.LEAN, who.IN_PLACE, who.EAGER)),
+                    *_peaks(results, cell, (who.CROSS_ENTROPY, who.IN_PLACE, who.EAGER)),
                 )
             )
-    titles = ("logits", "dtype", f"`{who.LEAN}` vs {who.EAGER}", f"vs {who.COMPILED}", f"forward only, vs {who.EAGER}")
-    return table((*titles, f"drop-in vs {who.TWO_STEPS}", "memory, x logits", "in place", who.EAGER), rows)
+    titles = (
+        "logits",
+        "dtype",
+        f"`{who.CROSS_ENTROPY}` vs {who.EAGER}",
+        f"vs {who.COMPILED}",
+        f"forward only, vs {who.EAGER}",
+        f"`{who.DROP_IN}` vs {who.TWO_STEPS}",
+    )
+    return table((*titles, *_memory(who.CROSS_ENTROPY, who.IN_PLACE, who.EAGER)), rows)
 
 
 def _summary_of_hidden_states(results: Results) -> str:
@@ -157,12 +165,16 @@ def _summary_of_hidden_states(results: Results) -> str:
         if results.row(cell, who.LINEAR)
     ]
     titles = ("N x H x V", "dtype", f"`{who.LINEAR}` vs {who.LINEAR_EAGER}", f"vs {who.LINEAR_TORCH}")
-    return table((*titles, "memory, x logits", *names[1:]), rows)
+    return table((*titles, *_memory(*names)), rows)
 
 
-def _lean(results: Results, form: str, shapes: bars.Shapes) -> str:
-    names = (who.LEAN, *([who.IN_PLACE] if form == STEP else []), who.EAGER, who.COMPILED)
-    return _cells(results, cells_of("lean", (form,), DTYPES, shapes), names)
+def _memory(*names: str) -> list[str]:
+    return [f"memory, x logits: {name}" for name in names]
+
+
+def _of_cross_entropy(results: Results, form: str, shapes: bars.Shapes) -> str:
+    names = (who.CROSS_ENTROPY, *([who.IN_PLACE] if form == STEP else []), who.EAGER, who.COMPILED)
+    return _cells(results, cells_of("cross_entropy", (form,), DTYPES, shapes), names)
 
 
 def _drop_in(results: Results) -> str:
@@ -205,5 +217,5 @@ def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
         if (row := results.row(cell, ours))
     ]
     unit, shape = ("GFLOP/s", "N x H x V") if ours == who.LINEAR else ("GB/s", "logits")
-    told = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
-    return table((shape, "dtype", "ms", unit, "share of limit", *told, *(f"memory: {name}" for name in names)), rows)
+    columns = [f"share, {name}" if name == who.IN_PLACE else f"vs {name}" for name in timed]
+    return table((shape, "dtype", "ms", unit, "share of limit", *columns, *(f"memory: {name}" for name in names)), rows)

@@ -60,6 +60,8 @@ __all__ = [
     "token_logprobs",
     "uninstall",
 ]
+# By name, the module that has it: an IDE follows the imports above, and a module's __getattr__ gets strings. To import
+# all of them would double what an import of this package takes.
 _LAZY = {
     "CrossEntropyLoss": "api.modules",
     "LinearCrossEntropyLoss": "api.modules",

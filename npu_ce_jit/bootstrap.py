@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map of the repository: what happens at import, one step a line."""
+"""What happens at import: the operators are registered, the tools are found, and `Session` loads the kernels."""
 
 import itertools
 import os

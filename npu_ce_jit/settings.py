@@ -169,7 +169,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def from_env(cls, mapping: Mapping[str, str]) -> "Settings":
-        """Reads the variables. A bad value counts as not set and is told in `problems`; nothing is raised."""
+        """Reads the variables. A bad value counts as not set and is reported in `problems`; nothing is raised."""
         values: dict[str, Any] = {}
         problems: list[SettingsError] = []
         for variable in VARIABLES:

@@ -25,12 +25,12 @@ void require_device(const Tensor& tensor, const char* name, const Device& device
 }
 
 // Rows of a matrix whose columns lie side by side, copied only if they do not.
-struct Rows {
+struct StridedRows {
   const void* data;
   int64_t stride_elems;
 };
 
-Rows rows_of(const Tensor& tensor, int64_t columns, std::optional<Tensor>& copy) {
+StridedRows rows_of(const Tensor& tensor, int64_t columns, std::optional<Tensor>& copy) {
   if (columns == 1 || tensor.stride(1) == 1) return {tensor.data(), tensor.stride(0)};
   copy = tensor.contiguous_copy();
   return {copy->data(), columns};
@@ -169,7 +169,7 @@ Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms) {
   problem.target = targets_of(tensors.target, problem.rows, device);
   problem.weight = weight_of(tensors.weight, problem.classes, problem.dtype, device);
   if (dim == 2) {
-    const Rows rows = rows_of(input, problem.classes, result.copy);
+    const StridedRows rows = rows_of(input, problem.classes, result.copy);
     problem.input = rows.data;
     problem.layout = {1, rows.stride_elems, 1};
     return result;
@@ -204,7 +204,7 @@ Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem
                 arguments.tensors.input.dim() == 2,
             "expected grad_log_prob of the shape [N, C] of input, got ", log_prob);
     require(dtype_of(log_prob.dtype(), "grad_log_prob") == problem.dtype, "expected grad_log_prob of input's dtype");
-    const Rows rows = rows_of(log_prob, problem.classes, result.copy);
+    const StridedRows rows = rows_of(log_prob, problem.classes, result.copy);
     gradients.log_prob = rows.data;
     gradients.log_prob_stride_elems = rows.stride_elems;
   }

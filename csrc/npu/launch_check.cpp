@@ -26,7 +26,7 @@ bool numbers_tasks(uint64_t task) {
   return numbered;
 }
 
-std::string told(aclError error, const char* meaning) {
+std::string reported(aclError error, const char* meaning) {
   return "ACL error " + std::to_string(error) + ": " + (meaning != nullptr ? meaning : "ACL says nothing of it");
 }
 
@@ -39,13 +39,13 @@ LaunchCheck::LaunchCheck() : earlier_error_(aclrtPeekAtLastError(ACL_RT_THREAD_L
 std::string LaunchCheck::problem(int error) const {
   const aclError last_error = aclrtPeekAtLastError(ACL_RT_THREAD_LEVEL);
   if (error == ACL_SUCCESS && last_error != earlier_error_) error = last_error;
-  if (error != ACL_SUCCESS) return told(error, aclGetRecentErrMsg());
+  if (error != ACL_SUCCESS) return reported(error, aclGetRecentErrMsg());
   const uint64_t task = last_task();
   if (task != earlier_task_ || !numbers_tasks(task)) return {};
   // A launch may fail with the very error that was there before, or with none: where CANN 8.5.0 could not register the
   // kernels, which it does within the first launch, every later one does nothing.
   if (last_error == ACL_SUCCESS) return "nothing on its stream and no error of ACL's; see what CANN has printed";
-  return "nothing on its stream, and the error that was there before: " + told(last_error, aclGetRecentErrMsg());
+  return "nothing on its stream, and the error that was there before: " + reported(last_error, aclGetRecentErrMsg());
 }
 
 }  // namespace npu_ce

@@ -56,7 +56,7 @@ class Effort(NamedTuple):
     calls: int = 1  # at least, each turn: on an NPU many, or the wait for the device would count
 
 
-class Problem(NamedTuple):
+class BenchInputs(NamedTuple):
     """What is handed to all implementations of a cell, and what bounds them."""
 
     leaves: tuple[Tensor, ...]
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 class _Step:
     """Computes the loss, keeping its other outputs alive until after backward, as a caller who wants them does."""
 
-    def __init__(self, loss: Loss, problem: Problem, backward: bool) -> None:
+    def __init__(self, loss: Loss, problem: BenchInputs, backward: bool) -> None:
         self.loss, self.problem, self.backward = loss, problem, backward
         self.seconds = 0.0  # of the last call
         self.value: Tensor | None = None  # the first time: a loss in place leaves its gradient where logits were
@@ -110,7 +110,7 @@ def measure(cell: Cell, implementations: Iterable[Implementation], device: torch
             row["peak over logits"] = _peak(step, device, one.compiles) / logits_bytes
             assert step.value is not None  # the step was run
             row["value"] = step.value.sum().item()
-        except Exception as error:  # noqa: BLE001  a peer that does not run here is told, and the others go on
+        except Exception as error:  # noqa: BLE001  a peer that does not run here is reported, and the others go on
             row["not run"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         else:
             steps[one.name] = step
@@ -151,13 +151,13 @@ def _peak(step: _Step, device: torch.device, warm_up: bool) -> int:
     return peak
 
 
-def _from_logits(cell: Cell, device: torch.device) -> Problem:
+def _from_logits(cell: Cell, device: torch.device) -> BenchInputs:
     logits = torch.randn(cell.rows, cell.classes).to(getattr(torch, cell.dtype)).to(device)
     # A loss in place leaves none: each starts with logits that have just been written, as those of a model have been.
     x, copy = logits.clone(), torch.empty_like(logits)
     target = torch.randint(cell.classes, (cell.rows,)).to(device)
     passes = 1 + (cell.loss == "drop-in") + (2 if cell.form == STEP else 0)
-    return Problem(
+    return BenchInputs(
         leaves=(x,),
         target=target,
         prepare=lambda: x.copy_(logits),
@@ -168,12 +168,12 @@ def _from_logits(cell: Cell, device: torch.device) -> Problem:
     )
 
 
-def _from_hidden(cell: Cell, device: torch.device) -> Problem:
+def _from_hidden(cell: Cell, device: torch.device) -> BenchInputs:
     dtype = getattr(torch, cell.dtype)
     x = torch.randn(cell.rows, cell.features).to(dtype).to(device)
     weight = (torch.randn(cell.classes, cell.features) * cell.features**-0.5).to(dtype).to(device)
     products = 3 if cell.form == STEP else 1
-    return Problem(
+    return BenchInputs(
         leaves=(x, weight),
         target=torch.randint(cell.classes, (cell.rows,)).to(device),
         prepare=lambda: None,

@@ -80,7 +80,7 @@ def _cells(shapes: tuple[tuple[int, ...], ...]) -> list[Cell]:
     cases = [
         (loss, rows, classes, features[0] if features else 0)
         for rows, *features, classes in shapes
-        for loss in (("linear",) if features else ("lean", "drop-in"))
+        for loss in (("linear",) if features else ("cross_entropy", "drop-in"))
     ]
     return [
         Cell(loss, form, dtype, rows, classes, features)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The implementations that are measured: the three losses, and the peers of each. A new one is a row here.
 
-Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are told.
+Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Loss = Callable[..., Any]
 EAGER, COMPILED = "F.cross_entropy", "torch.compile"
 TWO_STEPS, TWO_STEPS_COMPILED = "log_softmax + nll_loss", "torch.compile of both"
 LINEAR_EAGER, LINEAR_TORCH = "F.linear + F.cross_entropy", "F.linear_cross_entropy"
-LEAN, IN_PLACE, DROP_IN, LINEAR = (
+CROSS_ENTROPY, IN_PLACE, DROP_IN, LINEAR = (
     "cross_entropy",
     "cross_entropy, in place",
     "npu_cross_entropy_loss",
@@ -70,8 +70,8 @@ _CCE = "cut_cross_entropy", "linear_cross_entropy"
 
 # In the order in which they are shown.
 IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
-    "lean": (
-        Implementation(LEAN, lambda: cross_entropy, ours=True),
+    "cross_entropy": (
+        Implementation(CROSS_ENTROPY, lambda: cross_entropy, ours=True),
         Implementation(IN_PLACE, lambda: partial(cross_entropy, inplace_backward=True), ours=True, trains_only=True),
         Implementation(EAGER, lambda: F.cross_entropy),
         Implementation(COMPILED, _compiled(lambda: F.cross_entropy), compiles=True),

@@ -48,7 +48,7 @@ class Target:
 
 
 def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
-    """Raises ToolchainError where the CPU's instructions cannot be told."""
+    """Raises ToolchainError where the CPU's instructions are not known."""
     cpu_isa = toolchain.cpu_isa.require()
     facts = (
         *_common_facts(settings, toolchain),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.rows import (
-    Gradients,
+    OutputGrads,
     as_logits,
     coefficients,
     denominators_of,
@@ -85,7 +85,7 @@ def backward(
 ) -> Tensor:
     """`_backward` of docs/design.md."""
     terms = LossTerms(*numbers)
-    gradients = Gradients(grad_loss, grad_z_loss, grad_log_prob, grad_lse, grad_entropy)
+    gradients = OutputGrads(grad_loss, grad_z_loss, grad_log_prob, grad_lse, grad_entropy)
     rows = rows_of(input, target, weight, terms)
     row_max, log_sum = row_stats
     log_prob = (rows.x - row_max[:, None]) - log_sum[:, None]

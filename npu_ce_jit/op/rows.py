@@ -12,7 +12,7 @@ from torch import Tensor
 from npu_ce_jit.op.schema import MEAN, NONE, LossTerms, accumulation_dtype
 
 
-class Rows(NamedTuple):
+class RowTerms(NamedTuple):
     """`[N, C]` and `[N]` quantities in the accumulation dtype. `x` is the transformed logits x'."""
 
     x: Tensor
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     target_weight: Tensor  # [N]: weight[target], 0 where ignored
 
 
-class Gradients(NamedTuple):
+class OutputGrads(NamedTuple):
     """Gradients (or tangents) of the differentiable outputs of `_forward`; None where there is none."""
 
     loss: Tensor | None
@@ -57,7 +57,7 @@ class Coefficients(NamedTuple):
     lse: Tensor | None
     log_prob: Tensor | None  # [N, C]
 
-    def rest(self, rows: Rows, lse: Tensor, entropy: Tensor | None) -> Tensor:
+    def rest(self, rows: RowTerms, lse: Tensor, entropy: Tensor | None) -> Tensor:
         """The r of docs/design.md."""
         total = self.uniform * rows.weight.sum() + self.z * lse
         if self.lse is not None:
@@ -97,14 +97,14 @@ def as_logits(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(images, positions, classes).movedim(2, 1)
 
 
-def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Rows:
+def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> RowTerms:
     dtype = accumulation_dtype(input.dtype)
     x, slope, curvature = transformed(as_rows(input).to(dtype), terms)
     not_ignored = target != terms.ignore_index
     safe_target = torch.where(not_ignored, target, 0).long()
     class_weight = x.new_ones(x.shape[1]) if weight is None else weight.to(dtype)
     target_weight = torch.where(not_ignored, class_weight[safe_target], 0)
-    return Rows(x, slope, curvature, not_ignored, safe_target, class_weight, target_weight)
+    return RowTerms(x, slope, curvature, not_ignored, safe_target, class_weight, target_weight)
 
 
 def weight_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -124,7 +124,7 @@ def denominators_of_targets(target: Tensor, weight: Tensor | None, ignore_index:
     return torch.stack((weights, counts), -1)
 
 
-def denominators_of(rows: Rows) -> Tensor:
+def denominators_of(rows: RowTerms) -> Tensor:
     """`[2]`: the weight of the rows that are not ignored, and their count."""
     return torch.stack((rows.target_weight.sum(), rows.not_ignored.sum().to(rows.target_weight.dtype)))
 
@@ -138,7 +138,7 @@ def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
     return (total / denominator if reduction == MEAN else total).to(values.dtype)
 
 
-def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: LossTerms) -> Coefficients:
+def coefficients(rows: RowTerms, gradients: OutputGrads, denominators: Tensor, terms: LossTerms) -> Coefficients:
     """Linear in `gradients`; 0 through the losses for an ignored row, whatever its denominators."""
     dtype, classes = rows.x.dtype, rows.x.shape[1]
     ce, z = loss_gradients(gradients, rows.not_ignored, denominators, terms)
@@ -154,7 +154,7 @@ def coefficients(rows: Rows, gradients: Gradients, denominators: Tensor, terms: 
 
 
 def loss_gradients(
-    gradients: Gradients, not_ignored: Tensor, denominators: Tensor, terms: LossTerms
+    gradients: OutputGrads, not_ignored: Tensor, denominators: Tensor, terms: LossTerms
 ) -> tuple[Tensor, Tensor]:
     """`[N]`: the gradient of each row's cross entropy, and of its z-loss."""
     ce = _on_rows(gradients.loss, not_ignored, denominators.dtype, terms)

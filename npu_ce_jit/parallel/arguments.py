@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensor
 from npu_ce_jit.api.linear_cross_entropy import flat_rows
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks, row_checks
-from npu_ce_jit.op.distributed.targets import Shard
+from npu_ce_jit.op.distributed.targets import VocabRange
 from npu_ce_jit.op.distributed.vocab_parallel import all_reduce
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
@@ -118,7 +118,7 @@ AnyCall = TypeVar("AnyCall", bound=Call)
 
 def agreed(
     name: str, local_logits: object, group: dist.ProcessGroup, check: Callable[[], AnyCall]
-) -> tuple[AnyCall, Shard | None]:
+) -> tuple[AnyCall, VocabRange | None]:
     """What `check` made of this rank's arguments, and this rank's place among all classes.
 
     On a CPU in eager mode, ranks tell each other in one collective of four numbers whether they have accepted their
@@ -154,10 +154,10 @@ def agreed(
     weight_sums = weight_sums.to(accumulation_dtype(call.input.dtype))  # added up as where sizes ride in the max
     weight_sum = weight_sums[is_whole.long().argmax()] if bool(is_whole.any()) else weight_sums.sum()
     first = sizes[:rank].sum()
-    return call, Shard(first, total, weight_sum)
+    return call, VocabRange(first, total, weight_sum)
 
 
-class _Told(NamedTuple):
+class _Report(NamedTuple):
     """One rank's part, when something is wrong on one of them."""
 
     error: str | None
@@ -195,22 +195,22 @@ def _shared(name: str, call: Call) -> dict[str, str]:
 
 
 def _refusal(name: str, call: Call | None, own_error: Exception | None, group: dist.ProcessGroup) -> Exception:
-    """This rank's own error, or one that says what the others have told. Every rank gets here."""
-    own = _Told(None, _shared(name, call)) if call else _Told(f"{type(own_error).__name__}: {own_error}", {})
-    of_ranks: list[_Told] = [own] * dist.get_world_size(group)
+    """This rank's own error, or one that says what the others have found. Every rank gets here."""
+    own = _Report(None, _shared(name, call)) if call else _Report(f"{type(own_error).__name__}: {own_error}", {})
+    of_ranks: list[_Report] = [own] * dist.get_world_size(group)
     dist.all_gather_object(of_ranks, own, group)
     if own_error is not None:
         return own_error
-    refused = [f"rank {rank} of the group: {told.error}" for rank, told in enumerate(of_ranks) if told.error]
+    refused = [f"rank {rank} of the group: {report.error}" for rank, report in enumerate(of_ranks) if report.error]
     if refused:
         return RuntimeError(
             f"expected arguments of {name} that every rank accepts, got an error on {len(refused)} of "
             f"{len(of_ranks)} ranks; {'; '.join(refused)}"
         )
     differing = [
-        f"{key} " + ", ".join(f"{told.shared.get(key)} (rank {rank})" for rank, told in enumerate(of_ranks))
+        f"{key} " + ", ".join(f"{report.shared.get(key)} (rank {rank})" for rank, report in enumerate(of_ranks))
         for key in own.shared
-        if len({told.shared.get(key) for told in of_ranks}) > 1
+        if len({report.shared.get(key) for report in of_ranks}) > 1
     ]
     return RuntimeError(f"expected the same call of {name} on every rank, got {'; '.join(differing)}")
 

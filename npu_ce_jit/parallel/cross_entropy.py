@@ -15,9 +15,9 @@ from npu_ce_jit.op import row_checks
 from npu_ce_jit.op.autograd.functions import no_second_derivative
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.targets import Shard
+from npu_ce_jit.op.distributed.targets import VocabRange
 from npu_ce_jit.op.distributed.vocab_parallel import Smoothing
-from npu_ce_jit.op.rows import Gradients
+from npu_ce_jit.op.rows import OutputGrads
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import NONE, LossTerms, accumulated
 from npu_ce_jit.op.torch_private import is_differentiating
@@ -143,7 +143,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         weight: Tensor | None,
         call: _Call,
         group: dist.ProcessGroup,
-        shard: Shard | None,
+        shard: VocabRange | None,
         inplace_backward: bool,
     ) -> Tensor:
         terms, smoothing = call.terms, _FORMULAS[call.formula]
@@ -169,8 +169,9 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
             raise no_second_derivative("vocab_parallel_cross_entropy", "npu_ce_jit.cross_entropy is")
         in_place = ctx.over_logits.allowed(input)
         result = vocab_parallel.backward(
-            Gradients(grad_loss, None, None, None, None), input.detach(), target, weight, row_stats, target_weight,
-            None, denominators, ctx.terms, (ctx.group,), Shard(*of_shard), in_place=in_place, smoothing=ctx.smoothing,
+            OutputGrads(grad_loss, None, None, None, None), input.detach(), target, weight, row_stats, target_weight,
+            None, denominators, ctx.terms, (ctx.group,), VocabRange(*of_shard), in_place=in_place,
+            smoothing=ctx.smoothing,
         )  # fmt: skip
         if in_place:
             result = ctx.over_logits.spend(input)

@@ -17,8 +17,8 @@ from npu_ce_jit.op.autograd.functions import OPS, no_second_derivative
 from npu_ce_jit.op.autograd.over_logits import OverLogits
 from npu_ce_jit.op.autograd.token_logprobs import RowGradients, RowValues
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.targets import Shard
-from npu_ce_jit.op.rows import Gradients, squared_probs
+from npu_ce_jit.op.distributed.targets import VocabRange
+from npu_ce_jit.op.rows import OutputGrads, squared_probs
 from npu_ce_jit.op.saved import require_unchanged, seen
 from npu_ce_jit.op.schema import DOUBLED_LSE, ENTROPY, LossTerms
 from npu_ce_jit.op.torch_private import is_differentiating
@@ -113,7 +113,7 @@ class _VocabParallelTokenLogprobs(torch.autograd.Function):
         target: Tensor,
         call: _Call,
         group: dist.ProcessGroup,
-        shard: Shard | None,
+        shard: VocabRange | None,
         inplace_backward: bool,
     ) -> RowValues:
         rows, shard = vocab_parallel.forward(input, target, None, call.terms, call.outputs, (group,), shard)
@@ -150,8 +150,9 @@ class _VocabParallelTokenLogprobs(torch.autograd.Function):
                 row_stats.new_ones(2), *ctx.terms.doubled,
             )  # fmt: skip
         result = vocab_parallel.backward(
-            Gradients(gradients.loss, None, None, gradients.lse, gradients.entropy), logits, target, None, row_stats,
-            target_weight, entropy, row_stats.new_ones(2), ctx.terms, (ctx.group,), Shard(*of_shard), in_place=in_place,
+            OutputGrads(gradients.loss, None, None, gradients.lse, gradients.entropy), logits, target, None, row_stats,
+            target_weight, entropy, row_stats.new_ones(2), ctx.terms, (ctx.group,), VocabRange(*of_shard),
+            in_place=in_place,
         )  # fmt: skip
         if doubled is not None:
             result.add_(doubled)

@@ -178,7 +178,7 @@ class _Exchange:
         self.is_undone = True
 
     def _take_out(self, current: Any) -> None:
-        """From below the later exchanges of ours; what somebody else has put over it stays, and is told."""
+        """From below the later exchanges of ours; what somebody else has put over it stays, and is reported."""
         layer = _exchange_of(getattr(current, "__func__", current))
         while layer is not None:
             if getattr(layer.below, "__func__", layer.below) is self.function:

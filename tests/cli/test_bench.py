@@ -36,7 +36,7 @@ def test_every_loss_is_there_in_every_dtype_form_and_shape(capsys):
     cases = {
         (row["loss"], row["dtype"], row["form"], row["rows"], row["features"], row["classes"]) for row in report["rows"]
     }
-    shapes = {"lean": (5, 0, 70), "drop-in": (5, 0, 70), "linear": (3, 11, 407)}
+    shapes = {"cross_entropy": (5, 0, 70), "drop-in": (5, 0, 70), "linear": (3, 11, 407)}
     assert cases == {
         (loss, dtype, form, *shape) for loss, shape in shapes.items() for dtype in DTYPES for form in FORMS
     }
@@ -106,7 +106,7 @@ def test_a_call_starts_with_the_logits_that_another_one_overwrote():
         x.detach().fill_(0)
         return (x * 1).sum()
 
-    cell = cases.Cell("lean", "forward + backward", "float32", 300, 300)
+    cell = cases.Cell("cross_entropy", "forward + backward", "float32", 300, 300)
     effort = cases.Effort(rounds=2, seconds=9, compile=False)
     cases.measure(cell, [Implementation("overwrites", lambda: loss)], torch.device("cpu"), effort)
     first, *timed = seen
@@ -122,7 +122,7 @@ def test_who_is_too_slow_for_rounds_is_timed_by_one_call(monkeypatch):
         calls.append(1)
         return x.sum()
 
-    cell = cases.Cell("lean", "forward", "float32", 300, 300)
+    cell = cases.Cell("cross_entropy", "forward", "float32", 300, 300)
     effort = cases.Effort(rounds=2, seconds=9, compile=False)
     row, limit = cases.measure(cell, [Implementation("slow", lambda: loss)], torch.device("cpu"), effort)
     assert len(calls) == 1
@@ -135,15 +135,16 @@ def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, m
         raise RuntimeError("no such operator\nand more")
 
     monkeypatch.setattr(F, "cross_entropy", broken)
-    rows = [row for row in report_of(capsys, "5x70")["rows"] if row["loss"] == "lean"]
+    rows = [row for row in report_of(capsys, "5x70")["rows"] if row["loss"] == "cross_entropy"]
     failures = [row["not run"] for row in rows if row["implementation"] == "F.cross_entropy"]
     assert failures == ["RuntimeError: no such operator"] * 6
     assert all("F.cross_entropy" not in row["times as fast as"] for row in ran(rows) if row["ours"])
 
     of_ours = [
-        one._replace(load=lambda: broken) if one.name == "cross_entropy" else one for one in IMPLEMENTATIONS["lean"]
+        one._replace(load=lambda: broken) if one.name == "cross_entropy" else one
+        for one in IMPLEMENTATIONS["cross_entropy"]
     ]
-    monkeypatch.setitem(command.IMPLEMENTATIONS, "lean", tuple(of_ours))
+    monkeypatch.setitem(command.IMPLEMENTATIONS, "cross_entropy", tuple(of_ours))
     assert run_bench(["--quick", "--device", "cpu", "5x70"]) == 1
     assert "\nlean: cross_entropy not run in 6 of 6 cells: RuntimeError: no such operator\n" in capsys.readouterr().out
 
@@ -151,8 +152,8 @@ def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, m
 def test_a_peer_that_is_not_installed_is_named_once(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", None)
     assert run_bench(["--quick", "--device", "cpu", "5x3x70"]) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("linear: Apple CCE not run")]
-    (line,) = told
+    reported = [line for line in capsys.readouterr().out.splitlines() if line.startswith("linear: Apple CCE not run")]
+    (line,) = reported
     assert line.startswith("linear: Apple CCE not run in 6 of 6 cells: ModuleNotFoundError: ")
     assert "cut_cross_entropy" in line
 

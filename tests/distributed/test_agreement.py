@@ -19,10 +19,10 @@ ROWS, CLASSES = 6, 5
 
 
 class Mistake(NamedTuple):
-    """What rank 1 does otherwise; what it is told."""
+    """What rank 1 does otherwise; the message that it gets."""
 
     arguments: Callable[[], dict[str, Any]]
-    told: str
+    message: str
 
 
 def target() -> Tensor:
@@ -68,14 +68,14 @@ def check_all(rank: int) -> None:
         began = time.monotonic()
         with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:  # NotImplementedError is a RuntimeError
             call(**(mistake.arguments() if rank == 1 else {}))
-        told = f"{type(raised.value).__name__}: {raised.value}" if rank == 1 else str(raised.value)
-        assert re.search(mistake.told, told), (name, told)
-        assert rank == 1 or re.search(REFUSED + mistake.told, told), (name, told)
+        message = f"{type(raised.value).__name__}: {raised.value}" if rank == 1 else str(raised.value)
+        assert re.search(mistake.message, message), (name, message)
+        assert rank == 1 or re.search(REFUSED + mistake.message, message), (name, message)
         assert time.monotonic() - began < 30, name
-    for name, (arguments, told) in DIFFERENCES.items():
+    for name, (arguments, message) in DIFFERENCES.items():
         with pytest.raises(RuntimeError, match="expected the same call of vocab_parallel_cross_entropy") as raised:
             call(**(arguments() if rank == 1 else {}))
-        assert re.search(told, str(raised.value)), (name, str(raised.value))
+        assert re.search(message, str(raised.value)), (name, str(raised.value))
     check_other_functions(rank)
     # And the group is as it was.
     torch.testing.assert_close(call(), torch.tensor(15.0).log())

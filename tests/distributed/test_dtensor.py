@@ -36,7 +36,7 @@ def problem(dtype: torch.dtype, ignore_index: int) -> tuple[Tensor, Tensor, Tens
     return logits, target, torch.rand(CLASSES) + 0.1
 
 
-def lean(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> list[Tensor]:
+def all_outputs(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> list[Tensor]:
     output = npu_ce_jit.cross_entropy(logits, target, weight, **options._asdict(), **RETURN_ALL)
     assert isinstance(output, npu_ce_jit.CrossEntropyOutput)
     loss, z_loss, lse, argmax, entropy = output
@@ -96,7 +96,7 @@ def check_placements(
 
 def check_one_dimension(rank: int) -> None:
     placements = [[Shard(0)], [Shard(1)], [Replicate()], [Partial()]]
-    check_placements((2,), placements, OPTIONS, (lean, drop_in, loss_alone))
+    check_placements((2,), placements, OPTIONS, (all_outputs, drop_in, loss_alone))
     check_mean(rank)
     check_mixed(rank)
     check_inference_mode(rank)
@@ -133,7 +133,7 @@ def check_inference_mode(rank: int) -> None:
     """There, no autograd comes before DTensor: the public operators reach it themselves."""
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float64, -100)
-    for placement, function in product((Shard(0), Shard(1)), (lean, drop_in)):
+    for placement, function in product((Shard(0), Shard(1)), (all_outputs, drop_in)):
         shared, shared_target = (
             distribute_tensor(logits, mesh, [placement]),
             distribute_tensor(target, mesh, [Replicate()]),
@@ -213,8 +213,8 @@ def check_special_values(rank: int) -> None:
             distribute_tensor(logits, mesh, [placement]),
             distribute_tensor(target, mesh, [Replicate()]),
         )
-        ours = lean(shared, shared_target, None, options)
-        one = lean(logits, target, None, options)
+        ours = all_outputs(shared, shared_target, None, options)
+        one = all_outputs(logits, target, None, options)
         for a, b in zip(ours, one, strict=True):
             torch.testing.assert_close(a.full_tensor(), b, equal_nan=True)
 
@@ -259,7 +259,7 @@ def check_two_dimensions(rank: int) -> None:
         [Replicate(), Shard(1)],
         [Partial(), Shard(0)],
     ]
-    check_placements((2, 2), placements, OPTIONS[2:], (lean, drop_in))
+    check_placements((2, 2), placements, OPTIONS[2:], (all_outputs, drop_in))
 
 
 @pytest.mark.feature("DTensor rows and vocabulary on a 2-D mesh")

@@ -255,32 +255,32 @@ def test_a_group_of_some_ranks():
 
 
 def error_of_a_missing_rank(rank: int) -> str | None:
-    """Rank 1 does not come in time to one loss, and dies before the next; what rank 0 is told."""
+    """Rank 1 does not come in time to one loss, and dies before the next; the errors of rank 0."""
     import torch.distributed as dist
 
     logits, target = torch.randn(3, 4), torch.tensor([0, 7, 3])
     dist.barrier()  # so that they meet in the time that is theirs to meet, too
     hasty = dist.new_group(timeout=dt.timedelta(seconds=10))
-    told = None
+    message = None
     if rank == 0:
         with pytest.raises(RuntimeError) as late:
             run(logits, target, None, Options(), slice(None), group=hasty)
-        told = str(late.value)
+        message = str(late.value)
     dist.barrier()
     if rank == 1:
         os._exit(3)
     with pytest.raises(RuntimeError) as dead:
         run(logits, target, None, Options(), slice(None))
-    return f"{told}\n{dead.value}"
+    return f"{message}\n{dead.value}"
 
 
 @pytest.mark.feature("dead or late rank, bounded wait")
 def test_a_rank_that_is_late_or_dies_gives_the_error_of_torch_distributed():
-    (problem, told), (death, _) = outcomes_on_ranks(2, error_of_a_missing_rank)
-    assert problem is None
+    (failure, message), (death, _) = outcomes_on_ranks(2, error_of_a_missing_rank)
+    assert failure is None
     assert death == "rank 1 died"
-    assert re.search(r"[Tt]imed out", told.splitlines()[0])
-    assert re.search(r"[Cc]onnection (closed|reset) by peer", told)
+    assert re.search(r"[Tt]imed out", message.splitlines()[0])
+    assert re.search(r"[Cc]onnection (closed|reset) by peer", message)
 
 
 def test_without_a_group_it_says_what_to_call():

@@ -68,7 +68,7 @@ def test_the_formulas_are_what_is_counted(ranks):
     for of_rank in run_on_ranks(ranks, counted, ranks):
         assert len(of_rank) == 6
         for (name, logit_bytes), (collectives, peak) in of_rank.items():
-            problem = costs.Problem(64, 2048 * ranks, ranks, logit_bytes)
+            problem = costs.Sizes(64, 2048 * ranks, ranks, logit_bytes)
             assert collectives == getattr(costs, name)(problem), (name, logit_bytes)
             # Beside what the formula counts there are some numbers a row; a logits' worth is 4096 bytes a row or more.
             beside = peak - getattr(costs, f"{name}_memory")(problem)

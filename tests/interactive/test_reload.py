@@ -78,7 +78,7 @@ check(first.CrossEntropyLoss())  # torch.compile of what calls a function of the
 def _run(code: str, backend: str, **variables: str) -> None:
     done = torch_processes.start(f"BACKEND = {backend!r}\n{CHECKS}{code}", os.environ | variables).wait(600.0)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "a kernel that overrides another is told there"
+    assert done.stderr == "", "a kernel that overrides another is reported there"
 
 
 both_ways = pytest.mark.parametrize("code", [EVERY_MODULE, AGAIN], ids=["every module", "imported again"])

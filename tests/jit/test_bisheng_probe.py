@@ -50,9 +50,9 @@ def test_a_symbol_that_nobody_defines_is_found_at_once(machine, libraries):
 def test_a_compiler_that_fails_in_silence_is_told_too(machine, lines, said):
     with pytest.raises(BuildError) as caught:
         machine(otherwise=lines).first()
-    told = "\n".join(caught.value.first_lines)
-    assert said in told
-    assert all(name in told for name in NAMES)
+    reported = "\n".join(caught.value.first_lines)
+    assert said in reported
+    assert all(name in reported for name in NAMES)
 
 
 def test_a_compiler_that_hangs_is_stopped_with_what_it_started_and_not_started_again(machine, tmp_path, monkeypatch):

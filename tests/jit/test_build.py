@@ -125,9 +125,9 @@ def test_a_library_that_the_linker_refuses_is_a_load_error_with_its_words(tmp_pa
 def test_the_library_is_told_which_outputs_use_huge_pages(tmp_path):
     artifact = toy(tmp_path).build()
     huge_pages = ctypes.c_int.in_dll(ctypes.CDLL(str(artifact.library)), "huge_pages")
-    for switches, told in (({}, -1), ({"npu_ce_jit_set_huge_pages": 192}, 192)):
+    for switches, reported in (({}, -1), ({"npu_ce_jit_set_huge_pages": 192}, 192)):
         open_library(artifact, switches)
-        assert huge_pages.value == told
+        assert huge_pages.value == reported
 
 
 def test_the_failing_command_is_told_from_ninjas_output():
@@ -167,11 +167,11 @@ def test_a_clock_that_is_set_back_during_a_build_harms_nothing(tmp_path, monkeyp
 def test_ninja_is_told_how_many_compilers_may_run(tmp_path):
     one = toy(tmp_path, MAX_JOBS="1")
     ninja = tmp_path / "ninja"
-    ninja.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\nexec {one.toolchain.ninja.value} "$@"\n', "utf-8")
+    ninja.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/reported\nexec {one.toolchain.ninja.value} "$@"\n', "utf-8")
     ninja.chmod(0o755)
     found = one.toolchain.ninja._replace(value=str(ninja))
     artifact = one._replace(toolchain=one.toolchain.replace(ninja=found)).build()
-    assert (tmp_path / "told").read_text("utf-8").splitlines()[0] == "-j1"
+    assert (tmp_path / "reported").read_text("utf-8").splitlines()[0] == "-j1"
     assert artifact.manifest["jobs"] == 1
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A damaged entry ends no process by a signal: it is told once, set aside, and built anew. Each use in a process."""
+"""A damaged entry ends no process by a signal: it is reported once, set aside, built anew. Each use in a process."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_library_that_this_machine_cannot_load_is_built_once_more_and_then_use
     assert own.entry_dir != foreign.entry_dir
     monkeypatch.setattr(entry, "_refused", set())  # as in the next process
     assert _load(one) == own
-    assert caplog.text.count(said) == 1, "neither tried nor told again"
+    assert caplog.text.count(said) == 1, "neither tried nor reported again"
     assert foreign.library.is_file(), "for the machines that it serves"
 
 

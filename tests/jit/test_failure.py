@@ -59,10 +59,10 @@ def test_a_process_that_starts_after_the_failure_builds_again(tmp_path):
 
 def test_sources_that_were_mended_meanwhile_are_built_at_once(tmp_path):
     """By a process that began before the failure, and would be told of one with the same key."""
-    broken, told = toy(tmp_path, "int broken(\n"), tmp_path / "told"
+    broken, begun = toy(tmp_path, "int broken(\n"), tmp_path / "begun"
 
     def task():
-        wait_until(told.exists)
+        wait_until(begun.exists)
         with pytest.raises(BuildError):
             broken.build()
         assert toy(tmp_path).build().library.is_file()
@@ -70,7 +70,7 @@ def test_sources_that_were_mended_meanwhile_are_built_at_once(tmp_path):
     child = fork(task)
     with pytest.raises(BuildError):
         broken.build()
-    told.touch()
+    begun.touch()
     assert exit_code(child) == 0
 
 

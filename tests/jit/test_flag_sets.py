@@ -23,7 +23,9 @@ pytestmark = needs_compiler
 def test_the_first_flag_set_that_works_is_taken(machine, libraries, name):
     recipe = machine(**{name.replace("-", "_"): make(libraries["good"])}).first()
     assert recipe.facts["bisheng_flags"] == name
-    assert [told.partition(":")[0] for told in recipe.facts["bisheng_flags_tried"]] == NAMES[: NAMES.index(name) + 1]
+    assert [reported.partition(":")[0] for reported in recipe.facts["bisheng_flags_tried"]] == NAMES[
+        : NAMES.index(name) + 1
+    ]
     assert recipe.facts["bisheng_flags_tried"][-1] == f"{name}: works"
     assert recipe.libraries[1] == f"libnpu_ce_kernels-{name}-0123456789ab.so"
     assert set(FLAG_SETS[NAMES.index(name)].flags) <= set(recipe.steps[0].words["words"])
@@ -225,8 +227,10 @@ def test_every_flag_set_has_what_public_builds_have():
             assert macros == {"-DNPU_CE_VECTOR", "-DTILING_KEY_VAR"}
             assert "-DTILING_KEY_VAR=0" in flag_set.flags
             assert "--cce-auto-sync" in flag_set.flags
-            told = {flag.partition("=")[0] for before, flag in itertools.pairwise(flag_set.flags) if before == "-mllvm"}
-            assert {"-cce-aicore-stack-size", "-cce-aicore-function-stack-size"} <= told
-            assert "-cce-aicore-dcci-insert-for-scalar" in told
+            reported = {
+                flag.partition("=")[0] for before, flag in itertools.pairwise(flag_set.flags) if before == "-mllvm"
+            }
+            assert {"-cce-aicore-stack-size", "-cce-aicore-function-stack-size"} <= reported
+            assert "-cce-aicore-dcci-insert-for-scalar" in reported
         else:
             assert macros == {"-DNPU_CE_VECTOR"}, "the driver adds the rest"

@@ -89,11 +89,11 @@ def test_clean_removes_what_serves_nobody(full, capsys):
     with staging_dir(one.key_dir) as building:
         assert _clean(one) == 0
         assert building.is_dir()
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for kind, path in places.items():
         goes = kind in ("copy", "damaged", "set aside", "leftover")
         assert path.exists() is not goes, kind
-        assert (f"removed {path} " in told) is goes, kind
+        assert (f"removed {path} " in reported) is goes, kind
     assert one.find() is not None
 
 
@@ -136,10 +136,10 @@ def test_what_disappears_while_it_is_measured_counts_nothing(built, monkeypatch)
 def test_a_dry_run_tells_the_same_and_removes_nothing(full, capsys):
     one, places = full
     assert _clean(one, dry_run=True) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     assert all(path.exists() for path in places.values())
     assert _clean(one) == 0
-    assert capsys.readouterr().out == told.replace("would remove", "removed").replace("would go", "removed")
+    assert capsys.readouterr().out == reported.replace("would remove", "removed").replace("would go", "removed")
 
 
 def test_clean_all_leaves_only_what_is_not_ours_to_judge(full):

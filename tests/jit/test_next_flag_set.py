@@ -201,6 +201,6 @@ def test_a_rejected_flag_set_is_left_out_beside_those_that_fail(machine):
     reject(machine.one.build(), "The NPU kernels fail their self-check: 1.")
     machine.refuse(f'case "$out" in {machine.kernels_of("asc-dirs")}) {LINK_ERROR};; esac')
     manifest = machine.one.build().manifest
-    assert [told.split(":")[0] for told in manifest["bisheng_flags_tried"]] == NAMES[:3]
+    assert [reported.split(":")[0] for reported in manifest["bisheng_flags_tried"]] == NAMES[:3]
     assert manifest["bisheng_flags_tried"][0] == "asc: error: The NPU kernels fail their self-check: 1."
     assert manifest["bisheng_flags"] == NAMES[2]

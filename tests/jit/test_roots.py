@@ -141,7 +141,7 @@ def test_a_library_that_does_not_load_here_is_built_anew_and_stays_for_others(tm
     assert "libneeded.so: cannot open shared object file" in caplog.text
     caplog.clear()
     assert _obtain(one) == entry_dir
-    assert not caplog.records, "neither loaded nor told again"
+    assert not caplog.records, "neither loaded nor reported again"
 
 
 def test_a_library_that_never_loads_is_an_error_and_no_loop(tmp_path):

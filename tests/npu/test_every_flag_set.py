@@ -47,7 +47,7 @@ def test_each_flag_set_builds_kernels_that_pass_the_self_check(tmp_path: Path, n
     report: dict[str, Any] = json.loads(done.stdout)
     npu = report["npu"]
     assert npu["bisheng_flags"] == name, (npu["problem"], done.stderr)
-    assert [told.partition(": ")[0] for told in npu["bisheng_flags_tried"]] == NAMES[: NAMES.index(name) + 1]
+    assert [reported.partition(": ")[0] for reported in npu["bisheng_flags_tried"]] == NAMES[: NAMES.index(name) + 1]
     (check,) = (check for check in report["checks"] if check["name"] == "NPU self-check")
     assert (check["verdict"], check["found"]) == ("ok", "passed"), check
 
@@ -85,7 +85,7 @@ print(json.dumps([manifest, out.cpu().unique().tolist()]))
     done = run_python_from_the_start(site_dir, code, (*ON_NPU, "python"), **variables)
     manifest, filled = json.loads(done.stdout.splitlines()[-1])
     assert manifest["bisheng_flags"] == flag_set
-    for name, told in zip(NAMES, manifest["bisheng_flags_tried"][:-1], strict=False):
-        assert told.startswith(f"{name}: takes the probe and not the kernels: ")
-        assert said in told
+    for name, reported in zip(NAMES, manifest["bisheng_flags_tried"][:-1], strict=False):
+        assert reported.startswith(f"{name}: takes the probe and not the kernels: ")
+        assert said in reported
     assert filled == [42.0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call refuses, how a refused launch is told, what memory a step takes, and how calls are traced."""
+"""What a call refuses, how a refused launch is reported, what memory a step takes, and how calls are traced."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def step(loss: str, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
 
 
 # Room for the drop-in's log_prob and gradient, and a little for what has a value a row.
-@pytest.mark.parametrize(("loss", "most"), [("lean", 1.05), ("in place", 0.1), ("drop-in", 2.05)])
+@pytest.mark.parametrize(("loss", "most"), [("cross_entropy", 1.05), ("in place", 0.1), ("drop-in", 2.05)])
 def test_the_memory_that_a_step_takes_over_its_inputs(device: torch.device, loss: str, most: float) -> None:
     x, target = (
         torch.empty(2048, 32000, dtype=torch.bfloat16, device=device).fill_(0.5),

@@ -26,7 +26,7 @@ def in_place(x: Tensor) -> Tensor:
 
 # Each with the same loss in torch's own operators.
 FORMS: dict[str, tuple[Loss, Loss]] = {
-    "lean": (
+    "cross_entropy": (
         lambda x: cross_entropy(x, TARGET, label_smoothing=0.1),
         lambda x: F.cross_entropy(x, TARGET, label_smoothing=0.1),
     ),

@@ -90,7 +90,7 @@ def drop_in(x: Tensor, target: Tensor, n: Numbers) -> Tensor:
 
 
 FORMS = {
-    "lean": Form(lambda x, y, n: npu_ce_jit.cross_entropy(x, y, **n.options())),
+    "cross_entropy": Form(lambda x, y, n: npu_ce_jit.cross_entropy(x, y, **n.options())),
     "module": Form(lambda x, y, n: npu_ce_jit.CrossEntropyLoss(**n.options())(x, y)),
     "causal_lm": Form(lambda x, y, n: npu_ce_jit.causal_lm_loss(x, y, shift_labels=y, **n.options())),
     "linear": Form(lambda x, y, n: npu_ce_jit.linear_cross_entropy(x, head(), y, **n.options())),
@@ -144,8 +144,8 @@ def require_right(found: tuple[Tensor, Tensor], n: Numbers, options: Options, x:
     """Fails unless a loss and its gradient, `factor` times, are what the formula gives."""
     expected = truth(x.detach().double(), TARGET, None, options).loss * factor(n)
     slope = gradient(x, TARGET, None, options, torch.tensor(factor(n)), torch.float64)
-    told = f"{n}: {{}}".format
-    torch.testing.assert_close(found, (expected.float(), slope.float()), msg=told)
+    reported = f"{n}: {{}}".format
+    torch.testing.assert_close(found, (expected.float(), slope.float()), msg=reported)
 
 
 def marks(way: str, name: str = "") -> list[pytest.MarkDecorator]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of the lean loss: against the textbook formula in float64, with F.cross_entropy's own error as the budget."""
+"""Numbers of cross_entropy: against the textbook formula in float64, with F.cross_entropy's own error as the budget."""
 
 from __future__ import annotations
 

@@ -27,19 +27,19 @@ def target_and_weight(x: Tensor) -> tuple[Tensor, Tensor]:
     return TARGET.to(x.device), WEIGHT.to(x.device, x.dtype)
 
 
-def lean(x: Tensor) -> Tensor:
+def mean_loss(x: Tensor) -> Tensor:
     return cross_entropy(x, *target_and_weight(x), label_smoothing=0.1)
 
 
-def lean_reference(x: Tensor) -> Tensor:
+def mean_loss_reference(x: Tensor) -> Tensor:
     return F.cross_entropy(x, TARGET, WEIGHT, label_smoothing=0.1)
 
 
-def lean_rows(x: Tensor) -> Tensor:
+def row_losses(x: Tensor) -> Tensor:
     return cross_entropy(x, TARGET.to(x.device), reduction="none")
 
 
-def lean_rows_reference(x: Tensor) -> Tensor:
+def row_losses_reference(x: Tensor) -> Tensor:
     return F.cross_entropy(x, TARGET, reduction="none")
 
 
@@ -73,8 +73,8 @@ def drop_in_reference(x: Tensor) -> Tensor:
 
 
 FORMS = {
-    "lean": (lean, lean_reference),
-    "lean none": (lean_rows, lean_rows_reference),
+    "cross_entropy": (mean_loss, mean_loss_reference),
+    "cross_entropy none": (row_losses, row_losses_reference),
     "everything": (everything, everything_reference),
     "drop-in": (drop_in, drop_in_reference),
 }
@@ -137,7 +137,7 @@ def test_first_derivatives_come_from_the_kernels_of_the_device(form: str, transf
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_our_operator_runs_at_the_primal_level(transform: str) -> None:
-    for form, name in (("lean", "npu_ce_jit::_forward"), ("drop-in", "npu_ce_jit::_forward")):
+    for form, name in (("cross_entropy", "npu_ce_jit::_forward"), ("drop-in", "npu_ce_jit::_forward")):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             TRANSFORMS[transform](FORMS[form][0])
         names = {event.name for event in profile.events()}
@@ -242,8 +242,8 @@ def test_vmap_of_the_backward_operator() -> None:
 
 def test_a_tensor_that_outlived_its_transform_still_works() -> None:
     leaked: list[Tensor] = []
-    tf.grad(lambda x: (leaked.append(x), lean(x))[1])(logits())
-    assert torch.equal(lean(leaked[0]), lean(leaked[0].clone()))
+    tf.grad(lambda x: (leaked.append(x), mean_loss(x))[1])(logits())
+    assert torch.equal(mean_loss(leaked[0]), mean_loss(leaked[0].clone()))
     leaf = leaked[0].clone().requires_grad_()
-    lean(leaf).backward()
+    mean_loss(leaf).backward()
     assert leaf.grad is not None

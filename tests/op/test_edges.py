@@ -27,10 +27,10 @@ def drop_in(
     return loss if options.get("reduction") == "none" else loss.reshape(())
 
 
-FORMS = pytest.mark.parametrize("form", [cross_entropy, drop_in], ids=["lean", "drop-in"])
+FORMS = pytest.mark.parametrize("form", [cross_entropy, drop_in], ids=["cross_entropy", "drop-in"])
 
 
-@pytest.fixture(params=[cross_entropy, drop_in], ids=["lean", "drop-in"])
+@pytest.fixture(params=[cross_entropy, drop_in], ids=["cross_entropy", "drop-in"])
 def form(request: pytest.FixtureRequest, device: torch.device) -> Form:
     """Either loss, computed on the device, from and to the CPU."""
 

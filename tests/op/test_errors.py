@@ -222,12 +222,12 @@ def test_targets_of_a_wrong_batch_size_are_told_as_torch_tells_them(
         )
     else:
         functions, arguments = (F.cross_entropy, cross_entropy), (torch.ones(3, 4, *extra),)
-    told = []
+    reported = []
     for function in functions:
         with pytest.raises(ValueError, match="batch_size") as caught:
             function(*arguments, target)
-        told.append(str(caught.value).lower().rstrip("."))
-    assert told[0] == told[1]
+        reported.append(str(caught.value).lower().rstrip("."))
+    assert reported[0] == reported[1]
 
 
 def test_a_bad_call_writes_nothing() -> None:

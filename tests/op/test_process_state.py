@@ -174,7 +174,10 @@ def test_rebuild_demo_bench_and_doctor(monkeypatch: pytest.MonkeyPatch, capsys: 
     small = [case._replace(rows=64, classes=101) for case in demo.CASES]
     monkeypatch.setattr(demo, "CASES", small)
     effort = cases.Effort(1, 0.1, compile=False)
-    shown = [cases.Cell("lean", cases.STEP, "float32", 5, 11), cases.Cell("linear", cases.STEP, "bfloat16", 5, 11, 3)]
+    shown = [
+        cases.Cell("cross_entropy", cases.STEP, "float32", 5, 11),
+        cases.Cell("linear", cases.STEP, "bfloat16", 5, 11, 3),
+    ]
 
     def values() -> list[float]:
         return [

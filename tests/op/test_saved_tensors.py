@@ -43,8 +43,8 @@ def drop_in(**arguments: Any) -> Tensor:
 FORMS: dict[str, tuple[Callable[..., Any], Callable[[torch.dtype], Tensors], torch.dtype, str]] = {
     "linear, none": (linear_cross_entropy, layer, torch.float32, "none"),
     "linear, float16": (linear_cross_entropy, layer, torch.float16, "mean"),
-    "lean": (cross_entropy, logits, torch.float32, "mean"),
-    "lean, none": (cross_entropy, logits, torch.float16, "none"),
+    "cross_entropy": (cross_entropy, logits, torch.float32, "mean"),
+    "cross_entropy, none": (cross_entropy, logits, torch.float16, "none"),
     "drop-in": (drop_in, logits, torch.float32, "sum"),
 }
 CASES = [(form, name) for form, (_, make, _, _) in FORMS.items() for name in make(torch.float32)]
@@ -113,7 +113,7 @@ def test_where_a_group_shares_the_classes_too():
 
 
 def test_another_dtype_is_named_too() -> None:
-    loss, tensors = stepped("lean")
+    loss, tensors = stepped("cross_entropy")
     tensors["weight"].data = tensors["weight"].data.double()
     with pytest.raises(RuntimeError, match=r"weight was \[11\] of float32 in forward, now \[11\] of float64"):
         gradients(loss, tensors)
@@ -137,9 +137,9 @@ def test_a_storage_that_was_freed_is_an_error_and_no_crash() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", f"{program}; t.told_of_freed_storages()"], capture_output=True, text=True, check=False
     )
-    told = [line.split("|") for line in ran.stdout.splitlines()]
-    assert [(form, name) for form, name, _ in told] == CASES, f"then it ended with {ran.returncode}: {ran.stderr}"
-    for form, name, error in told:
+    reported = [line.split("|") for line in ran.stdout.splitlines()]
+    assert [(form, name) for form, name, _ in reported] == CASES, f"then it ended with {ran.returncode}: {ran.stderr}"
+    for form, name, error in reported:
         who = name if form.startswith("linear") else "tensors"
         assert re.match(
             rf"expected {who} with (its|their) values, got shape \[.*\] whose storage is freed; leave", error

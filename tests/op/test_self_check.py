@@ -145,7 +145,7 @@ def test_backward_is_judged_apart_from_what_forward_left_it(spoiled: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "reported"),
     [
         (RuntimeError("a kernel that throws"), SelfCheckError),
         (torch.OutOfMemoryError("the memory is full"), torch.OutOfMemoryError),
@@ -154,11 +154,11 @@ def test_backward_is_judged_apart_from_what_forward_left_it(spoiled: Callable[..
     ids=lambda given: given.__name__ if isinstance(given, type) else type(given).__name__,
 )
 def test_an_error_is_a_verdict_only_where_it_is_the_kernels(
-    spoiled: Callable[..., None], raised: Exception, told: type[Exception]
+    spoiled: Callable[..., None], raised: Exception, reported: type[Exception]
 ) -> None:
     def forward(*_: Any) -> Any:
         raise raised
 
     spoiled(forward=forward)
-    with pytest.raises(told, match=str(raised)):
+    with pytest.raises(reported, match=str(raised)):
         self_check.run(CPU)

@@ -257,7 +257,7 @@ def test_in_place_where_it_may_not_be_is_a_new_tensor_or_an_error(device):
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "arguments"),
+    ("error", "reported", "arguments"),
     [
         (TypeError, "expected logits to be a Tensor", {"logits": [1.0]}),
         (TypeError, "expected target to be a Tensor", {"target": None}),
@@ -276,10 +276,10 @@ def test_in_place_where_it_may_not_be_is_a_new_tensor_or_an_error(device):
         (RuntimeError, "expected logits with at least one class", {"logits": torch.ones(2, 3, 0)}),
     ],
 )
-def test_errors(error, told, arguments, any_device):
+def test_errors(error, reported, arguments, any_device):
     call = {"logits": torch.randn(2, 3, 5), "target": torch.zeros(2, 3, dtype=torch.int64), **arguments}
     moved = {k: v.to(any_device) if isinstance(v, Tensor) and k != "temperature" else v for k, v in call.items()}
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=reported):
         token_logprobs(**moved)
 
 

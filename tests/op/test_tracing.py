@@ -20,7 +20,7 @@ OPS = torch.ops.npu_ce_jit
 
 
 class Model(nn.Module):
-    """A head and a loss, with everything that the lean loss can return."""
+    """A head and a loss, with everything that cross_entropy can return."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -247,7 +247,7 @@ def test_calls_are_counted_and_each_new_reason_is_logged_once(
     answer = npu_ce_jit.info()["answers"]["torch.nn.functional.cross_entropy"]
     assert answer["ours"] == 5
     assert answer["passed_through"] == dict.fromkeys(REASONS.values(), 3)
-    told = [record.getMessage() for record in caplog.records if "passed through" in record.getMessage()]
-    assert told == [f"a call of torch.nn.functional.cross_entropy passed through: {r}" for r in REASONS.values()]
+    reported = [record.getMessage() for record in caplog.records if "passed through" in record.getMessage()]
+    assert reported == [f"a call of torch.nn.functional.cross_entropy passed through: {r}" for r in REASONS.values()]
     F.cross_entropy(X, TARGET)
     assert counts.ours == 5, "the switch is off"

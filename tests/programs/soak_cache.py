@@ -56,8 +56,8 @@ MUST_HIT = (
     "healed: set aside",
     "healed: passed over",
     "healed: removed what a dead builder left",
-    "told: it does not compile",
-    "told: the compiler died",
+    "reported: it does not compile",
+    "reported: the compiler died",
     "one that stayed",
     "used: right",
 )

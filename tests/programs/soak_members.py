@@ -114,9 +114,9 @@ class Member:
             yield
         except BuildError as error:
             if refusal(number) in str(error) and number == UNWILLING:
-                self._ledger.count("told: it does not compile")
+                self._ledger.count("reported: it does not compile")
             elif _is_compiler_s_death(error):
-                self._ledger.count("told: the compiler died")
+                self._ledger.count("reported: the compiler died")
             else:
                 raise
 

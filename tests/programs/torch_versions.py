@@ -186,7 +186,7 @@ def _arguments() -> argparse.Namespace:
 
 
 class Report:
-    """What ran, told as it comes; `lines` are those of the table."""
+    """What ran, reported as it comes; `lines` are those of the table."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -195,7 +195,7 @@ class Report:
         self.lacked_room = False
 
     def run(self, row: Row) -> bool:
-        """Whether the row's environment could be made; that it could not, is told."""
+        """Whether the row's environment could be made; that it could not, is reported."""
         began = time.monotonic()
         try:
             outcome = run(row, self._arguments)

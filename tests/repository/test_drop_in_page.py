@@ -21,7 +21,7 @@ def test_the_blocks_run_one_after_the_other() -> None:
 
 def test_each_line_is_computed_by_whom_it_says() -> None:
     names: dict[str, object] = {}
-    told = 0
+    compared = 0
     for line in "\n".join(BLOCKS[:2]).splitlines():
         body, _, said = line.strip().partition("  # ")
         if "with npu_ce_jit" in body:
@@ -32,5 +32,5 @@ def test_each_line_is_computed_by_whom_it_says() -> None:
         _, ours = runs_ours(lambda body=body: exec(body, names))
         if "(logits, target)" in body:
             assert ours == said.startswith("ours"), line
-            told += 1
-    assert told == 4
+            compared += 1
+    assert compared == 4

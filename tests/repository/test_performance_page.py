@@ -12,7 +12,7 @@ from locations import CHECKOUT
 from probes import needs_matplotlib
 
 from npu_ce_jit.bench.cases import FORWARD, LIMIT, STEP, Cell
-from npu_ce_jit.bench.implementations import COMPILED, EAGER, IMPLEMENTATIONS, IN_PLACE, LEAN, LINEAR
+from npu_ce_jit.bench.implementations import COMPILED, CROSS_ENTROPY, EAGER, IMPLEMENTATIONS, IN_PLACE, LINEAR
 
 if not (CHECKOUT / "benchmarks").is_dir():
     pytest.skip("the package under test is installed, not a checkout", allow_module_level=True)
@@ -58,16 +58,16 @@ def verdicts(results: Results, what: str) -> dict[str, bool | None]:
 
 
 def test_a_bar_is_judged_by_the_median_and_by_the_worst_cell():
-    what = f"{LEAN}, {STEP}: times as fast as {EAGER} (grid)"
+    what = f"{CROSS_ENTROPY}, {STEP}: times as fast as {EAGER} (grid)"
     assert verdicts(whole(ratio=2.5), what) == {"median >= 2.5": True, "every cell >= 1.8": True}
     assert verdicts(whole(ratio=2.4), what) == {"median >= 2.5": False, "every cell >= 1.8": True}
     fast = whole(ratio=9.0)
-    slow_cell = Cell("lean", STEP, "float16", 2048, 32000)
-    slow_row = fast.row(slow_cell, LEAN)
+    slow_cell = Cell("cross_entropy", STEP, "float16", 2048, 32000)
+    slow_row = fast.row(slow_cell, CROSS_ENTROPY)
     slow_row["times as fast as"][EAGER] = 1.7
     assert verdicts(fast, what) == {"median >= 2.5": True, "every cell >= 1.8": False}
-    (told,) = (one.figure for one in bars.verdicts(fast) if one.what == what and one.met is False)
-    assert told == "1.70 at 2048 x 32000 float16"
+    (reported,) = (one.figure for one in bars.verdicts(fast) if one.what == what and one.met is False)
+    assert reported == "1.70 at 2048 x 32000 float16"
 
 
 def test_a_bar_of_a_limit_is_judged_by_what_is_over_it():
@@ -82,7 +82,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed():
     assert len(judged) > 40
     assert {one.met for one in judged} == {None}
     without = whole(absent=(COMPILED,))
-    assert set(verdicts(without, f"{LEAN}, {FORWARD}: times as fast as {COMPILED} (grid)").values()) == {None}
+    assert set(verdicts(without, f"{CROSS_ENTROPY}, {FORWARD}: times as fast as {COMPILED} (grid)").values()) == {None}
 
 
 def test_the_plan_measures_what_every_bar_asks():
@@ -99,19 +99,20 @@ def test_the_slope_is_that_of_the_upper_two_decades(power):
 
 def test_growth_is_judged_with_time_and_memory():
     judged = {one.what: one for one in growth.verdicts(whole())}
-    assert judged[f"{LEAN}, {STEP}: growth of time with rows, slope"].met is True
-    memory = judged[f"{LEAN}, {FORWARD}: growth of memory with classes, slope"]
+    assert judged[f"{CROSS_ENTROPY}, {STEP}: growth of time with rows, slope"].met is True
+    memory = judged[f"{CROSS_ENTROPY}, {FORWARD}: growth of memory with classes, slope"]
     assert (memory.figure, memory.met) == ("1.00", False)  # as large as the logits, which it may not be
 
 
 def test_blocks_are_written_between_their_markers_and_nothing_else_is():
-    page = "before\n<!-- lean: made by -->\nold\n<!-- end -->\nbetween\n<!-- absent: made by -->\n<!-- end -->\nafter\n"
-    results = results_of(rows_of(Cell("lean", STEP, "float32", 4096, 8080), absent=("Liger",)))
+    page = "before\n<!-- cross_entropy: made by -->\nold\n<!-- end -->\n"
+    page += "between\n<!-- absent: made by -->\n<!-- end -->\nafter\n"
+    results = results_of(rows_of(Cell("cross_entropy", STEP, "float32", 4096, 8080), absent=("Liger",)))
     written = tables.filled(page, tables.blocks(results, []), "page.md")
     assert "old" not in written
     assert re.sub(r"(<!-- \w+: .*?-->\n).*?(<!-- end)", r"\1\2", written, flags=re.DOTALL) == page.replace("old\n", "")
     assert "| 4096 x 8080 | float32 | 33.1 | 5.0 | 50% | 50% | 2.0x | 2.0x | 1.00 | 1.00 | 3.00 | 3.00 |" in written
-    assert "* lean: Liger not run in 1 of 1 cells: ModuleNotFoundError: not here" in written
+    assert "* cross_entropy: Liger not run in 1 of 1 cells: ModuleNotFoundError: not here" in written
     assert tables.filled(written, tables.blocks(results, []), "page.md") == written
 
 
@@ -120,8 +121,8 @@ def test_what_is_slower_than_a_peer_is_told_the_worst_first():
     row = results.row(Cell("linear", STEP, "bfloat16", 5, 70, 9), LINEAR)
     row["times as fast as"] = {"one": 0.99, "two": 0.5, "three": 1.0}
     lines = tables.blocks(results, [])["slower"].splitlines()[2:]
-    told = [f"| {LINEAR} | {STEP} | 5 x 9 x 70 | bfloat16 | {peer} |" for peer in ("two | 0.50", "one | 0.99")]
-    assert lines == told
+    reported = [f"| {LINEAR} | {STEP} | 5 x 9 x 70 | bfloat16 | {peer} |" for peer in ("two | 0.50", "one | 0.99")]
+    assert lines == reported
     assert tables.blocks(results_of([]), [])["slower"] == "Nothing was slower."
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every name of torch's that the package uses and that is private to torch: the torch that is here has it.
 
-A new torch that lacks one is told by that name. What is used for another torch alone is left out: the branches that
+A new torch that lacks one is reported by that name. What is used for another torch alone is left out: the branches that
 `torch_compat` does not take here.
 """
 

@@ -27,7 +27,7 @@ def forward_and_backward(device: str, dtype: torch.dtype, reduction: str, asked:
     scale = 0.1 if asked else 0.0
     layer = (hidden, linear_weight, target, linear_bias)
     calls = {
-        "lean": ((x,), OPS.cross_entropy, (x, target, None, reduction, -100, 0.0, scale, asked), (asked,) * 3),
+        "cross_entropy": ((x,), OPS.cross_entropy, (x, target, None, reduction, -100, 0.0, scale, asked), (asked,) * 3),
         "drop-in": ((x,), OPS.npu_cross_entropy_loss, (x, target, None, reduction, -100, 0.0, scale, asked), ()),
         "linear": (
             (hidden, linear_weight, linear_bias),

@@ -22,7 +22,7 @@ def drop_in(hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Ten
     return npu_cross_entropy_loss(F.linear(hidden, head), target, weight)[0].reshape(())
 
 
-def lean(hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def from_logits(hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return cross_entropy(F.linear(hidden, head), target, weight)
 
 
@@ -43,7 +43,7 @@ class Form(NamedTuple):
 
 FORMS = {
     "drop-in": Form(drop_in, OPS.npu_cross_entropy_loss.default, OPS._forward.default, "CrossEntropyBackward"),
-    "lean": Form(lean, OPS.cross_entropy.default, OPS._forward.default, "CrossEntropyBackward"),
+    "cross_entropy": Form(from_logits, OPS.cross_entropy.default, OPS._forward.default, "CrossEntropyBackward"),
     "linear": Form(linear, OPS.linear_cross_entropy.default, OPS._linear.default, "LinearCrossEntropyBackward"),
 }
 

@@ -20,7 +20,7 @@ SOFTCAP = 20.0
 FEATURES = 5
 
 
-class Lean(nn.Module):
+class FromLogits(nn.Module):
     def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         output = cross_entropy(x, target, label_smoothing=0.1, z_loss=1e-3, softcap=SOFTCAP, return_lse=True)
         return output.loss, output.lse
@@ -46,7 +46,7 @@ class Form(NamedTuple):
     expected: Callable[..., list[Tensor]]  # of the inputs in float64: the module's outputs
 
 
-def _lean(x: Tensor, target: Tensor) -> list[Tensor]:
+def _cross_entropy(x: Tensor, target: Tensor) -> list[Tensor]:
     right = truth(x, target, None, OPTIONS._replace(softcap=SOFTCAP))
     return [right.loss, right.lse]
 
@@ -77,7 +77,7 @@ def _hidden(rows: int, classes: int) -> tuple[Tensor, ...]:
 
 _N_C = ({0: "N", 1: "C"}, {0: "N"})
 FORMS = {
-    "lean": Form(Lean, "npu_ce_jit.cross_entropy.default", _logits, _N_C, _lean),
+    "cross_entropy": Form(FromLogits, "npu_ce_jit.cross_entropy.default", _logits, _N_C, _cross_entropy),
     "drop-in": Form(DropIn, "npu_ce_jit.npu_cross_entropy_loss.default", _logits, _N_C, _drop_in),
     "linear": Form(Linear, "npu_ce_jit.linear_cross_entropy.default", _hidden, ({0: "N"}, {0: "C"}, {0: "N"}), _linear),
 }

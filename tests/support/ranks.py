@@ -69,7 +69,7 @@ def _rank(
         torch.manual_seed(0)
         writer.send((None, task(rank, *arguments)))
         dist.barrier()
-    except Exception:  # noqa: BLE001  told by the parent
+    except Exception:  # noqa: BLE001  reported by the parent
         writer.send((f"rank {rank}: {traceback.format_exc()}", None))
     finally:
         dist.destroy_process_group()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of each set of flags, and what is told where none works."""
+"""What came of each set of flags, and what is reported where none works."""
 
 from __future__ import annotations
 

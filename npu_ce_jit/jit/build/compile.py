@@ -106,7 +106,7 @@ class _Build(NamedTuple):
                 return self._compile(directory, progress)
             except BuildError as error:
                 if error.log_path:
-                    write_private(directory / "room", bytes(_LEAST_BYTES))  # a full disk may be told in any words
+                    write_private(directory / "room", bytes(_LEAST_BYTES))  # a full disk may be reported in any words
                     error = _with_kept_log(error, directory)
                 raise error from error.__cause__
 

@@ -40,7 +40,7 @@ class Store:
     def find(self, key: CacheKey) -> Artifact | None:
         """A verified entry for this key, or None. Raises nothing.
 
-        What others could have written is passed over. What is damaged is set aside, so that it is told once.
+        What others could have written is passed over. What is damaged is set aside, so that it is reported once.
         """
         for root in self.roots:
             for entry_dir in self._dirs(root, key, entry.PREFIX):

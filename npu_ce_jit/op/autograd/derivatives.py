@@ -12,8 +12,8 @@ from torch import Tensor
 
 from npu_ce_jit.op.rows import (
     Coefficients,
-    Gradients,
-    Rows,
+    OutputGrads,
+    RowTerms,
     as_logits,
     as_rows,
     coefficients,
@@ -27,7 +27,7 @@ from npu_ce_jit.op.schema import MEAN, NONE, LossTerms
 
 def outputs_tangent(
     input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, direction: Tensor
-) -> Gradients:
+) -> OutputGrads:
     """How `_forward`'s outputs move when the logits move along `direction`, which has their shape."""
     rows = rows_of(input, target, weight, terms)
     log_prob = torch.log_softmax(rows.x, 1)
@@ -45,17 +45,17 @@ def outputs_tangent(
     if terms.z_loss:
         z_rows = 2 * terms.z_loss * torch.logsumexp(rows.x, 1) * lse
         z_loss = _reduce(torch.where(rows.not_ignored, z_rows, 0), terms, denominators[1])
-    return Gradients(loss + z_loss, z_loss, log_prob_tangent, lse, _entropy_tangent(log_prob, x_tangent))
+    return OutputGrads(loss + z_loss, z_loss, log_prob_tangent, lse, _entropy_tangent(log_prob, x_tangent))
 
 
-def gradient(gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Tensor:
+def gradient(gradients: OutputGrads, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> Tensor:
     """`_backward` as plain operators: linear in `gradients`."""
     parts = _parts(gradients, input, target, weight, terms)
     return as_logits((parts.log_prob.exp() * parts.factor + parts.pull) * parts.rows.slope, input)
 
 
 def gradient_tangent(
-    gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, direction: Tensor
+    gradients: OutputGrads, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, direction: Tensor
 ) -> Tensor:
     """How `gradient` moves when the logits move along `direction`; also the gradient of <direction, gradient>."""
     rows, c, log_prob, factor, pull = _parts(gradients, input, target, weight, terms)
@@ -78,14 +78,14 @@ def gradient_tangent(
 class _Parts(NamedTuple):
     """The gradient in x' is `exp(log_prob) * factor + pull`; `pull` does not depend on the logits."""
 
-    rows: Rows
+    rows: RowTerms
     coefficients: Coefficients
     log_prob: Tensor
     factor: Tensor
     pull: Tensor
 
 
-def _parts(gradients: Gradients, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> _Parts:
+def _parts(gradients: OutputGrads, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> _Parts:
     if not gradients.reach_ignored_rows:
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
         input = torch.where((target != terms.ignore_index)[:, None], as_rows(input), 0)

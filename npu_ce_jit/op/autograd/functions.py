@@ -22,7 +22,7 @@ from npu_ce_jit.op.torch_private import (
 )
 
 if TYPE_CHECKING:
-    from npu_ce_jit.op.rows import Gradients
+    from npu_ce_jit.op.rows import OutputGrads
 
 # derivatives is imported where it is called: a training step in reverse mode never needs it, nor should its import pay.
 OPS = torch.ops.npu_ce_jit
@@ -142,7 +142,7 @@ class CrossEntropy(torch.autograd.Function):
         return loss, z_loss, log_prob, lse, None, entropy, None, None
 
 
-def _as_outputs(tangents: Gradients, request: Request, input_dtype: torch.dtype) -> list[Tensor | None]:
+def _as_outputs(tangents: OutputGrads, request: Request, input_dtype: torch.dtype) -> list[Tensor | None]:
     """Tangents in the dtypes and shapes of the outputs that were asked for."""
     loss, z_loss, log_prob, lse, entropy = tangents
     assert loss is not None and z_loss is not None and log_prob is not None
@@ -179,11 +179,11 @@ class CrossEntropyBackward(torch.autograd.Function):
         if direction is None:
             return (None,) * 12
         from npu_ce_jit.op.autograd.derivatives import gradient_tangent, outputs_tangent
-        from npu_ce_jit.op.rows import Gradients
+        from npu_ce_jit.op.rows import OutputGrads
 
         *saved, input, target, weight = ctx.saved_tensors
         require_unchanged(ctx.seen, _READ_AGAIN, (input, target, weight))
-        gradients = Gradients(*saved)
+        gradients = OutputGrads(*saved)
         tangents = outputs_tangent(input, target, weight, ctx.terms, direction)
         return (
             *(
@@ -197,11 +197,11 @@ class CrossEntropyBackward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         from npu_ce_jit.op.autograd.derivatives import gradient, gradient_tangent
-        from npu_ce_jit.op.rows import Gradients
+        from npu_ce_jit.op.rows import OutputGrads
 
         def formula(*tensors: Tensor | None) -> Tensor:
-            saved, (input, target, weight) = Gradients(*tensors[:5]), tensors[5:8]
-            moved, direction = Gradients(*tensors[8:13]), tensors[13]
+            saved, (input, target, weight) = OutputGrads(*tensors[:5]), tensors[5:8]
+            moved, direction = OutputGrads(*tensors[8:13]), tensors[13]
             assert input is not None and target is not None
             result = gradient(moved, input, target, weight, ctx.terms)
             if direction is not None:

@@ -29,7 +29,7 @@ class OverLogits:
         return self._is_possible and is_plain_eager(logits) and not torch.is_grad_enabled() and not has_gradient
 
     def spend(self, logits: Tensor) -> Tensor:
-        """The gradient, which lies there now. Whoever else saved the logits is told by their version."""
+        """The gradient, which lies there now. Another backward that saved the logits finds that by their version."""
         self._is_spent = True
         torch.autograd.graph.increment_version(logits)
         return logits.detach()

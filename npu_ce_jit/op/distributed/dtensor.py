@@ -24,8 +24,8 @@ from npu_ce_jit.op import operators
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.distributed import vocab_parallel
 from npu_ce_jit.op.distributed.data_parallel import advice_for_mixed, require_reduced_once
-from npu_ce_jit.op.distributed.targets import Shard as ClassShard
-from npu_ce_jit.op.rows import Gradients, transformed, weight_of_targets
+from npu_ce_jit.op.distributed.targets import VocabRange
+from npu_ce_jit.op.rows import OutputGrads, transformed, weight_of_targets
 from npu_ce_jit.op.schema import (
     ARGMAX,
     ENTROPY,
@@ -87,7 +87,7 @@ class _Layout(NamedTuple):
         """Those that share out the rows (0) or the classes (1)."""
         return [(self.mesh, i) for i, p in enumerate(self.logits) if p.is_shard(dim)]
 
-    def shard(self, input: Tensor, weight: Tensor | None) -> tuple[ClassShard, slice]:
+    def shard(self, input: Tensor, weight: Tensor | None) -> tuple[VocabRange, slice]:
         """This rank's classes. Python's numbers, since a traced rank would be one that the graph depends on."""
         coordinate = self.mesh.get_coordinate()
         if coordinate is None:
@@ -100,7 +100,7 @@ class _Layout(NamedTuple):
                 first, count = first + start, min(most, count - start)
         dtype = accumulation_dtype(input.dtype)
         weight_sum = input.new_full((), self.classes, dtype=dtype) if weight is None else weight.sum()
-        return ClassShard(first, self.classes, weight_sum), slice(first, first + count)
+        return VocabRange(first, self.classes, weight_sum), slice(first, first + count)
 
     def local(self, name: str, tensor: Any, placements: Placements) -> Tensor:
         """This rank's part of a tensor, laid out as `placements`."""
@@ -183,7 +183,7 @@ def _backward(
     layout = _Layout.of(input)
     rows, everywhere = layout.along_rows(), layout.everywhere
     of_loss = rows if terms.reduction == NONE else everywhere
-    gradients = Gradients(
+    gradients = OutputGrads(
         layout.local_or_none("grad_loss", grad_loss, of_loss),
         layout.local_or_none("grad_z_loss", grad_z_loss, of_loss),
         layout.local_or_none("grad_log_prob", grad_log_prob, layout.logits),
@@ -229,7 +229,7 @@ def _linear(*arguments: Any) -> tuple[Tensor, ...]:
         linear_bias=layout.local_or_none("linear_bias", linear_bias, classes),
         target=layout.local("target", target, rows),
         weight=None if w is None else w[own],
-        gradients=Gradients(
+        gradients=OutputGrads(
             layout.local_or_none("grad_loss", gradients.loss, of_loss),
             layout.local_or_none("grad_z_loss", gradients.z_loss, of_loss),
             None,

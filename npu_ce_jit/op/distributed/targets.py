@@ -12,7 +12,7 @@ from npu_ce_jit.op.rows import transformed
 from npu_ce_jit.op.schema import LossTerms
 
 
-class Shard(NamedTuple):
+class VocabRange(NamedTuple):
     """Which of the classes this rank has: numbers, or tensors `[]`, so that the host waits for none of them."""
 
     first: int | Tensor
@@ -37,7 +37,7 @@ class AtTarget(NamedTuple):
     weight: Tensor
 
 
-def place_of(target: Tensor, shard: Shard, classes: int, ignore_index: int) -> Place:
+def place_of(target: Tensor, shard: VocabRange, classes: int, ignore_index: int) -> Place:
     not_ignored = target != ignore_index
     in_range = (target >= 0) & (target < shard.classes)
     index = target.long() - shard.first

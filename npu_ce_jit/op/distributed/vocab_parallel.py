@@ -24,8 +24,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
-from npu_ce_jit.op.distributed.targets import Shard, at_target, place_of
-from npu_ce_jit.op.rows import Gradients, loss_gradients
+from npu_ce_jit.op.distributed.targets import VocabRange, at_target, place_of
+from npu_ce_jit.op.rows import OutputGrads, loss_gradients
 from npu_ce_jit.op.schema import ARGMAX, DOUBLED_LSE, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
 
 # For the kernels, whose other targets are classes of this rank.
@@ -38,7 +38,7 @@ Group = dist.ProcessGroup | tuple[DeviceMesh, int]
 Smoothing = Callable[[float, int | Tensor], float | Tensor]
 
 
-class Rows(NamedTuple):
+class ShardedRows(NamedTuple):
     """What every rank of the group knows of each row, `[N]` in the accumulation dtype if nothing else is said."""
 
     ce: Tensor  # the cross entropy: 0 where ignored, NaN where the target is no class
@@ -60,9 +60,9 @@ def forward(
     terms: LossTerms,
     outputs: int,
     groups: Sequence[Group],
-    shard: Shard | None = None,
+    shard: VocabRange | None = None,
     smoothing: Smoothing = as_given,
-) -> tuple[Rows, Shard]:
+) -> tuple[ShardedRows, VocabRange]:
     """Rows of the logits of which `input` `[N, C]` has this rank's classes, and `weight` `[C]` their weights.
 
     All ranks have the same targets. Reduction and z-loss are the caller's. With ARGMAX there is a third collective.
@@ -107,7 +107,7 @@ def forward(
         smooth = others.pop(0) + shard.weight_sum * log_sum
         factor = smoothing(terms.label_smoothing, shard.classes)
         ce = (1 - factor) * ce + factor * smooth / shard.classes
-    found = Rows(
+    found = ShardedRows(
         ce=torch.where(place.not_ignored, torch.where(place.in_range, ce, torch.nan), 0),
         row_stats=torch.stack((greatest, log_sum)),
         target_weight=target_weight,
@@ -119,7 +119,7 @@ def forward(
 
 
 def backward(
-    gradients: Gradients,
+    gradients: OutputGrads,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -129,7 +129,7 @@ def backward(
     denominators: Tensor,
     terms: LossTerms,
     groups: Sequence[Group],
-    shard: Shard,
+    shard: VocabRange,
     *,
     in_place: bool = False,
     smoothing: Smoothing = as_given,
@@ -234,7 +234,7 @@ def _own_classes(
     return row_stats[0], row_stats[1], smooth, entropy, argmax
 
 
-def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, Shard]:
+def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, VocabRange]:
     """The rows' max over all ranks, and this rank's place among their classes, after one collective."""
     assert isinstance(group, dist.ProcessGroup)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
@@ -244,10 +244,12 @@ def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Grou
     flat = all_reduce(torch.cat((row_max, padded.flatten())), "max", (group,))
     greatest, of_ranks = flat.split([len(row_max), 2 * ranks])
     sizes, weight_sums = of_ranks[:ranks].long(), of_ranks[ranks:]
-    return greatest, Shard(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
+    return greatest, VocabRange(sizes[:rank].sum(), sizes.sum(), weight_sums.sum())
 
 
-def own_weights(classes: int, weight: Tensor, group: dist.ProcessGroup, shard: Shard | None) -> tuple[Shard, Tensor]:
+def own_weights(
+    classes: int, weight: Tensor, group: dist.ProcessGroup, shard: VocabRange | None
+) -> tuple[VocabRange, Tensor]:
     """Of all classes' weights, those of this rank's, and its place; without `shard` after one small collective."""
     total = weight.sum()
     if shard is None:
@@ -257,7 +259,7 @@ def own_weights(classes: int, weight: Tensor, group: dist.ProcessGroup, shard: S
 
 
 def _first_of_the_greatest(
-    input: Tensor, is_greatest: Tensor, argmax: Tensor, shard: Shard, groups: Sequence[Group]
+    input: Tensor, is_greatest: Tensor, argmax: Tensor, shard: VocabRange, groups: Sequence[Group]
 ) -> Tensor:
     """The lowest index of a NaN, or else of the greatest: what torch.argmax gives."""
     is_nan = input.gather(1, argmax[:, None])[:, 0].isnan() if input.shape[1] else torch.zeros_like(is_greatest)

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from npu_ce_jit.op.distributed import vocab_parallel
-from npu_ce_jit.op.distributed.targets import Shard
+from npu_ce_jit.op.distributed.targets import VocabRange
 from npu_ce_jit.op.distributed.vocab_parallel import Group, all_reduce
-from npu_ce_jit.op.linear.chunks import OneProcess, Problem, Results, losses_and_gradients, problem_of
-from npu_ce_jit.op.rows import Gradients, weight_of_targets
+from npu_ce_jit.op.linear.chunks import LinearInputs, OneProcess, Results, losses_and_gradients, problem_of
+from npu_ce_jit.op.rows import OutputGrads, weight_of_targets
 from npu_ce_jit.op.schema import LinearOutputs, accumulation_dtype
 from npu_ce_jit.op.torch_private import resolve_group
 
@@ -29,7 +29,7 @@ class _ManyRanks(OneProcess):
     """`problem` has this rank's rows, and this rank's classes and their weights."""
 
     def __init__(
-        self, problem: Problem, class_groups: Sequence[Group], row_groups: Sequence[Group], shard: Shard
+        self, problem: LinearInputs, class_groups: Sequence[Group], row_groups: Sequence[Group], shard: VocabRange
     ) -> None:
         super().__init__(problem)
         self._class_groups, self._row_groups, self._shard = class_groups, row_groups, shard
@@ -49,7 +49,7 @@ class _ManyRanks(OneProcess):
         return all_reduce(torch.stack((total, count)), "sum", self._row_groups)
 
     def results(
-        self, logits: Tensor, target: Tensor, outputs: int, gradients: Gradients | None, denominators: Tensor
+        self, logits: Tensor, target: Tensor, outputs: int, gradients: OutputGrads | None, denominators: Tensor
     ) -> Results:
         if not self._class_groups:
             return super().results(logits, target, outputs, gradients, denominators)
@@ -68,10 +68,10 @@ class _ManyRanks(OneProcess):
 
 
 def linear(
-    problem: Problem,
+    problem: LinearInputs,
     class_groups: Sequence[Group],
     row_groups: Sequence[Group],
-    shard: Shard,
+    shard: VocabRange,
     chunk_rows: int,
     aspect_ratio: int,
     output_mask: list[bool],
@@ -96,7 +96,7 @@ def linear_of_group(*arguments: Any) -> LinearOutputs:
     return loss.to(loss_dtype), z_loss.to(loss_dtype), *others  # type: ignore[return-value]
 
 
-def _shard_of(problem: Problem, group: dist.ProcessGroup) -> Shard:
+def _shard_of(problem: LinearInputs, group: dist.ProcessGroup) -> VocabRange:
     """This rank's range of classes. One small collective, for which the host waits."""
     classes = len(problem.linear_weight)
     no_rows = problem.input.new_empty(0, dtype=accumulation_dtype(problem.input.dtype))

@@ -21,7 +21,7 @@ from torch import Tensor
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.checks import require_targets_in_range
 from npu_ce_jit.op.linear.head import Head, product_dtype
-from npu_ce_jit.op.rows import Gradients, denominators_of_targets
+from npu_ce_jit.op.rows import OutputGrads, denominators_of_targets
 from npu_ce_jit.op.saved import require_storage
 from npu_ce_jit.op.schema import (
     ARGMAX,
@@ -45,7 +45,7 @@ _FEWEST, _MOST = 1 << 21, 1 << 27
 LayerGradients = tuple[Tensor, Tensor, Tensor]
 
 
-class Problem(NamedTuple):
+class LinearInputs(NamedTuple):
     """Rows, what they share, and what is asked of them."""
 
     input: Tensor
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
     linear_bias: Tensor | None
     target: Tensor
     weight: Tensor | None
-    gradients: Gradients  # of what is returned; all None stand for 1 of the loss
+    gradients: OutputGrads  # of what is returned; all None stand for 1 of the loss
     terms: LossTerms
     outputs: int
 
@@ -63,16 +63,16 @@ class Problem(NamedTuple):
         of_rows = bool(self.outputs & (LSE | ARGMAX | ENTROPY)) or self.gradients.reach_ignored_rows
         return of_rows and not self.outputs & SKIP_IGNORED
 
-    def of(self, rows: Tensor | slice) -> Problem:
+    def of(self, rows: Tensor | slice) -> LinearInputs:
         """Some rows alone. The losses' gradients are those of each row only where the losses are."""
         loss, z_loss, log_prob, lse, entropy = self.gradients
         if self.terms.reduction == NONE:
             loss, z_loss = (None if g is None else g[rows] for g in (loss, z_loss))
         lse, entropy = (None if g is None else g[rows] for g in (lse, entropy))
-        gradients = Gradients(loss, z_loss, log_prob, lse, entropy)
+        gradients = OutputGrads(loss, z_loss, log_prob, lse, entropy)
         return self._replace(input=self.input[rows], target=self.target[rows], gradients=gradients)
 
-    def with_explicit_gradients(self, counted: Tensor) -> Problem:
+    def with_explicit_gradients(self, counted: Tensor) -> LinearInputs:
         """With the loss's 1 as a tensor, and no gradient of a row that is not there."""
         loss, z_loss, log_prob, lse, entropy = self.gradients
         if all(g is None for g in self.gradients):
@@ -80,7 +80,7 @@ class Problem(NamedTuple):
             loss = self.input.new_ones(shape, dtype=accumulation_dtype(self.input.dtype))
         if self.outputs & SKIP_IGNORED:
             lse, entropy = (None if g is None else torch.where(counted, g, 0) for g in (lse, entropy))
-        return self._replace(gradients=Gradients(loss, z_loss, log_prob, lse, entropy))
+        return self._replace(gradients=OutputGrads(loss, z_loss, log_prob, lse, entropy))
 
 
 class Results(NamedTuple):
@@ -92,13 +92,13 @@ class Results(NamedTuple):
     entropy: Tensor | None
 
 
-def problem_of(*arguments: Any) -> Problem:
+def problem_of(*arguments: Any) -> LinearInputs:
     """From `_linear`'s arguments up to `outputs`."""
     grad_loss, grad_z_loss, grad_lse, grad_entropy = arguments[5:9]
-    gradients = Gradients(grad_loss, grad_z_loss, None, grad_lse, grad_entropy)
+    gradients = OutputGrads(grad_loss, grad_z_loss, None, grad_lse, grad_entropy)
     input, linear_weight, linear_bias, target, weight = arguments[:5]
     terms = LossTerms(*arguments[9:15])
-    return Problem(input, linear_weight, linear_bias, target, weight, gradients, terms, arguments[15])
+    return LinearInputs(input, linear_weight, linear_bias, target, weight, gradients, terms, arguments[15])
 
 
 def linear(*arguments: Any) -> LinearOutputs:
@@ -110,7 +110,7 @@ def linear(*arguments: Any) -> LinearOutputs:
 
 
 def losses_and_gradients(
-    problem: Problem, ranks: OneProcess, chunk_rows: int, aspect_ratio: int, output_mask: list[bool]
+    problem: LinearInputs, ranks: OneProcess, chunk_rows: int, aspect_ratio: int, output_mask: list[bool]
 ) -> LinearOutputs:
     """`linear` with losses in the accumulation dtype; `ranks` knows who has the rows and the classes."""
     require_storage(problem._fields[:5], problem[:5])
@@ -142,7 +142,7 @@ def losses_and_gradients(
 class OneProcess:
     """All rows and all classes are here. `vocab_parallel_linear` has what differs where they are not."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: LinearInputs) -> None:
         self.weight, self.terms = problem.weight, problem.terms
         # The cross entropy alone: its mean has another denominator than the z-loss's.
         self.ce_terms = self.terms._replace(reduction=NONE, z_loss=0.0)
@@ -152,7 +152,7 @@ class OneProcess:
         return denominators_of_targets(target, self.weight, self.terms.ignore_index, dtype)
 
     def results(
-        self, logits: Tensor, target: Tensor, outputs: int, gradients: Gradients | None, denominators: Tensor
+        self, logits: Tensor, target: Tensor, outputs: int, gradients: OutputGrads | None, denominators: Tensor
     ) -> Results:
         """Each row's; with `gradients`, writes the logits' gradient over them."""
         ce, _, _, lse, argmax, entropy, row_stats, _ = OPS._forward.default(
@@ -170,7 +170,7 @@ class OneProcess:
 
 
 def _in_chunks(
-    problem: Problem,
+    problem: LinearInputs,
     ignored: Tensor | None,
     ranks: OneProcess,
     denominators: Tensor,
@@ -224,7 +224,7 @@ def _in_chunks(
 
 
 def _returned(
-    results: Results, counted: Tensor, denominators: Tensor, problem: Problem, ranks: OneProcess
+    results: Results, counted: Tensor, denominators: Tensor, problem: LinearInputs, ranks: OneProcess
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses in the accumulation dtype, and what was asked beside them; a tensor of shape [0] for what was not."""
     terms, outputs = problem.terms, problem.outputs
@@ -255,7 +255,7 @@ def without_ignored(
     )
 
 
-def _rows_of_a_chunk(problem: Problem, classes: int, chunk_rows: int, aspect_ratio: int) -> int:
+def _rows_of_a_chunk(problem: LinearInputs, classes: int, chunk_rows: int, aspect_ratio: int) -> int:
     rows, features = problem.input.shape
     if not chunk_rows and aspect_ratio:
         # As torch.nn.LinearCrossEntropyOptions says: the logits as large as the input, and that over the ratio.

@@ -2,7 +2,7 @@
 """clang's front end through libclang's C interface: as much of it as a walk over a source's syntax tree needs.
 
 The real bisheng is a clang 15, so is this one: types, templates as they are instantiated and conversions that nobody
-wrote are told as that compiler sees them. g++ has no dump in which a constant still shows what it was converted from.
+wrote are reported as that compiler sees them. g++ has no dump in which a constant shows what it was converted from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from virtual_cann.compiler.tokens import Place, Problem
+from virtual_cann.compiler.tokens import Diagnostic, Place
 
 # libclang's numbers, from clang-c/Index.h.
 FIELD, FUNCTION, METHOD, CONSTRUCTOR, DESTRUCTOR, CONVERSION = 6, 8, 21, 24, 25, 26
@@ -173,7 +173,7 @@ class FrontEnd:
         """Of what a macro made: where the macro was used, as in preprocessed text."""
         return self._place(self._call("getCursorLocation", cursor))
 
-    def errors(self) -> Iterator[tuple[bool, Problem]]:
+    def errors(self) -> Iterator[tuple[bool, Diagnostic]]:
         """What clang refuses, each with whether it read on."""
         for index in range(self._call("getNumDiagnostics", self._unit)):
             diagnostic = c_void_p(self._call("getDiagnostic", self._unit, index))
@@ -181,7 +181,7 @@ class FrontEnd:
             if severity >= _ERROR:
                 place = self._place(self._call("getDiagnosticLocation", diagnostic))
                 text = self._text(self._call("getDiagnosticSpelling", diagnostic))
-                yield severity < _FATAL, Problem(place, text)
+                yield severity < _FATAL, Diagnostic(place, text)
             self._call("disposeDiagnostic", diagnostic)
 
     def _place(self, location: _Location) -> Place:

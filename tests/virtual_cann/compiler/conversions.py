@@ -16,7 +16,7 @@ from pathlib import Path
 
 from virtual_cann.compiler import clang
 from virtual_cann.compiler.clang import Cursor, FrontEnd, Type
-from virtual_cann.compiler.tokens import Problem
+from virtual_cann.compiler.tokens import Diagnostic
 
 # libclang's numbers of types. Plain char is left out, as its sign is the host's.
 _BOOL = 3
@@ -32,7 +32,7 @@ def check(
     arguments: Sequence[str],
     is_users: Callable[[str], bool],
     is_systems: Callable[[str], bool],
-) -> list[Problem]:
+) -> list[Diagnostic]:
     """The conversions, or what clang itself refuses: but for headers of the system, which were written for g++.
 
     Raises FrontEndError where clang gives up.
@@ -53,9 +53,9 @@ class _Walk:
         self._is_users = is_users
         self._known: set[tuple[int, ...]] = set()
         self._to_visit: list[Cursor] = []
-        self._problems: set[Problem] = set()
+        self._problems: set[Diagnostic] = set()
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Diagnostic]:
         self._unit.visit(self._unit.top(), self._find_device_functions)
         while self._to_visit:
             self._unit.visit(self._to_visit.pop(), self._see)
@@ -95,7 +95,7 @@ class _Walk:
         to_float = target in _FLOATING and (kind in _UNSIGNED or kind == _BOOL)
         if to_float or (kind in _FLOATING and target in _UNSIGNED):
             self._problems.add(
-                Problem(
+                Diagnostic(
                     self._unit.place(operand),
                     "cast between floating and unsigned integer variable is not allowed in aicore function: "
                     f"'{self._unit.spelled(from_)}' to '{self._unit.spelled(to)}'; convert through int32_t, or pass a "

@@ -19,7 +19,7 @@ from virtual_cann.compiler.expressions import (
     qualifier,
     spelled,
 )
-from virtual_cann.compiler.tokens import Problem, Token, closing, split_at_commas, template_start
+from virtual_cann.compiler.tokens import Diagnostic, Token, closing, split_at_commas, template_start
 from virtual_cann.compiler.vocabulary import INSTEAD_OF_KEYWORD, instead_of_libc, is_compile_time
 
 
@@ -29,14 +29,14 @@ class DeviceFunction:
     declarations: Declarations
     source: Sequence[Token]  # all of it
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[Diagnostic]:
         yield from self._keywords()
         yield from self._standard_library()
         for index, token in enumerate(self.function.body):
             if token.kind == "number":
                 yield from self._literal(index)
             elif token.text == "<<<":
-                yield Problem(token.place, "'<<<' in device code: only the host can launch a kernel")
+                yield Diagnostic(token.place, "'<<<' in device code: only the host can launch a kernel")
             elif token.kind == "name":
                 yield from self._static(index)
                 yield from self._global_buffer(index)
@@ -44,58 +44,58 @@ class DeviceFunction:
                 if is_call(self.function.body, index):
                     yield from self._call(index)
 
-    def _keywords(self) -> Iterator[Problem]:
+    def _keywords(self) -> Iterator[Diagnostic]:
         for part in (self.function.head, self.function.body):
             for index, token in enumerate(part):
                 if token.kind != "name" or token.text not in INSTEAD_OF_KEYWORD:
                     continue
                 is_deleted = token.text == "delete" and part is self.function.head
                 if not is_deleted and not (token.text == "double" and is_argument_of_trait(part, index)):
-                    yield Problem(token.place, f"'{token.text}' in device code: {INSTEAD_OF_KEYWORD[token.text]}")
+                    yield Diagnostic(token.place, f"'{token.text}' in device code: {INSTEAD_OF_KEYWORD[token.text]}")
 
-    def _standard_library(self) -> Iterator[Problem]:
+    def _standard_library(self) -> Iterator[Diagnostic]:
         for part in (self.function.head, self.function.body):
             for index, token in enumerate(part):
                 if token.kind != "name" or token.text != "std":
                     continue
                 name = part[index + 2].text if has_word(part[index + 1 : index + 2], "::") else ""
                 if not is_compile_time(name):
-                    yield Problem(
+                    yield Diagnostic(
                         token.place,
                         f"'{'std::' if name else 'std'}{name}' in device code: the standard library is for hosts; "
                         "what works at compile time (std::is_same, std::numeric_limits, ...) is all that a core has",
                     )
 
-    def _literal(self, index: int) -> Iterator[Problem]:
+    def _literal(self, index: int) -> Iterator[Diagnostic]:
         """A double that is converted as a whole never reaches the core; one that is an operand would."""
         literal = self.function.body[index]
         if is_double(literal) and not is_converted_whole(self.function.body, index):
             float_literal = literal.text.rstrip("lL") + "f"
-            yield Problem(
+            yield Diagnostic(
                 literal.place, f"'{literal.text}' is a double, and an AI core has none: write {float_literal}"
             )
 
-    def _static(self, index: int) -> Iterator[Problem]:
+    def _static(self, index: int) -> Iterator[Diagnostic]:
         body = self.function.body
         if body[index].text == "static" and not has_word(body[max(0, index - 1) : index + 3], "constexpr"):
-            yield Problem(
+            yield Diagnostic(
                 body[index].place,
                 "'static' in device code: a core keeps nothing between launches; use a local, or static constexpr",
             )
 
-    def _global_buffer(self, index: int) -> Iterator[Problem]:
+    def _global_buffer(self, index: int) -> Iterator[Diagnostic]:
         body = self.function.body
         if body[index].text != "SetGlobalBuffer" or body[index + 1].text != "(":
             return
         arguments = split_at_commas(body[index + 2 : closing(body, index + 1)])
         type_ = cast_type(arguments[0]) if arguments else []
         if has_word(type_, "*") and not has_mark(type_, "gm"):
-            yield Problem(
+            yield Diagnostic(
                 body[index].place,
                 f"'{spelled(type_)}' given to SetGlobalBuffer has no address space: write '__gm__ {spelled(type_)}'",
             )
 
-    def _construction(self, index: int) -> Iterator[Problem]:
+    def _construction(self, index: int) -> Iterator[Diagnostic]:
         """`Type name`: the constructors of the user's own classes are functions too."""
         body = self.function.body
         after = after_template_arguments(body, index)
@@ -103,7 +103,7 @@ class DeviceFunction:
             type_ = body[index].text
             yield from self._host_function_called(body[index], self.declarations.named(type_, owner=type_))
 
-    def _call(self, index: int) -> Iterator[Problem]:
+    def _call(self, index: int) -> Iterator[Diagnostic]:
         body, token = self.function.body, self.function.body[index]
         before, owner = body[index - 1].text, self.function.owner
         if before in (".", "->"):
@@ -119,21 +119,23 @@ class DeviceFunction:
         if receiver in ("", "this"):
             yield from self._recursion(token)
         if receiver == "" and not callees and (instead := instead_of_libc(token.text)):
-            yield Problem(token.place, f"'{token.text}' in device code: the C library is host code; use {instead}")
+            yield Diagnostic(token.place, f"'{token.text}' in device code: the C library is host code; use {instead}")
         if any("global" in callee.marks for callee in callees):
-            yield Problem(token.place, f"'{token.text}' is a kernel: device code cannot call it")
+            yield Diagnostic(token.place, f"'{token.text}' is a kernel: device code cannot call it")
         yield from self._host_function_called(token, callees)
 
-    def _recursion(self, token: Token) -> Iterator[Problem]:
+    def _recursion(self, token: Token) -> Iterator[Diagnostic]:
         """Overloads may call one another, and templates themselves with other arguments: that ends at compile time."""
         same = [f for f in self.declarations.named(token.text, owner=self.function.owner) if f.body]
         if same == [self.function] and not self.function.is_template:
-            yield Problem(token.place, f"'{token.text}' calls itself: an AI core has no stack for that; write a loop")
+            yield Diagnostic(
+                token.place, f"'{token.text}' calls itself: an AI core has no stack for that; write a loop"
+            )
 
-    def _host_function_called(self, token: Token, callees: Sequence[Function]) -> Iterator[Problem]:
+    def _host_function_called(self, token: Token, callees: Sequence[Function]) -> Iterator[Diagnostic]:
         if callees and not any(callee.may_run_on_device for callee in callees):
             name = f"{token.text}::{token.text}" if callees[0].owner == token.text else token.text
-            yield Problem(token.place, f"'{name}' is host code and called in device code: declare it __aicore__")
+            yield Diagnostic(token.place, f"'{name}' is host code and called in device code: declare it __aicore__")
 
     def _classes_of(self, variable: str) -> set[str]:
         """The user's classes that some variable of this name has."""

@@ -24,7 +24,7 @@ from virtual_cann.compiler import conversions, device_code, launches, plugin, re
 from virtual_cann.compiler.clang import FrontEndError
 from virtual_cann.compiler.declarations import find_declarations
 from virtual_cann.compiler.options import Options, Source, UsageError, parse
-from virtual_cann.compiler.tokens import Problem, tokenize, without_marks
+from virtual_cann.compiler.tokens import Diagnostic, tokenize, without_marks
 from virtual_cann.compiler.tree import Tree, find_tree
 
 VIRTUAL_CANN = Path(__file__).resolve().parents[1]
@@ -190,7 +190,7 @@ def _system_directories() -> list[Path]:
     return [Path(line.strip()) for line in listed.splitlines()]
 
 
-def _lines(problems: Sequence[Problem]) -> str:
+def _lines(problems: Sequence[Diagnostic]) -> str:
     return "".join(f"{problem}\n" for problem in problems)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from virtual_cann.compiler.declarations import Declarations
-from virtual_cann.compiler.tokens import Problem, Token, closing, split_at_commas, template_start
+from virtual_cann.compiler.tokens import Diagnostic, Token, closing, split_at_commas, template_start
 
 _SHAPE = "a launch is written kernel<<<blocks, nullptr, stream>>>(arguments)"
 
@@ -21,16 +21,16 @@ class _Edit:
 
 def rewrite(
     text: str, tokens: Sequence[Token], declarations: Declarations, through_plugin: bool
-) -> tuple[str, list[Problem]]:
+) -> tuple[str, list[Diagnostic]]:
     """The text with its launches rewritten, each line still where it was, and what is wrong with them."""
     kernels = {function.name for function in declarations.functions if "global" in function.marks}
     launch = "PluginLaunch" if through_plugin else "Launch"
     edits: list[_Edit] = []
-    problems: list[Problem] = []
+    problems: list[Diagnostic] = []
     for index, token in enumerate(tokens):
         if token.text == "<<<":
             found = _rewrite_one(text, tokens, index, kernels, launch)
-            if isinstance(found, Problem):
+            if isinstance(found, Diagnostic):
                 problems.append(found)
             else:
                 edits += found
@@ -41,24 +41,24 @@ def rewrite(
 
 def _rewrite_one(
     text: str, tokens: Sequence[Token], opening: int, kernels: set[str], launch: str
-) -> list[_Edit] | Problem:
+) -> list[_Edit] | Diagnostic:
     place = tokens[opening].place
     end = _find_end(tokens, opening)
     first, name = _find_callee(tokens, opening)
     if end is None or tokens[name].kind != "name":
-        return Problem(place, _SHAPE)
+        return Diagnostic(place, _SHAPE)
     kernel, parenthesis = tokens[name].text, tokens[end + 3]
     if kernel not in kernels:
-        return Problem(place, f"'{kernel}' is launched, but no __global__ function of this source has that name")
+        return Diagnostic(place, f"'{kernel}' is launched, but no __global__ function of this source has that name")
     pieces = split_at_commas(tokens[opening + 1 : end])
     if len(pieces) == 2:
-        return Problem(
+        return Diagnostic(
             place,
             f"'{kernel}<<<..., ...>>>' has two arguments: the second is the L2 control (CANN 8) or the dynamic UB "
             "(CANN 9), and the stream would be null; write <<<blocks, nullptr, stream>>>",
         )
     if len(pieces) != 3 or not all(pieces):
-        return Problem(place, f"'{kernel}<<<...>>>' has not three arguments: write <<<blocks, nullptr, stream>>>")
+        return Diagnostic(place, f"'{kernel}<<<...>>>' has not three arguments: write <<<blocks, nullptr, stream>>>")
 
     # The callee moves behind the configuration, as text on one line; the lines that it took stay.
     callee = text[tokens[first].start : tokens[opening].start]

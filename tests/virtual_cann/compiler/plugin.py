@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from virtual_cann.compiler.declarations import Declarations
-from virtual_cann.compiler.tokens import Place, Problem
+from virtual_cann.compiler.tokens import Diagnostic, Place
 
 
-def unspelled_kernels(declarations: Declarations) -> Iterator[Problem]:
+def unspelled_kernels(declarations: Declarations) -> Iterator[Diagnostic]:
     for function in declarations.functions:
         if "global" in function.marks and not re.search(rf"\b{function.name}\b", _line(function.place)):
-            yield Problem(
+            yield Diagnostic(
                 function.place,
                 f"'{function.name}' is a kernel whose name is not written here: CANN 8.5 does not find it, and would "
                 "run each block on two vector cores; write the name out instead of pasting it",

@@ -47,7 +47,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Diagnostic:
     """Something that the compiler refuses, at the line that has it."""
 
     place: Place
