@@ -72,6 +72,6 @@ def test_blocks_run(framework: str) -> None:
 
 
 def test_each_line_of_the_table_has_a_block() -> None:
-    for framework in ("verl", "liger", "megatron", "veomni", "swift", "fla"):
+    for framework in ("verl", "liger", "llamafactory", "megatron", "veomni", "swift", "fla"):
         assert callable(getattr(npu_ce_jit.patch, framework))
         assert block(framework)
