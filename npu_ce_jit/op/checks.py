@@ -36,7 +36,8 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
 def check_logits(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
     """Checks the tensors of a loss over `[N, C]` logits, or over `[N, C, L]` ones and targets `[N * L]`."""
     if not isinstance(input, Tensor) or input.dim() != 3:
-        return check_loss(input, target, weight)
+        check_loss(input, target, weight)
+        return
     images, classes, positions = input.shape
     check_kinds(input, target, weight, batch_size=images * positions)
     _check_row_ranks(target, weight)

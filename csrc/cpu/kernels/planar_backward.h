@@ -16,6 +16,7 @@ class PlanarBackward {
   using A = Acc<T>;
   using V = Vec<T>;
   using Index = typename Numeric<A>::IndexVec;
+  using Tile = typename PlanarTiles<T>::Tile;
 
   PlanarBackward(const Problem& problem, const Gradients& gradients)
       : problem_(problem),
@@ -23,7 +24,8 @@ class PlanarBackward {
         logits_(problem),
         weights_(problem),
         tiles_(problem, logits_),
-        loss_flows_(present(gradients.loss) || present(gradients.z_loss)) {
+        loss_flows_(present(gradients.loss) || present(gradients.z_loss)),
+        output_flows_(present(gradients.lse) || present(gradients.entropy)) {
     if (problem.reduction != Reduction::kMean) return;
     const A* denominators = static_cast<const A*>(gradients.denominators);
     of_loss_ = 1 / static_cast<double>(denominators[0]);
@@ -37,29 +39,21 @@ class PlanarBackward {
   }
 
  private:
-  using Tile = typename PlanarTiles<T>::Tile;
-
-  // What a tile's positions have, an array for each number. All but `max` and `log_sum` are 0 where nothing flows, and
-  // all that belongs to the loss where it does not.
+  // What a tile's positions have, an array for each number.
   struct Numbers {
+    TileTargets<T> targets;
     alignas(kVectorBytes) A max[kTilePositions];
     alignas(kVectorBytes) A log_sum[kTilePositions];
-    alignas(kVectorBytes) A flows[kTilePositions];
-    alignas(kVectorBytes) A loss_flows[kTilePositions];
     alignas(kVectorBytes) A of_loss[kTilePositions];  // the outputs' gradients
     alignas(kVectorBytes) A of_z_loss[kTilePositions];
     alignas(kVectorBytes) A of_lse[kTilePositions];
     alignas(kVectorBytes) A of_entropy[kTilePositions];
     alignas(kVectorBytes) A entropy_value[kTilePositions];
-    alignas(kVectorBytes) A target_weight[kTilePositions];
-    alignas(kVectorBytes) A logit[kTilePositions];   // x' of the target
-    alignas(kVectorBytes) A slope[kTilePositions];   // d x' / d x there
     alignas(kVectorBytes) A spread[kTilePositions];  // these three as in RowGradient
     alignas(kVectorBytes) A entropy[kTilePositions];
     alignas(kVectorBytes) A smooth[kTilePositions];
     alignas(kVectorBytes) A factor[kTilePositions];  // as factor_of_exp
     T at_target[kTilePositions];
-    int64_t target[kTilePositions];  // -1 where the loss does not flow
   };
 
   void run_tile(const Tile& tile) const {
@@ -95,44 +89,39 @@ class PlanarBackward {
       }
       tiles_.copy_rest(rest_to, kLanes<T>, block_to + whole, to_stride, classes, tile.positions - whole);
     }
-    for (int64_t i = 0; i < tile.positions; ++i) {
-      if (numbers.target[i] >= 0) to[numbers.target[i] * to_stride + i] = numbers.at_target[i];
-    }
+    // Of an ignored position this is class 0 once more.
+    tiles_.for_each_position(tile, [&](int64_t i) __attribute__((always_inline)) {
+      to[numbers.targets.target[i] * to_stride + i] = numbers.at_target[i];
+    });
   }
 
   void read_rows(const Tile& tile, Numbers& numbers) const {
-    const int64_t stride = problem_.layout.class_stride_elems;
     const A* stats = static_cast<const A*>(gradients_.row_stats) + tile.first_row;
     const size_t bytes = static_cast<size_t>(tile.positions) * sizeof(A);
     std::memcpy(numbers.max, stats, bytes);
     std::memcpy(numbers.log_sum, stats + problem_.rows, bytes);
-    fill(gradients_.loss, tile, numbers.of_loss);
-    fill(gradients_.z_loss, tile, numbers.of_z_loss);
-    fill(gradients_.lse, tile, numbers.of_lse);
-    fill(gradients_.entropy, tile, numbers.of_entropy);
-    fill(gradients_.entropy_value, tile, numbers.entropy_value);
-    int64_t i = 0;
-    for (; i < tile.positions; ++i) {
-      const int64_t target = problem_.target[tile.first_row + i];
-      const bool loss_flows = loss_flows_ && target != problem_.ignore_index;
-      numbers.target[i] = loss_flows ? target : -1;
-      numbers.loss_flows[i] = loss_flows ? A(1) : A(0);
-      numbers.flows[i] = loss_flows || numbers.of_lse[i] != 0 || numbers.of_entropy[i] != 0 ? A(1) : A(0);
-      numbers.target_weight[i] = loss_flows ? static_cast<A>(weights_.at(target)) : A(0);
-      if (!loss_flows) continue;
-      const auto element = logits_.element(tile.logits + target * stride + i);
-      numbers.logit[i] = element.value;
-      numbers.slope[i] = element.slope;
-    }
-    for (; i % kLanes<T> != 0; ++i) numbers.flows[i] = numbers.loss_flows[i] = 0;
+    read(gradients_.loss, tile, numbers.of_loss);
+    read(gradients_.z_loss, tile, numbers.of_z_loss);
+    read(gradients_.lse, tile, numbers.of_lse);
+    read(gradients_.entropy, tile, numbers.of_entropy);
+    read(gradients_.entropy_value, tile, numbers.entropy_value);
+    tiles_.read_targets(tile, weights_, numbers.targets);
   }
 
-  static void fill(const RowValues& values, const Tile& tile, A* to) {
+  static void read(const RowValues& values, const Tile& tile, A* to) {
     if (values.stride_elems == 0) {
-      std::fill(to, to + tile.positions, static_cast<A>(value_at(values, 0)));
+      const V value = splat(static_cast<A>(value_at(values, 0)));
+      for (int64_t at = 0; at < tile.positions; at += kLanes<T>) store(to + at, value);
     } else {
       for (int64_t i = 0; i < tile.positions; ++i) to[i] = static_cast<A>(value_at(values, tile.first_row + i));
     }
+  }
+
+  // Where a position's gradient is not 0, whatever its logits hold.
+  NPU_CE_INLINE Index flows(const Numbers& numbers, int64_t at) const {
+    const Index loss_flows = load_bits<Index>(numbers.targets.counted + at) & (Index{} - loss_flows_);
+    if (!output_flows_) return loss_flows;
+    return loss_flows | (load(numbers.of_lse + at) != 0) | (load(numbers.of_entropy + at) != 0);
   }
 
   // docs/design.md has the formula. Whether write_plain may multiply with the factors: they are finite.
@@ -143,40 +132,44 @@ class PlanarBackward {
     const A soft = static_cast<A>(problem_.label_smoothing / static_cast<double>(problem_.classes));
     const A weight_total = static_cast<A>(weights_.total());
     const V lowest = splat(static_cast<A>(kLowestExponent));
+    const bool smoothing = problem_.label_smoothing != 0;
+    const bool rest_flows = smoothing || problem_.z_loss != 0 || output_flows_;
     V not_finite{};
     for (int64_t at = 0; at < tile.positions; at += kLanes<T>) {
       const V row_max = load(numbers.max + at);
       const V log_sum = load(numbers.log_sum + at);
-      const auto flows = load(numbers.flows + at) != 0;
-      const auto loss_flows = load(numbers.loss_flows + at) != 0;
-      const V target_weight = load(numbers.target_weight + at);
-      const V g = loss_flows ? load(numbers.of_loss + at) * of_loss : V{};
+      const Index counted = load_bits<Index>(numbers.targets.counted + at);
+      const V target_weight = load(numbers.targets.weight + at);
+      const V g = counted ? load(numbers.of_loss + at) * of_loss : V{};
       const V target_grad = g * hard * target_weight;
-      V smooth{};  // not multiplied where it is off: g may be infinite
-      V rest = load(numbers.of_lse + at);
-      if (problem_.label_smoothing != 0) {
-        smooth = g * soft;
-        rest += smooth * weight_total;
-      }
-      if (problem_.z_loss != 0) {
-        const V gz = (load(numbers.of_loss + at) + load(numbers.of_z_loss + at)) * of_z_loss;
-        rest += loss_flows ? gz * (row_max + log_sum) : V{};
-      }
+      const V log_prob = (load(numbers.targets.logit + at) - row_max) - log_sum;
+      V at_target = target_grad * expm1(log_prob);
+      // What is off is left out: g may be infinite, and p may be NaN.
+      V smooth{};
       V entropy{};
-      if (present(gradients_.entropy)) {
-        entropy = -load(numbers.of_entropy + at);
-        rest += entropy * load(numbers.entropy_value + at);
+      V spread = target_grad;
+      if (rest_flows) {
+        V rest = load(numbers.of_lse + at);
+        if (smoothing) {
+          smooth = g * soft;
+          rest += smooth * weight_total;
+        }
+        if (problem_.z_loss != 0) {
+          const V gz = (load(numbers.of_loss + at) + load(numbers.of_z_loss + at)) * of_z_loss;
+          rest += counted ? gz * (row_max + log_sum) : V{};
+        }
+        if (present(gradients_.entropy)) {
+          entropy = -load(numbers.of_entropy + at);
+          rest += entropy * load(numbers.entropy_value + at);
+        }
+        const V of_p = fma(entropy, max(log_prob, lowest), rest);
+        at_target += (of_p != 0 ? exp(log_prob) * of_p : V{}) - smooth * target_weight;
+        spread += rest;
       }
-      const V spread = target_grad + rest;
+      const Index flows = this->flows(numbers, at);
       const V factor = flows ? spread * logits_.scale() * exp(-log_sum) : V{};
       not_finite += factor * A(0);
-
-      const V log_prob = (load(numbers.logit + at) - row_max) - log_sum;
-      const V of_p = fma(entropy, max(log_prob, lowest), rest);
-      V at_target = fma(target_grad, expm1(log_prob), -smooth * target_weight);
-      // Left out where it is 0, as p may be NaN.
-      at_target += of_p != 0 ? exp(log_prob) * of_p : V{};
-      store(numbers.at_target + at, at_target * load(numbers.slope + at));
+      store(numbers.at_target + at, flows ? at_target * load(numbers.targets.slope + at) : V{});
       store(numbers.spread + at, spread);
       store(numbers.entropy + at, entropy);
       store(numbers.smooth + at, smooth);
@@ -194,7 +187,7 @@ class PlanarBackward {
       const TimesExp<T> times_exp(load(numbers.factor + at));
       const V lowered = -load(numbers.max + at);
       const V smooth = load(numbers.smooth + at) * -logits_.scale();
-      const auto flows = load(numbers.flows + at) != 0;
+      const Index flows = this->flows(numbers, at);
       for (int64_t c = 0; c < classes; ++c) {
         const V shift = fma(load(from + c * stride), scale, lowered);
         const V gradient = times_exp(shift, weight == nullptr ? smooth : smooth * weight[c]);
@@ -216,7 +209,7 @@ class PlanarBackward {
       const V spread = load(numbers.spread + at) / unit;
       const V entropy = load(numbers.entropy + at) / unit;
       const V smooth = -load(numbers.smooth + at);
-      const auto flows = load(numbers.flows + at) != 0;
+      const Index flows = this->flows(numbers, at);
       for (int64_t c = 0; c < classes; ++c) {
         const int64_t i = c * kTilePositions + at;
         const V log_prob = (load(values + i) - row_max) - log_sum;
@@ -238,6 +231,7 @@ class PlanarBackward {
   ClassWeights<A> weights_;
   PlanarTiles<T> tiles_;
   bool loss_flows_;
+  bool output_flows_;
   double of_loss_ = 1;  // the part of a row's own loss in the one that is returned
   double of_z_loss_ = 1;
 };

@@ -17,6 +17,7 @@ class PlanarForward {
   using A = Acc<T>;
   using V = Vec<T>;
   using Index = typename Numeric<A>::IndexVec;
+  using Tile = typename PlanarTiles<T>::Tile;
 
   PlanarForward(const Problem& problem, const ForwardOutputs& out)
       : problem_(problem),
@@ -53,8 +54,6 @@ class PlanarForward {
   }
 
  private:
-  using Tile = typename PlanarTiles<T>::Tile;
-
   struct Sums {
     double ce = 0;
     double z = 0;
@@ -74,59 +73,56 @@ class PlanarForward {
     alignas(kVectorBytes) A reference[kTilePositions];  // a logit near the max where that is a number
     alignas(kVectorBytes) A weighted[kTilePositions];   // of w * (x' - reference)
     alignas(kVectorBytes) A log_sum[kTilePositions];
-    alignas(kVectorBytes) A at_target[kTilePositions];      // x'
-    alignas(kVectorBytes) A target_weight[kTilePositions];  // 0 where ignored, as `valid` is
-    alignas(kVectorBytes) A valid[kTilePositions];
+    // These three are 0 where the target is ignored.
     alignas(kVectorBytes) A ce[kTilePositions];
     alignas(kVectorBytes) A z[kTilePositions];
+    alignas(kVectorBytes) A target_weight[kTilePositions];
   };
 
   bool smoothing() const { return problem_.label_smoothing != 0; }
 
   void run_tile(const Tile& tile, Sums& sums) const {
     State state;
-    for (int64_t at = 0; at < tile.positions; at += kLanes<T>) {
-      store(state.max + at, splat(std::numeric_limits<A>::lowest()));
-      store(state.at_max + at, V{});
-      store(state.rest + at, V{});
-      store(state.error + at, V{});
-      store(state.sum_times_shift + at, V{});
-      store(state.weighted + at, V{});
-    }
     tiles_.for_each_block(tile,
                           [&](auto* from, int64_t stride, int64_t first, int64_t classes, int64_t begin, int64_t end) {
-                            scan(from, stride, classes, begin, end, state);
+                            scan(from, stride, first, classes, begin, end, state);
                             if (smoothing()) add_weighted(from, stride, first, classes, begin, end, state);
                           });
-    read_targets(tile, state);
-    take_logs(tile, state);
-    finish(tile, state, sums);
+    TileTargets<T> targets;
+    tiles_.read_targets(tile, weights_, targets);
+    finish(tile, targets, state, sums);
     write_rows(tile, state);
     if (out_.argmax != nullptr) write_argmax(tile, state);
   }
 
   // Adds a block of classes. Each lane raises its max on the way.
   template <class S>
-  NPU_CE_NOINLINE void scan(const S* from, int64_t stride, int64_t classes, int64_t begin, int64_t end,
+  NPU_CE_NOINLINE void scan(const S* from, int64_t stride, int64_t first, int64_t classes, int64_t begin, int64_t end,
                             State& state) const {
     const bool entropy = out_.entropy != nullptr;
     const V lowest = splat(static_cast<A>(kLowestExponent));
     for (int64_t at = begin; at < end; at += kLanes<T>, from += kLanes<T>) {
-      const V before = load(state.max + at);
-      V highest = before;
+      V highest = first == 0 ? splat(std::numeric_limits<A>::lowest()) : load(state.max + at);
+      const V before = highest;
       for (int64_t c = 0; c < classes; ++c) highest = max(load(from + c * stride), highest);
-      V at_max = load(state.at_max + at);
-      V rest = load(state.rest + at);
-      V sum_times_shift = load(state.sum_times_shift + at);
-      if (any_greater(highest, before)) {
-        const V shift = before - highest;
-        const V factor = exp(shift);
-        const V sum = rest + at_max;
-        if (entropy) sum_times_shift = factor * (sum_times_shift + sum * max(shift, lowest));
-        rest = shift == 0 ? rest : sum * factor;
-        at_max = shift == 0 ? at_max : V{};
-        store(state.error + at, load(state.error + at) * factor);
-        store(state.max + at, highest);
+      V at_max{};
+      V rest{};
+      V error{};
+      V sum_times_shift{};
+      if (first != 0) {
+        at_max = load(state.at_max + at);
+        rest = load(state.rest + at);
+        error = load(state.error + at);
+        if (entropy) sum_times_shift = load(state.sum_times_shift + at);
+        if (any_greater(highest, before)) {
+          const V shift = before - highest;
+          const V factor = exp(shift);
+          const V sum = rest + at_max;
+          if (entropy) sum_times_shift = factor * (sum_times_shift + sum * max(shift, lowest));
+          rest = shift == 0 ? rest : sum * factor;
+          at_max = shift == 0 ? at_max : V{};
+          error *= factor;
+        }
       }
       V sum{};
       for (int64_t c = 0; c < classes; ++c) {
@@ -138,7 +134,8 @@ class PlanarForward {
       }
       const V total = rest + sum;
       const V added = total - rest;
-      store(state.error + at, load(state.error + at) + ((rest - (total - added)) + (sum - added)));
+      store(state.error + at, error + ((rest - (total - added)) + (sum - added)));
+      store(state.max + at, highest);
       store(state.rest + at, total);
       store(state.at_max + at, at_max);
       if (entropy) store(state.sum_times_shift + at, sum_times_shift);
@@ -156,6 +153,7 @@ class PlanarForward {
         const V lowest = splat(std::numeric_limits<A>::lowest());
         const V is_number = ((highest > lowest) & (highest < std::numeric_limits<A>::infinity())) ? highest : V{};
         store(state.reference + at, is_number);
+        store(state.weighted + at, V{});
       }
       const V reference = load(state.reference + at);
       V sum{};
@@ -167,58 +165,46 @@ class PlanarForward {
     }
   }
 
-  void read_targets(const Tile& tile, State& state) const {
-    const int64_t stride = problem_.layout.class_stride_elems;
-    int64_t i = 0;
-    for (; i < tile.positions; ++i) {
-      const int64_t target = problem_.target[tile.first_row + i];
-      const bool valid = target != problem_.ignore_index;
-      state.valid[i] = valid ? A(1) : A(0);
-      state.target_weight[i] = valid ? static_cast<A>(weights_.at(target)) : A(0);
-      state.at_target[i] = valid ? logits_.element(tile.logits + target * stride + i).value : A(0);
-    }
-    for (; i % kLanes<T> != 0; ++i) state.valid[i] = state.target_weight[i] = state.at_target[i] = 0;
-  }
-
-  void take_logs(const Tile& tile, State& state) const {
-    for (int64_t at = 0; at < tile.positions; at += kLanes<double>) {
-      DoubleVec sum{};
-      for (int64_t lane = 0; lane < kLanes<double>; ++lane) {
-        const int64_t i = at + lane;
-        sum[lane] = static_cast<double>(state.at_max[i]) + (static_cast<double>(state.rest[i]) + state.error[i]);
-      }
-      const DoubleVec log_sum = sum == 0 ? sum / sum : log(sum);  // NaN where every logit is -inf
-      for (int64_t lane = 0; lane < kLanes<double>; ++lane) state.log_sum[at + lane] = static_cast<A>(log_sum[lane]);
-    }
-  }
-
-  void finish(const Tile& tile, State& state, Sums& sums) const {
+  void finish(const Tile& tile, const TileTargets<T>& targets, State& state, Sums& sums) const {
     const A hard = static_cast<A>(problem_.label_smoothing - 1);
     const A smooth = static_cast<A>(problem_.label_smoothing / static_cast<double>(problem_.classes));
     const A weight_total = static_cast<A>(weights_.total());
+    const V masked = splat(std::numeric_limits<A>::infinity());
+    Index valid{};
     for (int64_t at = 0; at < tile.positions; at += kLanes<T>) {
-      const V sum = load(state.at_max + at) + load(state.rest + at);
-      const V row_max = sum == 0 ? splat(-std::numeric_limits<A>::infinity()) : load(state.max + at);
+      const V at_max = load(state.at_max + at);
+      const V rest = load(state.rest + at);
+      const auto is_masked = at_max + rest == 0;  // every logit is -inf
+      const V row_max = is_masked ? -masked : load(state.max + at);
+      const V log_sum = is_masked ? masked - masked : log_of_sum(at_max, rest, load(state.error + at));
       store(state.max + at, row_max);
-      const V log_sum = load(state.log_sum + at);
-      const V valid = load(state.valid + at);
-      const V target_weight = load(state.target_weight + at);
-      V ce = ((load(state.at_target + at) - row_max) - log_sum) * (target_weight * hard);
+      store(state.log_sum + at, log_sum);
+
+      const Index counted = load_bits<Index>(targets.counted + at);
+      const V weight = counted ? load(targets.weight + at) : V{};
+      valid -= counted;
+      V ce = ((load(targets.logit + at) - row_max) - log_sum) * (weight * hard);
       if (smoothing()) {
         const V log_sum_of_reference = (row_max - load(state.reference + at)) + log_sum;
         ce -= smooth * (load(state.weighted + at) - weight_total * log_sum_of_reference);
       }
-      ce = valid != 0 ? ce : V{};
-      store(state.ce + at, ce);
-      sums.ce += sum_lanes(ce);
-      sums.weight += sum_lanes(target_weight);
-      sums.valid += sum_lanes(valid);
+      store(state.ce + at, counted ? ce : V{});
+      store(state.target_weight + at, weight);
       if (problem_.z_loss == 0) continue;
       const V lse = row_max + log_sum;
-      const V z = valid != 0 ? static_cast<A>(problem_.z_loss) * lse * lse : V{};
-      store(state.z + at, z);
-      sums.z += sum_lanes(z);
+      store(state.z + at, counted ? static_cast<A>(problem_.z_loss) * lse * lse : V{});
     }
+    for (int lane = 0; lane < kLanes<T>; ++lane) sums.valid += static_cast<double>(valid[lane]);
+    sums.ce = sum(state.ce, tile.positions);
+    sums.weight = sum(state.target_weight, tile.positions);
+    if (problem_.z_loss != 0) sums.z = sum(state.z, tile.positions);
+  }
+
+  // The values are 0 behind the last, in its vector.
+  static double sum(const A* values, int64_t count) {
+    DoubleVec sums{};
+    for (int64_t at = 0; at < count; at += kLanes<double>) sums += load_doubles(values + at);
+    return sum_lanes(sums);
   }
 
   void write_rows(const Tile& tile, const State& state) const {

@@ -4,14 +4,29 @@
 // but the shape, so neither do the bits of any sum.
 #pragma once
 
+#include "class_weights.h"
 #include "logits.h"
 
 namespace npu_ce {
 
-constexpr int64_t kTilePositions = 512;
+constexpr int64_t kTilePositions = 512;  // whole vectors of any kind
 // A block's vectors are read twice, for the max and for exp. Where the planes' distance is a power of two, all lines of
 // a vector fall into one set of L1, which has eight.
 constexpr int64_t kBlockClasses = 8;
+
+// The targets of a tile's positions: 0 where they are ignored, whose logit is there to be read as any. Arrays end with
+// a whole vector, and what is behind the last position counts as ignored.
+template <class T>
+struct TileTargets {
+  using A = Acc<T>;
+  using Index = typename Numeric<A>::Index;
+
+  alignas(kVectorBytes) Index target[kTilePositions];
+  alignas(kVectorBytes) Index counted[kTilePositions];  // all bits, or none where ignored
+  alignas(kVectorBytes) A logit[kTilePositions];        // x'
+  alignas(kVectorBytes) A slope[kTilePositions];        // d x' / d x
+  alignas(kVectorBytes) A weight[kTilePositions];
+};
 
 template <class T>
 class PlanarTiles {
@@ -65,6 +80,47 @@ class PlanarTiles {
       copy_rest(from + whole, stride, rest, kLanes<T>, classes, tile.positions - whole);
       body(static_cast<const T*>(rest), int64_t{kLanes<T>}, first, classes, whole, tile.positions);
     }
+  }
+
+  NPU_CE_NOINLINE void read_targets(const Tile& tile, const ClassWeights<A>& weights, TileTargets<T>& to) const {
+    const Targets& source = problem_.target;
+    const bool may_read_whole_vectors = tile.positions % kLanes<double> == 0;
+    int64_t copied[kTilePositions];
+    const int64_t* targets = static_cast<const int64_t*>(source.data) + tile.first_row;
+    if (!source.is_int64 || source.stride_elems != 1 || !may_read_whole_vectors) {
+      for (int64_t i = 0; i < tile.positions; ++i) copied[i] = source[tile.first_row + i];
+      targets = copied;
+    }
+    const Int64Vec ignored = Int64Vec{} + problem_.ignore_index;
+    for (int64_t at = 0; at < tile.positions; at += kLanes<double>) {
+      const Int64Vec target = load_bits<Int64Vec>(targets + at);
+      const Int64Vec counted = target != ignored;
+      store_indices(to.counted + at, counted);
+      store_indices(to.target + at, target & counted);
+    }
+    for (int64_t i = tile.positions; i % kLanes<T> != 0; ++i) to.counted[i] = 0;
+
+    const int64_t stride = problem_.layout.class_stride_elems;
+    alignas(kVectorBytes) T logits[kTilePositions];
+    for_each_position(
+        tile, [&](int64_t i) __attribute__((always_inline)) { logits[i] = tile.logits[to.target[i] * stride + i]; });
+    logits_.stage(logits, tile.positions, to.logit, to.slope);
+    if (problem_.weight == nullptr) {
+      for (int64_t at = 0; at < tile.positions; at += kLanes<T>) store(to.weight + at, splat(A(1)));
+    } else {
+      for (int64_t i = 0; i < tile.positions; ++i) to.weight[i] = *weights.from(to.target[i]);
+    }
+  }
+
+  // Calls body(i) for every position of a tile, vector by vector so that little is spent on counting.
+  template <class F>
+  NPU_CE_INLINE static void for_each_position(const Tile& tile, F&& body) {
+    int64_t i = 0;
+    for (; i + kLanes<T> <= tile.positions; i += kLanes<T>) {
+      NPU_CE_UNROLL
+      for (int64_t lane = 0; lane < kLanes<T>; ++lane) body(i + lane);
+    }
+    for (; i < tile.positions; ++i) body(i);
   }
 
   // The positions of a tile that fill no vector.

@@ -110,6 +110,33 @@ NPU_CE_INLINE DoubleVec log(DoubleVec x) {
   return fma(whole, splat(0.69314718055994531), series) + x * 0.0;
 }
 
+// The logarithm of whole + rest + error, `whole` being 0 or at least 1, with the digits of a small rest beside a 1.
+NPU_CE_INLINE FloatVec log_of_sum(FloatVec whole, FloatVec rest, FloatVec error) {
+  const FloatVec sum = whole + rest;
+  const FloatVec added = sum - whole;
+  const FloatVec rounded_off = (whole - (sum - added)) + (rest - added) + error;
+  // sum = 2^exponent * m, m between sqrt(1/2) and sqrt(2).
+  const Int32Vec exponent = ((Int32Vec)sum - 0x3f3504f3) >> 23;
+  const FloatVec mantissa = (FloatVec)((Int32Vec)sum - (exponent << 23));
+  const FloatVec x = (mantissa - 1.0f) + rounded_off * (FloatVec)((127 - exponent) << 23);
+  // log(1 + x) = x - x^2 / 2 + x^3 * (1/3 - ...), minimax in the relative error: 6e-8.
+  constexpr float kCoefficients[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                                     -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                                     2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+  FloatVec p = splat(kCoefficients[0]);
+  NPU_CE_UNROLL
+  for (int i = 1; i < 9; ++i) p = fma(p, x, splat(kCoefficients[i]));
+  const FloatVec square = x * x;
+  const FloatVec whole_power = __builtin_convertvector(exponent, FloatVec);
+  // ln 2 in two parts, the first with few enough digits for an exact product.
+  FloatVec tail = fma(p * x, square, whole_power * -2.12194440e-4f);
+  tail = fma(square, splat(-0.5f), tail);
+  return fma(whole_power, splat(0.693359375f), x + tail);
+}
+NPU_CE_INLINE DoubleVec log_of_sum(DoubleVec whole, DoubleVec rest, DoubleVec error) {
+  return log(whole + (rest + error));
+}
+
 // factor * exp(x) + addend, rounded once and with float's whole range, subnormals included, though exp(x) alone would
 // flush to 0 below 2^-126. What is stored as T needs no more digits of exp than T has, and few more than that.
 template <class T>

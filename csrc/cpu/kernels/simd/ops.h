@@ -140,6 +140,24 @@ NPU_CE_INLINE T from_acc(Acc<T> value) {
   return result;
 }
 
+// As many values as a vector of 64-bit ones has lanes, whatever their own size.
+using HalfFloatVec = float __attribute__((vector_size(kVectorBytes / 2)));
+using HalfInt32Vec = int32_t __attribute__((vector_size(kVectorBytes / 2)));
+NPU_CE_INLINE DoubleVec load_doubles(const float* from) {
+  return __builtin_convertvector(load_bits<HalfFloatVec>(from), DoubleVec);
+}
+NPU_CE_INLINE DoubleVec load_doubles(const double* from) { return load(from); }
+NPU_CE_INLINE void store_doubles(float* to, DoubleVec v) {
+  const HalfFloatVec floats = __builtin_convertvector(v, HalfFloatVec);
+  std::memcpy(to, &floats, sizeof(floats));
+}
+NPU_CE_INLINE void store_doubles(double* to, DoubleVec v) { store(to, v); }
+NPU_CE_INLINE void store_indices(int32_t* to, Int64Vec v) {
+  const HalfInt32Vec indices = __builtin_convertvector(v, HalfInt32Vec);
+  std::memcpy(to, &indices, sizeof(indices));
+}
+NPU_CE_INLINE void store_indices(int64_t* to, Int64Vec v) { std::memcpy(to, &v, sizeof(v)); }
+
 NPU_CE_INLINE float to_acc(float value) { return value; }
 NPU_CE_INLINE double to_acc(double value) { return value; }
 NPU_CE_INLINE float to_acc(BFloat16 value) { return ((FloatVec)(UInt32Vec{} + (uint32_t(value.bits) << 16)))[0]; }

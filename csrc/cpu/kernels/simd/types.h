@@ -37,11 +37,12 @@ struct Float16 {
 };
 
 template <class T>
-struct Numeric;  // Acc: what T is accumulated in; Vec: a vector of Acc; IndexVec: integers of the same size
+struct Numeric;  // Acc: what T is accumulated in; Vec: a vector of Acc; Index, IndexVec: integers of the same size
 template <>
 struct Numeric<float> {
   using Acc = float;
   using Vec = FloatVec;
+  using Index = int32_t;
   using IndexVec = Int32Vec;
 };
 template <>
@@ -52,6 +53,7 @@ template <>
 struct Numeric<double> {
   using Acc = double;
   using Vec = DoubleVec;
+  using Index = int64_t;
   using IndexVec = Int64Vec;
 };
 
