@@ -206,8 +206,9 @@ def cross_entropy(
     Source: torch.nn.functional.cross_entropy; z-loss as in PaLM (arXiv 2204.02311), softcap as in Gemma 2
     (arXiv 2408.00118).
     """
-    require_tensor("input", input)
-    require_tensor("target", target)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        require_tensor("input", input)
+        require_tensor("target", target)
     ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,

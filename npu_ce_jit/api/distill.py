@@ -8,6 +8,7 @@ from torch import Tensor
 from npu_ce_jit.api.linear_cross_entropy import autocast_layer
 from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks
+from npu_ce_jit.op.layer_checks import check_head
 from npu_ce_jit.op.linear import arguments, divergence, selected
 from npu_ce_jit.op.schema import NONE, REDUCTIONS
 from npu_ce_jit.torch_compat import is_autocast
@@ -193,5 +194,5 @@ def _checked_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | N
     checks.require_tensor(f"{prefix}linear_weight", linear_weight)
     if is_autocast(input.device.type):
         input, linear_weight, linear_bias = autocast_layer(input, linear_weight, linear_bias)
-    checks.check_head(input, linear_weight, linear_bias, prefix)
+    check_head(input, linear_weight, linear_bias, prefix)
     return input.reshape(-1, input.shape[-1]), linear_weight, linear_bias

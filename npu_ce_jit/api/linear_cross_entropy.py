@@ -11,7 +11,8 @@ from torch import Tensor
 
 from npu_ce_jit.api.cross_entropy import HALVES, OPS, CrossEntropyOutput, cross_entropy
 from npu_ce_jit.api.numbers import plain_numbers
-from npu_ce_jit.op.checks import check_layer, require_tensor
+from npu_ce_jit.op.checks import require_tensor
+from npu_ce_jit.op.layer_checks import check_layer
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions, is_autocast
 
 

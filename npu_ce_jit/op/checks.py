@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every check of the package, once: the public functions, torch.ops, Meta and the reference all raise from here.
+"""Every check of the package, once: the public functions, torch.ops, Meta and the reference all raise from here, and
+from `layer_checks` and `row_checks`, which have those of a linear layer and of `[..., V]` logits.
 
 Order: presence, device, dtype, batch size, the targets' dtype, rank, sizes, options, values. Only shapes, dtypes and
 options are looked at, so that tracing runs the same checks; the one check of data is `require_targets_in_range`.
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_ce_jit.op.saved import PARAMETERS_TAKEN_APART
 from npu_ce_jit.op.schema import REDUCTIONS, accumulation_dtype
 
 _INPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -36,82 +36,15 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
 def check_logits(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
     """Checks the tensors of a loss over `[N, C]` logits, or over `[N, C, L]` ones and targets `[N * L]`."""
     if not isinstance(input, Tensor) or input.dim() != 3:
-        check_loss(input, target, weight)
+        check_kinds(input, target, weight)
+        _check_shapes(input, target, weight, "input")
         return
     images, classes, positions = input.shape
     check_kinds(input, target, weight, batch_size=images * positions)
-    _check_row_ranks(target, weight)
+    check_row_ranks(target, weight)
     check_has_classes("input", input, classes)
-    _check_weight_size(weight, classes)
-
-
-def check_linear(
-    input: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    *,
-    may_be_empty: bool = False,
-) -> None:
-    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer, of some classes or of all."""
-    for name, tensor, shape in (
-        ("input", input, "[N, in_features]"),
-        ("linear_weight", linear_weight, "[C, in_features]"),
-    ):
-        require_tensor(name, tensor)
-        if tensor.dim() != 2:
-            advice = f". {PARAMETERS_TAKEN_APART}" if tensor.shape == (0,) else ""
-            raise RuntimeError(f"expected {name} of shape {shape}, got {shape_of(tensor)}{advice}")
-    check_kinds(input, target, weight, linear_weight=linear_weight, linear_bias=linear_bias)
-    _check_row_ranks(target, weight)
-    check_layer(input, linear_weight, linear_bias)
-    if not may_be_empty:
-        check_has_classes("linear_weight", linear_weight, linear_weight.shape[0])
-    _check_weight_size(weight, linear_weight.shape[0])
-
-
-def check_head(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> None:
-    """Checks a linear layer and inputs `[..., in_features]`; their names begin with `prefix`."""
-    layer = {f"{prefix}linear_weight": linear_weight, f"{prefix}linear_bias": linear_bias}
-    for name, tensor in {f"{prefix}input": input, **layer}.items():
-        if tensor is not None or not name.endswith("bias"):
-            require_tensor(name, tensor)
-    _check_device(f"{prefix}input", input, **layer)
-    _check_dtypes(f"{prefix}input", input, layer)
-    if input.dim() < 1 or linear_weight.dim() != 2:
-        raise RuntimeError(
-            f"expected {prefix}input of shape [..., in_features] and {prefix}linear_weight of shape [C, in_features], "
-            f"got {shape_of(input)} and {shape_of(linear_weight)}"
-            + (f". {PARAMETERS_TAKEN_APART}" if linear_weight.shape == (0,) else "")
-        )
-    check_layer(input, linear_weight, linear_bias, prefix)
-    check_has_classes(f"{prefix}linear_weight", linear_weight, linear_weight.shape[0])
-
-
-def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> None:
-    """The sizes of a linear layer; `linear_weight` is `[C, in_features]` or `[C, d1, ..., in_features]`."""
-    if input.dim() < 1 or linear_weight.dim() < 2:
-        raise RuntimeError(
-            "expected input of shape [N, in_features] and linear_weight of shape [C, in_features] or "
-            f"[C, d1, ..., in_features], got {shape_of(input)} and {shape_of(linear_weight)}"
-        )
-    features = input.shape[-1]
-    require_that(
-        linear_weight.shape[-1] == features,
-        RuntimeError,
-        lambda: (
-            f"expected {prefix}linear_weight whose last dimension is {prefix}input's in_features ({features}), "
-            f"got {shape_of(linear_weight)}"
-        ),
-    )
-    if linear_bias is not None:
-        expected = linear_weight.shape[:-1]
-        require_that(
-            linear_bias.shape == expected,
-            RuntimeError,
-            lambda: f"expected {prefix}linear_bias of shape {list(expected)}, got {shape_of(linear_bias)}",
-        )
+    if weight is not None:
+        check_weight_size(weight, classes)
 
 
 def check_kinds(
@@ -131,8 +64,8 @@ def check_kinds(
         is_optional = tensor is None and name not in (input_name, "target")
         if not (isinstance(tensor, Tensor) or is_optional):
             require_tensor(name, tensor)
-    _check_device(input_name, input, **layer, target=target, weight=weight)
-    _check_dtypes(input_name, input, layer)
+    check_device(input_name, input, **layer, target=target, weight=weight)
+    check_dtypes(input_name, input, layer)
     if input.dim() >= 2:
         _check_batch_size(input.shape[0] if batch_size is None else batch_size, target)
     if target.dtype not in _TARGET_DTYPES:
@@ -143,7 +76,7 @@ def check_kinds(
         )
 
 
-def _check_dtypes(input_name: str, input: Tensor, layer: Mapping[str, Tensor | None]) -> None:
+def check_dtypes(input_name: str, input: Tensor, layer: Mapping[str, Tensor | None]) -> None:
     if input.dtype not in _INPUT_DTYPES or (input.dtype is torch.float64 and input.device.type == "npu"):
         raise NotImplementedError(
             f"expected {input_name} of dtype float32, bfloat16, float16, or float64 except on npu, "
@@ -159,13 +92,14 @@ def _check_dtypes(input_name: str, input: Tensor, layer: Mapping[str, Tensor | N
 def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:
     if input.dim() != 2:
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {shape_of(input)}")
-    _check_row_ranks(target, weight)
+    check_row_ranks(target, weight)
     classes = input.shape[1]
     check_has_classes(input_name, input, classes)
-    _check_weight_size(weight, classes)
+    if weight is not None:
+        check_weight_size(weight, classes)
 
 
-def _check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
+def check_row_ranks(target: Tensor, weight: Tensor | None) -> None:
     if target.dim() != 1:
         raise RuntimeError(f"expected target of shape [N], got {shape_of(target)}")
     if weight is not None and weight.dim() != 1:
@@ -178,13 +112,12 @@ def check_has_classes(name: str, tensor: Tensor, classes: int) -> None:
     )
 
 
-def _check_weight_size(weight: Tensor | None, classes: int) -> None:
-    if weight is not None:
-        require_that(
-            weight.shape[0] == classes,
-            RuntimeError,
-            lambda: f"expected weight of shape [{classes}], one for each class, got {shape_of(weight)}",
-        )
+def check_weight_size(weight: Tensor, classes: int) -> None:
+    require_that(
+        weight.shape[0] == classes,
+        RuntimeError,
+        lambda: f"expected weight of shape [{classes}], one for each class, got {shape_of(weight)}",
+    )
 
 
 def _check_batch_size(rows: int, target: Tensor) -> None:
@@ -249,7 +182,7 @@ def check_backward(
     require_tensor("grad_loss", grad_loss)
     check_loss(log_prob, target, weight, input_name="log_prob")
     gradients = {"grad_loss": grad_loss, "grad_zloss": grad_zloss}
-    _check_device("log_prob", log_prob, **gradients, lse_for_zloss=lse_for_zloss)
+    check_device("log_prob", log_prob, **gradients, lse_for_zloss=lse_for_zloss)
     for name, tensor in {**gradients, "lse_for_zloss": lse_for_zloss}.items():
         if tensor is not None and tensor.dtype not in _INPUT_DTYPES:
             raise RuntimeError(f"expected {name} of a floating dtype, got {_name(tensor.dtype)}")
@@ -291,7 +224,7 @@ def require_that(condition: bool | torch.SymBool, error: type[Exception], messag
         torch._check_with(error, condition, message)
 
 
-def _check_device(input_name: str, input: Tensor, **others: Tensor | None) -> None:
+def check_device(input_name: str, input: Tensor, **others: Tensor | None) -> None:
     for name, tensor in others.items():
         if tensor is not None and tensor.device != input.device:
             raise RuntimeError(f"expected {name} on {input_name}'s device {input.device}, got {tensor.device}")

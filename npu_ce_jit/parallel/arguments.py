@@ -18,6 +18,7 @@ from npu_ce_jit.api.numbers import plain_numbers
 from npu_ce_jit.op import checks, row_checks
 from npu_ce_jit.op.distributed.targets import VocabRange
 from npu_ce_jit.op.distributed.vocab_parallel import all_reduce
+from npu_ce_jit.op.layer_checks import check_linear
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
 
@@ -104,7 +105,7 @@ class LinearCall(NamedTuple):
         options: dict[str, object],
     ) -> LinearCall:
         rows, classes = flat_rows(input, target)
-        checks.check_linear(rows, local_linear_weight, local_linear_bias, classes, None, may_be_empty=True)
+        check_linear(rows, local_linear_weight, local_linear_bias, classes, None, may_be_empty=True)
         row_checks.check_weight_of_ranks(weight, len(local_linear_weight))
         return cls(input, len(local_linear_weight), classes, weight, terms, options)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from npu_ce_jit.op import checks
 from npu_ce_jit.op.autograd.functions import OPS, no_second_derivative, record_without_derivative
+from npu_ce_jit.op.layer_checks import check_linear
 from npu_ce_jit.op.linear.chunks import without_ignored
 from npu_ce_jit.op.operators import checked_terms
 from npu_ce_jit.op.saved import require_unchanged, seen
@@ -114,7 +115,7 @@ def _prepare(
     group: str | None = None,
 ) -> tuple[_Operands, _Options]:
     # A rank may have no classes.
-    checks.check_linear(input, linear_weight, linear_bias, target, weight, may_be_empty=group is not None)
+    check_linear(input, linear_weight, linear_bias, target, weight, may_be_empty=group is not None)
     terms = checked_terms(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
