@@ -51,4 +51,4 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
         output for cell in notebook.cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})
     ]
     assert "error" not in kinds
-    assert len(pictures) == 2
+    assert len(pictures) == 3
