@@ -212,14 +212,27 @@ Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem
 }
 
 void require_targets_in_range(const Problem& problem) {
-  for (int64_t row = 0; row < problem.rows; ++row) {
-    const int64_t target = problem.target[row];
-    // One comparison: a negative target is a huge unsigned one.
-    const bool in_range = static_cast<uint64_t>(target) < static_cast<uint64_t>(problem.classes);
-    require<std::out_of_range>(in_range || target == problem.ignore_index, "target[", row, "] = ", target,
-                               " is out of bounds for ", problem.classes, " classes: expected 0 <= target < ",
-                               problem.classes, " or ignore_index (", problem.ignore_index, ")");
+  const uint64_t classes = static_cast<uint64_t>(problem.classes);
+  const int64_t ignored = problem.ignore_index, stride = problem.target.stride_elems;
+  // One comparison: a negative target is a huge unsigned one.
+  const auto is_wrong = [=](int64_t target) {
+    return (static_cast<uint64_t>(target) >= classes) & (target != ignored);
+  };
+  // Without a branch: of logits with few classes, the targets are as many bytes as the logits.
+  const auto any_is_wrong = [&](const auto* targets) {
+    bool any = false;
+    for (int64_t row = 0; row < problem.rows; ++row) any |= is_wrong(targets[row * stride]);
+    return any;
+  };
+  if (!(problem.target.is_int64 ? any_is_wrong(static_cast<const int64_t*>(problem.target.data))
+                                : any_is_wrong(static_cast<const int32_t*>(problem.target.data)))) {
+    return;
   }
+  int64_t row = 0;
+  while (!is_wrong(problem.target[row])) ++row;
+  require<std::out_of_range>(false, "target[", row, "] = ", problem.target[row], " is out of bounds for ",
+                             problem.classes, " classes: expected 0 <= target < ", problem.classes,
+                             " or ignore_index (", ignored, ")");
 }
 
 Tensor empty_like(const Tensor& logits) {
