@@ -37,8 +37,8 @@ struct Targets {
   }
 };
 
-// Where the logits lie. A row is a position of an image, and the rows are counted image by image. Of [N, C] each row is an
-// image of one position, and its classes lie side by side; of [N, C, L] the positions do, and each class is a plane.
+// Where the logits lie. A row is a position of an image, and the rows are counted image by image. Of [N, C] each row is
+// an image of one position, and its classes lie side by side; of [N, C, L] the positions do, and each class is a plane.
 struct Layout {
   int64_t positions;  // of an image; they lie side by side
   int64_t image_stride_elems;

@@ -13,9 +13,9 @@ Owning<Problem> checked_problem(const LossTensors& tensors, const LossTerms& ter
   return problem;
 }
 
-void ask_for_huge_pages(const Tensor& logits, Dtype dtype) {
+void ask_for_huge_pages(const Tensor& output, Dtype dtype) {
   const int64_t elem_bytes = dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-  advise_huge_pages(logits.mutable_data(), logits.numel() * elem_bytes);
+  advise_huge_pages(output.mutable_data(), output.numel() * elem_bytes);
 }
 
 void forward_cpu(StableIValue* stack, uint64_t, uint64_t) {
@@ -24,6 +24,7 @@ void forward_cpu(StableIValue* stack, uint64_t, uint64_t) {
   const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
   ForwardTensors results = ForwardTensors::empty(arguments, problem.plain);
   ask_for_huge_pages(results.log_prob, problem.plain.dtype);
+  ask_for_huge_pages(results.row_stats, acc_dtype(problem.plain.dtype));  // of two classes as large as the logits
   forward(problem.plain, results.pointers(), torch_threads());
   results.hand_over(stack);
 }

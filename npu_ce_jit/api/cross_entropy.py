@@ -172,8 +172,9 @@ def cross_entropy(
     nothing of size `[N, C]` and keeps two numbers of each row; backward recomputes from the logits.
 
     Args:
-        input: logits `[C]`, `[N, C]` or `[N, C, d1, ...]`; float16, bfloat16, float32 (and float64 on CPU). Logits
-            whose classes are not adjacent in memory (`[N, C, d1, ...]` always) are copied once.
+        input: logits `[C]`, `[N, C]` or `[N, C, d1, ...]`; float16, bfloat16, float32 (and float64 on CPU). On a
+            CPU `[N, C, d1, ...]` are read as they lie, contiguous or channels_last; on an NPU, and in other layouts,
+            logits whose classes are not adjacent in memory are copied once.
         target: class indices `[]`, `[N]` or `[N, d1, ...]`, int64 or int32; class probabilities in the input's shape
             fall back to `torch.nn.functional.cross_entropy`.
         weight: `[C]`, float32 or the input's dtype.

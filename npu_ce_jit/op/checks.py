@@ -35,16 +35,12 @@ def check_loss(input: Tensor, target: Tensor, weight: Tensor | None, *, input_na
 
 def check_logits(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
     """Checks the tensors of a loss over `[N, C]` logits, or over `[N, C, L]` ones and targets `[N * L]`."""
-    if not isinstance(input, Tensor) or input.dim() != 3:
-        check_kinds(input, target, weight)
+    is_planar = isinstance(input, Tensor) and input.dim() == 3
+    check_kinds(input, target, weight, batch_size=input.shape[0] * input.shape[2] if is_planar else None)
+    if is_planar:
+        _check_classes(input, target, weight, "input")
+    else:
         _check_shapes(input, target, weight, "input")
-        return
-    images, classes, positions = input.shape
-    check_kinds(input, target, weight, batch_size=images * positions)
-    check_row_ranks(target, weight)
-    check_has_classes("input", input, classes)
-    if weight is not None:
-        check_weight_size(weight, classes)
 
 
 def check_kinds(
@@ -92,6 +88,10 @@ def check_dtypes(input_name: str, input: Tensor, layer: Mapping[str, Tensor | No
 def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:
     if input.dim() != 2:
         raise RuntimeError(f"expected {input_name} of shape [N, C], got {shape_of(input)}")
+    _check_classes(input, target, weight, input_name)
+
+
+def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None, input_name: str) -> None:
     check_row_ranks(target, weight)
     classes = input.shape[1]
     check_has_classes(input_name, input, classes)

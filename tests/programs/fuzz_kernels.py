@@ -26,7 +26,19 @@ import checkout_path  # noqa: F401  before what the tests share
 import numpy as np
 from kernel_accuracy import assert_true
 from kernel_builds import AVX2, BASELINE, ISAS, compile_driver, compiler_of, why_it_cannot_run
-from kernel_problems import DTYPES, ENTROPY, NONE, OF_ENTROPY, OF_LOG_PROB, OF_LOSS, OF_LSE, OF_Z_LOSS, Problem, rounded
+from kernel_problems import (
+    DTYPES,
+    ENTROPY,
+    LOG_PROB,
+    NONE,
+    OF_ENTROPY,
+    OF_LOG_PROB,
+    OF_LOSS,
+    OF_LSE,
+    OF_Z_LOSS,
+    Problem,
+    rounded,
+)
 
 BATCH = 25  # problems that one process solves
 FASTEST = next(isa for isa in (AVX2, BASELINE) if not why_it_cannot_run(isa))
@@ -146,7 +158,24 @@ def problem_of(seed: int, number: int) -> Problem:
         problem.gradients[OF_LOG_PROB] = values[:1].repeat(rows, 0) if problem.log_prob_padding < 0 else values
     if asked & OF_ENTROPY:
         problem.outputs |= ENTROPY
-    return problem
+    return planar(rng, problem) if one_of(False, False, True) else problem
+
+
+def planar(rng: np.random.Generator, problem: Problem) -> Problem:
+    """The rows as positions that lie side by side, of one image or of several."""
+    rows = len(problem.logits)
+    images = rng.choice([count for count in (1, 2, 3, 7, rows) if count and rows % count == 0])
+    paddings = (0, 0) if problem.in_place else rng.choice([0, 1, 13], 2)
+    of_others = {bit: values for bit, values in problem.gradients.items() if bit != OF_LOG_PROB}
+    return replace(
+        problem,
+        positions=max(1, rows // images),
+        class_padding=int(paddings[0]),
+        image_padding=int(paddings[1]),
+        row_padding=0,
+        outputs=problem.outputs & ~LOG_PROB,
+        gradients=of_others,
+    )
 
 
 # -- their answers

@@ -23,12 +23,14 @@ class Shape(NamedTuple):
     rows: int
     classes: int
     threads: int = 1
+    positions: int = 0  # of an image, where these lie side by side
 
 
 SHAPES = {
     "wide": Shape(16, 8080),
     "small": Shape(8001, 10),
     "flat": Shape(1, 100_003, threads=2),  # so that columns are shared out
+    "planar": Shape(2 * 3001, 19, positions=3001),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 DIRECTIONS = ("forward", "backward")
@@ -42,12 +44,13 @@ def problems() -> dict[str, Problem]:
     # The only generator of numpy that is promised never to change: how often a row's max grows is in the data.
     random = np.random.RandomState(0)
     found = {}
-    for shape, (rows, classes, threads) in SHAPES.items():
+    for shape, (rows, classes, threads, positions) in SHAPES.items():
         logits, target = random.normal(0, 3, (rows, classes)), random.randint(classes, size=rows)
         for dtype in DTYPES:
             plain = Problem(
-                dtype, rounded(logits, dtype), target, outputs=0, gradients={OF_LOSS: np.ones(1)}, threads=threads
-            )
+                dtype, rounded(logits, dtype), target, outputs=0, gradients={OF_LOSS: np.ones(1)}, threads=threads,
+                positions=positions,
+            )  # fmt: skip
             weight = rounded(np.linspace(0.5, 1.5, classes), plain.acc)
             of_log_prob = {OF_LOG_PROB: np.ones((rows, classes))}
             variants = {
@@ -58,6 +61,8 @@ def problems() -> dict[str, Problem]:
                     plain, softcap=30.0, z_loss=1e-4, reduction=SUM, outputs=Z_LOSS | LSE | ARGMAX | ENTROPY
                 ),
             }
+            if positions:  # log_prob is of [N, C] alone
+                del variants["log_prob"]
             found |= {f"{shape} {dtype} {variant}": problem for variant, problem in variants.items()}
     return found
 
