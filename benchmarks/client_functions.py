@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frameworks score tokens with, as it is and patched: forward and backward, time in turns, and memory, on the CPU.
+"""What frameworks score tokens with, as it is and patched: forward and backward, processor time and memory, on a CPU.
 
     python benchmarks/client_functions.py [rounds]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ def measured(client: Client, shape: tuple[int, int, int], dtype: torch.dtype, ro
     theirs = step(client.score(client.function()))
     with client.patch():
         steps = {"theirs": theirs, "ours": step(client.score(client.function()))}
-        seconds = interleaved(steps, rounds)
+        seconds = interleaved(steps, rounds, clock=time.process_time)
         peaks = {name: peak_allocated(call, warm_up=False) for name, call in steps.items()}
     faster = median_ratio(seconds, "theirs", "ours")
     logits = rows * classes * dtype.itemsize

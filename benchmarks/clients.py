@@ -4,14 +4,15 @@
     python benchmarks/clients.py [rounds]
 
 The model is a Llama of one small layer with frozen embeddings, so that the head and the loss are most of a step. Time
-is that of forward and backward, its ratio the median of rounds in which both are run. Memory is what a step holds at
-its peak above what it takes without a head, and above the head's own gradient, over the bytes of the logits.
+is the processors', of forward and backward, its ratio the median of rounds in which both are run. Memory is what a step
+holds at its peak above what it takes without a head, and above the head's own gradient, over the bytes of the logits.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def measure(batch: int, length: int, hidden: int, vocab: int, dtype: torch.dtype
     models = [llama(hidden, vocab, dtype) for _ in range(2)]
     npu_ce_jit.patch.transformers(models[1])
     steps = [step_of(model, ids) for model in models]
-    seconds = interleaved(dict(zip(("transformers", "patched"), steps, strict=True)), rounds)
+    seconds = interleaved(dict(zip(("transformers", "patched"), steps, strict=True)), rounds, clock=time.process_time)
     without_head = peak_allocated(body_of(models[0], ids)) + models[0].lm_head.weight.nbytes
     logits = batch * length * vocab * dtype.itemsize
     peaks = [(peak_allocated(step) - without_head) / logits for step in steps]

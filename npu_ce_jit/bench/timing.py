@@ -57,11 +57,13 @@ def interleaved(
     prepare: Call = lambda: None,
     seconds_at_most: float = math.inf,
     warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds a call of each implementation, by round. Every round runs each once, in shuffled order.
 
     `wait` waits for a device that works on after a call has returned; `prepare` comes before the clock starts. After
-    `seconds_at_most` no round is begun but the first three.
+    `seconds_at_most` no round is begun but the first three. With `clock=time.process_time`, seconds are those of all
+    threads, whoever else has the processors meanwhile; a thread that waits for another then costs nothing.
 
     What the machine does meanwhile then hits all of them alike, so that the ratio within a round means something
     where a time alone does not.
@@ -78,11 +80,11 @@ def interleaved(
         for name in order.sample(list(implementations), len(implementations)):
             prepare()
             wait()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls):
                 implementations[name]()
             wait()
-            seconds[name].append((time.perf_counter() - start) / calls)
+            seconds[name].append((clock() - start) / calls)
     return seconds
 
 
