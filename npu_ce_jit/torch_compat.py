@@ -8,7 +8,7 @@ other Python is written for the newest torch and asks for no version; `csrc/glue
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
@@ -112,19 +112,6 @@ else:
 set_up_python_backend: Callable[..., None] | None = getattr(
     backend_registration, "_setup_privateuseone_for_python_backend", None
 )
-
-if hasattr(torch.cpu, "get_capabilities"):  # 2.11
-    cpu_capabilities: Callable[[], Mapping[str, Any]] = torch.cpu.get_capabilities
-else:
-
-    def cpu_capabilities() -> Mapping[str, Any]:
-        """Those that decide how products of two-byte types run; an older torch tells of x86-64 alone."""
-        functions = {
-            "avx512_bf16": "_is_avx512_bf16_supported",
-            "amx_bf16": "_is_amx_tile_supported",
-            "amx_fp16": "_is_amx_fp16_supported",
-        }
-        return {name: getattr(torch.cpu, function, bool)() for name, function in functions.items()}
 
 
 def traced_constant(value: Any) -> Any:

@@ -6,7 +6,7 @@ the gradients of the layer, in one buffer that all chunks share. So neither the 
 linear_weight's gradient exist whole.
 
 What accumulates in what: the losses, their sum and linear_bias's gradient in float32 (float64 for float64 input); a
-product of matrices in float32 too, where a CPU runs it in float32 or the device's own unit does so. linear_weight's
+product of matrices in float32 too, on a CPU, where its result is float32, or in an NPU's own unit. linear_weight's
 gradient is added up over the chunks in its own dtype and rounded once a chunk, so that chunks are few: a float32
 copy of it may be larger than what chunks save.
 """

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from npu_ce_jit.torch_compat import cpu_capabilities
-
 # Elements of the widened copy of some classes' weights, and the share of all classes that they are at most: of few
 # features, that many elements would be the whole of linear_weight.
 _WIDENED, _WIDENED_SHARE = 1 << 20, 1 / 8
@@ -63,9 +61,10 @@ class Head:
 
 
 def product_dtype(input: Tensor) -> torch.dtype:
-    """The dtype in which products run: a CPU without instructions for two-byte types widens them element by element."""
-    if input.device.type != "cpu" or input.dtype.itemsize != 2:
-        return input.dtype
-    capabilities = cpu_capabilities()
-    names = ("avx512_bf16", "amx_bf16", "bf16") if input.dtype is torch.bfloat16 else ("avx512_fp16", "amx_fp16")
-    return input.dtype if any(capabilities.get(name) for name in names) else torch.float32
+    """The dtype in which products run: on a CPU float32 for two-byte types, with or without instructions for these.
+
+    No torch multiplies them into a float32 result there, nor does torch_npu, and logits rounded to bfloat16 make the
+    gradients several times less exact.
+    """
+    is_widened = input.device.type == "cpu" and input.dtype.itemsize == 2
+    return torch.float32 if is_widened else input.dtype
