@@ -79,7 +79,7 @@ HARMLESS = {place.strip(): reason for reason, places in REASONS.items() for plac
 
 
 def sources() -> list[Path]:
-    folders = [ROOT / "ascendc" / name for name in ("abi", "common", "forward", "backward")]
+    folders = [ROOT / "ascendc" / name for name in ("abi", "ub", "common", "forward", "backward")]
     return sorted(path for folder in folders for path in folder.iterdir())
 
 
