@@ -242,7 +242,7 @@ def test_a_bad_call_writes_nothing() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"input": torch.zeros(3, 5, 2)},
+        {"input": torch.zeros(3, 5, 2, 1)},
         {"input": torch.zeros(3, 0)},
         {"target": torch.zeros(3, 1, dtype=torch.int64)},
         {"target": torch.zeros(4, dtype=torch.int64)},
