@@ -159,7 +159,7 @@ Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms) {
   Problem& problem = result.plain;
   problem.dtype = dtype_of(input.dtype(), "input");
   const int64_t dim = input.dim();
-  require(dim == 2 || dim == 3, "expected input of shape [N, C] or [N, C, L], got ", input);
+  require(dim == 2 || dim == 3, "expected input of shape [N, C], got ", input);
   const int64_t positions = dim == 2 ? 1 : input.size(2);
   problem.rows = input.size(0) * positions;
   problem.classes = input.size(1);
