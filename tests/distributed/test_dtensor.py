@@ -37,7 +37,7 @@ def problem(dtype: torch.dtype, ignore_index: int) -> tuple[Tensor, Tensor, Tens
 
 
 def lean(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> list[Tensor]:
-    output = npu_ce_jit.cross_entropy(logits, target, weight, **options._asdict(), **RETURN_ALL)
+    output = npu_ce_jit.cross_entropy(logits, target, weight, **options.as_dict(), **RETURN_ALL)
     assert isinstance(output, npu_ce_jit.CrossEntropyOutput)
     loss, z_loss, lse, argmax, entropy = output
     return [loss, z_loss, lse, entropy, argmax]
@@ -51,7 +51,7 @@ def drop_in(logits: Tensor, target: Tensor, weight: Tensor | None, options: Opti
 
 
 def loss_alone(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> list[Tensor]:
-    return [npu_ce_jit.cross_entropy(logits, target, weight, **options._asdict())]
+    return [npu_ce_jit.cross_entropy(logits, target, weight, **options.as_dict())]
 
 
 def run(function: Any, logits: Tensor, *others: Any) -> tuple[list[Tensor], Tensor]:

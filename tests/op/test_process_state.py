@@ -75,7 +75,7 @@ def with_gradients(outputs: Any, leaves: list[Tensor]) -> list[Tensor]:
 def public_forms(of: dict[str, Tensor]) -> Iterator[list[Tensor]]:
     batches = of["logits"].view(7, 10, CLASSES), of["target"].view(7, 10)
     for options in OPTIONS:
-        weights = {"weight": of["weight"], **options._asdict()}
+        weights = {"weight": of["weight"], **options.as_dict()}
         leaf = of["logits"].clone().requires_grad_()
         asked = {"return_z_loss": True, "return_lse": True, "return_argmax": True, "return_entropy": True}
         yield with_gradients(npu_ce_jit.cross_entropy(leaf, of["target"], **weights, **asked), [leaf])
@@ -142,7 +142,7 @@ def check_ranks(rank: int) -> None:
     def losses() -> list[Tensor]:
         found = []
         for options in OPTIONS:
-            more = {"weight": of["weight"][own], **options._asdict()}
+            more = {"weight": of["weight"][own], **options.as_dict()}
             leaf = of["logits"][:, own].clone().requires_grad_()
             layer = [of[n].clone().requires_grad_() for n in ("hidden",)] + [of["head"][own].clone().requires_grad_()]
             for loss, leaves in (
