@@ -128,7 +128,7 @@ class _Call(NamedTuple):
 
     @property
     def shared(self) -> dict[str, object]:
-        return {**self.terms._asdict(), "label_smoothing_formula": self.formula, "loss_dtype": self.loss_dtype}
+        return {**self.terms.as_dict(), "label_smoothing_formula": self.formula, "loss_dtype": self.loss_dtype}
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):

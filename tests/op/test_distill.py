@@ -117,7 +117,7 @@ def check(case: Models, mask: Tensor | None, options: Options, device: torch.dev
     results = []
     for name, where, dtype in (("ours", device, None), ("peer", device, None), ("truth", None, torch.float64)):
         leaves = case.to(where, dtype)
-        loss = ours(leaves, mask, **options.as_dict()) if name == "ours" else textbook(leaves, mask, options)
+        loss = ours(leaves, mask, **options._asdict()) if name == "ours" else textbook(leaves, mask, options)
         grad_loss = torch.rand(loss.shape, generator=torch.Generator().manual_seed(3)).to(loss)
         gradients = torch.autograd.grad(loss, leaves.student, grad_loss)
         results.append([loss.detach().cpu(), *(g.cpu() for g in gradients)])

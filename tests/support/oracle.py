@@ -51,7 +51,7 @@ def truth(logits: Tensor, target: Tensor, weight: Tensor | None, options: Option
     w = torch.ones(classes, dtype=x.dtype) if weight is None else weight.to(x.dtype)
 
     losses, weights, z_losses = [], [], []
-    for row, y in enumerate(target.tolist()):
+    for row, y in enumerate(map(int, target)):  # tolist fails under torch.func before 2.8
         if y == options.ignore_index:
             losses.append(x.new_zeros(()))
             z_losses.append(x.new_zeros(()))
