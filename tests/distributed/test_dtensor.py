@@ -179,7 +179,7 @@ def check_collectives(rank: int) -> None:
 
 
 def check_second_order(rank: int) -> None:
-    """Rows: exact, by DTensor's own rules for what derivatives are made of. Classes: an error, and no wrong number."""
+    """Rows: exact, by DTensor's own rules for what derivatives are made of. Classes: the same, or an error."""
     mesh = init_device_mesh("cpu", (2,))
     logits, target, _ = problem(torch.float64, -100)
 
@@ -192,8 +192,11 @@ def check_second_order(rank: int) -> None:
     shared_target = distribute_tensor(target, mesh, [Replicate()])
     of_rows = second(distribute_tensor(logits, mesh, [Shard(0)]), shared_target)
     torch.testing.assert_close(of_rows.full_tensor(), second(logits, target))
-    with pytest.raises((IndexError, RuntimeError, NotImplementedError)):
-        second(distribute_tensor(logits, mesh, [Shard(1)]), shared_target)
+    try:
+        of_classes = second(distribute_tensor(logits, mesh, [Shard(1)]), shared_target)
+    except (IndexError, RuntimeError, NotImplementedError):
+        return  # before 2.15
+    torch.testing.assert_close(of_classes.full_tensor(), second(logits, target))
 
 
 def check_special_values(rank: int) -> None:
