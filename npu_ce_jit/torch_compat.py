@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import backend_registration
 
@@ -166,20 +167,30 @@ def override(
         library.impl(name, kernel, key, with_keyset=with_keyset, **_ALLOW_OVERRIDE)
 
 
-def fully_sharded_groups(state: Any) -> list[Any]:
-    """What fully_shard reduces together, of a module's state. Other wrappers keep states in the same table."""
+# That fully_shard can be told to add up, and not to average, since 2.8.
+SET_GRADIENT_DIVIDE_FACTOR = "set_gradient_divide_factor" if _VERSION >= (2, 8) else None
+
+
+def averaging_groups(state: Any) -> list[dist.ProcessGroup]:
+    """The ranks over which fully_shard averages gradients, of a module's state. Other wrappers have states too."""
+    from torch.distributed.fsdp._fully_shard._fsdp_common import DDPMeshInfo, FSDPMeshInfo
     from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
     if not isinstance(state, FSDPState):
         return []
     if _VERSION >= (2, 12):
-        return list(state._fsdp_param_groups)
-    return [group for group in (state._fsdp_param_group,) if group is not None]
-
-
-def adds_up(group: Any) -> bool:
-    """Whether what fully_shard reduces together is told to add up, and not to average: it can be since 2.8."""
-    return _VERSION >= (2, 8) and group.gradient_divide_factor == 1
+        parameters = list(state._fsdp_param_groups)
+    else:
+        parameters = [one for one in (state._fsdp_param_group,) if one is not None]
+    if SET_GRADIENT_DIVIDE_FACTOR:
+        parameters = [one for one in parameters if one.gradient_divide_factor != 1]
+    found = []
+    for mesh in (one.mesh_info for one in parameters):
+        if isinstance(mesh, FSDPMeshInfo):
+            found.append(mesh.shard_process_group)
+        if isinstance(mesh, DDPMeshInfo):
+            found.append(mesh.replicate_process_group)
+    return found
 
 
 def fake_options(library: torch.library.Library) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def logprobs_of_operator(
         return logprobs
     squares = None
     if return_sum_squared_probs:
-        _, doubled_lse, _ = of_rows(terms.doubled, lse=True, entropy=False)
+        _, doubled_lse, _ = of_rows(terms.doubled(), lse=True, entropy=False)
         assert lse is not None and doubled_lse is not None
         squares = torch.where(target == terms.ignore_index, 0, (doubled_lse - 2 * lse).exp())
     return TokenLogprobs(logprobs, entropy, squares)

@@ -133,7 +133,7 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
         return loss, lse, entropy
 
     loss, lse, entropy = of_rows(wanted.terms, wanted.entropy)
-    squares = (of_rows(wanted.terms.doubled, False)[1] - 2 * lse).exp() if wanted.sum_squared_probs else None
+    squares = (of_rows(wanted.terms.doubled(), False)[1] - 2 * lse).exp() if wanted.sum_squared_probs else None
     beside = (entropy if wanted.entropy else None, squares)
     of_entropy, of_squares = (None if v is None else torch.where(is_ignored, 0, v.view(target.shape)) for v in beside)
     return (0 - loss).view(target.shape), of_entropy, of_squares

@@ -31,7 +31,7 @@ def undisturbed() -> Iterator[None]:
     dtype, is_deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     # A default device is a mode, which costs each of torch's functions something.
-    on_cpu = nullcontext() if torch.get_default_device() == torch.device("cpu") else torch.device("cpu")
+    on_cpu = nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu")
     with (
         torch.random.fork_rng(devices=[]),
         torch.inference_mode(False),

@@ -159,7 +159,7 @@ def npu_cross_entropy_loss_backward(
     if lse_square_scale_for_zloss and lse_for_zloss is not None:
         grad_z = grad_loss.to(dtype) if grad_zloss is None else grad_loss.to(dtype) + grad_zloss.to(dtype)
         if terms.reduction == MEAN:
-            grad_z = grad_z / denominators[1]
+            grad_z = grad_z / (target != ignore_index).sum()  # not denominators[1]: DTensors refuse that before 2.8
         grad_lse = torch.where(
             target != ignore_index, grad_z * (2 * lse_square_scale_for_zloss) * lse_for_zloss.to(dtype), 0
         )

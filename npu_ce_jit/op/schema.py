@@ -4,7 +4,7 @@
 Schemas stand in Python so that Meta, export and vmap work with no binary; a library only adds kernels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,10 +86,19 @@ class LossTerms(NamedTuple):
     softcap: float
     logit_scale: float
 
-    @property
+    # Methods and no properties, and neither _asdict nor _replace: torch.compile traces none of these before 2.8.
+
+    def as_dict(self) -> dict[str, Any]:
+        """By the names of the fields."""
+        return {
+            "reduction": self.reduction, "ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss, "softcap": self.softcap, "logit_scale": self.logit_scale,
+        }  # fmt: skip
+
     def doubled(self) -> "LossTerms":
         """Those that make 2x' of the logits: the sum of squared probabilities is exp(lse(2x') - 2 lse(x'))."""
-        return self._replace(softcap=2 * self.softcap, logit_scale=2 * self.logit_scale)
+        *others, softcap, logit_scale = self
+        return LossTerms(*others, softcap=2 * softcap, logit_scale=2 * logit_scale)
 
 
 class Request(NamedTuple):

@@ -106,9 +106,9 @@ def vocab_parallel_cross_entropy(
         )  # fmt: skip
 
     call, shard = agreed("vocab_parallel_cross_entropy", local_logits, group, check)
-    weights = call.weight
-    if weights is not None and len(weights) != call.classes:
-        shard, weights = vocab_parallel.own_weights(call.classes, weights, group, shard)
+    weights, classes = call.weight, call.input.shape[1]  # not call.classes: torch.compile traces it since 2.8
+    if weights is not None and len(weights) != classes:
+        shard, weights = vocab_parallel.own_weights(classes, weights, group, shard)
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]
         call.input, call.target, weights, call, group, shard, inplace_backward
     )
@@ -129,7 +129,7 @@ class _Call(NamedTuple):
 
     @property
     def shared(self) -> dict[str, object]:
-        return {**self.terms._asdict(), "label_smoothing_formula": self.formula, "loss_dtype": self.loss_dtype}
+        return {**self.terms.as_dict(), "label_smoothing_formula": self.formula, "loss_dtype": self.loss_dtype}
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):

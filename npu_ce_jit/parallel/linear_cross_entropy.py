@@ -70,7 +70,7 @@ def vocab_parallel_linear_cross_entropy(
         terms = checked_loss_terms(
             input, weight, loss_dtype, reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale
         )
-        options = {**terms._asdict(), **requests, "skip_ignored": skip_ignored, "loss_dtype": loss_dtype}
+        options = {**terms.as_dict(), **requests, "skip_ignored": skip_ignored, "loss_dtype": loss_dtype}
         return LinearCall.checked(input, local_linear_weight, target, local_linear_bias, weight, terms, options)
 
     call, shard = agreed("vocab_parallel_linear_cross_entropy", input, group, check)
@@ -78,7 +78,7 @@ def vocab_parallel_linear_cross_entropy(
         _, weight = vocab_parallel.own_weights(call.classes, weight, group, shard)
     found = call_operator(
         input, local_linear_weight, target, local_linear_bias, weight, loss_dtype,
-        **{**call.terms._asdict(), "reduction": reduction, "softcap": call.terms.softcap or None},
+        **{**call.terms.as_dict(), "reduction": reduction, "softcap": call.terms.softcap or None},
         **requests, skip_ignored=skip_ignored, group=group.group_name,
     )  # fmt: skip
     return found if any(requests.values()) else found.loss

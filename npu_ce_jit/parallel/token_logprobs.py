@@ -147,7 +147,7 @@ class _VocabParallelTokenLogprobs(torch.autograd.Function):
             nowhere = torch.full_like(target, ctx.terms.ignore_index)
             doubled = OPS._backward.default(
                 None, None, None, gradients.doubled_lse, None, logits, nowhere, None, doubled_stats, None,
-                row_stats.new_ones(2), *ctx.terms.doubled,
+                row_stats.new_ones(2), *ctx.terms.doubled(),
             )  # fmt: skip
         result = vocab_parallel.backward(
             OutputGrads(gradients.loss, None, None, gradients.lse, gradients.entropy), logits, target, None, row_stats,

@@ -92,7 +92,7 @@ def run(local: Tensor, target: Tensor, weight: Tensor | None, options: Options, 
     from npu_ce_jit.parallel import vocab_parallel_cross_entropy
 
     weight = None if weight is None else weight[own]
-    return vocab_parallel_cross_entropy(local, target, weight=weight, **options._asdict(), **more)
+    return vocab_parallel_cross_entropy(local, target, weight=weight, **options.as_dict(), **more)
 
 
 def check_numbers(rank: int, case: Case) -> None:
@@ -110,7 +110,7 @@ def check_numbers(rank: int, case: Case) -> None:
     assert backward.collectives == []
 
     whole = logits.clone().requires_grad_()
-    one = npu_ce_jit.cross_entropy(whole, target, weight, **case.options._asdict())
+    one = npu_ce_jit.cross_entropy(whole, target, weight, **case.options.as_dict())
     one.backward(grad_loss)
     assert local.grad is not None
     assert whole.grad is not None
@@ -158,7 +158,7 @@ def check_special(rank: int) -> None:
     several = (Options(), ALL._replace(softcap=None), ALL, Options(label_smoothing=1.0))
     for options, w in product([o._replace(reduction="none") for o in several], (None, weight)):
         local, whole = logits[:, own].clone().requires_grad_(), logits.clone().requires_grad_()
-        ours, one = run(local, target, w, options, own), npu_ce_jit.cross_entropy(whole, target, w, **options._asdict())
+        ours, one = run(local, target, w, options, own), npu_ce_jit.cross_entropy(whole, target, w, **options.as_dict())
         torch.testing.assert_close(ours, one, equal_nan=True)
         for loss in ours, one:
             loss.sum().backward()
@@ -243,7 +243,7 @@ def check_subgroups(rank: int) -> None:
     local = logits[:, own].clone().requires_grad_()
     whole = logits.clone().requires_grad_()
     ours = run(local, target, None, ALL, own, group=groups[rank % 2])
-    one = npu_ce_jit.cross_entropy(whole, target, **ALL._asdict())
+    one = npu_ce_jit.cross_entropy(whole, target, **ALL.as_dict())
     torch.testing.assert_close(ours, one)
     for loss in ours, one:
         loss.backward()

@@ -56,7 +56,7 @@ def check_group(rank: int, sizes: tuple[int, ...]) -> None:
         leaves = [t.detach().requires_grad_() for t in (tensors[0], tensors[1][own], tensors[2][own])]
         loss = vocab_parallel_linear_cross_entropy(
             leaves[0], leaves[1], target, local_linear_bias=leaves[2], weight=weight[own] if weighted else None,
-            **options._asdict(),
+            **options.as_dict(),
         )  # fmt: skip
         ours = [loss.detach(), *torch.autograd.grad((loss * loss).sum(), leaves)]
         exact = of_formula(tensors, target, weight if weighted else None, options)
@@ -130,7 +130,7 @@ def check_dtensors(rank: int, mesh_shape: tuple[int, ...]) -> None:
         placed = (of_input, of_weight, of_weight)
         leaves = [distribute_tensor(t, mesh, p).requires_grad_() for t, p in zip(tensors, placed, strict=True)]
         shared_target, shared_weight = (distribute_tensor(t, mesh, [R] * mesh.ndim) for t in (target, weight))
-        arguments = {"linear_bias": leaves[2], "weight": shared_weight if weighted else None, **options._asdict()}
+        arguments = {"linear_bias": leaves[2], "weight": shared_weight if weighted else None, **options.as_dict()}
         loss = npu_ce_jit.linear_cross_entropy(leaves[0], leaves[1], shared_target, **arguments)
         ours = [loss.detach(), *torch.autograd.grad((loss * loss).sum(), leaves)]
         exact = of_formula(tensors, target, weight if weighted else None, options)

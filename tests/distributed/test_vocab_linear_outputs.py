@@ -45,7 +45,7 @@ def check_group(rank: int, sizes: tuple[int, ...], compiled: bool) -> None:
         leaves = [t.detach().requires_grad_() for t in (tensors[0], tensors[1][own], tensors[2][own])]
         found = call(
             leaves[0][None], leaves[1], target[None], local_linear_bias=leaves[2], weight=weight[own],
-            skip_ignored=skip, **ALL, **options._asdict(),
+            skip_ignored=skip, **ALL, **options.as_dict(),
         )  # fmt: skip
         gradients = torch.autograd.grad(total(found), leaves)
         right, right_gradients = exact(tensors, target, weight, options, skip)
@@ -70,7 +70,7 @@ def check_dtensors(rank: int, mesh_shape: tuple[int, ...]) -> None:
         shared_target, shared_weight = (distribute_tensor(t, mesh, [R] * mesh.ndim) for t in (target, weight))
         found = npu_ce_jit.linear_cross_entropy(
             leaves[0], leaves[1], shared_target, linear_bias=leaves[2], weight=shared_weight, skip_ignored=skip,
-            **ALL, **options._asdict(),
+            **ALL, **options.as_dict(),
         )  # fmt: skip
         gradients = torch.autograd.grad(total(found), leaves)
         right, right_gradients = exact(tensors, target, weight, options, skip)

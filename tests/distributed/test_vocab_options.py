@@ -79,7 +79,7 @@ def check_weights(rank: int, of_ranks: tuple[tuple[int, ...], ...]) -> None:
         for w in (weight[own], weight):
             local = logits[:, own].clone().requires_grad_()
             with Watched() as watched:
-                loss = vocab_parallel_cross_entropy(local, target, weight=w, **options._asdict())
+                loss = vocab_parallel_cross_entropy(local, target, weight=w, **options.as_dict())
             assert len(watched.collectives) == (3 if tells else 2 + (len(w) != own.stop - own.start)), tells
             loss.backward()
             reference.append((loss.detach(), local.grad))

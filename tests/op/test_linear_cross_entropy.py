@@ -68,7 +68,7 @@ def check(
     for name, where, dtype in (("ours", device, None), ("peer", device, None), ("truth", None, torch.float64)):
         leaves = case.to(where, dtype)
         if name == "ours":
-            loss = ours(leaves, target, weight, options=chunks_of(rows), **options._asdict())
+            loss = ours(leaves, target, weight, options=chunks_of(rows), **options.as_dict())
         else:
             loss = truth(leaves.logits().cpu(), target, weight, options).loss
         generator = torch.Generator().manual_seed(3)

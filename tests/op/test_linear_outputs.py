@@ -57,7 +57,7 @@ def test_values_and_gradients_of_all_of_them_together(
         leaves = case.to(where, of)
         found: Any
         if name == "ours":
-            found = ours(leaves, target, weight, options=chunks_of(rows), skip_ignored=skip, **ALL, **options._asdict())
+            found = ours(leaves, target, weight, options=chunks_of(rows), skip_ignored=skip, **ALL, **options.as_dict())
             assert found.lse.dtype == found.entropy.dtype == (dtype if dtype is torch.float64 else torch.float32)
         else:
             found = truth(leaves.logits().cpu(), target, weight, options)

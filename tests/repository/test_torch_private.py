@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from ranks import run_on_ranks
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import npu_ce_jit
 from npu_ce_jit import torch_compat
@@ -92,6 +96,18 @@ def _resolve(name: str) -> Any:
 @pytest.mark.parametrize(("name", "place"), _uses(), ids=lambda value: value)
 def test_torch_has_each_private_name_that_is_used(name: str, place: str) -> None:
     _resolve(name)
+
+
+def averaging_groups_of_two_kinds(rank: int) -> None:
+    module = torch.nn.Linear(2, 2)
+    fully_shard(module, mesh=init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicate", "shard")))
+    groups = torch_compat.averaging_groups(fully_shard.state(module))  # type: ignore[attr-defined]
+    assert [group.size() for group in groups] == [1, 1]
+
+
+def test_fully_shard_has_each_private_attribute_that_is_read() -> None:
+    """Python names a missing one."""
+    run_on_ranks(1, averaging_groups_of_two_kinds)
 
 
 def test_private_names_are_found_in_every_form_and_a_missing_one_is_named() -> None:

@@ -12,17 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import compatibility
 import nvidia_stand_ins
 import pytest
 import slim_torch
 import torch_versions
+from locations import TESTS_DIR
 from torch_versions import ROWS, Row, section
 from virtual_cann.environment import TORCH_NPU
 from virtual_cann.layouts import LAYOUTS
 
 from npu_ce_jit import torch_compat
 
-LINES = {row: f"| {' | '.join(row.cells)} | all | 7 | 0 | 1 | 60 | 2026-01-01 |\n" for row in ROWS}
+LINES = {row: f"| {' | '.join(row.cells)} | all | 7 | 0 | 1 | 60 | 99 | 2026-01-01 |\n" for row in ROWS}
 
 
 def test_rows_that_did_not_run_keep_their_lines() -> None:
@@ -48,6 +50,18 @@ def test_the_rows_cover_the_range_that_the_package_says() -> None:
     assert minors == {(2, minor) for minor in range(first[1], last[1] + 1)}
     for row in ROWS:
         assert not row.cann or (float(row.cann) in LAYOUTS and ".".join(row.torch.split(".")[:2]) in TORCH_NPU)
+
+
+def test_each_feature_is_shown_by_a_test_that_every_row_runs() -> None:
+    """But for those of frameworks, and what only files of an NPU show."""
+    run = [TESTS_DIR / name for name in torch_versions.TESTS]
+    left_out = [TESTS_DIR / name for name in torch_versions.LEFT_OUT]
+    assert all(path.exists() for path in (*run, *left_out))
+    elsewhere = ("npu", "on_npu", "patch", "repository")
+    shown = [one for one in compatibility.shown() if one.file.relative_to(TESTS_DIR).parts[0] not in elsewhere]
+    ran = {one.feature for one in shown if any(one.file.is_relative_to(path) for path in run)}
+    ran -= {one.feature for one in shown if one.file in left_out}
+    assert ran == {one.feature for one in shown}
 
 
 def test_a_python_that_is_not_there_is_told(tmp_path: Path) -> None:

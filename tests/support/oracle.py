@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,17 @@ class Options(NamedTuple):
     z_loss: float = 0.0
     softcap: float | None = None
     logit_scale: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """`_asdict()`, which torch.compile traces since 2.8."""
+        return {
+            "reduction": self.reduction,
+            "ignore_index": self.ignore_index,
+            "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss,
+            "softcap": self.softcap,
+            "logit_scale": self.logit_scale,
+        }
 
 
 class Truth(NamedTuple):
@@ -40,7 +51,7 @@ def truth(logits: Tensor, target: Tensor, weight: Tensor | None, options: Option
     w = torch.ones(classes, dtype=x.dtype) if weight is None else weight.to(x.dtype)
 
     losses, weights, z_losses = [], [], []
-    for row, y in enumerate(target.tolist()):
+    for row, y in enumerate(map(int, target)):  # tolist fails under torch.func before 2.8
         if y == options.ignore_index:
             losses.append(x.new_zeros(()))
             z_losses.append(x.new_zeros(()))

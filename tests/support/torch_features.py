@@ -31,6 +31,12 @@ needs_fake_npu = _needs("2.10", torch_compat.set_up_python_backend is not None, 
 # Before, a package hands custom operators dtypes by another table, or does not load.
 needs_aot_inductor = _needs("2.11", _VERSION >= (2, 11), "packages of AOTInductor that hold custom operators")
 needs_kernels_of_operators = _needs("2.9", hasattr(torch.library, "get_kernel"), "the kernels of others' operators")
+needs_error_of_programs = _needs("2.9", _VERSION >= (2, 9), "an error that names the operator which a program lacks")
+CAN_ADD_UP = _VERSION >= (2, 8)  # FSDPModule.set_gradient_divide_factor
+# Before, DTensors refuse `tensor[0]`, which second derivatives are made of.
+DTENSORS_SELECT = _VERSION >= (2, 8)
+# Before, gloo adds up where it is asked to average and scatter, and says nothing; others than gloo average.
+GLOO_AVERAGES = _VERSION >= (2, 9)
 needs_listed_names = _needs("2.13 and no other", _VERSION == (2, 13), "the names that its torch_npu asks CANN for")
 
 if hasattr(F, "linear_cross_entropy"):  # 2.13

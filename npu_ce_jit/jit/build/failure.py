@@ -61,10 +61,10 @@ def _now() -> float:
 
 
 def _process_start() -> float:
-    fields = _STATUS.read_text("ascii", "replace").rpartition(")")[2].split()
+    fields = _STATUS.read_text("utf-8", "replace").rpartition(")")[2].split()
     return int(fields[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
 
 
 def _maker(toolchain: Toolchain) -> str:
-    boot = _BOOT_ID.read_text("ascii") if _BOOT_ID.exists() else ""
+    boot = _BOOT_ID.read_text("utf-8") if _BOOT_ID.exists() else ""
     return hashlib.sha256(f"{boot}{toolchain.facts()}".encode("utf-8", "surrogateescape")).hexdigest()

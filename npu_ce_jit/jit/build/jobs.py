@@ -56,6 +56,6 @@ def _cgroups() -> Iterator[Path]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("ascii").strip()
+        return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""

@@ -101,7 +101,7 @@ def _place_of_ones_own(directory: Path) -> str | None:
 
 def _is_in_user_namespace() -> bool:
     with contextlib.suppress(OSError):
-        return _UID_MAP.read_text("ascii").split() != _ALL_USERS
+        return _UID_MAP.read_text("utf-8").split() != _ALL_USERS
     return False
 
 

@@ -224,7 +224,7 @@ def _find_huge_pages(settings: Settings) -> Finding:
     if mmap.PAGESIZE > 4096:
         return Finding(name, "no", f"pages have {mmap.PAGESIZE >> 10} KiB here, and huge ones at least 32 MiB")
     try:
-        with open(_PAGE_REPORTING_ORDER, encoding="ascii") as file:
+        with open(_PAGE_REPORTING_ORDER, encoding="utf-8") as file:
             order = int(file.read())
     except (OSError, ValueError):  # a kernel that reports none
         order = -1

@@ -66,7 +66,7 @@ class TokenLogprobsOfRows(torch.autograd.Function):
         squares = doubled_stats = None
         if wanted.sum_squared_probs:
             doubled = [
-                _forward(block, part, wanted.terms.doubled, 0, dtype)[2]
+                _forward(block, part, wanted.terms.doubled(), 0, dtype)[2]
                 for block, part in zip(blocks, flat_target.split(rows), strict=True)
             ]
             doubled_stats = _joined(doubled)
@@ -157,7 +157,7 @@ class _Rows(NamedTuple):
     def doubled_arguments(self, logits: Tensor, wanted: Wanted) -> tuple[Any, ...]:
         return (
             None, None, None, self.gradients.doubled_lse, None, logits, self.target, None, self.doubled_stats, None,
-            self.row_stats.new_ones(2), *wanted.terms.doubled,
+            self.row_stats.new_ones(2), *wanted.terms.doubled(),
         )  # fmt: skip
 
 

@@ -19,10 +19,14 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from npu_ce_jit.torch_compat import adds_up, fully_sharded_groups
+from npu_ce_jit.torch_compat import SET_GRADIENT_DIVIDE_FACTOR, averaging_groups
 
 _OF_FULLY_SHARD = "torch.distributed.fsdp._fully_shard"
 _PARAMETERS = ("linear_weight", "linear_bias")
+_ADD_UP = SET_GRADIENT_DIVIDE_FACTOR and (
+    f". For the mean over all ranks' rows, call {SET_GRADIENT_DIVIDE_FACTOR}(1.0) on every FSDPModule, which then adds "
+    "up (with gloo, set_force_sum_reduction_for_comms(True) as well)"
+)
 
 
 def require_reduced_once(**tensors: DTensor) -> None:
@@ -37,9 +41,7 @@ def require_reduced_once(**tensors: DTensor) -> None:
     raise RuntimeError(
         "expected DTensors on ranks over which no gradient is reduced again, got ranks over which fully_shard averages "
         f"({got}): input's gradient, a share of all ranks' loss, would come out as 1/{times} of itself. Pass plain "
-        f"tensors with this rank's own rows{whole and f'; for the head, {whole}'}. For the mean over all ranks' rows, "
-        "call set_gradient_divide_factor(1.0) on every FSDPModule, which then adds up (with gloo, "
-        "set_force_sum_reduction_for_comms(True) as well)"
+        f"tensors with this rank's own rows{whole and f'; for the head, {whole}'}{_ADD_UP or ''}"
     )
 
 
@@ -74,13 +76,8 @@ def _averaged() -> Iterator[set[int]]:
     from torch.distributed._composable_state import _module_state_mapping
 
     for state in list(_module_state_mapping.values()):
-        for parameters in fully_sharded_groups(state()):
-            if adds_up(parameters):
-                continue
-            for name in ("shard_process_group", "replicate_process_group"):
-                group = getattr(parameters.mesh_info, name, None)
-                if group is not None:
-                    yield set(dist.get_process_group_ranks(group))
+        for group in averaging_groups(state()):
+            yield set(dist.get_process_group_ranks(group))
 
 
 def _whole(parameters: Sequence[str], mesh: DeviceMesh) -> str:

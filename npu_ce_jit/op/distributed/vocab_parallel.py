@@ -95,7 +95,7 @@ def forward(
     if outputs & ENTROPY:
         parts.append(torch.where(share == 0, 0, share * (((row_max - greatest) + log_sum) - entropy)))
     if outputs & DOUBLED_LSE:
-        own_max, own_log_sum, *_ = _own_classes(input, None, terms.doubled, 0, dtype)
+        own_max, own_log_sum, *_ = _own_classes(input, None, terms.doubled(), 0, dtype)
         parts.append(torch.where(is_masked, 0, ((own_max - 2 * greatest) + own_log_sum).exp()))
     total, nll, *rest = all_reduce(torch.stack(parts), "sum", groups)
     others = list(rest)  # torch.compile made a tuple of it before 2.11
@@ -179,7 +179,7 @@ def backward(
         local_target, smoothed, z_loss = torch.where(place.not_ignored, place.local, _IGNORED), 0.0, terms.z_loss
         grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
         grad_lse = other if gradients.reach_ignored_rows else None
-    of_rows = terms._replace(reduction=NONE, ignore_index=_IGNORED, label_smoothing=smoothed, z_loss=z_loss)
+    of_rows = LossTerms(NONE, _IGNORED, smoothed, z_loss, terms.softcap, terms.logit_scale)
     arguments = (
         grad_loss, grad_z, gradients.log_prob, grad_lse, gradients.entropy, input, local_target, weight, row_stats,
         entropy, row_stats.new_ones(2), *of_rows,
@@ -226,7 +226,7 @@ def _own_classes(
         return none - torch.inf, none, none, none, torch.zeros_like(none, dtype=torch.int64)
     # Below 1 as the kernels read it: with 1, the target's part would be 0 * inf where that class is masked.
     smoothing = 1 - torch.finfo(dtype).eps / 2 if terms.label_smoothing else 0.0
-    of_rows = terms._replace(reduction=NONE, ignore_index=_IGNORED, label_smoothing=smoothing, z_loss=0.0)
+    of_rows = LossTerms(NONE, _IGNORED, smoothing, 0.0, terms.softcap, terms.logit_scale)
     any_class = torch.zeros((rows,), dtype=torch.int64, device=input.device)
     smooth, _, _, _, argmax, entropy, row_stats, _ = OPS._forward.default(
         input, any_class, weight, *of_rows, outputs & (ENTROPY | ARGMAX), dtype,
