@@ -97,8 +97,8 @@ class LossTerms(NamedTuple):
 
     def doubled(self) -> "LossTerms":
         """Those that make 2x' of the logits: the sum of squared probabilities is exp(lse(2x') - 2 lse(x'))."""
-        *others, softcap, logit_scale = self
-        return LossTerms(*others, softcap=2 * softcap, logit_scale=2 * logit_scale)
+        reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale = self
+        return LossTerms(reduction, ignore_index, label_smoothing, z_loss, 2 * softcap, 2 * logit_scale)
 
 
 class Request(NamedTuple):
