@@ -22,10 +22,9 @@ class BackwardWide {
       return;
     }
     const CeBackwardBuffers& bytes = plan.buffers;
-    pipe->InitBuffer(elements_, 1, bytes.row_elements);
-    pipe->InitBuffer(block_starts_, plan.row_vector * sizeof(uint32_t));
-    Fill();
     rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
+    pipe->InitBuffer(elements_, 1, bytes.row_elements);
+    Fill();
     tiles_.InitBuffers(pipe);
     if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
     if (tiles_.options.weighted) {
@@ -92,6 +91,7 @@ class BackwardWide {
     rows_.Read(row, rows);
     rows_.FindTargets(rows);
     Order<HardEvent::V_S>();
+    rows_.BeginWork();
     const LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     for (uint32_t i = 0; i < rows; ++i) {
       const uint32_t y = rows_.Classes().GetValue(i);
@@ -123,20 +123,20 @@ class BackwardWide {
     CopyIn(elements[(kind * plan_->row_vector + i) * kBlockBytes].template ReinterpretCast<E>(), from, 1);
   }
 
-  // The first element of every block.
+  // The first element of every block: the sum of its first lane.
   template <class E>
   __aicore__ inline void TakeElements(const LocalTensor<float>& to, const LocalTensor<uint8_t>& elements, uint32_t kind,
                                       uint32_t rows) {
-    const LocalTensor<uint8_t> from = elements[kind * plan_->row_vector * kBlockBytes];
-    const LocalTensor<uint32_t> starts = block_starts_.Get<uint32_t>();
-    if constexpr (kIsFloat<E>) {
-      Gather(to, from.template ReinterpretCast<float>(), starts, 0, rows);
-    } else {
-      const LocalTensor<uint16_t> taken = rows_.at_target.template ReinterpretCast<uint16_t>();  // not worked out yet
-      Gather(taken, from.template ReinterpretCast<uint16_t>(), starts, 0, rows);
+    constexpr uint32_t blocks = sizeof(float) / sizeof(E);  // of float32, from one element to the next
+    uint64_t first_lanes[2] = {0x0101010101010101, 0};
+    LocalTensor<float> from = elements[kind * plan_->row_vector * kBlockBytes].template ReinterpretCast<float>();
+    if constexpr (!kIsFloat<E>) {
+      const LocalTensor<float> floats = elements[kKinds * plan_->row_vector * kBlockBytes].ReinterpretCast<float>();
+      ToFloats(floats, from.template ReinterpretCast<E>(), CeilTo(rows, kBlockFloats) * kBlockBytes / sizeof(E));
       VectorBarrier();
-      ToFloats(to, taken.template ReinterpretCast<E>(), rows);
+      from = floats;
     }
+    BlockReduceSum(to, from, CeilTo(rows, kBlockFloats) / kBlockFloats, first_lanes, 1, blocks, 8 * blocks);
     VectorBarrier();
   }
 
@@ -210,8 +210,9 @@ class BackwardWide {
     LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     FillZeros(elements, plan_->buffers.row_elements);
     elements_.FreeTensor(elements);
-    CountBytes(block_starts_.Get<int32_t>(), kBlockBytes, plan_->row_vector);
   }
+
+  static constexpr uint32_t kKinds = 3;  // of elements: logits, gradients of log_prob, weights
 
   const CeProblem* problem_;
   const CeBackwardPlan* plan_;
@@ -220,7 +221,6 @@ class BackwardWide {
   GlobalTensor<float> weight_;
   Group group_;
   Queue weights_, elements_;
-  TBuf<QuePosition::VECCALC> block_starts_;
 };
 
 }  // namespace npu_ce

@@ -50,8 +50,8 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
   return needs;
 }
 
-// What grows with the rows of a group. The buffers of common/target.h and common/logits.h are among it, and
-// block_starts_ of BackwardWide or row_starts_ of BackwardNarrow.
+// What grows with the rows of a group. The buffers of common/target.h and common/logits.h are among it, singles_ of
+// RowInputs, and row_starts_ of BackwardNarrow.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   const uint32_t vector = length * sizeof(float);
@@ -61,8 +61,8 @@ uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwar
   const uint32_t words = problem.target_dtype == kCeInt64 ? 2 : 1;
   const uint32_t targets = (plan.row_buffers * words + 2) * vector + 3 * ceil_to(length / 8, kBlock) + 3 * kRepeat;
   const uint32_t capped = needs.capped ? kBlock : 0;
-  const uint32_t starts = vector;
-  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + starts + targets + capped;
+  const uint32_t singles = 16 * kBlock, starts = plan.narrow ? vector : 0;
+  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + singles + starts + targets + capped;
 }
 
 uint32_t set_tile_buffers(const Needs& needs, bool weights, uint32_t elements, CeBackwardPlan& plan) {
@@ -118,7 +118,8 @@ uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns
   plan.tile_columns = columns;
   const uint32_t bytes =
       set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, needs.smooth_weights, columns, plan);
-  plan.buffers.row_elements = 3 * plan.row_vector * kBlock;
+  // Of three kinds, and in a half dtype one kind as float32.
+  plan.buffers.row_elements = (3 + (needs.element == 2 ? 2 : 0)) * plan.row_vector * kBlock;
   return bytes + plan.buffers.row_elements;
 }
 
@@ -128,6 +129,14 @@ uint32_t gap_before_tiles(const Needs& needs, const CeBackwardPlan& plan, uint32
   const uint32_t tiles = (plan.input_tiles + 2) * buffers.tile + 2 * buffers.log_prob + buffers.weights;
   const uint32_t before = bytes - tiles;
   return needs.element == 2 && before < kCeUbThird && kCeUbThird + tiles <= ub_bytes ? kCeUbThird - before : 0;
+}
+
+// With little work, a core has whole rows or one piece of a row: to work out the numbers of a row's end, of whole rows
+// and of a row's beginning takes three times as long as of one group, and that as long as some thousand elements.
+uint32_t pieces_of(const CeProblem& problem) {
+  if (problem.rows >= kWholeRows) return 1;
+  const uint64_t most = ceil_div(problem.classes, kPiece), cores_of_row = npu_ce::useful_cores(problem) / problem.rows;
+  return static_cast<uint32_t>(npu_ce::is_little(problem) ? std::clamp<uint64_t>(cores_of_row, 1, most) : most);
 }
 
 void plan_wide(const CeProblem& problem, const CeGradients& gradients, const npu_ce::NpuLimits& limits,
@@ -142,7 +151,7 @@ void plan_wide(const CeProblem& problem, const CeGradients& gradients, const npu
   const uint32_t tiles = ceil_div(problem.classes, most);
   const uint32_t columns = std::min(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep));
   plan.buffers.gap = gap_before_tiles(needs, plan, set_wide(problem, needs, columns, plan), limits.ub_bytes);
-  const uint32_t pieces = problem.rows >= kWholeRows ? 1 : ceil_div(problem.classes, kPiece);
+  const uint32_t pieces = pieces_of(problem);
   plan.piece_columns = pieces == 1 ? problem.classes : ceil_to(ceil_div(problem.classes, pieces), kPieceStep);
   plan.pieces = ceil_div(problem.classes, plan.piece_columns);
 }
@@ -177,8 +186,7 @@ CeBackwardPlan plan_ce_backward(const CeProblem& problem, const CeGradients& gra
     if (needs.smooth_weights) plan.weight_total = plan_sums(1, problem.classes, workspace);
     plan.workspace_bytes = workspace * sizeof(float);
   }
-  plan.blocks = static_cast<uint32_t>(
-      std::min({uint64_t{limits.cores}, problem.rows * plan.pieces, npu_ce::useful_cores(problem)}));
+  plan.blocks = npu_ce::blocks_of(problem, problem.rows * plan.pieces, limits.cores);
   plan.round_l2 = npu_ce::beyond_l2_share(problem);
   return plan;
 }

@@ -162,8 +162,11 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   while (steps * step(steps) < std::min(group, kTileBytes / row_bytes) && step(steps + 1) > 0) ++steps;
   tiling.spans = 1;
   tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
-  // A short tile among long ones would be worked on while a long one is awaited.
-  tiling.tile_rows = even_tiles(group, steps * step(steps), kRows);
+  // A short tile among long ones would be worked on while a long one is awaited. With little work, a core has two at
+  // the least: the first is waited for.
+  const uint64_t of_a_core = ceil_div(problem.rows, cores_of_forward(problem));
+  const uint64_t half = is_little(problem) ? ceil_to(ceil_div(of_a_core, 2), kRows) : group;
+  tiling.tile_rows = even_tiles(group, std::min(steps * step(steps), half), kRows);
   tiling.step_rows = even_tiles(tiling.tile_rows, step(steps), kRows);
   tiling.pitch = static_cast<uint32_t>(pitch);
   tiling.group_units = static_cast<uint32_t>(group);
@@ -197,9 +200,6 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   const uint64_t useful = cores_of_forward(problem);
   const bool few_rows = problem.rows <= kLanes;  // to merge them takes one block
   const Ub ub(problem, outputs, few_rows || useful == 1);
-  const auto blocks = [&](uint64_t work) {
-    return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, useful}));
-  };
 
   const uint64_t sum_rows = choose_sum_rows(problem);
   const bool narrow =
@@ -208,7 +208,7 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   plan.sum_rows = narrow ? static_cast<uint32_t>(sum_rows) : 1;
   const uint64_t units = problem.rows * plan.forward.spans, sums = ceil_div(problem.rows, plan.sum_rows);
   const uint64_t work = narrow ? sums : units;
-  plan.forward_blocks = blocks(work);
+  plan.forward_blocks = useful == 1 ? std::min<uint64_t>(1, work) : blocks_of(problem, work, limits.cores);
   if (plan.forward.spans > 1) {
     plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
     plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, kLanes)));
