@@ -146,7 +146,7 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
                  CeForwardTiling& tiling) {
   // Of a group's logits. Targets and outputs have 4 or 8 bytes a row, and should be copied in long pieces too.
   constexpr uint64_t kGroupBytes = 96 * 1024, kLeastGroup = 128, kMostGroup = 1536;
-  constexpr uint64_t kTileBytes = 24 * 1024;  // a longer copy is no faster
+  constexpr uint64_t kTileBytes = 24 * 1024, kLeastTileBytes = 8 * 1024;  // longer copies are little or no faster
   constexpr uint64_t kRows = kBlockBytes / kFloat;
   const uint64_t pitch = pitch_of(problem.classes, ub.size()), row_bytes = pitch * ub.size();
   const uint64_t wanted = std::min(std::max(kGroupBytes / row_bytes, kLeastGroup), kMostGroup);
@@ -165,7 +165,8 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   // A short tile among long ones would be worked on while a long one is awaited. With little work, a core has two at
   // the least: the first is waited for.
   const uint64_t of_a_core = ceil_div(problem.rows, cores_of_forward(problem));
-  const uint64_t half = is_little(problem) ? ceil_to(ceil_div(of_a_core, 2), kRows) : group;
+  const uint64_t least = ceil_div(kLeastTileBytes, row_bytes), half_of_core = ceil_div(of_a_core, 2);
+  const uint64_t half = is_little(problem) ? ceil_to(std::max(half_of_core, least), kRows) : group;
   tiling.tile_rows = even_tiles(group, std::min(steps * step(steps), half), kRows);
   tiling.step_rows = even_tiles(tiling.tile_rows, step(steps), kRows);
   tiling.pitch = static_cast<uint32_t>(pitch);

@@ -38,10 +38,12 @@ inline bool is_little(const CeProblem& problem) { return problem.rows * problem.
 // more than the smaller chip has.
 inline uint64_t useful_cores(const CeProblem& problem) {
   constexpr uint64_t kAllCores = 1000;
+  constexpr uint64_t kShortRow = 512;  // columns: what a core copies of fewer would be short
   if (!is_little(problem)) return kAllCores;
   const auto elements = static_cast<double>(problem.rows * problem.classes);
   const auto for_cut_rows = static_cast<uint64_t>(std::lround(std::sqrt(elements / 2000)));
-  const uint64_t for_whole_rows = std::min(uint64_t{40}, static_cast<uint64_t>(std::sqrt(elements / 300)));
+  const uint64_t for_whole_rows =
+      problem.classes < kShortRow ? 0 : std::min(uint64_t{40}, static_cast<uint64_t>(std::sqrt(elements / 300)));
   return std::max({uint64_t{1}, for_cut_rows, even_blocks(problem.rows, for_whole_rows)});
 }
 
