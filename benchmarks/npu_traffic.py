@@ -81,7 +81,7 @@ def bars(measured: list[Measured]) -> list[Bar]:
 
 
 def bars_of_one(m: Measured) -> list[Bar]:
-    form, dtype, _, classes, _ = m.case
+    form, dtype, classes = m.case.form, m.case.dtype, m.case.classes
     ours, name = m.ours, name_of(m.case)
     # What a row needs beside its logits: an int64 target, and in backward row_stats.
     of_rows = (16 if form == "backward" else 8) / classes / DTYPES[dtype].itemsize

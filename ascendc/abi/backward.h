@@ -42,7 +42,7 @@ struct CeBackwardBuffers {
   uint32_t term;          // float32: one term of the sum
   uint32_t row_inputs;    // queue: what is read per row
   uint32_t row_vectors;   // float32 vectors over the rows of a group
-  uint32_t row_starts;    // int32: where each row begins in a tile (narrow), or its block of row_elements (wide)
+  uint32_t row_starts;    // int32: where each row begins in a tile (narrow)
   uint32_t row_elements;  // queue: a block of 32 bytes per row for each element fetched by itself (wide)
   uint32_t row_blocks;    // a block of 32 bytes per row, that holds the row's value eight times (narrow, float32)
   uint32_t column_index;  // float32: 0, 1, 2, ... (narrow)

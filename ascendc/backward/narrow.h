@@ -68,6 +68,7 @@ class BackwardNarrow {
   __aicore__ inline void ProcessTile(BackwardTile<T>& tile, uint64_t row, uint32_t rows) {
     if (plan_->buffers.weights > 0) tile.weights = weights_.template Get<float>();
     many_.SetOut(tile.out);
+    rows_.BeginWork();
     TakeElements(tile, rows);
     rows_.Work();
     ComputeGradient(tile, many_, tiles_.options, tiles_.logits);

@@ -9,9 +9,8 @@ namespace npu_ce {
 
 class RowInputs {
  public:
-  // `scratch` is a vector over the rows of a group.
   __aicore__ inline void Init(TPipe* pipe, const CeProblem& problem, const CeGradients& gradients,
-                              const CeBackwardPlan& plan, const LocalTensor<float>& scratch) {
+                              const CeBackwardPlan& plan) {
     length_ = plan.row_vector;
     rows_ = problem.rows;
     row_stats_ = InGm<float>(gradients.row_stats, 2 * rows_);
@@ -31,12 +30,11 @@ class RowInputs {
       at += IsVector(input) ? length_ * sizeof(float) : 0;
     }
     pipe->InitBuffer(queue_, plan.row_buffers, plan.buffers.row_inputs);
+    pipe->InitBuffer(singles_, kSingleBytes);
     FillOnce(plan);
-    for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
-      if (Has(input) && !IsVector(input)) {
-        all_[input] = OneForAll(vectors_[input], scratch);
-      }
-    }
+    is_mean_ = (gradients.loss.data != nullptr || gradients.z_loss.data != nullptr) && problem.reduction == kCeMean;
+    denominators_ = InGm<float>(gradients.denominators, 2);
+    FetchSingles();
   }
 
   __aicore__ inline bool Has(uint32_t input) const { return vectors_[input].data != nullptr; }
@@ -52,8 +50,17 @@ class RowInputs {
     }
     queue_.EnQue(to);
   }
-  __aicore__ inline void Begin() { inputs_ = queue_.DeQue<uint8_t>(); }
+  __aicore__ inline void Begin() {
+    inputs_ = queue_.DeQue<uint8_t>();
+    if (!has_singles_) {
+      TakeSingles();
+    }
+  }
   __aicore__ inline void End() { queue_.FreeTensor(inputs_); }
+
+  // 1 / denominators of a mean, else 1.
+  __aicore__ inline float PerWeight() const { return per_weight_; }
+  __aicore__ inline float PerRow() const { return per_row_; }
 
   // One that is always a float32 vector, as it lies in the queue.
   __aicore__ inline LocalTensor<float> Get(RowInput::Index input) const {
@@ -64,7 +71,7 @@ class RowInputs {
   __aicore__ inline void Scaled(const RowMath& math, const LocalTensor<float>& to, RowInput::Index input,
                                 float factor) const {
     if (!IsVector(input)) {
-      math.Fill(to, factor * all_[input]);
+      math.Fill(to, factor * single_[input]);
       return;
     }
     ToFloatVector(to, inputs_[at_[input]], vectors_[input].dtype, math.Count());
@@ -108,27 +115,54 @@ class RowInputs {
     }
   }
 
-  // A vector of stride 0 is one number for the whole launch.
-  __aicore__ inline float OneForAll(const CeRowVector& vector, const LocalTensor<float>& scratch) {
-    LocalTensor<uint8_t> raw = queue_.AllocTensor<uint8_t>();
-    CopyVector(raw, vector, 0, 1);
-    queue_.EnQue(raw);
-    raw = queue_.DeQue<uint8_t>();
-    ToFloatVector(scratch, raw, vector.dtype, 1);
-    queue_.FreeTensor(raw);
-    Order<HardEvent::V_S>();
-    const float value = scratch.GetValue(0);
-    Order<HardEvent::S_V>();
-    return value;
+  // A vector of stride 0 is one number for the whole launch. It comes into a block of its own, and is float32 in
+  // another. These copies are the first, and are not waited for before the first group's are on their way too;
+  // meanwhile the scalar unit waits for the denominators. In a launch of few rows, each wait for memory is a tenth of
+  // the time.
+  __aicore__ inline bool IsSingle(uint32_t input) const { return Has(input) && vectors_[input].stride == 0; }
+  __aicore__ inline LocalTensor<uint8_t> Single(uint32_t input) { return singles_.Get<uint8_t>()[input * kBlockBytes]; }
+  __aicore__ inline LocalTensor<float> FloatSingle(uint32_t input) {
+    return Single(RowInput::kInputs + input).ReinterpretCast<float>();
   }
 
-  GlobalTensor<float> row_stats_;
+  __aicore__ inline void FetchSingles() {
+    for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
+      if (IsSingle(input)) {
+        CopyVector(Single(input), vectors_[input], 0, 1);
+      }
+    }
+  }
+
+  __aicore__ inline void TakeSingles() {
+    has_singles_ = true;
+    if (is_mean_) {
+      per_weight_ = 1 / denominators_.GetValue(0);
+      per_row_ = 1 / denominators_.GetValue(1);
+    }
+    Order<HardEvent::MTE2_V>();
+    for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
+      if (IsSingle(input)) {
+        ToFloatVector(FloatSingle(input), Single(input), vectors_[input].dtype, 1);
+      }
+    }
+    Order<HardEvent::V_S>();
+    for (uint32_t input = 0; input < RowInput::kInputs; ++input) {
+      if (IsSingle(input)) {
+        single_[input] = FloatSingle(input).GetValue(0);
+      }
+    }
+  }
+
+  GlobalTensor<float> row_stats_, denominators_;
   TQue<QuePosition::VECIN, 1> queue_;
   LocalTensor<uint8_t> inputs_;
   CeRowVector vectors_[RowInput::kInputs];
   bool is_vector_[RowInput::kInputs];
   uint32_t at_[RowInput::kInputs];
-  float all_[RowInput::kInputs];
+  TBuf<QuePosition::VECIN> singles_;
+  bool is_mean_, has_singles_ = false;
+  float single_[RowInput::kInputs];
+  float per_weight_ = 1, per_row_ = 1;
   uint32_t length_;
   uint64_t rows_;
 };

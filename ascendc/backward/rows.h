@@ -26,17 +26,10 @@ class BackwardRows {
     options_ = options;
     logits_ = logits;
     length_ = plan->row_vector;
+    inputs_.Init(pipe, *problem, *gradients, *plan);
+    targets_.Init(pipe, *problem, length_, plan->row_buffers);
     pipe->InitBuffer(buffer_, plan->buffers.row_vectors);
     TakeVectors(plan->buffers.row_vectors / sizeof(float));
-    targets_.Init(pipe, *problem, length_, plan->row_buffers);
-    inputs_.Init(pipe, *problem, *gradients, *plan, term_);
-    if (options->loss && problem->reduction == kCeMean) {
-      const GlobalTensor<float> denominators = InGm<float>(gradients->denominators, 2);
-      per_weight_ = 1 / denominators.GetValue(0);
-      per_row_ = 1 / denominators.GetValue(1);
-    } else {
-      per_weight_ = per_row_ = 1;
-    }
   }
 
   __aicore__ inline void SetWeightTotal(float total) { weight_total_ = total; }
@@ -49,8 +42,8 @@ class BackwardRows {
   // Of the group at hand: Classes() are known then.
   __aicore__ inline void FindTargets(uint32_t rows) {
     math_.SetRows(rows);
-    targets_.Find(rows);
     inputs_.Begin();
+    targets_.Find(rows);
     if (options_->others && options_->zero_rows) FindFlowing();
   }
   __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
@@ -58,13 +51,23 @@ class BackwardRows {
   __aicore__ inline LocalTensor<int32_t> Scratch() const { return term_.ReinterpretCast<int32_t>(); }
   __aicore__ inline LocalTensor<int32_t> MoreScratch() const { return more_.ReinterpretCast<int32_t>(); }
 
+  // What takes the rows' inputs alone, for while the four that the caller fills are on their way.
+  __aicore__ inline void BeginWork() {
+    const Floats max = inputs_.Get(RowInput::kMax), log_sum = inputs_.Get(RowInput::kLogSum);
+    FromLoss(max, log_sum);
+    if (problem_->weight == nullptr) SelectRows();
+    math_.Multiply(offset, max, -1.0f);
+  }
+
   // The vectors that a tile takes, once the four that the caller fills are there.
   __aicore__ inline void Work() {
     const float slope_scale = logits_->SlopeScale();
-    const Floats max = inputs_.Get(RowInput::kMax), log_sum = inputs_.Get(RowInput::kLogSum);
-    FromLoss(max, log_sum);
+    const Floats log_sum = inputs_.Get(RowInput::kLogSum);
+    if (problem_->weight != nullptr) {
+      if (inputs_.Has(RowInput::kLossGradient)) math_.Multiply(spread, spread, class_weight);
+      SelectRows();
+    }
     FromOthers();
-    math_.Multiply(offset, max, -1.0f);
     LogProbOfTarget(log_sum);
     GradientOfTarget();
 
@@ -140,40 +143,40 @@ class BackwardRows {
     math_.Not(bits);
   }
 
-  // t to `spread`, u to `smooth`, and r's share of them.
+  // t to `spread`, but for the class's weight; u to `smooth`, and r's share of them.
   __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
     if (options_->rest) math_.Fill(rest_, 0.0f);
     if (!inputs_.Has(RowInput::kLossGradient)) {
       math_.Fill(spread, 0.0f);
     } else {
-      inputs_.Scaled(math_, spread, RowInput::kLossGradient, per_weight_);
+      inputs_.Scaled(math_, spread, RowInput::kLossGradient, inputs_.PerWeight());
       if (options_->smooth) {
         math_.Multiply(smooth, spread, problem_->label_smoothing / AsFloat(problem_->classes));
         math_.Select(smooth, targets_.Counted(), smooth, 0.0f);
         math_.Multiply(rest_, smooth, weight_total_);
         math_.Multiply(spread, spread, 1 - problem_->label_smoothing);
       }
-      if (problem_->weight != nullptr) {
-        math_.Multiply(spread, spread, class_weight);
-      }
     }
-    if (!options_->loss) {
-      return;
-    }
-    if (problem_->z_loss != 0) {
+    if (options_->loss && problem_->z_loss != 0) {
       math_.Add(term_, max, log_sum);
       AddZLoss(RowInput::kLossGradient);
       AddZLoss(RowInput::kZLossGradient);
       math_.Select(rest_, targets_.Counted(), rest_, 0.0f);
     }
-    math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
-    math_.Select(spread, targets_.Counted(), spread, 0.0f);
+  }
+
+  // t of targets that are no class, and of ignored rows.
+  __aicore__ inline void SelectRows() {
+    if (options_->loss) {
+      math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
+      math_.Select(spread, targets_.Counted(), spread, 0.0f);
+    }
   }
 
   // `term_` is lse.
   __aicore__ inline void AddZLoss(RowInput::Index gradient) {
     if (inputs_.Has(gradient)) {
-      inputs_.Scaled(math_, more_, gradient, 2 * problem_->z_loss * per_row_);
+      inputs_.Scaled(math_, more_, gradient, 2 * problem_->z_loss * inputs_.PerRow());
       math_.Multiply(more_, more_, term_);
       math_.Add(rest_, rest_, more_);
     }
@@ -267,8 +270,6 @@ class BackwardRows {
   TBuf<QuePosition::VECCALC> buffer_;
   uint32_t length_;
   float weight_total_;
-  float per_weight_;  // 1 / denominators of a mean
-  float per_row_;
   Floats rest_;  // r
   Floats target_slope_;
   Floats term_;

@@ -22,10 +22,9 @@ class BackwardWide {
       return;
     }
     const CeBackwardBuffers& bytes = plan.buffers;
-    pipe->InitBuffer(elements_, 1, bytes.row_elements);
-    pipe->InitBuffer(block_starts_, bytes.row_starts);
-    Fill();
     rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
+    pipe->InitBuffer(elements_, 1, bytes.row_elements);
+    Fill();
     tiles_.InitBuffers(pipe);
     if (bytes.weights > 0) pipe->InitBuffer(weights_, 1, bytes.weights);
     if (tiles_.options.weighted) {
@@ -92,16 +91,17 @@ class BackwardWide {
     rows_.Read(row, rows);
     rows_.FindTargets(rows);
     Order<HardEvent::V_S>();
+    rows_.BeginWork();
     const LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     for (uint32_t i = 0; i < rows; ++i) {
       const uint32_t y = rows_.Classes().GetValue(i);
       if (IsZero(i)) {
         continue;
       }
-      if (problem_->weight != nullptr) CopyElement(elements, 2, i, weight_[y]);
+      if (problem_->weight != nullptr) CopyElement(elements, RowElement::kWeight, i, weight_[y]);
       if (y >= begin && y < group_.end) {
-        CopyElement(elements, 0, i, tiles_.LogitAt(row + i, y));
-        if (tiles_.options.log_prob) CopyElement(elements, 1, i, tiles_.LogProbAt(row + i, y));
+        CopyElement(elements, RowElement::kLogit, i, tiles_.LogitAt(row + i, y));
+        if (tiles_.options.log_prob) CopyElement(elements, RowElement::kLogProb, i, tiles_.LogProbAt(row + i, y));
       }
     }
     elements_.EnQue(elements);
@@ -109,9 +109,9 @@ class BackwardWide {
       ReadNextTile();
     }
     LocalTensor<uint8_t> read = elements_.template DeQue<uint8_t>();
-    TakeElements<T>(rows_.logit, read, 0, rows);
-    if (tiles_.options.log_prob) TakeElements<T>(rows_.class_log_prob, read, 1, rows);
-    if (problem_->weight != nullptr) TakeElements<float>(rows_.class_weight, read, 2, rows);
+    TakeElements<T>(rows_.logit, read, RowElement::kLogit, rows);
+    if (tiles_.options.log_prob) TakeElements<T>(rows_.class_log_prob, read, RowElement::kLogProb, rows);
+    if (problem_->weight != nullptr) TakeElements<float>(rows_.class_weight, read, RowElement::kWeight, rows);
     elements_.FreeTensor(read);
     rows_.Work();
     Order<HardEvent::V_S>();
@@ -123,20 +123,21 @@ class BackwardWide {
     CopyIn(elements[(kind * plan_->row_vector + i) * kBlockBytes].template ReinterpretCast<E>(), from, 1);
   }
 
-  // The first element of every block.
+  // The first element of every block: the sum of its first lane.
   template <class E>
   __aicore__ inline void TakeElements(const LocalTensor<float>& to, const LocalTensor<uint8_t>& elements, uint32_t kind,
                                       uint32_t rows) {
-    const LocalTensor<uint8_t> from = elements[kind * plan_->row_vector * kBlockBytes];
-    const LocalTensor<uint32_t> starts = block_starts_.Get<uint32_t>();
-    if constexpr (kIsFloat<E>) {
-      Gather(to, from.template ReinterpretCast<float>(), starts, 0, rows);
-    } else {
-      const LocalTensor<uint16_t> taken = rows_.at_target.template ReinterpretCast<uint16_t>();  // not worked out yet
-      Gather(taken, from.template ReinterpretCast<uint16_t>(), starts, 0, rows);
+    constexpr uint32_t blocks = sizeof(float) / sizeof(E);  // of float32, from one element to the next
+    uint64_t first_lanes[2] = {0x0101010101010101, 0};
+    LocalTensor<float> from = elements[kind * plan_->row_vector * kBlockBytes].template ReinterpretCast<float>();
+    if constexpr (!kIsFloat<E>) {
+      const LocalTensor<float> floats =
+          elements[RowElement::kKinds * plan_->row_vector * kBlockBytes].ReinterpretCast<float>();
+      ToFloats(floats, from.template ReinterpretCast<E>(), CeilTo(rows, kBlockFloats) * kBlockBytes / sizeof(E));
       VectorBarrier();
-      ToFloats(to, taken.template ReinterpretCast<E>(), rows);
+      from = floats;
     }
+    BlockReduceSum(to, from, CeilTo(rows, kBlockFloats) / kBlockFloats, first_lanes, 1, blocks, 8 * blocks);
     VectorBarrier();
   }
 
@@ -210,7 +211,6 @@ class BackwardWide {
     LocalTensor<uint8_t> elements = elements_.template AllocTensor<uint8_t>();
     FillZeros(elements, plan_->buffers.row_elements);
     elements_.FreeTensor(elements);
-    CountBytes(block_starts_.Get<int32_t>(), kBlockBytes, plan_->row_vector);
   }
 
   const CeProblem* problem_;
@@ -220,7 +220,6 @@ class BackwardWide {
   GlobalTensor<float> weight_;
   Group group_;
   Queue weights_, elements_;
-  TBuf<QuePosition::VECCALC> block_starts_;
 };
 
 }  // namespace npu_ce

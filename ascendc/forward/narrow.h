@@ -34,15 +34,19 @@ class NarrowForward {
     if (options_.argmax) {
       pipe->InitBuffer(index_, bytes.index);
       pipe->InitBuffer(bits_, bytes.bits);
-      CountUp(index_.Get<float>(), tiling_.pitch);
     }
     begin_ = next_ = FirstRow(GetBlockIdx());
     end_ = FirstRow(GetBlockIdx() + 1);
+    targets_.Init(pipe, problem, group);
+    targets_.Read(begin_, RowsFrom(begin_, group));
     FillTiles();
+    FetchNext();  // all that follows is done while it is on its way
+    if (options_.argmax) {
+      CountUp(index_.Get<float>(), tiling_.pitch);
+    }
     CountBytes(row_offsets_.Get<int32_t>(), tiling_.pitch * sizeof(float), tiling_.step_rows);
     logits_.Init(pipe, problem);
     states_.Init(pipe, options_, group);
-    targets_.Init(pipe, problem, group);
     target_weights_.Init(pipe, problem, group);
     finish_.Init(pipe, problem, outputs, plan, group);
     if (options_.smoothing) {
@@ -51,8 +55,6 @@ class NarrowForward {
   }
 
   __aicore__ inline void Process() {
-    targets_.Read(begin_, RowsFrom(begin_, tiling_.group_units));
-    FetchNext();
     for (uint64_t first = begin_; first < end_; first += tiling_.group_units) {
       const uint32_t rows = RowsFrom(first, tiling_.group_units);
       targets_.Find(rows);
@@ -78,18 +80,18 @@ class NarrowForward {
     return end_ - row < most ? static_cast<uint32_t>(end_ - row) : most;
   }
 
-  // Rows without logits, and what lies between the end of a row and the next, take part in instructions. As many rows
-  // as there are: the first copy waits for this.
+  // Rows without logits, and what lies between the end of a row and the next, take part in instructions: of a buffer's
+  // first tile, what its copy leaves as it is. No more, since the copy waits for this.
   __aicore__ inline void FillTiles() {
-    const uint32_t rows = CeilTo(RowsFrom(begin_, tiling_.tile_rows), kBlockFloats);
-    const uint32_t words = rows * tiling_.pitch * sizeof(T) / sizeof(uint16_t);
-    LocalTensor<T> first = in_.template AllocTensor<T>(), second = in_.template AllocTensor<T>();
-    Duplicate(first.template ReinterpretCast<uint16_t>(), uint16_t(0), words);
-    if (end_ - begin_ > tiling_.tile_rows) {
-      Duplicate(second.template ReinterpretCast<uint16_t>(), uint16_t(0), words);
+    LocalTensor<T> tiles[2] = {in_.template AllocTensor<T>(), in_.template AllocTensor<T>()};
+    for (uint32_t i = 0; i < 2; ++i) {
+      const uint64_t first = begin_ + i * tiling_.tile_rows;
+      if (first < end_) {
+        rows_.FillBehind(tiles[i], RowsFrom(first, tiling_.tile_rows));
+      }
     }
-    in_.FreeTensor(first);
-    in_.FreeTensor(second);
+    in_.FreeTensor(tiles[0]);
+    in_.FreeTensor(tiles[1]);
   }
 
   // The sum of all weights is the same for every row.

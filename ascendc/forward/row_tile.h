@@ -18,6 +18,26 @@ class RowTile : public RowChunks {
     pipe->InitBuffer(scratch_, RowTileBytes(pitch, capacity));
   }
 
+  // Zeros where a copy of `rows` rows leaves a tile as it is, and instructions read it: in the rows up to a whole
+  // instruction, or behind each row's last 32 bytes.
+  template <class T>
+  __aicore__ inline void FillBehind(const LocalTensor<T>& tile, uint32_t rows) const {
+    constexpr uint32_t words_of_block = kBlockBytes / sizeof(uint16_t), words_of_element = sizeof(T) / sizeof(uint16_t);
+    const LocalTensor<uint16_t> words = tile.template ReinterpretCast<uint16_t>();
+    const uint32_t pitch = Pitch() * words_of_element;
+    if (ByBlocks()) {
+      const uint32_t whole = rows / kBlockFloats * kBlockFloats;
+      if (whole < rows) {
+        Duplicate(words[whole * pitch], uint16_t(0), kBlockFloats * pitch);
+      }
+      return;
+    }
+    const uint32_t copied = CeilTo(columns_ * words_of_element, words_of_block);
+    if (copied < pitch) {
+      Duplicate(words[copied], uint16_t(0), uint64_t(pitch - copied), rows, 1, pitch / words_of_block);
+    }
+  }
+
   // What lies behind the columns of each row.
   __aicore__ inline void FillTails(const LocalTensor<float>& tile, float value) const {
     uint32_t column = columns_ / Chunk() * Chunk();

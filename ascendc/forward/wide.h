@@ -31,17 +31,6 @@ class WideForward {
       weights_ = InGm<float>(problem.weight, problem.classes);
       pipe->InitBuffer(weight_tiles_, kAhead, bytes.weight_tiles);
     }
-    pipe->InitBuffer(target_block_, bytes.target_block);
-    pipe->InitBuffer(target_offset_, bytes.target_offset);
-    logits_.Init(pipe, problem);
-    lanes_.Init(pipe, options_, group);
-    states_.Init(pipe, options_, vector);
-    targets_.Init(pipe, problem, vector);
-    if (tiling_.spans == 1) {
-      target_weights_.Init(pipe, problem, vector);
-      finish_.Init(pipe, problem, outputs, plan, vector);
-    }
-    floats_.InitLast(pipe, tiling_, bytes);
     if (WritesLogProb()) {
       if (plan.bypass_l2 != 0) {
         input_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
@@ -53,16 +42,26 @@ class WideForward {
         written_[i] = pipe->AllocEventID<HardEvent::MTE3_MTE2>();
       }
     }
-  }
-
-  // Every core has a unit.
-  __aicore__ inline void Process() {
+    targets_.Init(pipe, problem, vector);
     const uint64_t core = GetBlockIdx(), cores = GetBlockNum();
-    begin_ = units_ * core / cores;
+    begin_ = units_ * core / cores;  // every core has a unit
     end_ = units_ * (core + 1) / cores;
     next_ = {begin_, 0, false};
     ReadTargets(begin_);
-    FetchAhead();
+    FetchAhead();  // what follows is done while these are on their way
+    pipe->InitBuffer(target_block_, bytes.target_block);
+    pipe->InitBuffer(target_offset_, bytes.target_offset);
+    logits_.Init(pipe, problem);
+    lanes_.Init(pipe, options_, group);
+    states_.Init(pipe, options_, vector);
+    if (tiling_.spans == 1) {
+      target_weights_.Init(pipe, problem, vector);
+      finish_.Init(pipe, problem, outputs, plan, vector);
+    }
+    floats_.InitLast(pipe, tiling_, bytes);
+  }
+
+  __aicore__ inline void Process() {
     for (uint64_t unit = begin_; unit < end_; unit += tiling_.group_units) {
       RunGroup(unit, GroupFrom(unit));
     }

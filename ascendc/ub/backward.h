@@ -86,6 +86,19 @@ NPU_CE_SHARED uint32_t CountRowInputs(const CeGradients& gradients, bool log_pro
   return inputs;
 }
 
+// An input that is one number for all rows, as it is read and as float32: of each kind a block.
+constexpr uint32_t kSingleBytes = 2 * RowInput::kInputs * kBlockBytes;
+
+// What is fetched for each row by itself, where a tile is a piece of one row.
+struct RowElement {
+  enum Index : uint32_t { kLogit, kLogProb, kWeight, kKinds };
+};
+
+// A block for each element, and in a half dtype room behind them for one kind's blocks as float32.
+NPU_CE_SHARED uint32_t RowElementBytes(uint32_t element_bytes, uint32_t rows) {
+  return BlocksBytes((RowElement::kKinds + (element_bytes == 2 ? 2 : 0)) * rows);
+}
+
 // What is worked on per row.
 struct RowVector {
   enum Index : uint32_t {

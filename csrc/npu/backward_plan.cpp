@@ -29,14 +29,15 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
           CountRowVectors(problem, options)};
 }
 
-// What grows with the rows of a group, and the buffers of common/target.h and common/logits.h.
+// What grows with the rows of a group, what is one number for all rows, and the buffers of common/target.h and
+// common/logits.h.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   CeBackwardBuffers& bytes = plan.buffers;
   bytes.row_inputs = LaneBytes(needs.row_inputs * length);
   bytes.row_vectors = LaneBytes(needs.row_vectors * length);
-  bytes.row_starts = LaneBytes(length);
-  return plan.row_buffers * bytes.row_inputs + bytes.row_vectors + bytes.row_starts +
+  bytes.row_starts = plan.narrow ? LaneBytes(length) : 0;
+  return plan.row_buffers * bytes.row_inputs + kSingleBytes + bytes.row_vectors + bytes.row_starts +
          TargetBytes(problem.target_dtype, length).Sum(plan.row_buffers) + NumeratorBytes(problem.softcap);
 }
 
@@ -94,7 +95,7 @@ uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns
   plan.tile_columns = columns;
   const uint32_t bytes =
       set_row_buffers(problem, needs, plan) + set_tile_buffers(needs, needs.options.weighted, columns, plan);
-  plan.buffers.row_elements = BlocksBytes(3 * plan.row_vector);
+  plan.buffers.row_elements = RowElementBytes(needs.element, plan.row_vector);
   return bytes + plan.buffers.row_elements;
 }
 
@@ -104,6 +105,14 @@ uint32_t gap_before_tiles(const Needs& needs, const CeBackwardPlan& plan, uint32
   const uint32_t tiles = (plan.input_tiles + 2) * buffers.tile + 2 * buffers.log_prob + buffers.weights;
   const uint32_t before = bytes - tiles;
   return needs.element == 2 && before < kCeUbThird && kCeUbThird + tiles <= ub_bytes ? kCeUbThird - before : 0;
+}
+
+// With little work, a core has whole rows or one piece of a row: to work out the numbers of a row's end, of whole rows
+// and of a row's beginning takes three times as long as of one group, and that as long as some thousand elements.
+uint32_t pieces_of(const CeProblem& problem) {
+  if (problem.rows >= kWholeRows) return 1;
+  const uint64_t most = ceil_div(problem.classes, kPiece), cores_of_row = useful_cores(problem) / problem.rows;
+  return static_cast<uint32_t>(is_little(problem) ? std::clamp<uint64_t>(cores_of_row, 1, most) : most);
 }
 
 void plan_wide(const CeProblem& problem, const CeGradients& gradients, const NpuLimits& limits, CeBackwardPlan& plan) {
@@ -117,7 +126,7 @@ void plan_wide(const CeProblem& problem, const CeGradients& gradients, const Npu
   const uint32_t tiles = ceil_div(problem.classes, most);
   const uint32_t columns = std::min<uint32_t>(most, ceil_to(ceil_div(problem.classes, tiles), kPieceStep));
   plan.buffers.gap = gap_before_tiles(needs, plan, set_wide(problem, needs, columns, plan), limits.ub_bytes);
-  const uint32_t pieces = problem.rows >= kWholeRows ? 1 : ceil_div(problem.classes, kPiece);
+  const uint32_t pieces = pieces_of(problem);
   plan.piece_columns = pieces == 1 ? problem.classes : ceil_to(ceil_div(problem.classes, pieces), kPieceStep);
   plan.pieces = ceil_div(problem.classes, plan.piece_columns);
 }
@@ -151,8 +160,7 @@ CeBackwardPlan plan_backward(const CeProblem& problem, const CeGradients& gradie
     if (needs.options.weighted) plan.weight_total = plan_sums(1, problem.classes, workspace);
     plan.workspace_bytes = workspace * sizeof(float);
   }
-  plan.blocks =
-      static_cast<uint32_t>(std::min({uint64_t{limits.cores}, problem.rows * plan.pieces, useful_cores(problem)}));
+  plan.blocks = blocks_of(problem, problem.rows * plan.pieces, limits.cores);
   plan.bypass_l2 = beyond_l2_share(problem);
   return plan;
 }

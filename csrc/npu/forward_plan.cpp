@@ -108,8 +108,7 @@ void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForw
   // Spans cost log_prob one more launch, whole rows do not. So rows stay whole where that keeps 48 cores busy; with
   // little work also where it does not, if a row fits in UB.
   const bool balanced = imbalance(problem.rows, classes, whole, 48) <= kBalanced;
-  const bool little = problem.rows * classes < kMuchWork;
-  if (ub.log_prob() && (balanced || (little && keep_rows(ub, classes, room(whole), tiling)))) spans = whole;
+  if (ub.log_prob() && (balanced || (is_little(problem) && keep_rows(ub, classes, room(whole), tiling)))) spans = whole;
   tiling.spans = static_cast<uint32_t>(spans.count);
   tiling.span_columns = static_cast<uint32_t>(spans.columns);
   tiling.group_units = group(spans);
@@ -147,7 +146,7 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
                  CeForwardTiling& tiling) {
   // Of a group's logits. Targets and outputs have 4 or 8 bytes a row, and should be copied in long pieces too.
   constexpr uint64_t kGroupBytes = 96 * 1024, kLeastGroup = 128, kMostGroup = 1536;
-  constexpr uint64_t kTileBytes = 24 * 1024;  // a longer copy is no faster
+  constexpr uint64_t kTileBytes = 24 * 1024, kLeastTileBytes = 8 * 1024;  // longer copies are little or no faster
   constexpr uint64_t kRows = kBlockBytes / kFloat;
   const uint64_t pitch = pitch_of(problem.classes, ub.size()), row_bytes = pitch * ub.size();
   const uint64_t wanted = std::min(std::max(kGroupBytes / row_bytes, kLeastGroup), kMostGroup);
@@ -163,8 +162,12 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   while (steps * rows_of_step(steps) < std::min(group, kTileBytes / row_bytes) && rows_of_step(steps + 1) > 0) ++steps;
   tiling.spans = 1;
   tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
-  // A short tile among long ones would be worked on while a long one is awaited.
-  tiling.tile_rows = even_tiles(group, steps * rows_of_step(steps), kRows);
+  // A short tile among long ones would be worked on while a long one is awaited. With little work, a core has two at
+  // the least: the first is waited for.
+  const uint64_t of_a_core = ceil_div(problem.rows, cores_of_forward(problem));
+  const uint64_t least = ceil_div(kLeastTileBytes, row_bytes), half_of_core = ceil_div(of_a_core, 2);
+  const uint64_t half = is_little(problem) ? ceil_to(std::max(half_of_core, least), kRows) : group;
+  tiling.tile_rows = even_tiles(group, std::min(steps * rows_of_step(steps), half), kRows);
   tiling.step_rows = even_tiles(tiling.tile_rows, rows_of_step(steps), kRows);
   tiling.pitch = static_cast<uint32_t>(pitch);
   tiling.group_units = static_cast<uint32_t>(group);
@@ -198,9 +201,6 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   const uint64_t useful = cores_of_forward(problem);
   const bool few_rows = problem.rows <= kLanes;  // to merge them takes one block
   const Ub ub(problem, outputs, few_rows || useful == 1);
-  const auto blocks = [&](uint64_t work) {
-    return static_cast<uint32_t>(std::min({work, uint64_t{limits.cores}, useful}));
-  };
 
   const uint64_t sum_rows = choose_sum_rows(problem);
   const bool narrow =
@@ -209,7 +209,7 @@ CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& out
   plan.sum_rows = narrow ? static_cast<uint32_t>(sum_rows) : 1;
   const uint64_t units = problem.rows * plan.forward.spans, sums = ceil_div(problem.rows, plan.sum_rows);
   const uint64_t work = narrow ? sums : units;
-  plan.forward_blocks = blocks(work);
+  plan.forward_blocks = useful == 1 ? std::min<uint64_t>(1, work) : blocks_of(problem, work, limits.cores);
   if (plan.forward.spans > 1) {
     plan.merge = plan_merge(ub, plan.forward.spans, limits.ub_bytes);
     plan.merge_blocks = static_cast<uint32_t>(std::min<uint64_t>(limits.cores, ceil_div(problem.rows, kLanes)));

@@ -194,6 +194,14 @@ def test_nothing_flows(backward: Backward, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(12, 10), (12, 1031)], ids=["narrow", "wide"])
+def test_weights_matter_to_the_gradient_of_the_loss_alone(backward: Backward, shape: tuple[int, int]) -> None:
+    inputs = inputs_of(*shape, outputs=("lse",), weight=True, ignored=0)
+    assert inputs.weight is not None
+    inputs.weight[inputs.target[0]] = torch.inf
+    assert_right(backward(inputs), inputs, expected(replace(inputs, weight=None)))
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 1031)], ids=["narrow", "wide"])
 @pytest.mark.parametrize("outputs", [("loss",), ("lse",), ("loss", "lse", "entropy")], ids="-".join)
 def test_masked_classes_have_gradient_0(backward: Backward, outputs: tuple[str, ...], shape: tuple[int, int]) -> None:
     """As if the classes were not there; a masked target's is -t."""

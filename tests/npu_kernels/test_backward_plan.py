@@ -61,7 +61,8 @@ def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
     )
     buffers = sizes.weights + sizes.work + sizes.result + sizes.term + sizes.row_vectors + sizes.gap
     narrow = sizes.row_blocks + sizes.column_index + sizes.bits
-    return queues + buffers + narrow + sizes.row_starts + targets + (32 if problem.softcap else 0)
+    singles = 16 * 32  # of eight numbers, as they are read and as float32
+    return queues + buffers + narrow + sizes.row_starts + singles + targets + (32 if problem.softcap else 0)
 
 
 def work_of_cores(plan: CeBackwardPlan, problem: CeProblem) -> list[int]:
@@ -121,6 +122,22 @@ def test_cores_are_evenly_busy_for_any_number_of_rows(planner: ctypes.CDLL, dtyp
             problem = CeProblem(rows=rows, classes=classes, row_stride=classes, dtype=dtype, target_dtype=INT64)
             work = work_of_cores(plan_of(planner, problem, pointers, cores), problem)
             assert max(work) <= 1.15 * rows * classes / cores, (rows, classes)
+
+
+@pytest.mark.parametrize("cores", [40, 48])
+def test_with_little_work_a_core_has_whole_rows_or_a_piece_of_one(planner: ctypes.CDLL, cores: int) -> None:
+    """Else it has up to three groups of rows, each with numbers of its own to work out."""
+    pointers = CeGradients(loss=CeRowVector(PRESENT, FLOAT32, 0))
+    for rows in range(1, 700):
+        for classes in (641, 1000, 8080, 32_000, 131_072, 151_936):
+            if rows * classes >= 1_000_000:
+                continue
+            problem = CeProblem(rows=rows, classes=classes, row_stride=classes, target_dtype=INT64)
+            plan = plan_of(planner, problem, pointers, cores)
+            units = rows * plan.pieces
+            for core in range(plan.blocks):
+                begin, end = units * core // plan.blocks, units * (core + 1) // plan.blocks
+                assert end - begin == 1 or begin % plan.pieces == end % plan.pieces == 0, (rows, classes)
 
 
 def test_sums_are_cut_the_same_for_any_number_of_cores(planner: ctypes.CDLL) -> None:
