@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 import torch_npu
 from shapes import logits, targets
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from virtual_cann import observe
 from virtual_process import run
 
@@ -198,3 +200,31 @@ def test_compiled_without_code_for_the_device_it_is_one_graph_of_our_operators(
 def test_a_fake_npu_is_refused_beside_a_real_one() -> None:
     with pytest.raises(FakeNpuError, match="Import torch_npu"):
         register_fake_npu()
+
+
+class Operators(TorchDispatchMode):
+    """Which run below autograd, and which of their logits are not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies = 0
+        self.apart: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        place = {OPS._forward.default: 0, OPS._backward.default: 5}.get(func)
+        if place is not None and not args[place].is_contiguous():
+            self.apart.append(str(func))
+        self.copies += func in (torch.ops.aten.clone.default, torch.ops.aten.copy_.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_logits_whose_classes_are_apart_are_copied_once(images: int) -> None:
+    x, target = torch.randn(images, 5, 6, 7), torch.randint(5, (images, 6, 7))
+    on_npu = x.npu().requires_grad_()
+    with Operators() as seen:
+        (gradient,) = torch.autograd.grad(cross_entropy(on_npu, target.npu()), on_npu)
+    assert seen.copies == 1 and not seen.apart, (seen.copies, seen.apart)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(F.cross_entropy(x, target), x)
+    torch.testing.assert_close(gradient.cpu(), expected, rtol=1e-4, atol=1e-6)
