@@ -33,8 +33,7 @@ class OutputGrads(NamedTuple):
     lse: Tensor | None
     entropy: Tensor | None
 
-    @property
-    def reach_ignored_rows(self) -> bool:
+    def reach_ignored_rows(self) -> bool:  # no property: torch 2.10 and before do not trace those of a NamedTuple
         """An ignored row takes no part in the losses, but its log_prob, lse and entropy are results like any."""
         return self.log_prob is not None or self.lse is not None or self.entropy is not None
 

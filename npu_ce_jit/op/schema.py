@@ -86,7 +86,7 @@ class LossTerms(NamedTuple):
     softcap: float
     logit_scale: float
 
-    # Methods and no properties, and neither _asdict nor _replace: torch.compile traces none of these before 2.8.
+    # Methods and no properties, and neither _asdict nor _replace: torch.compile traces none of these on torch 2.7.
 
     def as_dict(self) -> dict[str, Any]:
         """By the names of the fields."""

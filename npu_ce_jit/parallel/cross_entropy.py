@@ -106,7 +106,7 @@ def vocab_parallel_cross_entropy(
         )  # fmt: skip
 
     call, shard = agreed("vocab_parallel_cross_entropy", local_logits, group, check)
-    weights, classes = call.weight, call.input.shape[1]  # not call.classes: torch.compile traces it since 2.8
+    weights, classes = call.weight, call.input.shape[1]  # no property of call, as in Gradients
     if weights is not None and len(weights) != classes:
         shard, weights = vocab_parallel.own_weights(classes, weights, group, shard)
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]

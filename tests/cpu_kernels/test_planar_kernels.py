@@ -134,6 +134,18 @@ def test_an_offset_and_many_classes_cost_no_digits(run: Run, dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_terms_of_a_long_sum_cost_no_digits(run: Run, dtype: str) -> None:
+    """Each is rounded in the same direction when it is added, so that errors do not cancel."""
+    problem = draw(np.random.default_rng(6), dtype, 1, 200_003, 3)
+    logits = np.full_like(problem.logits, -2.3)
+    logits[:, 7] = 0.0
+    problem = replace(problem, logits=rounded(logits, dtype))
+    got, expected = run([problem])[0]["row_stats"][1], truth(problem)["row_stats"][1]
+    unit = 2.0**-24 if problem.acc == "float32" else 2.0**-44
+    assert np.abs(got - expected).max() <= 8 * unit * expected.max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_digits_of_a_confident_position_are_kept(run: Run, dtype: str) -> None:
     rng = np.random.default_rng(7)
     problem = draw(rng, dtype, 2, 21, 40)

@@ -86,7 +86,7 @@ class _Parts(NamedTuple):
 
 
 def _parts(gradients: OutputGrads, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms) -> _Parts:
-    if not gradients.reach_ignored_rows:
+    if not gradients.reach_ignored_rows():
         # An ignored row's logits may hold NaN, and 0 * NaN is NaN.
         input = torch.where((target != terms.ignore_index)[:, None], as_rows(input), 0)
     rows = rows_of(input, target, weight, terms)

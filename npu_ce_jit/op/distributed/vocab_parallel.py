@@ -178,7 +178,7 @@ def backward(
     else:
         local_target, smoothed, z_loss = torch.where(place.not_ignored, place.local, _IGNORED), 0.0, terms.z_loss
         grad_loss, grad_z, weight = t, z - t if terms.z_loss else None, None
-        grad_lse = other if gradients.reach_ignored_rows else None
+        grad_lse = other if gradients.reach_ignored_rows() else None
     of_rows = LossTerms(NONE, _IGNORED, smoothed, z_loss, terms.softcap, terms.logit_scale)
     arguments = (
         grad_loss, grad_z, gradients.log_prob, grad_lse, gradients.entropy, input, local_target, weight, row_stats,

@@ -57,10 +57,9 @@ class LinearInputs(NamedTuple):
     terms: LossTerms
     outputs: int
 
-    @property
     def reads_ignored_rows(self) -> bool:
         """An ignored row takes no part in the losses, but its lse, argmax and entropy are results like any."""
-        of_rows = bool(self.outputs & (LSE | ARGMAX | ENTROPY)) or self.gradients.reach_ignored_rows
+        of_rows = bool(self.outputs & (LSE | ARGMAX | ENTROPY)) or self.gradients.reach_ignored_rows()
         return of_rows and not self.outputs & SKIP_IGNORED
 
     def of(self, rows: Tensor | slice) -> LinearInputs:
@@ -124,7 +123,7 @@ def losses_and_gradients(
     problem = problem.with_explicit_gradients(counted)
     # An NPU multiplies ignored rows too: to leave them out, the host would have to wait for their number.
     ignored = None if is_on_cpu and bool(counted.all()) else target == terms.ignore_index
-    leaves_out = is_on_cpu and ignored is not None and not problem.reads_ignored_rows
+    leaves_out = is_on_cpu and ignored is not None and not problem.reads_ignored_rows()
     if leaves_out:
         problem, ignored = problem.of(counted.nonzero()[:, 0]), None
     rows = _rows_of_a_chunk(problem, ranks.classes_of_a_rank, chunk_rows, aspect_ratio)
@@ -201,7 +200,7 @@ def _in_chunks(
         chunk = slice(start, min(start + chunk_rows, len(input)))
         part = problem.of(chunk)
         x = part.input.to(products)
-        if not problem.reads_ignored_rows:
+        if not problem.reads_ignored_rows():
             x = of_counted(x)
         logits = buffer[: len(x)]
         head.multiply(x, out=logits)
@@ -211,7 +210,7 @@ def _in_chunks(
         if output_mask[0]:
             head.grad_input(logits, out=grad_input[chunk])
         if output_mask[1]:
-            if problem.reads_ignored_rows and not gradients.reach_ignored_rows:
+            if problem.reads_ignored_rows() and not gradients.reach_ignored_rows():
                 x = of_counted(x)
             head.add_grad_weight(logits, x, to=grad_linear_weight, is_first=start == 0)
         if output_mask[2]:
