@@ -36,7 +36,7 @@ class Case(NamedTuple):
     rows: int
     classes: int
     option: str = ""
-    every_nth_block: int = 1  # runs: the others of a launch are like those
+    every_nth_block: int = 1  # only these run; the others are taken to cost the same
 
     @property
     def elements_run(self) -> float:
@@ -214,7 +214,7 @@ def of_all_blocks(report: dict[str, Any]) -> dict[str, float]:
 
 
 def figures(reports: list[dict[str, Any]], elements: int, size: int, bypass_l2: str | None) -> Figures:
-    """`bypass_l2`: what the name of a kernel that reads round the L2 has in it."""
+    """`bypass_l2` is a part of the name of the kernel whose reads bypass the L2; None where none does."""
     totals = list(map(of_all_blocks, reports))
     total = {name: sum(each[name] for each in totals) for name in totals[0]}
     read, written = total["gm_bytes_read"], total["gm_bytes_written"]
@@ -251,6 +251,6 @@ def moved(total: dict[str, float]) -> float:
 
 
 def memory_seconds(total: dict[str, float], bypass_l2: bool, on: Chip) -> float:
-    """Of a launch. While reads go round the L2, it takes up what is written as long as it has room."""
+    """Of a launch. While reads bypass the L2, it takes up what is written as long as it has room."""
     taken_up = min(total["gm_bytes_written"], on.l2_bytes) if bypass_l2 else 0
     return (moved(total) - taken_up) / on.memory(on.fits_l2(moved(total)))

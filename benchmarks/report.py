@@ -34,7 +34,7 @@ from npu_ce_jit.bench.implementations import IMPLEMENTATIONS
 
 PAGES = ("README.md", "docs/performance.md")
 _CPU = torch.device("cpu")
-_QUICK_CLASSES = 5000  # of growth, at most
+_QUICK_CLASSES = 5000  # --quick runs the cells of growth that have at most the elements of 1024 rows of these
 
 
 def main() -> None:

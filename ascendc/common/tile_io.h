@@ -29,10 +29,9 @@ __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
   return tensor;
 }
 
-// What makes blocks of `count` elements whole ones of 32 bytes, with the value that the parameters begin with, 0: they
-// make it of their own type, whereas not every compiler makes a bfloat16 of a number of ours. It has to be asked for:
-// without a left or a right padding the value is not heeded, and the copy fills up with the block's first element (page
-// DataCopyPad, example 2).
+// Pads blocks of `count` elements to multiples of 32 bytes with zeros. The value is the 0 that the constructor of the
+// parameters sets: not every compiler converts a number to bfloat16 here. The right padding has to be given: without
+// any padding the copy ignores the value, and fills up with the block's first element (page DataCopyPad, example 2).
 template <class T>
 __aicore__ inline DataCopyPadExtParams<T> ZeroPadding(uint32_t count) {
   DataCopyPadExtParams<T> padding;
@@ -52,8 +51,8 @@ __aicore__ inline void CopyOut(const GlobalTensor<T>& to, const LocalTensor<T>& 
   DataCopyPad(to, tile, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0));
 }
 
-// `rows` rows of `count` elements, `stride` apart in GM and `pitch` apart in UB, where a pitch is a multiple of 32
-// bytes. One DMA, unless the gap between rows is more than its field holds.
+// Copies `rows` rows of `count` elements, which are `stride` elements apart in GM and `pitch` apart in UB; `pitch`
+// elements are a multiple of 32 bytes. It is one DMA, unless the gap between rows in GM exceeds the 32-bit parameter.
 template <class T>
 __aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor<T>& from, uint32_t rows,
                                   uint32_t count, uint64_t stride, uint32_t pitch) {

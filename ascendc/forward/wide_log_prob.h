@@ -13,8 +13,9 @@ class WideLogProb {
     to_ = InGm<T>(log_prob, problem.rows * problem.classes);
   }
 
-  // Two subtractions keep the digits of a small log_sum beside a large max. Where lse has less than 2^10 times the
-  // magnitude of log_sum, which no log_prob of the row is below, half and bfloat16 cannot tell them from one.
+  // Two subtractions keep the digits of a small log_sum beside a large max. Half and bfloat16 subtract lse at once
+  // where |lse| <= 2^10 log_sum: every |log_prob| of the row is at least log_sum, so that lse's rounding is below
+  // 1/8 of theirs.
   __aicore__ inline void SetRow(float max, float log_sum) {
     const float lse = max + log_sum, magnitude = lse < 0 ? -lse : lse;
     at_once_ = !kIsFloat<T> && log_sum * kEnough >= magnitude;

@@ -24,7 +24,7 @@ void forward_cpu(StableIValue* stack, uint64_t, uint64_t) {
   const Owning<Problem> problem = checked_problem(arguments.tensors, arguments.terms);
   ForwardTensors results = ForwardTensors::empty(arguments, problem.plain);
   ask_for_huge_pages(results.log_prob, problem.plain.dtype);
-  ask_for_huge_pages(results.row_stats, acc_dtype(problem.plain.dtype));  // of two classes as large as the logits
+  ask_for_huge_pages(results.row_stats, acc_dtype(problem.plain.dtype));  // as large as logits of two classes
   forward(problem.plain, results.pointers(), torch_threads());
   results.hand_over(stack);
 }

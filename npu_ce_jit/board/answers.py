@@ -39,7 +39,7 @@ def text_of(value: Any, indent: str = "") -> str:
 
 
 def _without_paths(value: Any) -> Any:
-    """Of a source, its file's name is left; of any other path nothing."""
+    """Shortens paths in all texts: that of a source to its file's name, any other to `<path>`."""
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, list):

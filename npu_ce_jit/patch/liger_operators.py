@@ -42,8 +42,8 @@ def liger() -> Patch:
     Answered as Liger does: z_loss is for the log, without a gradient; a mean over no counted row is 0; predicted tokens
     are -1 and accuracy is 0 where a row is ignored; use_token_scaling weights each row by its target's probability.
     Where Liger's results are in the input's dtype, ours of hidden states are float32. accum_dtype is not followed, with
-    a RuntimeWarning: each chunk's gradient is added in the weight's dtype. As Liger does, from contiguous logits the
-    gradient is written over them; not in forward, but in backward.
+    a RuntimeWarning: each chunk's gradient is added in the weight's dtype. The gradient
+    overwrites contiguous logits, as Liger's does, but in backward, where Liger does it in forward.
 
     Liger imports Triton in any case, and cannot be imported without: on an NPU, triton-ascend provides it. Where there
     is none, `npu_ce_jit.patch.transformers(model)` does what Liger's models would.

@@ -146,7 +146,10 @@ def test_a_peer_that_does_not_run_is_told_and_one_of_ours_is_a_failure(capsys, m
     ]
     monkeypatch.setitem(command.IMPLEMENTATIONS, "cross_entropy", tuple(of_ours))
     assert run_bench(["--quick", "--device", "cpu", "5x70"]) == 1
-    assert "\ncross_entropy: cross_entropy not run in 6 of 6 cells: RuntimeError: no such operator\n" in capsys.readouterr().out
+    assert (
+        "\ncross_entropy: cross_entropy not run in 6 of 6 cells: RuntimeError: no such operator\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_peer_that_is_not_installed_is_named_once(capsys, monkeypatch):

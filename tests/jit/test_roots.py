@@ -110,7 +110,7 @@ def test_a_loop_of_links_in_the_place_of_a_root_is_passed_over(tmp_path):
 
 
 def _unloadable(tmp_path, **variables: str) -> Toy:
-    """Its library needs another that is gone by the time it is loaded."""
+    """A toy whose library needs another one, in `needed/`, which is removed before the first is loaded."""
     needed = tmp_path / "needed"
     needed.mkdir()
     source = needed / "needed.cpp"

@@ -37,7 +37,7 @@ inline constexpr Rate kRates[] = {
      "L2 Cache tiling: GM; README case 4, through the L2: 1.607e12; RMSNorm: 1.41e12 of 132 MB, 0.98e12 of 2.5 GB"},
     // Of a launch that moves no more, and may find it in the L2.
     {"l2", 1.6e12, 2.0e12, 1.6e12, "bytes/s", true, "as hbm; RMSNorm: 1.95e12 to 2.05e12 of 30 to 80 MB"},
-    // Writes that the L2 takes up cost HBM nothing while reads go round the L2. Then this limits both together.
+    // Writes that the L2 takes up cost HBM nothing while reads bypass the L2. Then this limits both together.
     {"read_and_write", 2.3456e12, 2.3456e12, 2.3456e12, "bytes/s", true, "README case 6; MTE3 alone in cases 2 and 3"},
 
     // -- DMA of one core

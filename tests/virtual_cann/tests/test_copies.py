@@ -86,7 +86,7 @@ def test_what_a_vector_core_or_the_oldest_headers_lack_does_not_compile(
 
 
 def test_a_hint_for_the_l2_needs_its_macro(tmp_path: Path) -> None:
-    """Which -x asc defines. Reads that go round the L2 leave it to the writes, and the launch is faster."""
+    """Which -x asc defines. Reads that bypass the L2 leave it to the writes, and the launch is faster."""
     times = {}
     for flags in ((), ("-UL2_CACHE_HINT",)):
         library = kernels.compile_kernels(SOURCES / "published_add.asc", tmp_path / f"{len(flags)}.so", *flags)

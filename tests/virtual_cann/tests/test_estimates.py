@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parent / "kernels"
 # is how long a core's copies into UB were busy, which with two buffers is nearly all of the time that the cores ran.
 #   case 3: one buffer of each operand, 32 KB copies
 #   case 4: two buffers
-#   case 6: two buffers, reads that go round the L2, operands of one instruction in different bank groups
+#   case 6: two buffers, reads that bypass the L2, operands of one instruction in different bank groups
 MEASURED = {
     "one_buffer": {"task": 268.5},
     "two_buffers": {"task": 264.02},

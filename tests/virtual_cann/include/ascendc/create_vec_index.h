@@ -11,8 +11,8 @@
 
 namespace virtual_cann::api {
 
-// CANN 8.1 stores all of the block, later ones `count` elements: what is behind them is nobody's. The values are sums
-// of floats up to CANN 8.5, which int32_t has more digits than.
+// CANN 8.1 stores the whole block, later releases only `count` elements: what follows these is undefined. Up to CANN
+// 8.5 the values are sums of floats, which have fewer digits than int32_t.
 template <class T>
 void store_first_block(Core& core, AscendC::Place place, const AscendC::LocalTensor<T>& dst, T first, uint32_t count) {
   core.issue(Pipe::S, "CreateVecIndex", place);

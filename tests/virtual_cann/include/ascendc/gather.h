@@ -55,7 +55,8 @@ void gather(AscendC::Place place, const GatherRepeats& shape, const AscendC::Loc
   }
 }
 
-// selected(repeat, lane) of the lanes of src that GatherMask looks at: all, or in counter mode `mask` of each repeat.
+// Takes each lane of src for which selected(repeat, lane) is true. It looks at all lanes of each repeat, or in counter
+// mode at `mask` lanes from where each repeat begins.
 template <class T, class Selected>
 uint64_t gather_selected(VectorCall& call, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
                          bool counter, uint32_t mask, const AscendC::GatherMaskParams& params, Selected selected) {
