@@ -34,7 +34,8 @@ NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels"
 # The files that take longest, on one core ten seconds and more: a core that began one of them last would leave the
 # others waiting. First those that need nothing of what is built for the NPU meanwhile.
 BEGIN_FIRST = (
-    "cli/test_commands", "cpu_kernels/test_cpu_kernels", "cpu_kernels/test_planar_kernels", "op/test_compiled_numbers", "interactive/test_rebuild",
+    "cli/test_commands", "cpu_kernels/test_cpu_kernels", "cpu_kernels/test_planar_kernels",
+    "op/test_compiled_numbers", "interactive/test_rebuild",
     "distributed/test_parallel", "repository/test_troubleshooting", "op/test_export", "repository/test_examples",
     "npu/test_device", "npu/test_numbers", "npu_kernels/test_forward", "jit/test_npu_libraries",
     "npu_kernels/test_backward", "virtual_cann/tests/test_samples",
