@@ -39,9 +39,12 @@ def test_halves_are_as_near_to_the_truth_as_theirs(kind: str) -> None:
     truth, expected, found = (gradients(m, lambda m=m: m(**inputs).loss) for m in (exact, theirs, ours))
     assert found[0].dtype == torch.float32
     assert len(found) == len(expected) == len(truth)
-    for one, other, true in zip(found, expected, truth, strict=True):
-        their_error, our_error = ((x.double() - true.double()).norm() for x in (other, one))
-        assert our_error <= 1.1 * their_error + 2e-3 * true.norm()
+    # Of all parameters at once: what the layers below the loss round is chance in a vector of twelve elements.
+    their_errors, our_errors = (
+        torch.stack([(x.double() - true.double()).norm() / true.norm() for x, true in zip(values, truth, strict=True)])
+        for values in (expected, found)
+    )
+    assert our_errors.norm() <= 1.1 * their_errors.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
