@@ -104,9 +104,9 @@ CASES = (
 )  # fmt: skip
 # What takes more elements than a CPU should be kept waiting for. Of an NPU alone, and in float32.
 LARGE_CASES = (
-    # More rows of several spans than one block merges.
+    # More rows of several spans than one block merges; with a million elements, rows are cut for every core.
     Case(
-        66, 7801, torch.int64, LossTerms(MEAN, _IGNORED, 0.1, 1e-3, 0.0, 1.0), _ALL - LOG_PROB, (),
+        66, 16_007, torch.int64, LossTerms(MEAN, _IGNORED, 0.1, 1e-3, 0.0, 1.0), _ALL - LOG_PROB, (),
         of_rows=("npu_ce_merge", _WIDE), log_prob=(), totals=("npu_ce_reduce", "npu_ce_merge"), gradient=(),
     ),
     # More than the 16,384 sums of 64 rows that one block of the reduction adds up.
