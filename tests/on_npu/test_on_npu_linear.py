@@ -10,7 +10,8 @@ import torch_npu  # noqa: F401
 from shapes import targets
 from torch import Tensor
 
-from npu_ce_jit import linear_cross_entropy
+from npu_ce_jit import linear_cross_entropy, linear_token_logprobs
+from npu_ce_jit.bench.timing import peak_memory
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
 
@@ -59,3 +60,27 @@ def test_a_step_is_captured_and_replayed_with_other_rows_ignored(reduction: str,
         right = expected(reduction, values, head.detach().cpu(), classes)
         torch.testing.assert_close([t.cpu() for t in captured], right, check_dtype=False, rtol=1e-4, atol=1e-5)
     graph.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_and_entropy_take_the_memory_of_the_loss(dtype: torch.dtype, device: torch.device) -> None:
+    """Forward and backward, where the logits would be four chunks."""
+    rows, features, classes = 2048, 40, 4099
+    hidden, head = (
+        torch.randn(length, features, dtype=dtype).to(device).requires_grad_() for length in (rows, classes)
+    )
+    target = targets(rows, classes, 0.2).to(device)
+
+    def loss() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(linear_cross_entropy(hidden, head, target, reduction="none").sum(), (hidden, head))
+
+    def logprobs_and_entropy() -> tuple[Tensor, ...]:
+        logprobs, entropy, _ = linear_token_logprobs(hidden, head, target, return_entropy=True)
+        return torch.autograd.grad(logprobs.sum() + entropy.sum(), (hidden, head))
+
+    for step in (loss, logprobs_and_entropy):
+        step()  # what is allocated once
+    of_loss, of_both = (peak_memory(step, device) for step in (loss, logprobs_and_entropy))
+    assert of_loss is not None and of_both is not None
+    assert of_both <= 1.05 * of_loss
+    assert of_both < 0.5 * rows * classes * dtype.itemsize
