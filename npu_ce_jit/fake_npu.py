@@ -15,7 +15,7 @@ from torch.library import Library
 from npu_ce_jit.errors import FakeNpuError
 from npu_ce_jit.torch_compat import set_up_python_backend
 
-_UNNAMED = "privateuseone"  # as torch calls the place for a backend of somebody else's, until one takes it
+_UNNAMED = "privateuseone"  # torch's name for PrivateUse1, the key of out-of-tree backends, until one renames it
 
 
 def register_fake_npu() -> None:
@@ -55,7 +55,7 @@ class _FakeNpu:
     is_fake = True
 
     def __init__(self) -> None:
-        # Below every operator that has no kernel for npu, which are all that would need its data.
+        # The fallback of every operator without an npu kernel, which is every operator that would read data.
         self._refusal = Library("_", "IMPL", "PrivateUse1")
         self._refusal.fallback(_refuse)
 

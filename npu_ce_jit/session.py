@@ -29,8 +29,8 @@ T = TypeVar("T")
 class Kernels(NamedTuple):
     """One target in this process.
 
-    "built" is in the cache and opened at the first call, "lazy" is built then as well, "none" has no library.
-    `problem` is why there is none, or none of what was asked for last.
+    A "built" library is in the cache and is opened at the first call; a "lazy" one is built then as well; "none": there
+    is no library. `problem` says why, or why the last rebuild failed.
     """
 
     state: Literal["loaded", "built", "lazy", "none"] = "none"
@@ -69,7 +69,7 @@ class Session:
             os.register_at_fork(after_in_child=self._renew_lock)
 
     def load(self) -> None:
-        """At import: the CPU's kernels, and an NPU's so far that its first call needs no compiler."""
+        """At import: loads the CPU library, and finds or builds the NPU's, so that its first call needs no compiler."""
         if self.state.sources is None:
             return
         may_build, start = self.state.settings.build == "eager", time.perf_counter()
@@ -79,7 +79,7 @@ class Session:
         self._set(seconds={"CPU library": loaded - start, "NPU libraries": time.perf_counter() - loaded})
 
     def put_off(self) -> None:
-        """In the place of `load`: the first call, or `load_what_is_put_off`, does it."""
+        """Instead of `load`: the first call, or `load_what_is_put_off`, loads the libraries."""
         sources = self.state.sources
         if sources is not None:
             self._set(cpu=Kernels("lazy"), npu=Kernels("lazy" if sources.npu is not None else "none"))
@@ -95,7 +95,7 @@ class Session:
             return self.state
 
     def change(self, step: Callable[[State], State]) -> State:
-        """Puts what `step` makes of the state in its place. Raises what it raises."""
+        """Replaces the state by `step(state)`. Raises what `step` raises."""
         with self.lock:
             self.state = step(self.state)
             return self.state
@@ -125,7 +125,7 @@ class Session:
             return False
 
     def try_npu(self, device: torch.device) -> tuple[State, NpuCeJitError | None]:
-        """Loads the kernels for an NPU and checks them, also where they passed before; and what was wrong."""
+        """Loads the kernels for an NPU and checks them, even if they passed before. Returns what was wrong, too."""
         with self.lock:
             _, problem = attempt(lambda: self.load_for(device))
             if self.state.npu.artifact is None:
@@ -195,7 +195,7 @@ class Session:
         return kernels
 
     def _checked(self, kernels: Kernels, device: torch.device) -> tuple[Kernels, NpuCeJitError | None]:
-        """The kernels that are loaded, or none where they compute wrongly; and what was wrong."""
+        """Runs the self-check. Returns the kernels, without a library if they compute wrongly, and what was wrong."""
         from npu_ce_jit.op import self_check
 
         artifact = kernels.artifact
@@ -225,7 +225,7 @@ def _not_built() -> NpuCeJitError:
 
 
 def attempt(step: Callable[[], T]) -> tuple[T | None, NpuCeJitError | None]:
-    """The result, or the problem: no fault, nor one of ours, may take the reference away."""
+    """The result, or the problem. No exception, not even a bug of ours, may keep a call from the reference."""
     try:
         return step(), None
     except NpuCeJitError as error:

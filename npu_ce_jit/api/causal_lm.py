@@ -34,7 +34,7 @@ def causal_lm_loss(
 
     Args:
         logits: `[..., T, vocab_size]`, or what the model returned: its `logits`, or the first of a tuple.
-        labels: `[..., T]`; that of a position is the label of the one before it. Moved to the logits' device.
+        labels: `[..., T]`, not shifted: position t is to predict label t + 1. Moved to the logits' device.
         vocab_size: the logits' classes, as a check.
         num_items_in_batch: what the sum of the losses is divided by, over all batches that make a step; None for the
             mean of this one.
@@ -85,7 +85,7 @@ def next_labels(labels: Tensor, shift_labels: Tensor | None, ignore_index: int) 
 
 
 def over_items(loss: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """A sum of losses, divided by the items of all batches that make a step; a mean, where they are not told."""
+    """A sum of losses over num_items_in_batch, the items of a step's batches; a mean as it is, where that is None."""
     if num_items_in_batch is None:
         return loss
     return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)

@@ -47,7 +47,7 @@ def linear_cross_entropy(
     exact too, but make the whole logits.
 
     Every sum is accumulated in float32 (float64 for float64 inputs) but one: the gradient of linear_weight is added up
-    over the chunks, few, in its own dtype.
+    over the few chunks in its own dtype.
 
     Args:
         input: `[..., in_features]`, any number of leading dimensions, as F.linear takes it; float16, bfloat16, float32
@@ -149,7 +149,7 @@ def call_operator(
 
 
 def flat_rows(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """`[..., in_features]` and `[...]` as `[N, in_features]` and `[N]`: themselves where they are, as `seen` tells."""
+    """`[N, in_features]` and `[N]`; tensors of that shape themselves, since `seen` notices nothing through a view."""
     if input.dim() in (0, 2):
         return input, target
     if target.shape != input.shape[:-1]:

@@ -32,8 +32,8 @@ def linear_token_logprobs(
     them; rows that are ignored take part in no product on a CPU, and the host waits for nothing on an NPU. The sum of
     squares, exp(lse(2x) - 2 lse(x)) here, takes each product once more.
 
-    What a row's bits depend on is the matrix product, which may add in another order for another number of rows: the
-    same call gives the same bits, and those of two chunkings are as close as two products are.
+    A row's bits depend on the matrix product, which may add in another order for another number of rows: the same call
+    gives the same bits; other chunks give results that differ by a product's rounding.
 
     Args:
         input: hidden states `[..., in_features]`, any number of leading dimensions; float16, bfloat16, float32 (and
@@ -51,7 +51,7 @@ def linear_token_logprobs(
     Raises:
         As `npu_ce_jit.linear_cross_entropy`; RuntimeError for a temperature that is not above 0 or not finite.
 
-    Source: FusedLinearForPPO of verl and its like in other trainers by RL.
+    Source: FusedLinearForPPO of verl and its like in other RL trainers.
     """
     for name, value in (("input", input), ("linear_weight", linear_weight), ("target", target)):
         require_tensor(name, value)

@@ -80,6 +80,6 @@ class LinearCrossEntropyLoss(torch_compat.LinearCrossEntropyLoss):
         return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.loss_options.items())])
 
 
-# Those of torch's come in its constructor.
+# torch's constructor takes these.
 _OF_TORCH = ("linear_bias", "weight", "reduction", "ignore_index", "label_smoothing", "options")
 _LINEAR_OPTIONS = tuple(name for name in linear_cross_entropy.__kwdefaults__ or () if name not in _OF_TORCH)

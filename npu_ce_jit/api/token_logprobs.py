@@ -56,8 +56,8 @@ def token_logprobs(
     Args:
         logits: `[..., V]`, any number of leading dimensions; float16, bfloat16, float32 (and float64 on CPU). In eager
             mode rows may lie anywhere, as in `logits[:, :-1]`, `logits.transpose(0, 1)` or `logits[..., :vocab_size]`:
-            they are copied only where a row's logits are not adjacent. Backward then copies those that no `[N, V]`
-            view has (the first of these three) into the gradient.
+            they are copied only where a row's logits are not adjacent. Where they have no `[N, V]` view (the first of
+            these three), backward copies them into the gradient.
         target: class indices `[...]`, int64 or int32, in `[0, V)` or equal to `ignore_index`.
         temperature: above 0.
         softcap: above 0, or None for none.
@@ -82,7 +82,7 @@ def token_logprobs(
         RuntimeError: everything else: shapes, V = 0, devices, dtypes, class probabilities as target, temperature or
             softcap not above 0 or not finite, inplace_backward on logits that do not allow it or were changed.
 
-    Source: logprobs_from_logits, entropy_from_logits and their like in trainers of language models by RL.
+    Source: logprobs_from_logits, entropy_from_logits and their like in RL trainers for language models.
     """
     checks.require_tensor("logits", logits)
     checks.require_tensor("target", target)
@@ -102,7 +102,7 @@ def token_logprobs(
     try:
         found = (_composed if needs_registered_operators(x) else TokenLogprobsOfRows.apply)(x, y, wanted)
     except IndexError:
-        # The kernels count the rows of what they are handed.
+        # The kernels' error names a row of one block: raise again with its place in `target`.
         checks.require_targets_in_range(target, logits.shape[-1], ignore_index)
         raise
     if moved:
@@ -120,7 +120,7 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
     """By public operators, which any transform may differentiate."""
     is_ignored = target == wanted.terms.ignore_index
     if (wanted.entropy or wanted.sum_squared_probs) and is_differentiating(logits):
-        # A gradient of 0 is NaN where it meets one.
+        # 0 * NaN is NaN: an ignored row's logits may hold one.
         logits = torch.where(is_ignored[..., None], 0, logits)
     rows, dtype = logits.reshape(target.numel(), logits.shape[-1]), accumulation_dtype(logits.dtype)
 
@@ -140,6 +140,6 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
 
 
 def _by_stride(logits: Tensor) -> list[int]:
-    """The leading dimensions, those first whose rows lie furthest apart."""
+    """The leading dimensions, by falling stride."""
     strides = logits.stride()
     return sorted(range(logits.dim() - 1), key=lambda dim: -strides[dim])
