@@ -23,7 +23,7 @@ _SMALL = 1e-2  # of an output's largest element: smaller ones may be as far off 
 _IGNORED = -100
 _ALL = Z_LOSS | LOG_PROB | LSE | ARGMAX | ENTROPY
 _FORWARD = ("loss", "z_loss", "log_prob", "lse", "argmax", "entropy", "row_stats", "denominators")
-# What a row is known by comes before what is made of it, so that the first wrong output tells the kernel.
+# In the order in which they are computed, row statistics first, so that the first wrong output names the kernel.
 _IN_ORDER = ("row_stats", "lse", "argmax", "entropy", "log_prob", "denominators", "z_loss", "loss", "gradient")
 
 # What the runtime says of a core on which a kernel raised an exception, hung or trapped. A device that is lost, memory
@@ -34,13 +34,13 @@ _KERNEL_FAILED = re.compile(
 
 
 class Case(NamedTuple):
-    """A problem, and which of the NPU's kernels it runs, by the outputs that show them; {dtype} is the logits'.
+    """A problem, and for each output the NPU kernels that compute it; {dtype} stands for the logits' dtype.
 
-    The kernel that writes an output comes first; behind it those whose work it goes on with, if nothing else shows it.
+    These are the kernel that writes the output, and those whose results it reads, if no other output shows them.
     """
 
     rows: int
-    classes: int  # whose bytes no block of 32 divides
+    classes: int  # so that a row is no multiple of 32 bytes
     target_dtype: torch.dtype
     terms: LossTerms
     outputs: int
@@ -102,7 +102,7 @@ CASES = (
         gradient=(_SUMS, "npu_ce_backward_sums_float32", _WIDE_BACKWARD),
     ),
 )  # fmt: skip
-# What takes more elements than a CPU should be kept waiting for. Of an NPU alone, and in float32.
+# Too large for a CPU to compute in a moment: on an NPU alone, in float32.
 LARGE_CASES = (
     # More rows of several spans than one block merges; with a million elements, rows are cut for every core.
     Case(
@@ -213,7 +213,7 @@ def _problem(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, li
     target = torch.where(row % 5 == 3, _IGNORED, (31 * row + classes - 1) % classes).to(case.target_dtype)
     weight = torch.linspace(0.5, 2.0, classes, device="cpu", dtype=torch.float32)
     losses = (rows,) if case.terms.reduction == NONE else ()
-    factor = rows if case.terms.reduction == MEAN else 1  # beside which the other gradients can still be seen
+    factor = rows if case.terms.reduction == MEAN else 1  # undoes the mean's division: all gradients have like sizes
     shapes = {"loss": losses, "z_loss": losses, "log_prob": (rows, classes), "lse": (rows,), "entropy": (rows,)}
     factors = {"loss": factor, "z_loss": factor}
     gradients = [
@@ -225,7 +225,7 @@ def _problem(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, li
 
 
 def _spread(*shape: int) -> Tensor:
-    """Numbers between -1 and 1 that are nobody's random ones, and in no row or column alike."""
+    """Numbers between -1 and 1, without a random generator; no two rows or columns are alike."""
     count = torch.Size(shape).numel()
     step = torch.arange(1, count + 1, device="cpu", dtype=torch.float64)
     return (step * step * 0.6180339887498949).frac().mul(2).sub(1).reshape(shape)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators on DTensors: which part of the loss each rank of a mesh has, and what the parts add up to.
 
-A dimension of the mesh shares out the rows (Shard(0)), the classes (Shard(1)), or nothing (Replicate); anything else
-is made whole first. Rows are reduced by sums over all ranks, never by a mean of the ranks' means, which is wrong
-where ranks have other numbers of rows that count. Classes are what `vocab_parallel` does.
+A dimension of the mesh shards the rows (Shard(0)), the classes (Shard(1)), or nothing (Replicate); other placements are
+redistributed to Replicate first. Rows are reduced by sums over all ranks, never by a mean of the ranks' means, which is
+wrong where ranks have different numbers of rows that count. `vocab_parallel` computes sharded classes.
 
 DTensor asks its table of handlers before its own rules. That table is private to torch, and used here alone.
 """
@@ -60,7 +60,7 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of_linear(cls, input: Any, linear_weight: Any, **others: Any) -> _Layout:
-        """That of a linear layer's logits: the classes as linear_weight has them, the rows as input in what is left."""
+        """A linear layer's logits: the classes are sharded as linear_weight, the rows as input in other dimensions."""
         if not isinstance(input, DTensor) or not isinstance(linear_weight, DTensor):
             got = " and ".join(type(t).__name__ for t in (input, linear_weight))
             raise RuntimeError(
@@ -72,11 +72,11 @@ class _Layout(NamedTuple):
         return cls(input.device_mesh, linear_weight.shape[0], placements)
 
     def along_rows(self, dim: int = 0) -> Placements:
-        """Those of a tensor whose dimension `dim` is the rows, and which has no classes."""
+        """Placements of a tensor whose dimension `dim` is the rows, and which has no classes."""
         return tuple(Shard(dim) if p.is_shard(0) else Replicate() for p in self.logits)
 
     def along_classes(self) -> Placements:
-        """Those of a tensor whose first dimension is the classes, and which has no rows."""
+        """Placements of a tensor whose first dimension is the classes, and which has no rows."""
         return tuple(Shard(0) if p.is_shard(1) else Replicate() for p in self.logits)
 
     @property
@@ -84,11 +84,11 @@ class _Layout(NamedTuple):
         return (Replicate(),) * self.mesh.ndim
 
     def groups(self, dim: int) -> list[vocab_parallel.Group]:
-        """Those that share out the rows (0) or the classes (1)."""
+        """The mesh dimensions that shard the rows (0) or the classes (1)."""
         return [(self.mesh, i) for i, p in enumerate(self.logits) if p.is_shard(dim)]
 
     def shard(self, input: Tensor, weight: Tensor | None) -> tuple[VocabRange, slice]:
-        """This rank's classes. Python's numbers, since a traced rank would be one that the graph depends on."""
+        """This rank's classes, as Python ints: a traced graph is one rank's."""
         coordinate = self.mesh.get_coordinate()
         if coordinate is None:
             raise RuntimeError("expected a rank of the DTensors' mesh, got one outside of it")
@@ -112,7 +112,7 @@ class _Layout(NamedTuple):
                 f"have the same, or DTensor.from_local({name}, mesh, {list(placements)}) where each has its own part"
             )
         if tensor.placements != placements:
-            # Detached, which it is below autograd: to redistribute one that asks for gradients fails before 2.11.
+            # Detaching is harmless below autograd; before 2.11, redistributing one that requires a gradient fails.
             detached: Any = tensor.detach()
             tensor = detached.redistribute(self.mesh, placements)
         local: Tensor = tensor.to_local()
@@ -279,7 +279,7 @@ def _handler(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def register() -> None:
-    """Private to torch: what DTensor runs for an operator instead of its own rules."""
+    """Puts our operators into DTensor's table of handlers."""
     handlers = getattr(getattr(DTensor, "_op_dispatcher", None), "_custom_op_handlers", None)
     if not isinstance(handlers, dict):
         warnings.warn(

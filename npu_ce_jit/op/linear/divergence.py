@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`_linear_divergence`: how far a student's classes are from a teacher's, from the hidden states of both.
+"""`_linear_divergence`: KL or Jensen-Shannon divergence of student and teacher, from the hidden states of both.
 
-Of each chunk of rows both models' log-probabilities are made, and the student's logits are overwritten with their
+For each chunk of rows both models' log-probabilities are made, and the student's logits are overwritten with their
 gradient. As for `linear_cross_entropy`, forward makes the gradients of a sum or a mean, and backward scales them; for
 reduction "none", and in float16, backward makes the logits of both again.
 
@@ -62,7 +62,7 @@ def divergence(
 
 
 def _of_chunk(chunk: slice, student: Layer, teacher: Layer, beta: float, factor: Tensor | None) -> Tensor:
-    """Its losses; with `factor`, the gradient of each row's, adds up the student's gradients."""
+    """The chunk's losses. With `factor`, the gradient of each row's loss, adds to the student's gradients."""
     log_t = teacher.forward(teacher.logits(chunk), LOG_PROB)[2]
     logits = student.logits(chunk)
     _, _, log_s, _, _, _, row_stats, _ = student.forward(logits, LOG_PROB)
@@ -76,8 +76,8 @@ def _of_chunk(chunk: slice, student: Layer, teacher: Layer, beta: float, factor:
 
 
 def _loss_and_gradient(log_s: Tensor, log_t: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Each row's loss, and its gradient with respect to `log_s`, but for what is the same multiple of each class's
-    probability: normalisation takes that away.
+    """Each row's loss, and its gradient with respect to `log_s` up to a multiple of exp(log_s) over the whole row: the
+    backward of log_softmax cancels that.
     """
     if beta == 0.0:
         t = log_t.exp()

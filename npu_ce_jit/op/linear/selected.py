@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`_linear_topk` and `_linear_selected`: log-probabilities of a few classes a row, from hidden states.
 
-Of each chunk of rows, the logits are made and read by `_forward`. Of what is selected, backward makes them again.
+For each chunk of rows, the logits are made and read by `_forward`. `_linear_selected` makes them again in backward.
 Each is a torch.library.custom_op, opaque to a tracer, as `_linear_divergence` is.
 """
 
@@ -58,7 +58,7 @@ def selected(
     classes = len(linear_weight)
     if indices.device.type == "cpu":
         require_indices_in_range(indices, classes)
-    # No page promises that an NPU checks the bounds of a gather.
+    # Clamped, and NaN below: no manual page says that an NPU checks the bounds of a gather.
     in_range = (indices >= 0) & (indices < classes)
     indices = torch.where(in_range, indices, 0).long()
     logprobs = input.new_empty(indices.shape, dtype=layer.dtype)
