@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two small units of Ascend C that stand for `ascendc/`: a compiler that takes them should take the kernels.
 
-They have what has set compilers apart: two units in one library, a struct by value, several blocks, templates of one
-name in both units, bfloat16 and int64, padded copies, flags between pipes, and numbers that become floats (bisheng
-refuses that of unsigned ones). They are compiled and opened, and never launched.
+They use what releases of the compiler have differed in: two units in one library, a struct by value, several blocks,
+templates of one name in both units, bfloat16 and int64, padded copies, flags between pipes, and conversion of integers
+to float (bisheng refuses unsigned ones). They are compiled and opened, and never launched.
 """
 
-# As the kernels have it: a pointer of the host is in no address space of the device, so it goes through an integer.
+# As in the kernels: a plain pointer cannot be cast to the address space `__gm__`, so it goes through an integer.
 _COMMON = """\
 #pragma once
 
@@ -54,7 +54,7 @@ extern "C" int npu_ce_probe_fill(const NpuCeProbeFill* fill, uint32_t blocks, vo
 }
 """
 
-# Each block adds its target, an int64, to 16 of T.
+# Each block adds its target, an int64, to 16 elements of type T.
 _ADD = """\
 #include "npu_ce_probe.h"
 

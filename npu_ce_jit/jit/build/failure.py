@@ -19,11 +19,11 @@ from npu_ce_jit.settings import Settings
 _FRESH_SECONDS = 60.0  # after that, the user of a notebook may have fixed the cause
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STATUS = Path("/proc/self/stat")
-_START_TICKS = 19  # of the fields behind the command's name: since the machine's start (manual page proc_pid_stat)
+_START_TICKS = 19  # index of starttime, ticks since boot, among the fields after the command's name (proc_pid_stat(5))
 
 
 def record_failure(error: BuildError, name: str, settings: Settings, toolchain: Toolchain) -> None:
-    """Leaves the error of the build `name` for others. Where that fails they build, and see it for themselves."""
+    """Leaves the error of the build `name` for other processes. Where it cannot be left, they build too."""
     fact, hint, command, first_lines, log_path = error.args
     record = {
         "at": _now(),
@@ -42,8 +42,8 @@ def record_failure(error: BuildError, name: str, settings: Settings, toolchain: 
 def recorded_failure(name: str, settings: Settings, toolchain: Toolchain) -> BuildError | None:
     """The error of a build of `name` that failed with the same tools since this process began, or None.
 
-    A process that starts later builds again, and so does the one whose build it was: what was mended may be nothing
-    that the key tells.
+    A process that starts later builds again, and so does the one whose build it was: what was fixed since may not be
+    part of the key.
     """
     with contextlib.suppress(OSError, UntrustedError, ValueError, LookupError, TypeError):
         record = json.loads(read_trusted(node_file(settings, name, ".failure")))

@@ -47,7 +47,7 @@ def _free_bytes() -> Iterator[int]:
 
 
 def _cgroups() -> Iterator[Path]:
-    """The directories of this process's groups, and their mounts, which is what a container sees of its own."""
+    """The directories of this process's cgroups, and the mount points, where a container finds its own cgroup."""
     for line in _text(_PROC / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         mount = _CGROUPS / controllers  # empty in version 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private directory that the processes of this node share: home may be on a disk that other nodes see too."""
+"""A private directory that the processes of this node alone share; home may be on a disk that other nodes see too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 def node_file(settings: Settings, name: str, suffix: str) -> Path:
-    """A file for whatever `name` names. Raises OSError or UntrustedError where there is no such directory."""
+    """The file for `name`, any text. Raises OSError or UntrustedError where the directory cannot be made or trusted."""
     stem = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return _node_dir(settings) / f"{stem}{suffix}"
 

@@ -67,9 +67,9 @@ def find_lld(settings: Settings, bisheng: Finding) -> Finding:
 
 
 def bisheng_identity(bisheng: Finding, cann_home: Finding) -> str:
-    """What the key says of the compiler: nothing where CANN's own version says it, else what its files tell.
+    """The compiler's part of the cache key: its size and its own CANN's version, unless it is inside `cann_home`.
 
-    Its path and its time are no part of it: they differ between copies of the same compiler.
+    Path and modification time are left out: they differ between copies of the same compiler.
     """
     if bisheng.value is None or (cann_home.value is not None and is_inside(bisheng.value, cann_home.value)):
         return "of CANN"
