@@ -55,7 +55,7 @@ def checked_loss_terms(
     )
     checks.check_loss_dtype(input, loss_dtype)
     checks.check_weight_has_no_gradient(weight)
-    # Past the cache, which Dynamo warns of.
+    # `__wrapped__` bypasses the lru_cache, about which Dynamo warns.
     return checked_terms.__wrapped__(reduction, ignore_index, label_smoothing, "z_loss", z_loss, softcap, logit_scale)
 
 
@@ -68,7 +68,7 @@ class Call(Protocol):
 
     @property
     def classes(self) -> int:
-        """This rank's."""
+        """The number of this rank's classes."""
 
     @property
     def target(self) -> Tensor:
@@ -124,7 +124,7 @@ def agreed(
 
     On a CPU in eager mode, ranks tell each other in one collective of four numbers whether they have accepted their
     arguments, and a digest of what must be the same: so what is wrong on one rank is an error on all, at once, and not
-    a wait for a rank that has left. Elsewhere the host would wait too; the place is None there.
+    a wait for a rank that has left. Elsewhere that would stall the host: nothing is exchanged, and the place is None.
     """
     if not _ranks_tell(local_logits, group):
         return check(), None
@@ -135,7 +135,7 @@ def agreed(
     except Exception as error:  # noqa: BLE001  raised again when the others know
         own_error = error
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    # Padding is what no max takes.
+    # -inf outside the rank's own row: the max never takes it.
     numbers = torch.full((ranks, 4), -torch.inf, dtype=torch.float64, device="cpu")
     numbers[rank] = 0 if call is None else _told(name, call)
     accepted, sizes, weight_sizes, weight_sums = all_reduce(numbers, "max", (group,)).unbind(1)
@@ -143,7 +143,7 @@ def agreed(
     total = sizes.sum()
     if call is None or bool((accepted != accepted[0]).any()):
         raise _refusal(name, call, own_error, group) from own_error
-    # Of a weight that is not of the rank's own classes, on all ranks alike.
+    # A weight of a wrong length on one rank is an error on all ranks, so that none waits for it.
     wrong = (weight_sizes != sizes) & (weight_sizes != total) & (weight_sizes >= 0)
     if bool(wrong.any()):
         where = int(wrong.nonzero()[0])
@@ -152,7 +152,7 @@ def agreed(
             f"for each class of all, got [{int(weight_sizes[where])}] on rank {where} of the group"
         )
     is_whole = weight_sizes == total
-    weight_sums = weight_sums.to(accumulation_dtype(call.input.dtype))  # added up as where sizes ride in the max
+    weight_sums = weight_sums.to(accumulation_dtype(call.input.dtype))  # as max_and_shard sums them, for the same bits
     weight_sum = weight_sums[is_whole.long().argmax()] if bool(is_whole.any()) else weight_sums.sum()
     first = sizes[:rank].sum()
     return call, VocabRange(first, total, weight_sum)
@@ -169,7 +169,7 @@ def _ranks_tell(local_logits: object, group: dist.ProcessGroup) -> bool:
     if torch.compiler.is_compiling() or isinstance(local_logits, FakeTensor):
         return False
     backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
-    # Known on a rank whose logits are no tensor, or on another device by mistake.
+    # The backends are known even on a rank whose logits are no tensor, or are on another device by mistake.
     only_for_cpu = set(backends.values()) == {"gloo"}
     is_on_cpu = isinstance(local_logits, Tensor) and local_logits.device.type == "cpu"
     return backends.get("cpu") == "gloo" and (only_for_cpu or is_on_cpu)

@@ -26,7 +26,7 @@ from npu_ce_jit.torch_compat import is_autocast
 
 
 def _over_others(label_smoothing: float, classes: int | Tensor) -> float | Tensor:
-    """So that label_smoothing is what the other classes get together. Of a single class, all."""
+    """s = label_smoothing * C / (C - 1), so that the other classes get label_smoothing together; for C = 1, all."""
     others = max(classes - 1, 1) if isinstance(classes, int) else (classes - 1).clamp(min=1)
     return label_smoothing * classes / others
 
@@ -61,8 +61,8 @@ def vocab_parallel_cross_entropy(
             different numbers of classes, none too. Copied where no `[N, C_rank]` view exists.
         target: classes of the whole vocabulary `[...]`, int64 or int32, the same on every rank.
         group: whose ranks have the other classes; None for all.
-        weight: the weights of this rank's classes, `[C_rank]`, or of all, `[C]`; on every rank or on none. Elsewhere
-            than in eager mode on a CPU, all weights cost one small collective.
+        weight: the weights of this rank's classes, `[C_rank]`, or of all, `[C]`; on every rank or on none. `[C]` costs
+            one more small collective, except in eager mode on a CPU.
         reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for
             `npu_ce_jit.cross_entropy`; the same on every rank.
         label_smoothing_formula: "torch" for `(1 - s) loss - s mean(log p)` with s = label_smoothing; "megatron" for
@@ -81,7 +81,7 @@ def vocab_parallel_cross_entropy(
         the gradient. In eager mode on a CPU, RuntimeError on the other ranks then, which says what was wrong where,
         and on all ranks where their calls differ; elsewhere they wait for the rank that has left. IndexError for a
         target out of range on CPU, on every rank; elsewhere and under torch.compile its loss and gradient are NaN.
-        Where a rank does not come, torch.distributed's own error, after its timeout.
+        Where a rank never makes the call, torch.distributed's own error, after its timeout.
 
     Source: docs/distributed.md; label smoothing of Megatron-core's vocab_parallel_cross_entropy.
     """
@@ -106,7 +106,7 @@ def vocab_parallel_cross_entropy(
         )  # fmt: skip
 
     call, shard = agreed("vocab_parallel_cross_entropy", local_logits, group, check)
-    weights, classes = call.weight, call.input.shape[1]  # no property of call, as in Gradients
+    weights, classes = call.weight, call.input.shape[1]  # call.classes is a property, which torch 2.10 does not trace
     if weights is not None and len(weights) != classes:
         shard, weights = vocab_parallel.own_weights(classes, weights, group, shard)
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]
