@@ -13,7 +13,7 @@ FUNCTION, OPERATOR = "torch.nn.functional.cross_entropy", "torch.ops.npu.npu_cro
 
 
 class CallCounts:
-    """Of one name, in eager mode: what torch.compile has made counts nothing when it runs. Threads may lose a call."""
+    """The counts of one function, in eager mode: compiled code counts nothing. No lock: threads may lose a call."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class CallCounts:
         self.passed_through[reason] = self.passed_through.get(reason, 0) + 1
 
 
-# Torch's namespace of our operators holds them, as it holds the switch: an import anew goes on counting.
+# Kept in torch's namespace of our operators, as the switch is, so that a second import goes on counting.
 _KEPT = "_call_counts"
 _counts: dict[str, CallCounts] = vars(OPS).get(_KEPT) or {name: CallCounts(name) for name in (FUNCTION, OPERATOR)}
 setattr(OPS, _KEPT, _counts)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attributes of other packages' objects, exchanged for ours and put back, in any order and whoever comes between.
+"""Exchanges attributes of other packages' objects for our functions, and undoes it in any order, even under wrappers.
 
-What stands in an attribute afterwards is a function that asks its exchange, at each call, what stood there before: it
-passes the call on to that, with our answer around it, until the exchange is undone. So whoever has wrapped it since
-(accelerate wraps a model's forward) holds something that can still be switched off.
+The attribute then holds a function that looks up, at each call, what the attribute held before. It calls our answer
+with that, or, once the exchange is undone, only that. So a wrapper that somebody has put around it since (accelerate
+wraps a model's forward) holds something that can still be switched off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from npu_ce_jit.errors import PatchError
 from npu_ce_jit.log import warn
 
-_ABSENT: Final = object()  # of an object's own attributes: its class has it
+_ABSENT: Final = object()  # the object has no such attribute of its own; its class may
 _MARK = "_npu_ce_jit_exchange"  # an attribute of the function that was put there
 
 
@@ -78,7 +78,7 @@ class Patch:
         return f"<{self._call}: {'; '.join(map(str, self._exchanges))}>"
 
 
-_made: weakref.WeakSet[Patch] = weakref.WeakSet()  # what was exchanged holds its patch, as long as that lives
+_made: weakref.WeakSet[Patch] = weakref.WeakSet()  # a patch lives as long as the objects that hold its functions
 
 
 def in_effect() -> list[Patch]:
@@ -87,7 +87,7 @@ def in_effect() -> list[Patch]:
 
 
 def exchange(call: str, *changes: Change) -> Patch:
-    """Puts all changes into effect; if they are, by the same call, returns the Patch that did it.
+    """Puts all changes into effect, and returns their Patch: the earlier one, if the same call's is in effect.
 
     Args:
         call: as a user writes it, its options included.
@@ -128,7 +128,7 @@ class _Exchange:
 
         ours: Any = method if self.is_method else function
         functools.update_wrapper(ours, found)
-        # Whoever unwraps it would get past it: accelerate does when it hands a model back. Its signature is asked for.
+        # accelerate follows `__wrapped__` when it hands a model back, past ours. Callers ask for the signature.
         del ours.__wrapped__
         signature = inspect.signature(found)
         if self.is_method:
@@ -178,7 +178,7 @@ class _Exchange:
         self.is_undone = True
 
     def _take_out(self, current: Any) -> None:
-        """From below the later exchanges of ours; what somebody else has put over it stays, and is reported."""
+        """Removes this exchange from below our later ones; another package's wrapper over it stays, with a warning."""
         layer = _exchange_of(getattr(current, "__func__", current))
         while layer is not None:
             if getattr(layer.below, "__func__", layer.below) is self.function:
@@ -213,7 +213,7 @@ def _exchange_of(function: Any) -> _Exchange | None:
 
 
 def beneath(function: Any) -> Any:
-    """A function, or what it was exchanged for if it is ours."""
+    """What one of our functions was exchanged for; any other function as it is."""
     while (ours := _exchange_of(getattr(function, "__func__", function))) is not None:
         function = ours.former(ours.owner)
     return function
@@ -224,7 +224,7 @@ def name_of(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
-# By the package that is imported, what is installed, where that has another name.
+# What to install, by the package that is imported, where the names differ.
 _DISTRIBUTIONS = {
     "fla": "flash-linear-attention", "liger_kernel": "liger-kernel", "megatron": "megatron-core", "swift": "ms-swift",
 }  # fmt: skip

@@ -29,10 +29,10 @@ _OF_HIDDEN = (
 def fla() -> Patch:
     """Has flash-linear-attention's losses, in its models and beside them, compute with our kernels.
 
-    Exchanged are cross_entropy_loss and fused_linear_cross_entropy_loss, which FusedCrossEntropyLoss and
+    Exchanges cross_entropy_loss and fused_linear_cross_entropy_loss, which FusedCrossEntropyLoss and
     FusedLinearCrossEntropyLoss call. Results are float32; z-loss is for the log, without a gradient; a mean over no
-    counted row is 0. Of hidden states, each chunk's gradient is added in the weight's dtype, whatever
-    accumulate_grad_in_fp32 is, and num_chunks is not looked at. With use_l2warp, and where a process group of more
+    counted row is 0. From hidden states, the chunks' gradients are added up in the weight's dtype, whatever
+    accumulate_grad_in_fp32 is, and num_chunks is ignored. With use_l2warp, and where a process group of more
     than one rank shares the vocabulary, flash-linear-attention's own functions answer.
 
     Returns:

@@ -23,20 +23,20 @@ STUDIED = "0.16.1"
 def megatron(*, inplace_backward: bool = False) -> Patch:
     """Has Megatron-core, and MindSpeed over it, compute the loss of sharded logits with our kernels.
 
-    Exchanged are vocab_parallel_cross_entropy and fused_vocab_parallel_cross_entropy, which GPTModel calls with logits
+    Exchanges vocab_parallel_cross_entropy and fused_vocab_parallel_cross_entropy, which GPTModel calls with logits
     `[s, b, V/tp]` and labels `[s, b]`. The loss is float32 `[s, b]` as theirs; neither a float32 copy of the logits nor
-    their softmax is made, and the gradient has the logits' dtype (of the fused one of theirs, always bfloat16). A label
-    out of range, which theirs masks in another way, has loss 0 and no gradient. Transformer Engine's loss stays.
+    their softmax is made, and the gradient has the logits' dtype (Megatron-core's fused loss always gives bfloat16). A
+    label out of range, which theirs masks in another way, has loss 0 and no gradient. Transformer Engine's loss stays.
 
-    label_smoothing is Megatron-core's where one rank has all classes. Where ranks share them, Megatron-core takes the
-    mean over each rank's own, and its loss differs from rank to rank: its own function answers then, with a
-    RuntimeWarning.
+    label_smoothing is computed as by Megatron-core where one rank has all classes. Where ranks share them,
+    Megatron-core smooths over each rank's classes, so its loss differs from rank to rank: such a call goes to
+    Megatron-core's own function, with a RuntimeWarning.
 
     Call it after Megatron-core's models are imported or before; with MindSpeed, after its adaptor.
 
     Args:
         inplace_backward: backward writes the gradient over the logits, where they are contiguous. Another
-            backward that has saved them gets an error from autograd, a plain read the gradient.
+            backward that has saved them raises; a plain read of them afterwards gives the gradient.
 
     Returns:
         The Patch that undoes it.

@@ -20,7 +20,7 @@ _STUDIED = "4.6.0"
 def swift() -> Patch:
     """Has Megatron-SWIFT's trainers score tokens of sharded logits with our kernels, in one pass for both results.
 
-    Exchanged is compute_logps_and_entropy_from_logits, as GRPO calls it. Results are float32; log-probabilities are 0
+    Exchanges compute_logps_and_entropy_from_logits, which GRPO calls. Results are float32; log-probabilities are 0
     where a label is -100, entropies are of all positions, as ms-swift's; the logits are left as they are, where
     ms-swift's overwrites them. It imports Megatron-core; with MindSpeed, import its adaptor before. Trainers without
     Megatron are trl's and transformers': `npu_ce_jit.patch.transformers(model)`.
