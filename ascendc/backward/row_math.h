@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic on vectors over the rows of a group. Each instruction waits for the one before: they are short, and
-// hardware starts a vector instruction before its predecessor has ended (manual, PipeBarrier).
+// Arithmetic on vectors over the rows of a group. A barrier follows each instruction, since hardware starts a vector
+// instruction before its predecessor has ended (manual, PipeBarrier); the instructions are short.
 #pragma once
 
 #include "../common/lanes.h"
@@ -12,7 +12,7 @@ class RowMath {
   using Floats = LocalTensor<float>;
   using Bits = LocalTensor<uint8_t>;
 
-  // Of the group at hand.
+  // The rows of the current group, rounded up to whole repeats.
   __aicore__ inline void SetRows(uint32_t rows) { count_ = CeilTo(rows, kCeLanes); }
   __aicore__ inline uint32_t Count() const { return count_; }
 

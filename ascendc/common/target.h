@@ -24,7 +24,7 @@ class Targets {
     pipe->InitBuffer(bits_, bytes.bits);
     pipe->InitBuffer(constants_, bytes.constants);
 
-    // Whole repeats are compared, of which rows fill only a part.
+    // Compare takes whole repeats, of which rows may fill only a part: initialise the rest.
     LocalTensor<int32_t> raw[2];
     for (uint32_t i = 0; i < buffers; ++i) {
       raw[i] = in_.AllocTensor<int32_t>();
@@ -52,7 +52,7 @@ class Targets {
   __aicore__ inline void Find(uint32_t rows) {
     const uint32_t count = CeilTo(rows, kCeLanes);
     LocalTensor<int32_t> raw = in_.DeQue<int32_t>();
-    const LocalTensor<int32_t> low = low_.Get<int32_t>(), high = Classes();  // until they are known
+    const LocalTensor<int32_t> low = low_.Get<int32_t>(), high = Classes();  // holds the high words first
     if (wide_) {
       uint64_t taken = 0;
       const GatherMaskParams words(1, count * WordsOfRow() / kCeLanes, 8, 0);
@@ -86,7 +86,7 @@ class Targets {
   __aicore__ inline LocalTensor<uint8_t> Valid() { return Bits(kValid); }
   // The target is not ignore_index:
   __aicore__ inline LocalTensor<uint8_t> Counted() { return Bits(kCounted); }
-  // For whatever is found out of these rows:
+  // Free for the caller:
   __aicore__ inline LocalTensor<uint8_t> Scratch() { return Bits(kScratch); }
 
  private:

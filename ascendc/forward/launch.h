@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The launches of forward, which npu_ce_forward puts in order. Each is in the file of its kernel: a launch needs the
-// kernel's definition. They are of one library's units, so their names are in its namespace.
+// kernel's definition. They are called within one library only, so they are in its namespace and not extern "C".
 #pragma once
 
 #include "../abi/launch.h"

@@ -245,7 +245,7 @@ class Forward {
   const ForwardOutputs& out_;
   Logits<T> logits_;
   ClassWeights<A> weights_;
-  double hard_;  // the part of a row's loss that its target has
+  double hard_;  // 1 - label_smoothing, the factor of the target's own term
   bool extras_;
   std::vector<double> row_ce_;
   std::vector<double> row_z_;

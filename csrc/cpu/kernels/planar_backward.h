@@ -89,7 +89,7 @@ class PlanarBackward {
       }
       tiles_.copy_rest(rest_to, kLanes<T>, block_to + whole, to_stride, classes, tile.positions - whole);
     }
-    // Of an ignored position this is class 0 once more.
+    // An ignored position has target 0: its class 0 is written a second time.
     tiles_.for_each_position(tile, [&](int64_t i) __attribute__((always_inline)) {
       to[numbers.targets.target[i] * to_stride + i] = numbers.at_target[i];
     });
@@ -124,7 +124,7 @@ class PlanarBackward {
     return loss_flows | (load(numbers.of_lse + at) != 0) | (load(numbers.of_entropy + at) != 0);
   }
 
-  // docs/design.md has the formula. Whether write_plain may multiply with the factors: they are finite.
+  // The formula is in docs/design.md. Returns whether all factors are finite, so that write_plain may be used.
   bool combine(const Tile& tile, Numbers& numbers) const {
     const A of_loss = static_cast<A>(of_loss_);
     const A of_z_loss = static_cast<A>(of_z_loss_ * 2 * problem_.z_loss);
@@ -144,7 +144,7 @@ class PlanarBackward {
       const V target_grad = g * hard * target_weight;
       const V log_prob = (load(numbers.targets.logit + at) - row_max) - log_sum;
       V at_target = target_grad * expm1(log_prob);
-      // What is off is left out: g may be infinite, and p may be NaN.
+      // A term that is off is left out, not multiplied by 0: g may be infinite, and p may be NaN.
       V smooth{};
       V entropy{};
       V spread = target_grad;
@@ -220,7 +220,7 @@ class PlanarBackward {
     }
   }
 
-  // As unit_of_factors.
+  // A vector of unit_of_factors (row_gradient.h).
   NPU_CE_INLINE static V unit_of(V spread, V entropy) {
     return max(spread, -spread) + max(entropy, -entropy) < A(0x1p-30) ? splat(A(1)) : splat(A(0x1p64));
   }
@@ -232,7 +232,7 @@ class PlanarBackward {
   PlanarTiles<T> tiles_;
   bool loss_flows_;
   bool output_flows_;
-  double of_loss_ = 1;  // the part of a row's own loss in the one that is returned
+  double of_loss_ = 1;  // d returned loss / d row's loss: 1, or 1 / denominators[0] for mean
   double of_z_loss_ = 1;
 };
 
