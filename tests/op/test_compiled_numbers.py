@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that change between calls of a compiled function: each call's loss and gradient are those of its own numbers.
 
-Torch goes wrong in silence where a function uses a float twice: as a factor of tensors, which keeps it symbolic, and in
-an expression that is a number in the graph. Its cache then finds that graph for other numbers too.
+torch.compile is silently wrong where a function uses a float twice: as a factor of tensors, which keeps it symbolic,
+and in an expression that becomes a constant of the graph. Its cache then reuses that graph for other numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TARGET = torch.tensor([1, 6, 5, 0, 3])
 
 
 class Numbers(NamedTuple):
-    """What a caller has, of which the options are expressions."""
+    """A caller's numbers; the options are expressions of them."""
 
     certainty: float
     share: float
@@ -58,7 +58,7 @@ class Way(NamedTuple):
     """How torch.compile is asked."""
 
     backend: str
-    dynamic: bool | None  # None: what has changed once
+    dynamic: bool | None  # None: only numbers that have changed once become symbolic
     has_caches: bool
 
 
@@ -75,7 +75,7 @@ IN_SHORT = ("aot_eager", "inductor")
 
 class Form(NamedTuple):
     loss: Callable[[Tensor, Tensor, Numbers], Tensor]
-    options: Callable[[Numbers], dict[str, Any]] = Numbers.options  # that it has
+    options: Callable[[Numbers], dict[str, Any]] = Numbers.options  # those that the loss takes
     calls: Sequence[Numbers] = CALLS
     ways: Collection[str] = tuple(WAYS)
 
@@ -112,7 +112,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def _no_graphs() -> Iterator[None]:
-    """Neither of other tests, nor on disk."""
+    """Drops the graphs of other tests, in memory and on disk."""
     torch._dynamo.reset()
     with fresh_cache():
         yield

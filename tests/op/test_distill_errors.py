@@ -98,7 +98,7 @@ def test_what_is_no_tensor_and_what_lies_elsewhere(call: Any) -> None:
         with pytest.raises(TypeError, match=f"expected {name} to be a Tensor, got NoneType"):
             call(**good | {name: None})
     for name in tensors[1:]:
-        named = name.replace("teacher_input", "teacher_linear_weight")  # which is not with its input then
+        named = name.replace("teacher_input", "teacher_linear_weight")  # which is compared with its input
         with pytest.raises(RuntimeError, match=f"expected {named} on .*input's device (cpu|meta), got (meta|cpu)"):
             call(**good | {name: good[name].to("meta")})
     with pytest.raises(TypeError, match="expected temperature to be a number, got a Tensor"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was taken away or changed between forward and backward, by who it is and by how it went."""
+"""Tensors that are emptied, freed or changed between forward and backward: the error names the tensor and the cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def drop_in(**arguments: Any) -> Tensor:
     return npu_cross_entropy_loss(**arguments)[0]
 
 
-# What backward reads again, all of it.
+# Losses whose backward reads all of these tensors again.
 FORMS: dict[str, tuple[Callable[..., Any], Callable[[torch.dtype], Tensors], torch.dtype, str]] = {
     "linear, none": (linear_cross_entropy, layer, torch.float32, "none"),
     "linear, float16": (linear_cross_entropy, layer, torch.float16, "mean"),
@@ -63,7 +63,7 @@ def gradients(loss: Tensor, tensors: Tensors, **options: Any) -> tuple[Tensor, .
 
 @of_every_tensor
 def test_what_was_emptied_is_named_with_what_it_was(form: str, name: str) -> None:
-    """As ZeRO-3 does it, which no version counter notices."""
+    """ZeRO-3 empties parameters by `.data =`, which no version counter notices."""
     loss, tensors = stepped(form)
     shape = list(tensors[name].shape)
     tensors[name].data = tensors[name].new_empty(0)
@@ -120,7 +120,7 @@ def test_another_dtype_is_named_too() -> None:
 
 
 def told_of_freed_storages() -> None:
-    """Writes a line of each case: what runs in a process of its own, which a read from nowhere would kill."""
+    """Writes a line for each case. Runs in a process of its own, which a read of freed memory would kill."""
     for form, name in CASES:
         loss, tensors = stepped(form)
         tensors[name].untyped_storage().resize_(0)

@@ -40,7 +40,7 @@ def test_selected_logprobs(
         results.append([values.detach().cpu(), *(g.cpu() for g in gradients)])
     for result, peer, true in zip(*results, strict=True):
         assert result.dtype == peer.dtype
-        # Of one class, k gradients cancel with their sum, whose k partial sums are of up to k terms.
+        # A class's gradient cancels with p times the sum of all k, whose k partial sums round by up to k terms each.
         require_no_worse(result, peer, true, indices.shape[1] ** 2 / 2 / temperature)
 
 
@@ -96,7 +96,7 @@ def test_no_rows_of_few_classes(device: torch.device) -> None:
     selected = linear_selected_logprobs(*case[:2], indices)
     assert selected.shape == (0, 3)
     assert not gradients_of(selected.sum(), [case.linear_weight])[0].any()
-    linear_topk_logprobs(*models((1, 5, 3, 11), torch.float32).to(device)[:2], 3)  # what has rows runs on the device
+    linear_topk_logprobs(*models((1, 5, 3, 11), torch.float32).to(device)[:2], 3)  # on an NPU, a test must launch one
 
 
 def test_memory_of_few_classes() -> None:

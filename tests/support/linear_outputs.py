@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of the loss from hidden states beside the loss, and the truth of it."""
+"""The outputs of the loss from hidden states beside the loss, and their exact values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIFFERENTIABLE = ("loss", "z_loss", "lse", "entropy")
 
 
 def skipping(expected: Truth, target: Tensor, ignore_index: int) -> Truth:
-    """As if the ignored rows were not there."""
+    """What skip_ignored returns: in ignored rows lse and entropy are 0, argmax is -1."""
     counted = target != ignore_index
     return expected._replace(
         lse=torch.where(counted, expected.lse, 0),
@@ -30,6 +30,6 @@ def log_probabilities(
     p = log_prob.exp()
     at_target = log_prob.gather(-1, torch.where(counted, target, 0)[..., None])[..., 0]
     squares = (p * p).sum(-1)
-    if x.dtype is not torch.float64:  # a peer's way without p, as ours is
+    if x.dtype is not torch.float64:  # the peer computes it without p, as ours does
         squares = ((2 * x).logsumexp(-1) - 2 * x.logsumexp(-1)).exp()
     return [torch.where(counted, v, 0) for v in (at_target, -(p * log_prob).sum(-1), squares)]

@@ -31,7 +31,7 @@ print(json.dumps([*importlib.metadata.requires("torch"), *importlib.metadata.req
 """
 
 
-# The largest that was made, and the wheels that pip fetches for it, which are gone when it is installed.
+# The largest environment so far, and the wheels that pip downloads for it and deletes afterwards.
 _INSTALLED_BYTES, _FETCHED_BYTES = 2_300_000_000, 1_100_000_000
 
 
@@ -66,7 +66,7 @@ def environment(cache: Path, torch: str, python: str, interpreters: Sequence[str
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache, made):
-            mark = made.directory / "stand_ins"  # of which content
+            mark = made.directory / "stand_ins"  # holds the nvidia_stand_ins.py that made the environment
             content = Path(nvidia_stand_ins.__file__).read_text("utf-8")
             is_made = mark.exists() and mark.read_text("utf-8") == content
             if not is_made:
@@ -127,7 +127,7 @@ def _interpreter(version: str, given: Sequence[str]) -> str:
 
 
 def _plain_requirements(made: Environment) -> list[str]:
-    """Of torch, of the package and of its tests, but for torch itself and what is for CUDA alone."""
+    """The requirements of torch, the package and its tests, without torch itself and what is for CUDA alone."""
     said = subprocess.check_output([made.python, "-I", "-c", _REQUIREMENTS], text=True)
     chosen = []
     for requirement in json.loads(said):

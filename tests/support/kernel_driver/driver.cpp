@@ -56,7 +56,7 @@ int64_t elem_bytes(int64_t dtype) {
   }
 }
 
-// Exactly as long as it says, so that a sanitizer sees a read or a write behind the end.
+// Ends exactly after `bytes` (1 for 0), so that a sanitizer sees an access behind the end.
 class Buffer {
  public:
   explicit Buffer(int64_t bytes, int64_t offset_bytes = 0)

@@ -17,7 +17,7 @@ struct Error : std::runtime_error {
   aclError code;
 };
 
-// From here on this thread's last error and recent message; returns the code.
+// Makes `error` this thread's last error and recent message; returns its code.
 aclError record_error(const char* function, const Error& error);
 
 // Throws in a process that was forked from one with a device, as none of the streams' threads are there.

@@ -93,7 +93,7 @@ CASES = {
             dma_sizes={"2560": 1},
             vector_instructions=4,
             vector_repeats=10 + 5 + 3 + 1,  # a repeat is one, however few of its lanes a mask leaves
-            # Two repeats write what the next one's banks are, and the Cast half of where it reads.
+            # Two repeats write to the banks that the next one reads, and the Cast to half of those that it reads.
             bank_conflicts=2 + 1,
             read_write_conflicts=2 + 1,
             barriers=4 + 1,
@@ -153,7 +153,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_counts_as_the_instructions_that_the_headers_make_of_it(counted: ctypes.CDLL, name: str) -> None:
     core = run(counted[f"launch_{name}"], 1, torch.ones(2048), torch.zeros(2048))["cores"][0]
-    fills = (2, 253 + 8)  # of what it works on
+    fills = (2, 253 + 8)  # the Duplicates that fill its operands
     assert (core["vector_instructions"], core["vector_repeats"]) == (
         CALLS[name][0] + fills[0],
         CALLS[name][1] + fills[1],
@@ -177,7 +177,7 @@ def test_every_counter_is_counted_somewhere() -> None:
 
 @pytest.mark.parametrize("blocks", [1, 2, 48])
 def test_what_a_launch_costs(counted: ctypes.CDLL, blocks: int) -> None:
-    """By the table what grows with the blocks, at the other ends no less than for any number of them."""
+    """The table's launch cost grows with the blocks; the fast end's is constant, the slow end's is at least 2.8 us."""
     report = run(counted.launch_copy, blocks, torch.ones(2048), torch.zeros(2048))
     times = {name: estimate["microseconds"] for name, estimate in report["estimates"].items()}
     of_blocks = 12.9 * blocks / 48

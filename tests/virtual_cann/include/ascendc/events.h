@@ -12,7 +12,7 @@ namespace AscendC {
 
 using TEventID = int8_t;
 
-// Of the pipes that a vector core has: the one that sets the flag, and the one that waits for it.
+// Pairs of a vector core's pipes: the one that sets the flag, and the one that waits for it.
 enum class HardEvent : uint8_t {
   S_V,
   S_MTE2,
@@ -48,7 +48,7 @@ constexpr PipePair pipes_of(AscendC::HardEvent event) {
   return pairs[static_cast<uint8_t>(event)];
 }
 
-// What is set and waited for at once, as the real headers do it inside some instructions.
+// Sets a flag and waits for it at once, as the real headers do inside some instructions.
 inline void order_pipes(Core& core, Pipe from, Pipe to) {
   const uint32_t id = core.take_event(from, to);
   core.give_event(from, to, id);
