@@ -2,9 +2,9 @@
 """On which versions of torch the package runs: python tests/programs/torch_versions.py [ROW ...]
 
 A row is named by its torch, and on the virtual NPU by its CANN before it: 2.10.0, 9.1+2.10.0. Each has an environment
-of its own, kept in the cache for the next time, where short tests run. With all rows, their results are written into
-docs/compatibility.md; else what is there of the others stays. An index of packages is needed, a compiler, and the
-Pythons of the rows.
+of its own, kept in the cache for the next time, where short tests run. Each row's result is written into
+docs/compatibility.md as soon as it is there; those of other rows stay. An index of packages is needed, a compiler, and
+the Pythons of the rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -131,15 +133,17 @@ def run(row: Row, arguments: argparse.Namespace) -> Outcome:
         workers = ["-n", arguments.workers, "--dist", "loadfile"]
         left_out = [f"--ignore=tests/{name}" for name in LEFT_OUT]
         commands = [[made.python, *pytest, *workers, *left_out, "-o", f"testpaths={paths}"]]
-    passed, failed, skipped = zip(
-        *(_outcome(command, variables, arguments.log_dir / f"{row.name}.log") for command in commands), strict=True
-    )
+    logs = [arguments.log_dir / f"{row.name}.{number}.log" for number in range(len(commands))]
+    at_once = (os.cpu_count() or 1) if arguments.workers == "auto" else int(arguments.workers)
+    with ThreadPoolExecutor(at_once if row.cann else 1) as threads:
+        outcomes = list(threads.map(partial(_outcome, variables), commands, logs))
+    passed, failed, skipped = zip(*outcomes, strict=True)
     return Outcome(sum(passed), [*chain.from_iterable(failed)], sum(skipped, Counter()))
 
 
-def _outcome(command: Sequence[str | Path], variables: dict[str, str], log: Path) -> Outcome:
+def _outcome(variables: dict[str, str], command: Sequence[str | Path], log: Path) -> Outcome:
     """Of one run of pytest."""
-    with tempfile.TemporaryDirectory() as folder, log.open("a") as output:
+    with tempfile.TemporaryDirectory() as folder, log.open("w") as output:
         results = Path(folder, "results.xml")
         done = subprocess.run(
             [*command, f"--junitxml={results}"], cwd=CHECKOUT, env=variables, stdout=output, stderr=subprocess.STDOUT
@@ -204,7 +208,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--python", action="append", default=[], metavar="FILE", help="an interpreter to use, if it fits"
     )
-    parser.add_argument("--workers", default="auto", metavar="N", help="processes of pytest (auto: one a core)")
+    parser.add_argument("--workers", default="auto", metavar="N", help="processes of pytest at once (auto: one a core)")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--cache", type=Path, default=base / "npu_ce_jit" / "torch_versions", metavar="DIR")
     return parser.parse_args()
@@ -280,9 +284,11 @@ def main() -> None:
     if arguments.ends:
         complete = ran_both_ends(report, arguments)
     else:
-        complete = not [row for row in _chosen(arguments.rows) if not report.run(row)]
-        page = PAGE.read_text("utf-8")
-        PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
+        complete = True
+        for row in _chosen(arguments.rows):
+            complete &= report.run(row)
+            page = PAGE.read_text("utf-8")
+            PAGE.write_text(page.partition(_TITLE)[0] + section(page, report.lines), "utf-8")
     raise SystemExit(not (complete and report.all_passed))
 
 
