@@ -3,6 +3,7 @@
 
 import sys as _sys
 from importlib import import_module as _import_module
+from sys import modules as _modules
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -90,7 +91,12 @@ def __getattr__(name: str) -> _Any:  # what a program never asks for costs its i
         return _import_module(f"{__name__}.patch")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(f"{__name__}.{_LAZY[name]}"), name)
+    module = f"{__name__}.{_LAZY[name]}"
+    try:
+        # To import what is imported takes a lock in Python 3.10, which a forked child would find held.
+        return getattr(_modules[module], name)
+    except (KeyError, AttributeError):  # never imported, or another thread is importing it
+        return getattr(_import_module(module), name)
 
 
 def __dir__() -> list[str]:

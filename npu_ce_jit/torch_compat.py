@@ -7,6 +7,7 @@ other Python is written for the newest torch and asks for no version; `csrc/glue
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,15 @@ def override(
         if not _ALLOW_OVERRIDE:
             torch.library._impls.discard("/".join((library.ns, name, key or library.dispatch_key)))
         library.impl(name, kernel, key, with_keyset=with_keyset, **_ALLOW_OVERRIDE)
+
+
+def forget_graphs() -> None:
+    """Has torch.compile compile again what it has compiled, since a function of torch's has other code now.
+
+    Since 2.9 a graph has a guard on the code of each function that was traced into it.
+    """
+    if _VERSION < (2, 9) and "torch._dynamo" in sys.modules:
+        torch._dynamo.reset_code_caches()
 
 
 # That fully_shard can be told to add up, and not to average, since 2.8.

@@ -23,7 +23,7 @@ from torch import Tensor
 from npu_ce_jit.api.cross_entropy import OPS
 from npu_ce_jit.log import warn
 from npu_ce_jit.patch import call_counts, redirected_calls
-from npu_ce_jit.torch_compat import redirect_operator
+from npu_ce_jit.torch_compat import forget_graphs, redirect_operator
 
 _OPERATOR = "npu_cross_entropy_loss"
 _KEYS = ("AutogradPrivateUse1", "PrivateUse1")  # where torch_npu has registered its kernels
@@ -142,9 +142,10 @@ def _redirect_function() -> None:
         _switch.function = _Function(found, found.__code__, _redirecting.__code__, untouched)
     function = _switch.function
     if function.object.__code__ is function.code:
-        # torch.jit.script compiles the source. torch.compile has guards on the code, so its graphs follow the switch.
+        # torch.jit.script compiles the source.
         function.object.__prepare_scriptable__ = torchs_cross_entropy
         function.object.__code__ = function.redirecting_code
+        forget_graphs()
 
 
 def _restore_function() -> None:
@@ -152,6 +153,7 @@ def _restore_function() -> None:
     if function is not None and function.object.__code__ is function.redirecting_code:
         function.object.__code__ = function.code
         del function.object.__prepare_scriptable__
+        forget_graphs()
 
 
 def _redirecting(

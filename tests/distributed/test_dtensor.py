@@ -18,7 +18,7 @@ from ranks import run_on_ranks
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch_features import DTENSORS_SELECT
+from torch_features import DTENSORS_DIFFERENTIATE_TWICE
 
 import npu_ce_jit
 
@@ -104,7 +104,7 @@ def check_one_dimension(rank: int) -> None:
     check_backward_operator(rank)
     check_collectives(rank)
     check_special_values(rank)
-    if DTENSORS_SELECT:
+    if DTENSORS_DIFFERENTIATE_TWICE:
         check_second_order(rank)
 
 

@@ -190,6 +190,7 @@ def test_a_head_that_is_elsewhere_in_forward_already() -> None:
 
 
 def test_compiled_steps_are_as_they_were() -> None:
+    torch._dynamo.reset()  # of a function that other tests compiled too often, no call would be compiled
     for function, make, dtype, reduction in FORMS.values():
         tensors = make(dtype)
         compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)

@@ -139,7 +139,8 @@ def test_a_compiled_function_follows_the_switch(first: bool, criterion: Callable
     for on in (first, not first, first):
         (npu_ce_jit.install if on else npu_ce_jit.uninstall)()
         torch.testing.assert_close(compiled(X, TARGET), expected)
-    assert compiled_with == [first, not first]
+    assert compiled_with[:2] == [first, not first]
+    assert compiled_with[2:] in ([], [first])  # before torch 2.9 no graph outlasts the switch
 
 
 @pytest.mark.feature("torch.compile with dynamic shapes, F.cross_entropy redirected")
@@ -167,7 +168,8 @@ def test_an_export_has_our_operator(strict: bool) -> None:
     with npu_ce_jit.installed():
         program = torch.export.export(Loss(), (X, TARGET), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
     operators = [node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
-    assert operators == [torch.ops.npu_ce_jit.cross_entropy.default]
+    of_shapes = (torch.ops.aten.sym_size.int, torch.ops.aten._assert_scalar.default)
+    assert [one for one in operators if one not in of_shapes] == [torch.ops.npu_ce_jit.cross_entropy.default]
     torch.testing.assert_close(program.module()(X[:3], TARGET[:3]), loss(X[:3], TARGET[:3]))
 
 
@@ -185,7 +187,8 @@ def test_distributed_tensors_are_ours(tmp_path: Path) -> None:
     try:
         mesh = init_device_mesh("cpu", (1,))
         x, target = (distribute_tensor(tensor, mesh, [Shard(0)]) for tensor in (X, TARGET))
-        require_same(lambda: F.cross_entropy(x, target).full_tensor(), by_whom="ours")
+        # The sum: torch's own mean needs an average that gloo lacks before torch 2.9.
+        require_same(lambda: F.cross_entropy(x, target, reduction="sum").full_tensor(), by_whom="ours")
     finally:
         dist.destroy_process_group()
 

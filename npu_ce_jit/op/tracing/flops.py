@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils import flop_counter
-
 from npu_ce_jit.op.autograd.functions import OPS
 from npu_ce_jit.op.schema import SCHEMAS
 
@@ -36,6 +34,8 @@ _FORMULAS = {"linear_cross_entropy": _product, "_linear": _chunked_products}
 
 def register() -> None:
     """In the place of what an earlier import of this package registered."""
+    from torch.utils import flop_counter  # whose import calls this function
+
     for name in SCHEMAS:
         packet = getattr(OPS, name)
         flop_counter.flop_registry.pop(packet, None)
