@@ -171,9 +171,9 @@ def override(
 def forget_graphs() -> None:
     """Has torch.compile compile again what it has compiled, since a function of torch's has other code now.
 
-    Since 2.9 a graph has a guard on the code of each function that was traced into it.
+    Since 2.10 a graph has a guard on the code of each function that was traced into it.
     """
-    if _VERSION < (2, 9) and "torch._dynamo" in sys.modules:
+    if _VERSION < (2, 10) and "torch._dynamo" in sys.modules:
         torch._dynamo.reset_code_caches()
 
 

@@ -33,8 +33,8 @@ needs_aot_inductor = _needs("2.11", _VERSION >= (2, 11), "packages of AOTInducto
 needs_kernels_of_operators = _needs("2.9", hasattr(torch.library, "get_kernel"), "the kernels of others' operators")
 needs_error_of_programs = _needs("2.9", _VERSION >= (2, 9), "an error that names the operator which a program lacks")
 CAN_ADD_UP = _VERSION >= (2, 8)  # FSDPModule.set_gradient_divide_factor
-# Second derivatives of sharded rows: DTensors refuse `tensor[0]` in torch 2.7, and logsumexp in 2.8.
-DTENSORS_DIFFERENTIATE_TWICE = _VERSION >= (2, 9)
+# Second derivatives of sharded rows. Before, DTensors lack rules for logsumexp and for `tensor[0]`.
+DTENSORS_DIFFERENTIATE_TWICE = _VERSION >= (2, 10)
 # Before, gloo adds up where it is asked to average and scatter, and says nothing; others than gloo average.
 GLOO_AVERAGES = _VERSION >= (2, 9)
 needs_listed_names = _needs("2.13 and no other", _VERSION == (2, 13), "the names that its torch_npu asks CANN for")
