@@ -36,8 +36,8 @@ def causal_lm_loss(
         logits: `[..., T, vocab_size]`, or the model's output: its `logits` are taken, or the first of a tuple.
         labels: `[..., T]`, not shifted: position t is to predict label t + 1. Moved to the logits' device.
         vocab_size: the number of classes that the logits must have; None for no check.
-        num_items_in_batch: what the sum of the losses is divided by, over all batches that make a step; None for the
-            mean of this one.
+        num_items_in_batch: the number that the sum of losses is divided by, of the items in all batches of a step; None
+            for the mean of this batch.
         ignore_index: positions with this label add nothing.
         shift_labels: labels that are shifted already; then `labels` is not read.
         label_smoothing, z_loss, softcap, logit_scale, inplace_backward: as for `npu_ce_jit.cross_entropy`.

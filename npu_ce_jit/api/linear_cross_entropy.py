@@ -39,7 +39,7 @@ def linear_cross_entropy(
 ) -> Tensor | CrossEntropyOutput:
     """`cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...)` without the `[N, C]` logits.
 
-    The logits are made a chunk of rows at a time: a quarter of their bytes at most, where they are large. On a CPU,
+    The logits are made a chunk of rows at a time, at most a quarter of their bytes where they are large. On a CPU,
     rows that are ignored take part in no matrix product, unless their lse, argmax or entropy is asked for; an NPU
     multiplies them too, and the host waits for nothing. For "mean" and "sum", forward makes the gradients of the loss
     that are needed, and backward scales them; for "none", in float16, and where what is returned beside the loss has a

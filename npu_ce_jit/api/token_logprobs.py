@@ -50,8 +50,8 @@ def token_logprobs(
     computed from them in backward.
 
     On a CPU a row's results and its gradient have the same bits wherever the row stands, among however many others, in
-    logits of whatever strides, whole or in chunks. On an NPU too, up to 1024 classes: cores share out longer rows
-    where rows are few, and then add up in another order.
+    logits of whatever strides, whole or in chunks. On an NPU too, up to 1024 classes: where rows are few, cores share
+    longer ones, and then add up in another order.
 
     Args:
         logits: `[..., V]`, any number of leading dimensions; float16, bfloat16, float32 (and float64 on CPU). In eager
@@ -61,7 +61,7 @@ def token_logprobs(
         target: class indices `[...]`, int64 or int32, in `[0, V)` or equal to `ignore_index`.
         temperature: above 0.
         softcap: above 0, or None for none.
-        ignore_index: rows with this target are 0 in every result, and so is their gradient, whatever they hold.
+        ignore_index: rows with this target are 0 in every result, and so is their gradient, whatever their logits.
         return_entropy: return -sum(p log p) of each row, in nats.
         return_sum_squared_probs: return sum(p**2) of each row. In compiled code and under torch.func its gradient takes
             a second tensor of the logits' size for a moment.
