@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels that this process runs on, and the lock under which they are found, loaded and exchanged."""
+"""The kernels that this process runs on, and the lock under which they are found, loaded and replaced."""
 
 import logging
 import os
@@ -44,7 +44,7 @@ class Kernels(NamedTuple):
 
 
 class State(NamedTuple):
-    """What this process runs on, and why. A change makes a new one."""
+    """What this process runs on, and why. It is immutable: a change makes a new one."""
 
     settings: Settings
     toolchain: Toolchain

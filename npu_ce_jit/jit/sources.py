@@ -39,7 +39,7 @@ class Sources:
 
     @classmethod
     def installed(cls) -> "Sources":
-        """The sources of this installation. Raises BuildError where they are not whole."""
+        """The sources of this installation. Raises BuildError where its csrc/ has nothing to compile."""
         package_dir = Path(__file__).resolve().parents[1]
         if (package_dir / "csrc").is_dir():
             return cls.of(package_dir)

@@ -18,7 +18,7 @@ from npu_ce_jit.settings import Settings
 
 
 class Target:
-    """One set of libraries: what it is called, what decides its bytes, and what it is made of.
+    """One set of libraries: its name, the facts that its bytes depend on, and its sources.
 
     `compiler` is that of its kernels; `needs` are the tools that a build requires, and are looked up only for a build.
     """
