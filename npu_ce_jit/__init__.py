@@ -61,8 +61,8 @@ __all__ = [
     "token_logprobs",
     "uninstall",
 ]
-# By name, the module that has it: an IDE follows the imports above, and a module's __getattr__ gets strings. To import
-# all of them would double what an import of this package takes.
+# The module of each name, for __getattr__; the imports above are for type checkers and IDEs. Importing them all would
+# double the package's import time.
 _LAZY = {
     "CrossEntropyLoss": "api.modules",
     "LinearCrossEntropyLoss": "api.modules",
@@ -86,7 +86,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> _Any:  # what a program never asks for costs its import nothing
+def __getattr__(name: str) -> _Any:  # a name that is never used adds nothing to the import time
     if name == "patch":
         return _import_module(f"{__name__}.patch")
     if name not in _LAZY:

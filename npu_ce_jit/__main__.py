@@ -5,5 +5,5 @@ import sys
 
 from npu_ce_jit.cli.main import main
 
-if __name__ == "__main__":  # a tool that reloads every module starts no command
+if __name__ == "__main__":  # so that a tool that imports every module runs no command
     sys.exit(main())

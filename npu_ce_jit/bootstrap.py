@@ -16,15 +16,15 @@ from npu_ce_jit.session import Kernels, Session, State, attempt, warn_of
 from npu_ce_jit.settings import Settings
 from npu_ce_jit.torch_compat import untested_torch
 
-_session: Session | None = globals().get("_session")  # a reload of this module changes nothing of what is loaded
+_session: Session | None = globals().get("_session")  # a reload of this module keeps what is loaded
 
 
 def run(*, load: bool = True) -> State:
     """Registers the operators, gives them the best CPU kernels this machine can have, and prepares those for an NPU.
 
-    Never raises for want of a compiler: one RuntimeWarning a target says what is missing. Nothing of the NPU is loaded
-    and no ACL function called: users choose a device later, and fork. Without `load` the cache is not looked at until a
-    call needs a library or `load_all` asks for it.
+    A missing compiler raises nothing: one RuntimeWarning for each target says what is missing. No NPU library is loaded
+    and no ACL function is called, since users choose a device later, and fork. Without `load`, the cache is not read
+    until a call needs a library or `load_all` asks for it.
     """
     global _session
     if _session is not None:
@@ -54,24 +54,24 @@ def current() -> State | None:
 
 
 def load_all(*, may_build: bool) -> State:
-    """Does what `run` has put off. Raises nothing: the state holds each target's problem."""
+    """Loads what `run` has put off. Raises nothing: the state holds each target's problem."""
     return _running().load_what_is_put_off(may_build=may_build)
 
 
 def change(step: Callable[[State], State]) -> State:
-    """Puts what `step` makes of the state in its place; a call that needs a library waits. Raises what it raises."""
+    """Replaces the state by `step(state)`; a call that needs a library waits meanwhile. Raises what `step` raises."""
     return _running().change(step)
 
 
 def try_npu(device: torch.device) -> tuple[State, NpuCeJitError | None]:
-    """Loads the kernels for an NPU and checks them, also where they passed before; and what was wrong."""
+    """Loads the kernels for an NPU and checks them, even if they passed before. Returns what was wrong, too."""
     return _running().try_npu(device)
 
 
 def is_command_line(words: Sequence[str]) -> bool:
-    """Whether a process was started, with these words, as one of this package's commands.
+    """Whether a process with this command line runs one of this package's commands.
 
-    Those that look after the cache must find it as it is, and work where nothing can be built.
+    Their import builds nothing: those that manage the cache must find it as it is, and work where nothing can be built.
     """
     as_module = ("-m", "npu_ce_jit") in itertools.pairwise(words)
     return as_module or any(os.path.basename(word) == "npu-ce-jit" for word in words[1:2])

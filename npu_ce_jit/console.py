@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command prints for people: in colour on a terminal, plain where a program or a file reads along.
+"""What a command prints for people: in colour on a terminal, plain into a pipe or a file.
 
-Nothing is cut off and nothing in a text is taken for markup, because paths are there to be copied.
+No text is truncated or read as markup, so that paths can be copied.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-Line = Sequence[tuple[str, str]]  # parts of it, each with its style, "" for none
+Line = Sequence[tuple[str, str]]  # (text, style) pairs; "" is no style
 
 _CODES = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33", "cyan": "36"}
 
-READER_LEFT = 141  # the exit code that a shell gives to a program which SIGPIPE has ended
+READER_LEFT = 141  # a shell's exit code for a program that SIGPIPE has ended: 128 + 13
 
 
 def show(lines: Iterable[Line], *, may_colour: bool) -> None:
-    """Prints them, coloured where somebody looks on and `may_colour`."""
+    """Prints the lines, in colour if standard output is a terminal and `may_colour`."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     render = _coloured if is_terminal and may_colour else plain
     print("\n".join(map(render, lines)))
 
 
 def plain(line: Line) -> str:
-    """Without its styles."""
+    """The text of a line, without its styles."""
     return "".join(text for text, _ in line).rstrip()
 
 
@@ -35,7 +35,7 @@ def _coloured(line: Line) -> str:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, may_colour: bool) -> None:
-    """One line a row."""
+    """Prints the header and the rows, one a line, in aligned columns."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
     show([[(line.rstrip(), "" if number else "bold")] for number, line in enumerate(lines)], may_colour=may_colour)
@@ -53,7 +53,7 @@ def group(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[Line]:
 
 
 def size_of(count: int) -> str:
-    """Bytes, as a person reads them."""
+    """A number of bytes, in the unit that suits it."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB"):
         if amount < 1024:
@@ -63,20 +63,20 @@ def size_of(count: int) -> str:
 
 
 def escape_what_stdout_cannot_show() -> None:
-    """A path may hold what an ASCII log cannot, and bytes that are no text at all: neither ends a command."""
+    """Has print escape what it cannot encode: a path may be non-ASCII, or hold bytes that are no text."""
     with contextlib.suppress(AttributeError, ValueError):  # no standard output, or another object in its place
         if sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def flush() -> None:
-    """Raises OSError here, and not in the interpreter's last moments, where standard output takes no more."""
+    """Flushes standard output, so that a failed write raises OSError here and not at the interpreter's exit."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def discard_output() -> None:
-    """Sends what is still to be written nowhere."""
+    """Points standard output at /dev/null, so that a later flush of what is buffered cannot fail."""
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())

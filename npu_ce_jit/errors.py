@@ -22,7 +22,7 @@ class NpuCeJitError(RuntimeError):
 
 
 class SettingsError(NpuCeJitError):
-    """An environment variable holds a value that it cannot have, or has a name that nothing reads."""
+    """An environment variable has an invalid value, or a name of this package that nothing reads."""
 
 
 class ToolchainError(NpuCeJitError):
@@ -30,7 +30,7 @@ class ToolchainError(NpuCeJitError):
 
 
 class LoadError(NpuCeJitError):
-    """A library was built but the dynamic linker refused it; the fact holds dlerror's text."""
+    """The dynamic linker refused a library, or found no such function in it; the fact holds dlerror's text."""
 
 
 class SelfCheckError(NpuCeJitError):
@@ -38,7 +38,7 @@ class SelfCheckError(NpuCeJitError):
 
 
 class FakeNpuError(NpuCeJitError):
-    """The fake npu cannot be registered in this process, or was asked for what takes a real one."""
+    """The fake npu cannot be registered in this process, or an operation needs a real one."""
 
 
 class PatchError(NpuCeJitError):

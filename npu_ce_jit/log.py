@@ -9,7 +9,7 @@ import warnings
 
 
 class _StderrHandler(logging.Handler):
-    """Looks at sys.stderr and at the root logger anew for each message: notebooks and test runners exchange both."""
+    """Looks at sys.stderr and at the root logger anew for each message: notebooks and test runners replace both."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if logging.getLogger().handlers:
@@ -22,7 +22,7 @@ class _StderrHandler(logging.Handler):
 
 
 def set_up_log(level: int) -> None:
-    """Sets the level of the logger `npu_ce_jit`; prints only if nobody else would."""
+    """Gives the logger `npu_ce_jit` a level and a handler for standard error, unless the program has given it them."""
     logger = logging.getLogger("npu_ce_jit")
     if logger.level == logging.NOTSET:
         logger.setLevel(level)
@@ -30,12 +30,12 @@ def set_up_log(level: int) -> None:
         logger.addHandler(_StderrHandler())
 
 
-# What stands between a line of a program and what it sets off here.
+# Packages whose frames `warn` skips on its way up the stack to the program's own line.
 _BETWEEN = {"npu_ce_jit", "torch", "importlib", "contextlib"}
 
 
 def warn(message: str) -> None:
-    """A RuntimeWarning at the line of the program that led here."""
+    """Issues a RuntimeWarning that points at the line of the program that led here."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         frame = frame.f_back

@@ -7,12 +7,12 @@ import torch
 
 from npu_ce_jit.errors import ToolchainError
 
-_SUPPORTED = ("Ascend910B", "Ascend910_93")  # what the names of Atlas A2 and A3 begin with
+_SUPPORTED = ("Ascend910B", "Ascend910_93")  # prefixes of the chip names of Atlas A2 and A3
 _HINT = "See `npu-smi info`; in a container, mount the devices and /usr/local/Ascend/driver."
 
 
 def require_supported_chip(name: str, hint: str) -> None:
-    """Raises ToolchainError, with `hint`, for a chip of another kind."""
+    """Raises ToolchainError, with `hint`, for a chip that is neither an Atlas A2 nor an A3."""
     if not name.startswith(_SUPPORTED):
         raise ToolchainError(
             f"Expected a chip of Atlas A2 or A3, whose name begins with {' or '.join(_SUPPORTED)}, got {name}.", hint
@@ -22,7 +22,7 @@ def require_supported_chip(name: str, hint: str) -> None:
 def require_npu() -> torch.device:
     """The first NPU. Raises ToolchainError with what torch_npu says where there is none."""
     try:
-        import torch_npu  # type: ignore[import-not-found]  # noqa: F401  it brings torch.npu
+        import torch_npu  # type: ignore[import-not-found]  # noqa: F401  it defines torch.npu
 
         count = torch.get_device_module("npu").device_count()
     except Exception as error:

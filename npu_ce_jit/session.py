@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels that this process runs on, and the lock under which they are found, loaded and exchanged."""
+"""The kernels that this process runs on, and the lock under which they are found, loaded and replaced."""
 
 import logging
 import os
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class Kernels(NamedTuple):
-    """One target in this process.
+    """The kernels of one target in this process.
 
-    A "built" library is in the cache and is opened at the first call; a "lazy" one is built then as well; "none": there
-    is no library. `problem` says why, or why the last rebuild failed.
+    States: a "built" library is in the cache and is opened at the first call; a "lazy" one is found or built then as
+    well; with "none" there is no library. `problem` says why there is none, or why the last rebuild failed.
     """
 
     state: Literal["loaded", "built", "lazy", "none"] = "none"
     artifact: Artifact | None = None
     problem: NpuCeJitError | None = None
-    sources: Sources | None = None  # where a rebuild chose others than those of the session
+    sources: Sources | None = None  # those of a rebuild; None for the session's
 
     @property
     def key_name(self) -> str | None:
@@ -44,14 +44,14 @@ class Kernels(NamedTuple):
 
 
 class State(NamedTuple):
-    """What this process runs on, and why. A change makes a new one."""
+    """What this process runs on, and why. It is immutable: a change makes a new one."""
 
     settings: Settings
     toolchain: Toolchain
     sources: Sources | None = None
     cpu: Kernels = Kernels()
     npu: Kernels = Kernels()
-    seconds: Mapping[str, float] = {}  # by step
+    seconds: Mapping[str, float] = {}  # of the import, by step
 
     @property
     def backend(self) -> Literal["cpp", "reference", "lazy"]:
@@ -60,7 +60,7 @@ class State(NamedTuple):
 
 
 class Session:
-    """The state of this process. Whoever changes it holds the lock; a call that needs a library waits for it."""
+    """The state of this process. After import it changes only under the lock; calls that need a library wait for it."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -138,7 +138,7 @@ class Session:
         self.state = self.state._replace(**changes)  # type: ignore[arg-type]
 
     def _renew_lock(self) -> None:
-        self.lock = threading.RLock()  # another thread may have held it, and is not in the child
+        self.lock = threading.RLock()  # a thread that held it does not exist in the child
 
     def _load_cpu(self, *, may_build: bool) -> Kernels:
         settings, toolchain, sources = self.state[:3]
@@ -225,7 +225,7 @@ def _not_built() -> NpuCeJitError:
 
 
 def attempt(step: Callable[[], T]) -> tuple[T | None, NpuCeJitError | None]:
-    """The result, or the problem. No exception, not even a bug of ours, may keep a call from the reference."""
+    """The result, or the problem. No exception, not even a bug of ours, may stop a call that the reference can take."""
     try:
         return step(), None
     except NpuCeJitError as error:

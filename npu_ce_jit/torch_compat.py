@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between the versions of torch that this package takes.
+"""Differences between the versions of torch that this package supports.
 
-Each difference stands beside the version that ended it, and goes when that version is the oldest that is taken. All
-other Python is written for the newest torch and asks for no version; `csrc/glue/torch_compat.h` is the same for C++.
+Beside each difference is the version that ended it; the code is deleted when that version is the oldest supported. All
+other Python is written for the newest torch and checks no version; `csrc/glue/torch_compat.h` is the same for C++.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch.utils import backend_registration
 
 from npu_ce_jit.errors import NpuCeJitError
 
-OLDEST, NEWEST = (2, 7), (2, 15)  # that the tests have run on; pyproject.toml's floor is a release of OLDEST
+OLDEST, NEWEST = (2, 7), (2, 15)  # the tests have run on these; pyproject.toml's lower bound is a release of OLDEST
 _VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def untested_torch() -> NpuCeJitError | None:
-    """What to say of a torch that the tests have not run on. It is tried: to refuse it would have pip replace it."""
+    """What to say of a torch that the tests have not run on. It is tried: an upper bound would have pip replace it."""
     if OLDEST <= _VERSION <= NEWEST:
         return None
     oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
@@ -38,10 +38,11 @@ def untested_torch() -> NpuCeJitError | None:
     )
 
 
-# The C++ headers of torch that the glue of an NPU includes are C++20 since 2.14.
+# Since 2.14, torch's C++ headers that the NPU glue includes are C++20.
 NPU_GLUE_STANDARD = "-std=c++20" if _VERSION >= (2, 14) else "-std=c++17"
-# Threads of torch's are started by OpenMP in its headers, before 2.10. Its wheels for aarch64 bring the runtime under a
-# name of their own: with the compiler's beside it there would be two, and torch.set_num_threads would reach but one.
+# Before 2.10, at::parallel_for is inline in torch's headers and starts its threads by OpenMP. The wheels for aarch64
+# bring the OpenMP runtime under a name of their own: with the compiler's there would be two, and torch.set_num_threads
+# would set only one of them.
 OPENMP_COMPILE: tuple[str, ...] = ()
 OPENMP_LINK: tuple[str, ...] = ()
 OPENMP_DIRS: tuple[str, ...] = ()
@@ -110,26 +111,26 @@ else:
             )
 
 
-# Since 2.10, which brought devices whose backend is written in Python.
+# None before 2.10, the first torch with devices whose backend is written in Python.
 set_up_python_backend: Callable[..., None] | None = getattr(
     backend_registration, "_setup_privateuseone_for_python_backend", None
 )
 
 
 def traced_constant(value: Any) -> Any:
-    """A number that torch.compile may trace as a symbol, as a constant that its guards look at."""
+    """A number that torch.compile may trace as a symbol, made a constant with a guard on its value."""
     if _VERSION >= (2, 8):
         from torch.fx.experimental.symbolic_shapes import guard_scalar
 
         return guard_scalar(value)
     if isinstance(value, bool):
         return value
-    text = f"{value!r}"  # of what is traced before 2.8, the one that needs the value
+    text = f"{value!r}"  # the one operation traced before 2.8 that needs the value, and so guards it
     return float(text) if isinstance(value, float) else int(text)
 
 
 def is_autocast(device: str) -> bool:
-    """torch.is_autocast_enabled, for any device: torch.compile traces is_autocast_available only since 2.11."""
+    """torch.is_autocast_enabled, or False. torch.compile traces is_autocast_available only since 2.11."""
     return device in ("cpu", "npu", "cuda") and torch.is_autocast_enabled(device)
 
 
@@ -149,12 +150,12 @@ else:
             torch._C._autograd._saved_tensors_hooks_disable("asked whether there are any")
         except RuntimeError:
             return True
-        finally:  # what it refuses it has done all the same
+        finally:  # hooks are disabled even where it raises
             torch._C._autograd._saved_tensors_hooks_enable()
         return False
 
 
-_ALLOW_OVERRIDE = {"allow_override": True} if _VERSION >= (2, 8) else {}  # before, torch refuses a second one of Python
+_ALLOW_OVERRIDE = {"allow_override": True} if _VERSION >= (2, 8) else {}  # before, torch refuses a second Python kernel
 
 
 def override(
@@ -177,12 +178,12 @@ def forget_graphs() -> None:
         torch._dynamo.reset_code_caches()
 
 
-# That fully_shard can be told to add up, and not to average, since 2.8.
+# Since 2.8, fully_shard can be told to sum gradients instead of averaging them.
 SET_GRADIENT_DIVIDE_FACTOR = "set_gradient_divide_factor" if _VERSION >= (2, 8) else None
 
 
 def averaging_groups(state: Any) -> list[dist.ProcessGroup]:
-    """The ranks over which fully_shard averages gradients, of a module's state. Other wrappers have states too."""
+    """The process groups over which fully_shard averages gradients, from a module's state; none for other wrappers'."""
     from torch.distributed.fsdp._fully_shard._fsdp_common import DDPMeshInfo, FSDPMeshInfo
     from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
@@ -204,22 +205,22 @@ def averaging_groups(state: Any) -> list[dist.ProcessGroup]:
 
 
 def fake_options(library: torch.library.Library) -> dict[str, Any]:
-    """What registers a fake kernel for as long as the library lives; before 2.8 the handle alone decides."""
+    """Options that tie a fake kernel to the library's lifetime; before 2.8 the registration handle alone does."""
     return {"lib": library, "allow_override": False} if _VERSION >= (2, 8) else {}
 
 
 @cache
 def single_level(function: type[torch.autograd.Function]) -> Any:
-    """`function` as a class of the kind that torch's transforms make for a level: `apply` asks for it since 2.14."""
+    """`function` as the class of the kind that torch.func makes for one level; since 2.14, `apply` requires that."""
     methods = {name: vars(function)[name] for name in ("forward", "setup_context", "backward", "jvp")}
     return type(function.__name__, (torch.autograd.function._SingleLevelFunction,), methods)
 
 
 def redirect_operator(namespace: str, name: str, keys: Sequence[str], ours: Callable[..., Any]) -> Callable[[], None]:
-    """Has somebody else's operator run `ours(theirs, *arguments)`; returns what undoes it.
+    """Has another package's operator call `ours(theirs, *arguments)`; returns the function that undoes it.
 
-    By the kernels under `keys`, which torch hands out since 2.9. Before, by what torch.ops calls, which compiled graphs
-    go past.
+    It replaces the kernels under the dispatch keys `keys`, which torch hands out since 2.9; before, it replaces what
+    torch.ops calls, which compiled graphs bypass.
     """
     if not hasattr(torch.library, "get_kernel"):
         return _redirect_calls(getattr(getattr(torch.ops, namespace), name), ours)
@@ -242,7 +243,7 @@ def _redirect_calls(packet: Any, ours: Callable[..., Any]) -> Callable[[], None]
         if named.keys() <= {parameter.name for parameter in rest}:
             filled = (*arguments, *(named.get(parameter.name, parameter.default_value) for parameter in rest))
             return ours(theirs, *filled)
-        return theirs(*arguments, **named)  # which says what is wrong
+        return theirs(*arguments, **named)  # raises, naming the wrong argument
 
     def undo() -> None:
         packet._op = theirs

@@ -29,19 +29,19 @@ def causal_lm_loss(
 ) -> Tensor:
     """The loss that transformers computes for a causal language model, without its float32 copy of the logits.
 
-    Serves as `Trainer(compute_loss_func=causal_lm_loss)` and as `model.loss_function = causal_lm_loss`; options of
-    one's own go in by `functools.partial`.
+    Serves as `Trainer(compute_loss_func=causal_lm_loss)` and as `model.loss_function = causal_lm_loss`; bind further
+    options with `functools.partial`.
 
     Args:
-        logits: `[..., T, vocab_size]`, or what the model returned: its `logits`, or the first of a tuple.
+        logits: `[..., T, vocab_size]`, or the model's output: its `logits` are taken, or the first of a tuple.
         labels: `[..., T]`, not shifted: position t is to predict label t + 1. Moved to the logits' device.
-        vocab_size: the logits' classes, as a check.
-        num_items_in_batch: what the sum of the losses is divided by, over all batches that make a step; None for the
-            mean of this one.
+        vocab_size: the number of classes that the logits must have; None for no check.
+        num_items_in_batch: the number that the sum of losses is divided by, of the items in all batches of a step; None
+            for the mean of this batch.
         ignore_index: positions with this label add nothing.
         shift_labels: labels that are shifted already; then `labels` is not read.
         label_smoothing, z_loss, softcap, logit_scale, inplace_backward: as for `npu_ce_jit.cross_entropy`.
-        _ignored: models pass on what they were called with, as they do to transformers' own loss.
+        _ignored: other keywords of a model's call, which models pass on, as they do to transformers' own loss.
 
     Returns:
         The loss, float32 (float64 for float64 logits), 0-d.

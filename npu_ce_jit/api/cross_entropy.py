@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public functions: arguments as a caller has them, turned into one call of one operator."""
+"""Public functions that bring a caller's arguments into an operator's form, and call the operator once."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 class CrossEntropyOutput(NamedTuple):
-    """What the losses return when any `return_*` is True; None for what was not asked.
+    """What the losses return when any `return_*` is True; None for what was not asked for.
 
     `loss` and `z_loss` have the loss's dtype and shape; `lse` and `entropy` are float32 (float64 for float64 input)
     and `argmax` int64, each in the target's shape. All but argmax are differentiable.
@@ -69,7 +69,7 @@ def npu_cross_entropy_loss(
         ignore_index: rows with this target add nothing; compared with `==`, whatever its sign.
         label_smoothing: in [0, 1].
         lse_square_scale_for_zloss: adds `scale * lse**2` of each row to the loss (mean: over the row count).
-        return_zloss: returns that part alone as well.
+        return_zloss: returns the z-loss by itself as well.
 
     Returns:
         `loss`, the input's dtype, `[N]` for "none", else `[1]`; `log_prob`, the input's dtype, `[N, C]`;
@@ -125,7 +125,7 @@ def npu_cross_entropy_loss_backward(
     Raises:
         As `npu_cross_entropy_loss`; NotImplementedError when a derivative of this function is asked for.
 
-    Source: the public page of the operator; zloss as its specification has it.
+    Source: the public page of the operator; zloss as in its specification.
     """
     for name, value in (("grad_loss", grad_loss), ("log_prob", log_prob), ("target", target)):
         require_tensor(name, value)
@@ -172,8 +172,8 @@ def cross_entropy(
     nothing of size `[N, C]` and keeps two numbers of each row; backward recomputes from the logits.
 
     Args:
-        input: logits `[C]`, `[N, C]` or `[N, C, d1, ...]`; float16, bfloat16, float32 (and float64 on CPU). On a
-            CPU `[N, C, d1, ...]` are read as they lie, contiguous or channels_last; on an NPU, and in other layouts,
+        input: logits `[C]`, `[N, C]` or `[N, C, d1, ...]`; float16, bfloat16, float32 (and float64 on CPU). A
+            CPU reads `[N, C, d1, ...]` in place, contiguous or channels_last; on an NPU, and in other layouts,
             logits whose classes are not adjacent in memory are copied once.
         target: class indices `[]`, `[N]` or `[N, d1, ...]`, int64 or int32; class probabilities in the input's shape
             fall back to `torch.nn.functional.cross_entropy`.
@@ -182,7 +182,7 @@ def cross_entropy(
         ignore_index: rows with this target add nothing; compared with `==`, whatever its sign.
         label_smoothing: in [0, 1].
         z_loss: scale s of `s * lse**2`, added to the loss of each row (mean: over the row count).
-        return_z_loss: return that part alone as well.
+        return_z_loss: return the z-loss by itself as well.
         softcap: above 0, or None for none.
         logit_scale: factor of the logits (1 / temperature), not negative.
         return_lse, return_argmax, return_entropy: return the row's logsumexp, its most likely class (the lowest
@@ -226,7 +226,7 @@ def cross_entropy(
             )
         return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
     if is_autocast(input.device.type):
-        # As torch, which then computes F.cross_entropy in float32. The kernels do anyhow: no logits are copied.
+        # As torch, which computes F.cross_entropy in float32 then. The kernels always do, so no logits are cast.
         if loss_dtype is None and input.dtype in HALVES:
             loss_dtype = torch.float32
         if weight is not None and weight.dtype in HALVES:
@@ -269,7 +269,7 @@ def cross_entropy(
 
 def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_backward: bool) -> tuple[Tensor, Tensor]:
     """Logits and targets as the operator takes them: `[N, C]` as they are, `[C]` as one row, and `[N, C, d1, ...]` as
-    `[N, C, L]` where the positions lie side by side, which the CPU kernels read as they lie, else as `[N * L, C]`."""
+    `[N, C, L]` for the CPU kernels where classes are not adjacent in memory, else as `[N * L, C]`."""
     if input.dim() in (0, 2):
         return input, target
     check_kinds(input, target, weight)
@@ -288,5 +288,5 @@ def _flattened(input: Tensor, target: Tensor, weight: Tensor | None, inplace_bac
     if input.device.type != "npu" and input.stride(1) != 1 and not is_distributed(input):
         return input.flatten(2), classes
     rows = input.movedim(1, -1).reshape(-1, input.shape[1])
-    # A view of one image still has its classes apart, and is copied here: once, and not in forward and in backward.
+    # For N = 1 the reshape is a view without adjacent classes: copied here once, not in forward and again in backward.
     return rows if rows.stride(1) == 1 else rows.contiguous(), classes

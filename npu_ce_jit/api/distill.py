@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation from the hidden states of a teacher and a student; no `[..., V]` logits are ever whole."""
+"""Distillation from the hidden states of a teacher and a student; the whole `[..., V]` logits are never made."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def linear_kl_div(
     teacher_softcap: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """How far a student's distribution over the classes is from a teacher's, from the hidden states of both.
+    """The divergence of a student's distribution over the classes from a teacher's, from the hidden states of both.
 
     With `t` and `s` the softmax of the teacher's and the student's logits over the temperature:
 
@@ -42,8 +42,8 @@ def linear_kl_div(
 
     The logits of both models are made a chunk of rows at a time, in forward and in backward. For "mean" and "sum",
     forward makes the gradients that are needed and backward scales them; for "none", and in float16, backward makes the
-    logits again. The gradient of a two-byte linear_weight is float32 while the chunks are added up. The host waits for
-    nothing: rows that `mask` leaves out are multiplied as zeros, and `input[mask]` saves that work.
+    logits again. The gradient of a two-byte linear_weight is float32 while the chunks are added up. The host does not
+    wait for the device: rows that `mask` leaves out are multiplied as zeros; pass `input[mask]` to save that work.
 
     Args:
         input: the student's hidden states `[..., in_features]`; float16, bfloat16, float32 (and float64 on CPU).
@@ -55,7 +55,7 @@ def linear_kl_div(
         mask: bool `[...]`, True for rows that count; None counts all.
         beta: between 0 and 1, see above.
         temperature: above 0; divides the logits of both, after softcap.
-        softcap, teacher_softcap: `softcap * tanh(logits / softcap)` stands for the logits.
+        softcap, teacher_softcap: `softcap * tanh(logits / softcap)` replaces the logits.
         reduction: "mean" over the rows that count, "sum", or "none".
 
     Returns:
@@ -64,7 +64,7 @@ def linear_kl_div(
 
     Raises:
         TypeError: an input, a weight or the mask is no Tensor.
-        ValueError: the two inputs have other rows, or an unknown reduction.
+        ValueError: the two inputs differ in their rows, or an unknown reduction.
         NotImplementedError: a dtype that is not supported, torch.func's transforms, forward mode, and a derivative of
             the gradient.
         RuntimeError: everything else: ranks, V = 0, devices, dtypes, sizes, options out of range.
@@ -110,8 +110,8 @@ def linear_topk_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """The k greatest log-probabilities of each row, and their classes: what a teacher sends to a student.
 
-    Of the whole vocabulary's softmax, so that their probabilities add up to less than 1. The logits are made a chunk
-    of rows at a time. Nothing of it is differentiable: `linear_selected_logprobs` is the student's part.
+    The softmax is over the whole vocabulary, so the k probabilities add up to 1 at most. The logits are made a chunk of
+    rows at a time. The results are not differentiable: the student's part is `linear_selected_logprobs`.
 
     Args:
         input: hidden states `[..., in_features]`; float16, bfloat16, float32 (and float64 on CPU).
@@ -119,7 +119,7 @@ def linear_topk_logprobs(
         k: between 1 and V.
         linear_bias: `[V]`, of the input's dtype.
         temperature: above 0; divides the logits, after softcap.
-        softcap: `softcap * tanh(logits / softcap)` stands for the logits.
+        softcap: `softcap * tanh(logits / softcap)` replaces the logits.
 
     Returns:
         Log-probabilities `[..., k]` in falling order, float32 (float64 for float64 inputs), and int64 classes
@@ -160,7 +160,7 @@ def linear_selected_logprobs(
     Args:
         input: hidden states `[..., in_features]`; float16, bfloat16, float32 (and float64 on CPU).
         linear_weight: `[V, in_features]`, of the input's dtype, unless autocast casts both.
-        indices: classes `[..., k]`, int64 or int32; one may stand in a row twice.
+        indices: classes `[..., k]`, int64 or int32; a row may have a class twice.
         linear_bias, temperature, softcap: as for `linear_topk_logprobs`.
 
     Returns:
@@ -189,7 +189,7 @@ _Layer = tuple[Tensor, Tensor, Tensor | None]
 
 
 def _checked_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> _Layer:
-    """With rows `[N, in_features]`, in autocast's dtype where it is on."""
+    """The layer, checked: its input as rows `[N, in_features]`, all in autocast's dtype where that is on."""
     checks.require_tensor(f"{prefix}input", input)
     checks.require_tensor(f"{prefix}linear_weight", linear_weight)
     if is_autocast(input.device.type):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public function `linear_cross_entropy`: arguments as a caller has them, turned into one call of its operator."""
+"""The public function `linear_cross_entropy`: brings a caller's arguments into the operator's form, and calls it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def linear_cross_entropy(
 ) -> Tensor | CrossEntropyOutput:
     """`cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...)` without the `[N, C]` logits.
 
-    The logits are made a chunk of rows at a time: a quarter of their bytes at most, where they are large. On a CPU,
+    The logits are made a chunk of rows at a time, at most a quarter of their bytes where they are large. On a CPU,
     rows that are ignored take part in no matrix product, unless their lse, argmax or entropy is asked for; an NPU
     multiplies them too, and the host waits for nothing. For "mean" and "sum", forward makes the gradients of the loss
     that are needed, and backward scales them; for "none", in float16, and where what is returned beside the loss has a
@@ -129,7 +129,7 @@ def call_operator(
     loss_dtype: torch.dtype | None,
     **options: Any,
 ) -> CrossEntropyOutput:
-    """The operator on `[..., in_features]`, its results in the target's shape; None for what was not asked."""
+    """The operator on `[..., in_features]`, its results in the target's shape; None for what was not asked for."""
     if is_autocast(input.device.type):
         # As torch: F.linear in autocast's dtype, the loss in float32.
         input, linear_weight, linear_bias = autocast_layer(input, linear_weight, linear_bias)
@@ -149,7 +149,7 @@ def call_operator(
 
 
 def flat_rows(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """`[N, in_features]` and `[N]`; tensors of that shape themselves, since `seen` notices nothing through a view."""
+    """`[N, in_features]` and `[N]`. Tensors of that shape are not viewed: a view would hide a `.data =` from `seen`."""
     if input.dim() in (0, 2):
         return input, target
     if target.shape != input.shape[:-1]:
@@ -161,7 +161,7 @@ def flat_rows(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
-    """`[..., C]` or `[N, C, d1, ...]`, whole."""
+    """The whole logits, `[..., C]` or `[N, C, d1, ...]`."""
     check_layer(input, linear_weight, linear_bias)
     if linear_weight.dim() > 2 and input.dim() != 2:
         raise RuntimeError(
@@ -192,12 +192,12 @@ def _chunking(options: LinearCrossEntropyOptions | None) -> tuple[int, int]:
 def autocast_layer(
     input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """In the dtype in which F.linear would run; for a device whose autocast is on."""
+    """The layer in the dtype in which F.linear would run; for a device whose autocast is on."""
     dtype = torch.get_autocast_dtype(input.device.type)
     bias = None if linear_bias is None else _autocast(linear_bias, dtype)
     return _autocast(input, dtype), _autocast(linear_weight, dtype), bias
 
 
 def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As torch's autocast casts: all floating dtypes but float64."""
+    """Casts all floating dtypes but float64, as torch's autocast does."""
     return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor

@@ -75,7 +75,7 @@ def logprobs_of_operator(
     return_sum_squared_probs: bool,
     group: str | None = None,
 ) -> Tensor | TokenLogprobs:
-    """By `linear_cross_entropy`'s operator, on one process or on those of a group."""
+    """The log-probabilities by `linear_cross_entropy`'s operator, in one process or over the ranks of `group`."""
 
     def of_rows(terms: LossTerms, *, lse: bool, entropy: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         found = call_operator(

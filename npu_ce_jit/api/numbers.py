@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a loss that are numbers, on their way into an operator."""
+"""Turns the numeric options of a loss into what its operator takes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NO_NUMBERS = (Tensor, torch.SymInt, torch.SymFloat)
 
 
 def plain_numbers(**options: Any) -> list[Any]:
-    """The options' values, which are constants in the graph of a compiled function.
+    """The options' values; in a compiled function, as constants of its graph.
 
-    A symbolic float would go stale: torch passes it as a tensor, whose value its cache of graphs does not look at.
+    A symbolic float would go stale: torch passes it as a tensor, and its cache of graphs ignores the tensor's value.
     """
     numbers = [_plain(name, value) if isinstance(value, _NO_NUMBERS) else value for name, value in options.items()]
     if torch.compiler.is_dynamo_compiling():
@@ -25,14 +25,14 @@ def plain_numbers(**options: Any) -> list[Any]:
 
 
 def _plain(name: str, value: Any) -> int | float:
-    if isinstance(value, Tensor):  # it would be read as a number, and its gradient lost without a word
+    if isinstance(value, Tensor):  # an operator would read its value, and silently lose its gradient
         raise TypeError(
             f"expected {name} to be a number, got a Tensor: the loss is not differentiable with respect to it; "
             "apply it to the logits or to the loss outside, or pass .item()"
         )
     if isinstance(value, torch.SymInt):
         return int(value)
-    # In a graph that calls what the switch redirects. With its symbols fixed, and not it alone, torch traces anew.
+    # From a compiled graph that calls what the switch redirects. Its symbols are fixed too, so that torch traces anew.
     for symbol in value.node.expr.free_symbols:
         if not symbol.is_integer:
             float(value.node.shape_env.create_symfloatnode(symbol, hint=None))

@@ -18,7 +18,7 @@ from npu_ce_jit.op.torch_private import is_differentiating, needs_registered_ope
 
 
 class TokenLogprobs(NamedTuple):
-    """What `token_logprobs` returns when any `return_*` is True; None for what was not asked.
+    """What `token_logprobs` returns when any `return_*` is True; None for what was not asked for.
 
     Each is float32 (float64 for float64 logits), in the target's shape, differentiable, and 0 where ignored.
     """
@@ -50,8 +50,8 @@ def token_logprobs(
     computed from them in backward.
 
     On a CPU a row's results and its gradient have the same bits wherever the row stands, among however many others, in
-    logits of whatever strides, whole or in chunks. On an NPU too, up to 1024 classes: cores share out longer rows
-    where rows are few, and then add up in another order.
+    logits of whatever strides, whole or in chunks. On an NPU too, up to 1024 classes: where rows are few, cores share
+    longer ones, and then add up in another order.
 
     Args:
         logits: `[..., V]`, any number of leading dimensions; float16, bfloat16, float32 (and float64 on CPU). In eager
@@ -61,7 +61,7 @@ def token_logprobs(
         target: class indices `[...]`, int64 or int32, in `[0, V)` or equal to `ignore_index`.
         temperature: above 0.
         softcap: above 0, or None for none.
-        ignore_index: rows with this target are 0 in every result, and so is their gradient, whatever they hold.
+        ignore_index: rows with this target are 0 in every result, and so is their gradient, whatever their logits.
         return_entropy: return -sum(p log p) of each row, in nats.
         return_sum_squared_probs: return sum(p**2) of each row. In compiled code and under torch.func its gradient takes
             a second tensor of the logits' size for a moment.
@@ -93,7 +93,7 @@ def token_logprobs(
     checks.check_has_classes("logits", logits, logits.shape[-1])
     terms = sampled_terms(temperature, softcap, ignore_index)
     wanted = Wanted(terms, return_entropy, return_sum_squared_probs, inplace_backward)
-    # A transposed batch is read as it lies, its targets with it.
+    # Leading dimensions go in the order of their strides: a transposed batch is read without a copy.
     order = [] if torch.compiler.is_compiling() else _by_stride(logits)
     moved = order != sorted(order)
     x, y = (logits.permute(*order, -1), target.permute(order)) if moved else (logits, target)
@@ -112,12 +112,12 @@ def token_logprobs(
 
 
 def sampled_terms(temperature: float, softcap: float | None, ignore_index: int) -> LossTerms:
-    """The temperature divides what the cap leaves: (cap / t) tanh((x / t) / (cap / t)) = cap tanh(x / cap) / t."""
+    """The temperature divides the capped logits: (cap / t) tanh((x / t) / (cap / t)) = cap tanh(x / cap) / t."""
     return LossTerms(NONE, ignore_index, 0.0, 0.0, (softcap or 0.0) / temperature, 1 / temperature)
 
 
 def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
-    """By public operators, which any transform may differentiate."""
+    """The same, composed of registered operators, which every transform can differentiate."""
     is_ignored = target == wanted.terms.ignore_index
     if (wanted.entropy or wanted.sum_squared_probs) and is_differentiating(logits):
         # 0 * NaN is NaN: an ignored row's logits may hold one.
@@ -140,6 +140,6 @@ def _composed(logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
 
 
 def _by_stride(logits: Tensor) -> list[int]:
-    """The leading dimensions, by falling stride."""
+    """The leading dimensions, by descending stride."""
     strides = logits.stride()
     return sorted(range(logits.dim() - 1), key=lambda dim: -strides[dim])

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cell of a benchmark: a loss, a form, a dtype and a shape, and everybody who computes it, side by side.
+"""One cell of a benchmark: a loss, a form, a dtype and a shape, computed by several implementations side by side.
 
-Milliseconds are medians of interleaved rounds, ratios those of the rounds' ratios. The limit of losses from logits is
-torch's copy_ of them, that of losses from hidden states the products of matrices alone, by torch.mm (on a CPU in
-float32, where most have no instructions for less); both run in the same rounds. GB/s and the share of the limit count
-what has to be moved, whatever an implementation moves: the logits read and, of the drop-in, log_prob written; for
-backward, the logits read again and the gradient written. Memory is the peak over the inputs, the returned gradients
-included, in units of the logits' bytes.
+Milliseconds are medians over interleaved rounds; ratios are medians of the rounds' ratios. The limit of a loss from
+logits is torch's copy_ of the logits; that of a loss from hidden states is its matrix products alone, by torch.mm (on a
+CPU in float32, since most CPUs have no matrix instructions for less). Both run in the same rounds. GB/s and the share
+of the limit count the bytes that must be moved, whatever an implementation moves: the logits read and, for the drop-in,
+log_prob written; for backward, the logits read again and the gradient written. Memory is the peak in addition to the
+inputs, the returned gradients included, in units of the logits' bytes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FORWARD, STEP = "forward", "forward + backward"
 FORMS = (FORWARD, STEP)
 DTYPES = ("float32", "bfloat16", "float16")
 LIMIT = "the limit"
-# Elements that an implementation goes through in each turn: a clock is too coarse for one call of a few rows.
+# Logits that each turn takes, in several calls if need be: a clock is too coarse for one call of a few rows.
 _TURN = 1 << 16
 _MOST_CALLS = 100
 # An implementation slower than this is timed once, in the call that measured its memory: a CPU without instructions for
-# bfloat16 multiplies matrices of it thirty times as slowly as of float32.
+# bfloat16 multiplies bfloat16 matrices thirty times as slowly as float32 ones.
 _PATIENCE_SECONDS = 20.0
 
 Row = dict[str, Any]
@@ -51,19 +51,19 @@ class Cell(NamedTuple):
 
 class Effort(NamedTuple):
     rounds: int
-    seconds: float  # of a cell; three rounds are made all the same
+    seconds: float  # of a cell, after which no round begins except the first three
     compile: bool
-    calls: int = 1  # at least, each turn: on an NPU many, or the wait for the device would count
+    calls: int = 1  # at least, each turn: many on an NPU, or the wait for the device would count
 
 
 class BenchInputs(NamedTuple):
-    """What is handed to all implementations of a cell, and what bounds them."""
+    """The inputs of all implementations of a cell, and the limit to compare them with."""
 
     leaves: tuple[Tensor, ...]
     target: Tensor
     prepare: Call
     limit: Call
-    limits: float  # of `limit`, how many are the work of the cell
+    limits: float  # how many runs of `limit` make the work of the cell
     work: float  # bytes, or floating-point operations
     unit: str
 
@@ -74,7 +74,7 @@ class _Step:
     def __init__(self, loss: Loss, problem: BenchInputs, backward: bool) -> None:
         self.loss, self.problem, self.backward = loss, problem, backward
         self.seconds = 0.0  # of the last call
-        self.value: Tensor | None = None  # the first time: a loss in place leaves its gradient where logits were
+        self.value: Tensor | None = None  # of the first call: an in-place loss overwrites the logits by the gradient
 
     def __call__(self) -> object:
         start = time.perf_counter()
@@ -90,7 +90,7 @@ class _Step:
 
 @undisturbed()
 def measure(cell: Cell, implementations: Iterable[Implementation], device: torch.device, effort: Effort) -> list[Row]:
-    """A row of each implementation that is for this cell, and of the limit."""
+    """A row for each implementation of this cell, and one for the limit."""
     problem = (_from_hidden if cell.features else _from_logits)(cell, device)
     logits_bytes = cell.rows * cell.classes * getattr(torch, cell.dtype).itemsize
     backward = cell.form == STEP
@@ -125,7 +125,7 @@ def measure(cell: Cell, implementations: Iterable[Implementation], device: torch
     )
     seconds |= {name: [of_one] * len(seconds[LIMIT]) for name, of_one in slow.items()}
     if any(one.compiles for one in implementations) and effort.compile:
-        torch._dynamo.reset()  # or the shapes after it would find its limit of recompilations reached
+        torch._dynamo.reset()  # or later shapes would exceed its limit of recompilations
     rows[LIMIT] = {**cell._asdict(), "implementation": LIMIT, "ours": False}
     seconds[LIMIT] = [of_one * problem.limits for of_one in seconds[LIMIT]]
     peers = [one.name for one in implementations if one.name in timed and not one.ours]
@@ -142,18 +142,18 @@ def measure(cell: Cell, implementations: Iterable[Implementation], device: torch
 
 
 def _peak(step: _Step, device: torch.device, warm_up: bool) -> int:
-    """Also the first call of each, after which clocks may start."""
+    """The peak memory of a step, in bytes. It is also the first call, which warms up for the timing."""
     if device.type == "cpu":
         return peak_allocated(step, warm_up)
     step()
     peak = peak_memory(step, device)
-    assert peak is not None  # a device's allocator tells
+    assert peak is not None  # a device's allocator always reports it
     return peak
 
 
 def _from_logits(cell: Cell, device: torch.device) -> BenchInputs:
     logits = torch.randn(cell.rows, cell.classes).to(getattr(torch, cell.dtype)).to(device)
-    # A loss in place leaves none: each starts with logits that have just been written, as those of a model have been.
+    # An in-place loss overwrites the logits, so each turn starts with logits just written, as a model's are.
     x, copy = logits.clone(), torch.empty_like(logits)
     target = torch.randint(cell.classes, (cell.rows,)).to(device)
     passes = 1 + (cell.loss == "drop-in") + (2 if cell.form == STEP else 0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m npu_ce_jit bench`: how fast the losses are on the best device here, and what memory they take, beside
-their peers. implementations.py says who is measured, cases.py how.
+their peers. implementations.py says what is measured, cases.py how.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _QUICK_SHAPES = ((49, 1000), (3, 8080), (49, 64, 1000))
 
 
 def run_bench(arguments: list[str]) -> int:
-    """Prints the report; 0 when all of our losses ran everywhere."""
+    """Prints the report; 0 when our losses ran in all cells."""
     parser = argparse.ArgumentParser(
         prog="npu_ce_jit bench",
         description=f"{__doc__}\n{cases.__doc__}",
@@ -67,7 +67,7 @@ def run_bench(arguments: list[str]) -> int:
         rows += measured
         if not parsed.json:
             print(text_of(cell, measured))
-    report = {**about(device), "rows": rows}  # the kernels that ran are known by now
+    report = {**about(device), "rows": rows}  # after the runs, which may have loaded the kernels
     if parsed.json:
         print(json.dumps(report, indent=2))
     else:
@@ -106,7 +106,7 @@ def _device(asked: str | None) -> torch.device:
 
 
 def about(device: torch.device) -> dict[str, Any]:
-    """What ran where, with the versions of everybody."""
+    """The device, the kernels, and the versions of all packages that were measured."""
     session = bootstrap.current()
     assert session is not None
     kernels, toolchain = session.cpu if device.type == "cpu" else session.npu, session.toolchain

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The implementations that are measured: the three losses, and the peers of each. A new one is a row here.
 
-Peers are imported, never retyped. `load` raises where one is not installed, and some run on no CPU: both are reported.
+Peers are imported, never copied. `load` raises where one is not installed, and some do not run on a CPU; both are
+reported.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CROSS_ENTROPY, IN_PLACE, DROP_IN, LINEAR = (
 )
 APPLE = "Apple CCE, torch_compile"
 FOR_TIME, FOR_MEMORY = ", for time", ", for memory"
-# Of torch's options on a CPU: all rows in one chunk take the least time, few rows the least memory.
+# torch's chunking: on a CPU, all rows in one chunk take the least time, and few rows in each the least memory.
 _ALL_ROWS = LinearCrossEntropyOptions(batch_chunk_size=1 << 31, chunking_method=None)
 _FEW_ROWS = LinearCrossEntropyOptions(batch_chunk_size=16, chunking_method=None, acc_policy="compact")
 
@@ -42,9 +43,9 @@ class Implementation(NamedTuple):
     load: Callable[[], Loss]
     ours: bool = False
     compiles: bool = False  # for seconds, once for every shape
-    timed: bool = True  # False: measured for memory alone, since its few rows a chunk take many times as long
-    device: str | None = None  # the only one that it is for
-    trains_only: bool = False  # the same as another one in forward alone
+    timed: bool = True  # False: measured for memory alone, since chunks of few rows take many times as long
+    device: str | None = None  # the only device type that it is for; None for all
+    trains_only: bool = False  # without backward it is the same as another one
 
 
 def _from(module: str, name: str, **options: Any) -> Callable[[], Loss]:

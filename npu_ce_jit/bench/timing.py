@@ -25,12 +25,12 @@ _FEWEST_ROUNDS = 3
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """As in a process of its own: nothing that this one has set has a part in what runs within, and what is drawn there
-    leaves its generator where it was. Seeds are 0.
+    """Runs a block as in a process of its own: torch's global settings in this process do not affect it, and random
+    numbers drawn in it do not advance this process's generator. The seed is 0.
     """
     dtype, is_deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    # A default device is a mode, which costs each of torch's functions something.
+    # Only where a default device is set: the context is a mode, which adds time to each of torch's functions.
     on_cpu = nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu")
     with (
         torch.random.fork_rng(devices=[]),
@@ -39,7 +39,7 @@ def undisturbed() -> Iterator[None]:
         torch._C._DisableAutocast(),
         on_cpu,
     ):
-        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which sows on every device
+        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which seeds every device
         torch.set_default_dtype(torch.float32)
         torch.use_deterministic_algorithms(False)
         try:
@@ -61,17 +61,17 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds a call of each implementation, by round. Every round runs each once, in shuffled order.
 
-    `wait` waits for a device that works on after a call has returned; `prepare` comes before the clock starts. After
-    `seconds_at_most` no round is begun but the first three. With `clock=time.process_time`, seconds are those of all
-    threads, whoever else has the processors meanwhile; a thread that waits for another then costs nothing.
+    `wait` waits for a device that is still working when a call returns; `prepare` runs before the clock starts. After
+    `seconds_at_most` no round begins except the first three. With `clock=time.process_time`, seconds are the CPU time
+    of all threads, whatever other processes run; a thread that sleeps until another is done costs nothing then.
 
-    What the machine does meanwhile then hits all of them alike, so that the ratio within a round means something
+    Other load on the machine affects all implementations of a round alike, so the ratio within a round means something
     where a time alone does not.
     """
     for call in implementations.values() if warm_up else ():
         prepare()
         call()
-    order = random.Random()  # noqa: S311  of its own: the program's stays where it was
+    order = random.Random()  # noqa: S311  of its own: the program's does not advance
     began = time.perf_counter()
     seconds: dict[str, list[float]] = {name: [] for name in implementations}
     for done in range(rounds):
@@ -117,7 +117,7 @@ def peak_allocated(call: Call, warm_up: bool = True) -> int:
     """Bytes that torch allocates on the CPU for the call and its result, at their peak; exact, the same in each run."""
     if warm_up:
         call()
-    # The one profiler that tells of every allocation in its order and writes nothing to stderr.
+    # The only profiler that reports every allocation in order and writes nothing to stderr.
     config = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
     _enable_profiler_legacy(config)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of answers: JSON with a line for what belongs together, and nothing that tells whose machine it was."""
+"""The file of answers: JSON with related values on one line, and nothing that identifies the machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ WHAT = (
 
 
 def write(file: Path, report: dict[str, Any]) -> None:
-    """In one step, so that a reader finds the last file or this one. Raises OSError."""
+    """Writes the file in one step, so that a reader finds the last file or this one. Raises OSError."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_text(text_of(_without_paths(report)) + "\n", "utf-8")
     os.replace(unfinished, file)
 
 
 def text_of(value: Any, indent: str = "") -> str:
-    """On one line where it fits."""
+    """The value as JSON, on one line where it fits."""
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or len(indent) + len(line) <= _WIDTH or not value:
         return line

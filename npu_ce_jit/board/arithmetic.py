@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many units of the last place the chip's Exp, Ln and Div are off, over a grid."""
+"""The errors of the chip's Exp, Ln and Div over a grid, in units in the last place (ulp)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _POINTS = _LAUNCHES * MOST_LANES
 
 
 def exp(probes: Probes) -> Answer:
-    """Down to where results are subnormal, which are asked apart."""
+    """Over arguments whose results are normal; subnormal results are asked for in `assumed.COMPUTED`."""
     x = torch.linspace(-87, 0, _POINTS)
     return _compared(probes, "Exp", x, x, lambda a, _: a.exp())
 
 
 def ln(probes: Probes) -> Answer:
-    """From small numbers to what the sum of a large vocabulary comes to."""
+    """From small numbers to 2**18, the sum of exponentials over a large vocabulary."""
     x = torch.logspace(-20, 18, _POINTS, base=2)
     return _compared(probes, "Ln", x, x, lambda a, _: a.log())
 
@@ -40,7 +40,7 @@ def as_good_as(answer: Any, assumed: Any) -> bool:
 
 
 def _compared(probes: Probes, name: str, a: Tensor, b: Tensor, exact: Callable[[Tensor, Tensor], Tensor]) -> Answer:
-    """With the float32 that is nearest to the result in float64."""
+    """Compares the chip's results with the float32 nearest to the result in float64."""
     parts = zip(a.split(MOST_LANES), b.split(MOST_LANES), strict=True)
     came = torch.cat([probes.vector(name, *part) for part in parts])
     nearest = exact(a.double(), b.double()).float()
@@ -49,6 +49,6 @@ def _compared(probes: Probes, name: str, a: Tensor, b: Tensor, exact: Callable[[
 
 
 def _ordered(x: Tensor) -> Tensor:
-    """Integers that are one apart where floats of one sign are neighbours."""
+    """Integers that differ by 1 for neighbouring floats."""
     bits = x.view(torch.int32).long()
     return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the virtual NPU of the sources (tests/virtual_cann) takes the answers to be: where the manual is silent, or says
-it in words that a reading may have got wrong. The kernels are tested under these assumptions and no others.
+"""The answers that the virtual NPU (tests/virtual_cann) assumes, where the manual is silent or may have been misread.
+The kernels are tested under these assumptions and no others.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# By question: what is computed, in the words of `expressions`, and what comes.
+# By question: what is computed, in the syntax of `expressions`, and the result.
 COMPUTED: dict[str, dict[str, str]] = {
     "exp_of_minus_inf": {"Exp(-inf)": "0", "Exp(-1000)": "0", "Exp(-104)": "0"},
     "exp_of_inf_and_nan": {"Exp(inf)": "inf", "Exp(89)": "inf", "Exp(nan)": "nan"},
@@ -87,7 +87,7 @@ COMPUTED: dict[str, dict[str, str]] = {
         "FloatToInt32(0.5)": "0", "FloatToInt32(1.5)": "2", "FloatToInt32(-2.5)": "-2", "FloatToInt64(2.5)": "2",
         "Int32ToFloat(16777217)": "16777216",
     },
-    # 2^24 swallows each 1 that is added to it alone, so the sum tells when it met -2^24.
+    # In float32, 2^24 + 1 = 2^24: a 1 added to 2^24 is lost, so the sum shows how early -2^24 cancels it.
     "whole_reduce_sum_order": {
         "WholeReduceSum(16777216, -16777216, 1)": "62", "WholeReduceSum(16777216, 1 x31, -16777216, 1)": "61",
         "WholeReduceSum(16777216, 1 x62, -16777216)": "61",
@@ -119,14 +119,14 @@ PADDED: dict[str, Any] = {
     "pad_filler_unpadded_left0_right0": {"right": "the first element"},
 }
 
-# The manual promises a unit of the last place for Exp and Ln; Div is not documented.
+# The manual promises an error of one ulp for Exp and Ln; for Div it says nothing.
 LAST_BITS: dict[str, Any] = {
     "exp_last_bits": {"ulp at most": 1},
     "ln_last_bits": {"ulp at most": 1},
     "div_last_bits": {"ulp at most": 0},
 }
 
-# Rates of the virtual NPU's timeline by name and unit, at their fast and their slow ends.
+# Rates of the virtual NPU's timeline, by name and unit: the fast and the slow end of each range.
 _OF_COPIES = {"dma, bytes/cycle": [32, 32], "dma_of_l2, bytes/cycle": [64, 32], "short_copy, bytes": [0, 3072]}
 _OF_MEMORY = {"hbm, bytes/s": [1.6e12, 0.98e12], "l2, bytes/s": [2.0e12, 1.6e12]}
 COSTS: dict[str, Any] = {

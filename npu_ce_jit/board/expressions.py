@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions that are written as what is computed: `Max(nan, 1)`, `FloatToHalf(65520)`, `WholeReduceSum(1, 2)[4]`.
+"""Questions written as expressions: `Max(nan, 1)`, `FloatToHalf(65520)`, `WholeReduceSum(1, 2)[4]`.
 
-A number is given to all lanes. An operation that goes across lanes takes the numbers for its lanes, `1 x31` for 31 of
-them and the last for all that follow. A number in brackets is the lane whose result is asked, else the first.
+An operand fills all lanes. For an operation across lanes, the operands are the values of successive lanes: `1 x31` is
+31 lanes of 1, and the last operand fills all lanes that follow. `[4]` asks for the result in lane 4, else it is lane 0.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def parse(text: str) -> Expression:
 
 
 def answers(probes: Probes, texts: Iterable[str]) -> dict[str, str]:
-    """What the chip computes for each, as `shown` has it."""
+    """What the chip computes for each, in the format of `shown`."""
     return {text: _answer(probes, parse(text)) for text in texts}
 
 
 def shown(number: float) -> str:
-    """With all the digits that float32 has; tiny numbers by their bits."""
+    """The number in the 9 digits that identify a float32; tiny numbers in hexadecimal."""
     if number == LEFT_ALONE:
         return "left alone"
     if number != 0 and abs(number) < 1e-30:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss itself: captured in a graph, and beside torch's and torch_npu's operators."""
+"""The loss itself: captured in a graph, and timed beside torch's and torch_npu's operators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from npu_ce_jit.bench import cases
 from npu_ce_jit.bench.cases import DTYPES, FORMS, Cell, Effort
 from npu_ce_jit.bench.implementations import IMPLEMENTATIONS
 
-# From few elements to many, so that what there is no time for comes last.
+# In ascending size, so that the largest are left out when time runs out.
 _SHAPES = ((16, 1000), (4, 131072), (1024, 1024), (48, 131072), (4096, 8080), (1024, 32000), (1024, 128256))
 _EFFORT = Effort(rounds=5, seconds=1.0, compile=False, calls=10)
 _SHOWN = ("milliseconds", "share of the limit", "peak over logits", "value")
@@ -24,7 +24,7 @@ _WARM_UPS, _REPLAYS = 3, 20
 
 
 def beside_peers(device: torch.device, seconds: float) -> dict[str, Any]:
-    """As `bench` measures and names it, of as many cells as there is time for; and why others did not run."""
+    """The numbers of `bench`, under its names, for as many cells as there is time for; and why others did not run."""
     began, seconds_of_an_element = time.perf_counter(), 0.0
     found: dict[str, Any] = {}
     not_run: dict[str, str] = {}
@@ -45,7 +45,7 @@ def beside_peers(device: torch.device, seconds: float) -> dict[str, Any]:
 
 
 def graph_step(device: torch.device) -> dict[str, Any]:
-    """Forward and backward, captured once and replayed on other logits, which an eager step has as well."""
+    """Captures forward and backward in a graph, and compares its replay on other logits with an eager step."""
     backend = torch.get_device_module(device)
     loss: Callable[..., Any] = IMPLEMENTATIONS["cross_entropy"][0].load()
     generator = torch.Generator().manual_seed(0)

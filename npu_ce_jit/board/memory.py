@@ -34,7 +34,7 @@ PADDINGS = {
 
 
 def padded(probes: Probes, padding: Padding) -> dict[str, str]:
-    """What stands left and right of the block, by name; one for both widths of elements, or an answer for each."""
+    """What is left and right of the block, in words; one answer if both element sizes agree, else one for each."""
     found = {f"{dtype.itemsize} bytes": _padded(probes, dtype, padding) for dtype in (torch.int32, torch.int16)}
     one, other = found.values()
     return one if one == other else {f"{side}, {size}": what for size, at in found.items() for side, what in at.items()}
@@ -62,13 +62,13 @@ def _named(numbers: list[int]) -> str:
 
 
 def stale_reads(probes: Probes) -> dict[str, int]:
-    """Counts reads that saw the value before the DMA's write: GetValue reads through the data cache, DMA does not."""
+    """Counts reads of the value before the DMA's write: GetValue reads through the data cache, which a DMA bypasses."""
     rounds = probes.fill_and_read(_ROUNDS)
     return {"stale": sum(number != value for number, values in enumerate(rounds) for value in values)}
 
 
 def launches_out_of_place(device: torch.device) -> dict[str, int]:
-    """The loss of logits that torch's copy has just overwritten, in torch_npu's queue, which the host runs ahead of."""
+    """Counts wrong losses of logits that copy_ has just overwritten, while the host runs ahead of torch_npu's queue."""
     loss: Callable[..., Any] = IMPLEMENTATIONS["cross_entropy"][0].load()
     generator = torch.Generator().manual_seed(0)
     rounds = torch.randn(_ROUNDS, 64, 1000, generator=generator)

@@ -19,7 +19,7 @@ from npu_ce_jit.session import State
 
 LANES = 256  # the fewest of a vector instruction here: Compare takes whole repeats of 256 bytes
 MOST_LANES = 4096
-LEFT_ALONE = -55  # what UB holds where no result is written, and what DataCopyPad finds there
+LEFT_ALONE = -55  # what UB holds before; it stays where neither a result nor DataCopyPad writes
 PADDING_VALUE = -7
 _UNWRITTEN = -77  # what GM holds before a launch
 _CAST_COUNT = 64
@@ -30,11 +30,11 @@ _u32, _u64, _i32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int32
 
 
 class NoAnswerError(RuntimeError):
-    """A question was asked and the chip gave no answer, or one that cannot be one."""
+    """The chip gave no answer to a question, or an impossible one."""
 
 
 class Probes:
-    """Raises BuildError or ToolchainError where the kernels cannot be had, LoadError where they do not open."""
+    """The kernels, open. Raises BuildError or ToolchainError where there are none, LoadError where they do not open."""
 
     def __init__(self, session: State, device: torch.device) -> None:
         assert session.sources is not None, "a session with an NPU has sources"
@@ -62,7 +62,7 @@ class Probes:
         return _written(result)
 
     def vector_turns(self, operation: str, lanes: int, turns: int) -> Launch:
-        """A launch that issues the instruction so many times."""
+        """A launch that issues the instruction `turns` times."""
         a = (torch.rand(lanes) + 0.5).to(self.device)
         offsets = torch.arange(lanes, dtype=torch.int32) * 4
         b = offsets.view(torch.float32) if operation == "Gather" else torch.rand(lanes) + 0.5
@@ -85,7 +85,7 @@ class Probes:
         return _written(result)
 
     def copy(self, source: Tensor, to: Tensor, piece_bytes: int, *, blocks: int, writes: bool, passes: int) -> Launch:
-        """Goes over the bytes of `source` so many times, in pieces."""
+        """A launch that reads `source` in pieces, `passes` times, and with `writes` copies it to `to`."""
         numbers = (_u64(source.nbytes), *map(_u32, (piece_bytes, writes, passes)))
         return self._call("npu_ce_board_copy", _u32(blocks), source, to, *numbers)
 
@@ -93,7 +93,7 @@ class Probes:
         return self._call("npu_ce_board_empty", _u32(blocks))
 
     def fill_and_read(self, rounds: int) -> list[list[int]]:
-        """What the scalar unit reads, in each round, where the launch before has written the round's number."""
+        """What the scalar unit reads, in each round, after a launch that has written the round's number there."""
         between = self._unwritten(_CAST_COUNT, torch.int32)
         results = [self._unwritten(_CAST_COUNT, torch.int32) for _ in range(rounds)]
         stream = self.stream()
@@ -103,7 +103,7 @@ class Probes:
         return [_written(result).tolist() for result in results]
 
     def stream(self) -> ctypes.c_void_p:
-        """Torch_npu's current stream, which has been given all that was called before."""
+        """torch_npu's current stream; reading it first submits all earlier calls to it."""
         return ctypes.c_void_p(torch.get_device_module(self.device).current_stream().npu_stream)
 
     def _vector(self, operation: str, a: Tensor, b: Tensor, result: Tensor, turns: int = 1) -> Launch:
@@ -111,7 +111,7 @@ class Probes:
         return self._call("npu_ce_board_vector", _u32(number), a, b, result, _u32(a.numel()), _u32(turns))
 
     def _call(self, name: str, *arguments: Any) -> Launch:
-        """A launch that keeps its tensors."""
+        """A launch, which keeps its tensors alive."""
         function = self._library[name]
         function.restype = None
 
@@ -142,7 +142,7 @@ class Time(NamedTuple):
 
 
 def time_of(probes: Probes, launch: Launch, launches: int, behind: Launch | None = None) -> Time:
-    """The mean of many launches, one behind the other. What the device does first lets the host get ahead of it."""
+    """The mean of many launches in a row. Where the device runs `behind` first, the host gets ahead of it."""
     backend = torch.get_device_module(probes.device)
     start, end = (backend.Event(enable_timing=True) for _ in range(2))
     backend.synchronize()
@@ -160,7 +160,7 @@ def time_of(probes: Probes, launch: Launch, launches: int, behind: Launch | None
 
 
 def _written(result: Tensor) -> Tensor:
-    """On the host. Raises NoAnswerError where no kernel has written it, since a launch that fails may say nothing."""
+    """The result, on the host. Raises NoAnswerError if it is unwritten, since a launch may fail without an error."""
     result = result.cpu()
     if (result == _UNWRITTEN).all():
         raise NoAnswerError("the kernel left its result unwritten")

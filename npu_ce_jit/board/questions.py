@@ -37,14 +37,14 @@ class Board:
 
     @property
     def seconds(self) -> float:
-        """That the question may still take."""
+        """The time that the question may still take."""
         return self._until - time.perf_counter()
 
 
 class Question(NamedTuple):
-    """`agrees` takes the answer and what is assumed; None where they are there to be read side by side.
+    """`agrees` compares the answer with the assumption; None where a person has to compare them.
 
-    `share` is of the time that all may take, for a question that can use any amount.
+    `share` is the question's share of the time for all, for a question that can use any amount.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Question(NamedTuple):
 
 
 def questions() -> Iterator[Question]:
-    """What is computed, then what it costs; last what a device may refuse, and may not survive."""
+    """First what is computed, then what it costs; last what a device may refuse, or may not survive."""
     for name, expected in assumed.COMPUTED.items():
         yield Question(name, partial(_computed, list(expected)), expected)
     paddings = {name: Question(name, partial(_padded, name), assumed.PADDED.get(name)) for name in memory.PADDINGS}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks all questions and writes the file of answers, which is whole after each of them.
 
-A question that fails leaves its reason in the file, and the next is asked. A device that a question has taken down
-serves no other in this process: a process of its own goes on then, from the file.
+When a question fails, the reason goes into the file, and the next is asked. After a question that takes the device
+down, this process can use the device no more: a new process goes on from the file.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from npu_ce_jit.session import State
 
 _SECONDS = 90.0
 _MOST_SAID = 2000  # characters
-_MOST_FLAGS = 10  # sets of them, each of which a new process tries
+_MOST_FLAGS = 10  # sets of flags, each tried in a new process
 _BEGUN = {"not asked": "the process ended while it was asked"}
 
 
 @undisturbed()
 def run_board(arguments: list[str]) -> int:
-    """0 where the file is written and every answer is as assumed or has no assumption to differ from."""
+    """Asks, and writes the file. 0 where the self-check passed and no answer differs from an assumption."""
     parser = argparse.ArgumentParser(
         prog="npu_ce_jit board",
         description="Builds the kernels, checks them, and asks the NPU here what only a chip can answer: what it "
@@ -54,7 +54,7 @@ def run_board(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     seconds: float = parsed.seconds
     report: dict[str, Any] = json.loads(parsed.file.read_text("utf-8")) if parsed.resume else {"what": answers.WHAT}
-    answers.write(parsed.file, report)  # before a minute is spent on what cannot be written
+    answers.write(parsed.file, report)  # fails now, and not after a minute, if the file cannot be written
     device = require_npu()
     require_supported_chip(torch.get_device_module(device).get_device_name(device), "Run it on one of these.")
     _say("building the kernels, unless they are there")
@@ -76,7 +76,7 @@ def run_board(arguments: list[str]) -> int:
 
 
 def _checked(device: torch.device) -> tuple[State, NpuCeJitError | None]:
-    """The session with the kernels of the loss, and why there are none that compute rightly."""
+    """The session with the kernels of the loss, and what is wrong with them, or None."""
     session = bootstrap.load_all(may_build=True)
     if session.npu.state == "none":
         return session, session.npu.problem
@@ -94,7 +94,7 @@ def _board(session: State, device: torch.device) -> Board:
 
 
 def _head(session: State, problem: NpuCeJitError | None, board: Board) -> dict[str, Any]:
-    """What the answers are the answers of."""
+    """The head of the report: the chip, the versions and the kernels."""
     properties = torch.get_device_module(board.device).get_device_properties(board.device)
     kernels: dict[str, Any] = {"self-check": "passed" if problem is None else _in_words(problem)}
     if session.npu.artifact is not None:
@@ -114,14 +114,14 @@ def _head(session: State, problem: NpuCeJitError | None, board: Board) -> dict[s
 
 
 def _go_on(why: str, file: Path, seconds: float) -> int:
-    """The exit code of a process that goes on from the file."""
+    """Goes on from the file in a new process, and returns its exit code."""
     _say(why)
     command = [sys.executable, "-m", "npu_ce_jit", "board", str(file), f"--seconds={seconds:.0f}", "--resume"]
     return subprocess.run(command, check=False).returncode  # noqa: S603  this package's own
 
 
 def _ask_all(board: Board, report: dict[str, Any], file: Path, seconds: float) -> bool:
-    """Whether the device still works after it."""
+    """Asks what has no answer yet. Returns whether the device still works."""
     asked: dict[str, Any] = report["answers"]
     all_questions = list(questions())
     for number, question in enumerate(all_questions, 1):
@@ -152,7 +152,7 @@ def _ask(board: Board, question: Question) -> dict[str, Any]:
 def _works(device: torch.device) -> bool:
     try:
         return bool((torch.ones(8).to(device).cpu() == 1).all())
-    except Exception:  # noqa: BLE001  it has no other way to tell
+    except Exception:  # noqa: BLE001  any error tells that it does not
         return False
 
 
@@ -195,7 +195,7 @@ def _versions(session: State) -> dict[str, Any]:
 
 
 def _in_words(error: Exception) -> str:
-    """What it says of the fault, on one line."""
+    """The error's message, on one line."""
     if isinstance(error, BuildError):
         said = " | ".join((error.fact, *error.first_lines))
     elif isinstance(error, NpuCeJitError):
@@ -206,4 +206,4 @@ def _in_words(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"npu_ce_jit board: {text}", file=sys.stderr, flush=True)  # noqa: T201  the file is what it gives
+    print(f"npu_ce_jit board: {text}", file=sys.stderr, flush=True)  # noqa: T201  its result is the file

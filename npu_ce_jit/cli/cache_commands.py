@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that look after the cache. Each prints what it did and returns the exit code."""
+"""The commands that manage the cache. Each prints what it did and returns the exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from npu_ce_jit.session import State
 
 
 def build(session: State, into: Path | None, soc: str | None, *, verbose: bool) -> int:
-    """The CPU library, and the NPU's where somebody set this machine up for one or names a chip; 1 where one fails."""
+    """Builds the CPU library, and the NPU's if its software is installed or `soc` names a chip; 1 where one fails."""
     if soc is not None:
         require_supported_chip(soc, "Name a chip as `npu-smi info` or torch_npu does, for instance Ascend910B2.")
     settings, toolchain = session.settings, session.toolchain
@@ -48,7 +48,7 @@ def build(session: State, into: Path | None, soc: str | None, *, verbose: bool) 
 
 
 def _let_all_read(artifact: Artifact, *, whole: bool) -> None:
-    """Has every user find the entry: it was asked for in a place of its own. `whole`: that was made for it as well."""
+    """Lets every user read the entry, since `--into` makes a cache to share. `whole`: the root too, as it is new."""
     key_dir = artifact.entry_dir.parent
     dirs = (*((key_dir.parents[1],) if whole else ()), key_dir.parent, key_dir, artifact.entry_dir)
     for path in (*dirs, *artifact.entry_dir.iterdir()):
@@ -66,11 +66,11 @@ def _targets(session: State, for_npu: bool) -> dict[str, Callable[[], Target]]:
 
 
 def clean(store: Store, *, everything: bool, rejected: bool, older_than_days: float | None, dry_run: bool) -> int:
-    """Removes what serves nobody, and further copies; with an age also entries made before that; or everything.
+    """Removes what is broken, and further copies of entries; with an age also what is older; or everything.
 
-    With `rejected` also the verdicts on flags and libraries, so that these are tried again.
+    With `rejected` also rejected entries and notes of refused libraries, so that these are tried again.
 
-    What a living builder works in stays. A process that has a library open keeps it: files go, mappings stay.
+    What a running build works in stays. A process that has a library open keeps its mapping when the file is removed.
     """
     failed = False
     freed = count = 0
@@ -84,7 +84,7 @@ def clean(store: Store, *, everything: bool, rejected: bool, older_than_days: fl
             try:
                 inventory.remove(item)
             except FileNotFoundError:
-                continue  # another one cleans too
+                continue  # another process cleans too
             except OSError as error:
                 print(f"cannot remove {item.path}: {error}")
                 failed = True
@@ -119,7 +119,7 @@ def verify(store: Store, *, may_colour: bool) -> int:
 
 
 def pack_into(session: State, file: Path) -> int:
-    """What this installation would use; in a directory the file is named by what its last entry needs."""
+    """Packs the entries that this installation would use; in a directory, the file is named by its last entry's key."""
     store, artifacts = Store.of(session.settings), []
     for title, target_of in _targets(session, False).items():
         artifact = store.find(cache_key(target_of()))
@@ -133,7 +133,7 @@ def pack_into(session: State, file: Path) -> int:
 
 
 def unpack_from(store: Store, file: Path) -> int:
-    """Entries that are there already stay as they are."""
+    """Puts the entries of an archive into the cache; those that are there already stay as they are."""
     for one in unpack(file, store):
         print(f"{'unpacked' if one.is_new else 'already there:'} {one.entry_dir}")
     return 0

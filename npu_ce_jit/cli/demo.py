@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m npu_ce_jit demo`: compute, compare with PyTorch, trace and export, on the best device here."""
+"""`python -m npu_ce_jit demo`: compute, compare with PyTorch, trace and export, on the CPU."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from npu_ce_jit.torch_compat import untested_torch
 
 Verdict = Literal["ok", "warn", "fail"]
 
-_MOST_LINES = 8  # of a compiler's words: as many as there may be sets of bisheng's flags, each with its own
+_MOST_LINES = 8  # of a failed build's report: enough for one line from each set of bisheng's flags
 _STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -41,9 +41,9 @@ def examine(session: State) -> list[Check]:
 
 
 def try_npu(session: State) -> tuple[State, list[Check]]:
-    """Has the NPU kernels compute, where there are any, and returns the session as it is after that.
+    """Runs the self-check of the NPU kernels, where there are any. Returns the session afterwards, and the check.
 
-    It makes a context on the first device: without one, nothing tells whether the kernels work.
+    It makes a context on the first device: whether the kernels work can only be told by running them.
     """
     name = "NPU self-check"
     if session.npu.state == "none":
@@ -109,7 +109,7 @@ _CPU_WORKS = {
 
 
 def _npu_works(session: State) -> str:
-    """Empty for a package without NPU kernels."""
+    """The NPU's part of the summary; empty for a package without NPU kernels."""
     if session.npu.state != "none":
         return {
             "loaded": "the NPU kernels work",
@@ -138,13 +138,13 @@ def _toolchain(session: State) -> Iterator[Check]:
         yield _of_fact(toolchain.torch_version, "fail")
     else:
         yield Check("torch", "warn", toolchain.torch_version.require(), untested.fact, untested.hint)
-    # Without a compiler a library that is already in the cache still works, so its absence alone fails nothing.
+    # Without a compiler a library that is already in the cache still works, so a missing tool alone is no failure.
     for fact in (toolchain.cpu_isa, toolchain.cxx, toolchain.ninja):
         yield _of_fact(fact, "warn")
     verdict_if_absent: Verdict = "ok" if _has_no_npu_software(session) else "warn"
     for fact in (toolchain.torch_npu_version, toolchain.cann_home):
         yield _of_fact(fact, verdict_if_absent)
-    if toolchain.cann_home.value is not None:  # without it each would say once more that there is no CANN
+    if toolchain.cann_home.value is not None:  # without CANN, each would repeat that there is none
         for fact in (toolchain.cann_version, toolchain.npu_architecture, toolchain.bisheng, toolchain.lld):
             yield _of_fact(fact, verdict_if_absent)
 

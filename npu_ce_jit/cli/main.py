@@ -23,7 +23,7 @@ _COMPUTING = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; 2 for a command line that is not one."""
+    """Runs one command and returns its exit code; an invalid command line exits with 2."""
     console.escape_what_stdout_cannot_show()
     try:
         try:
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     unpack = add("unpack", _unpack, "take what another machine has packed into the cache; its code will run here")
     unpack.add_argument("file", type=Path)
     for name, help_ in _COMPUTING.items():
-        commands.add_parser(name, help=help_, add_help=False)  # has arguments of its own
+        commands.add_parser(name, help=help_, add_help=False)  # parses its arguments itself
     return parser
 
 
@@ -106,7 +106,7 @@ def _days(text: str) -> float:
 
 
 def _compute(command: str, arguments: list[str]) -> int:
-    """What computes for a while is imported when it is asked for."""
+    """Runs a command that computes; its module is imported only here, since other commands need none of it."""
     if command == "board":
         from npu_ce_jit.board.run import run_board
 

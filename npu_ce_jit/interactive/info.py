@@ -17,7 +17,7 @@ from npu_ce_jit.session import Kernels, State
 
 
 class Info(dict[str, Any]):
-    """Plain data, ready for JSON, that shows itself well.
+    """Plain data, ready for JSON, that is shown as a table.
 
     Keys: npu_ce_jit (version), sources (their directory), backend (of CPU calls), cpu and npu (state, key, library,
     bisheng_flags, bisheng_flags_tried, rebuilt_from, problem), answers (of each name that `install` redirects: the
@@ -67,7 +67,7 @@ class Info(dict[str, Any]):
 
 
 def info_of(session: State) -> Info:
-    """Builds nothing and opens no library."""
+    """The `Info` of a session. Builds nothing and opens no library."""
     store = Store.of(session.settings)
     return Info(
         {
@@ -89,7 +89,7 @@ def info_of(session: State) -> Info:
 
 
 def state_of(kernels: Kernels) -> dict[str, Any]:
-    """One target, as `info` and `doctor` tell it to programs."""
+    """The kernels of one target as plain data, for `info` and `doctor`."""
     artifact, sources = kernels.artifact, kernels.sources
     return {
         "state": kernels.state,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one asks this package about itself, at a prompt or in a notebook."""
+"""`info` and `build_log`, for a prompt or a notebook."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_log(device: Literal["cpu", "npu"] = "cpu") -> str:
     """What ninja and the compilers said in the last build: of the kernels in use, or of others that failed since.
 
     Args:
-        device: Whose kernels.
+        device: The device of the kernels.
 
     Raises:
         NpuCeJitError: there was no build, or its log is gone.

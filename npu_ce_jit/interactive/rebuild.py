@@ -26,7 +26,7 @@ DeviceType = Literal["cpu", "npu"]
 
 
 class Rebuilt(Info):
-    """Plain data, ready for JSON, that shows itself well.
+    """Plain data, ready for JSON, that is shown as a table.
 
     Keys: sources (their directory), defines, and for each target that was rebuilt, cpu or npu, what `info` says of it,
     with built (False where it was in the cache) and seconds (that building or finding it took).
@@ -52,7 +52,7 @@ def rebuild(
 ) -> Rebuilt:
     """Builds the kernels from other sources or with other macros, and has this process use them from the next call on.
 
-    Everything is built before anything is exchanged. Where a source does not compile, a library does not load or fails
+    Everything is built before any kernel is replaced. Where a source does not compile, a library does not load or fails
     the check, or the build is interrupted, the kernels from before go on computing; `info()` then shows the problem and
     `build_log()` the log of the build that failed. Calls in other threads run on one set of kernels or the other. What
     was built is kept in the cache like every other build, so coming back to it takes no compiler.
@@ -67,13 +67,13 @@ def rebuild(
         defines: Macros for all compilers, for instance `{"NPU_CE_BLOCK_ELEMS": 512}`. None is a macro without value.
         sources: A directory with csrc/ and ascendc/, for instance an edited copy of `info()["sources"]`. Without it the
             installed sources, read anew: in a checkout, an edit is seen.
-        device: Whose kernels. Without it the CPU's, and an NPU's where this process has some.
+        device: The device of the kernels. Without it the CPU's, and an NPU's where this process has some.
         check: Whether the new kernels must first compute something small that is known.
 
     Raises:
         ValueError, TypeError: an argument is not what it should be.
         ToolchainError: something that a build needs is not here.
-        BuildError: a compiler refused; it has the compiler's words.
+        BuildError: a compiler refused; it has the compiler's output.
         LoadError: the linker refused the library.
         SelfCheckError: the kernels compute wrongly.
     """
@@ -100,13 +100,13 @@ class _Build(NamedTuple):
 def _sources_in(directory: Path) -> Sources:
     if not (directory / "csrc").is_dir():
         raise ValueError(f"sources: expected a directory with csrc/ and ascendc/, got {str(directory)!r} without csrc/")
-    return Sources.of(directory.absolute())  # compilers run elsewhere
+    return Sources.of(directory.absolute())  # compilers run in another directory
 
 
 def _names(device: DeviceType | None, session: State) -> list[DeviceType]:
     if device is not None:
         return [device]
-    # Or it could have them but for a fault in their sources.
+    # A problem that is not one of missing tools counts too: other sources may solve it.
     has_npu_kernels = session.npu.state != "none" or not isinstance(session.npu.problem, ToolchainError | None)
     return ["cpu", "npu"] if has_npu_kernels else ["cpu"]
 
@@ -128,7 +128,7 @@ def _build(name: DeviceType, session: State, sources: Sources) -> _Build:
 
 
 def _exchanged(session: State, builds: Mapping[DeviceType, _Build], sources: Sources, *, check: bool) -> State:
-    """The session with these kernels in use; as it was where one of them is of no use."""
+    """The session with these kernels in use. Where one of them fails, it raises and leaves those from before in use."""
     before: dict[DeviceType, Kernels] = {name: getattr(session, name) for name in builds}
     after: dict[str, Any] = {}
     with contextlib.ExitStack() as undo:
@@ -140,7 +140,7 @@ def _exchanged(session: State, builds: Mapping[DeviceType, _Build], sources: Sou
                     if check:
                         with on_trial(build.artifact):
                             _require_right(name)
-                elif name == "cpu":  # the reference computes, and nothing else that could go on
+                elif name == "cpu":  # so far the reference computes: there are no kernels to try these beside
                     _open(build)
                     undo.callback(registration.cover, torch.device(name))
                     use(build.artifact)
@@ -166,7 +166,7 @@ def _open(build: _Build) -> None:
 
 
 def _require_right(name: DeviceType) -> None:
-    """Raises SelfCheckError. The verdict is on the sources, so the flags that they were built with are not rejected."""
+    """Raises SelfCheckError. The sources are at fault, so the flags that they were built with are not rejected."""
     device = torch.device(name) if name == "cpu" else torch.device(name, torch.get_device_module(name).current_device())
     try:
         self_check.run(device)
@@ -180,7 +180,7 @@ def _require_right(name: DeviceType) -> None:
 
 @contextlib.contextmanager
 def _kept_in_session(name: DeviceType) -> Iterator[None]:
-    """Leaves a problem where `info` and `build_log` find it."""
+    """Keeps an error of the block in the session, where `info` and `build_log` find it."""
     try:
         yield
     except NpuCeJitError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A target's libraries, from the cache or from the compiler, and into this process. The same steps for every target."""
+"""Finds or builds a target's libraries, and loads them into this process. The steps are the same for every target."""
 
 import contextlib
 import ctypes
@@ -22,16 +22,16 @@ _logger = logging.getLogger("npu_ce_jit")
 
 
 def find_or_build(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
-    """None where nothing was built and nothing may be. Raises ToolchainError or BuildError."""
+    """The target's entry; None where it is not built and may not be. Raises ToolchainError or BuildError."""
     key, store = cache_key(target), Store.of(settings)
     return store.find(key) or (_build(target, settings, toolchain, key, store) if may_build else None)
 
 
 def load_or_build(target: Target, settings: Settings, toolchain: Toolchain, *, may_build: bool) -> Artifact | None:
-    """`find_or_build`, and the library open. Raises LoadError as well, where the linker refuses a library just built.
+    """`find_or_build`, then opens the library. Also raises LoadError, where the linker refuses a library just built.
 
-    One that it refuses from the cache may come from a machine with newer system libraries, which can go on using it.
-    One that is gone was removed since it was found or built: a cache may be cleaned at any time.
+    A library from the cache that the linker refuses may come from a machine with newer system libraries, which can go
+    on using it: it is skipped here. A library that is gone was removed meanwhile: a cache may be cleaned at any time.
     """
     key, store = cache_key(target), Store.of(settings)
     while (found := store.find(key)) is not None:
@@ -63,7 +63,7 @@ def _build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheK
 
 
 def _require_prebuilt_to_serve(target: Target, settings: Settings, key: CacheKey, store: Store) -> None:
-    """Raises ToolchainError where nothing else was to be used: who names a cache does not ask for the reference."""
+    """Raises ToolchainError where only prebuilt libraries may be used: their user does not want the reference."""
     if settings.build == "never" and settings.prebuilt_dirs:
         from npu_ce_jit.jit.build.cache_miss import reason
 
@@ -76,11 +76,11 @@ def _require_prebuilt_to_serve(target: Target, settings: Settings, key: CacheKey
 
 
 def open_library(artifact: Artifact, switches: Mapping[str, int]) -> None:
-    """Opens the library for good: a call in another thread may be in it at any time.
+    """Opens the library, which is never closed: a call in another thread may be in it at any time.
 
-    Each switch is a function of the library that takes an int; only those that differ from its default are given.
+    `switches` are functions of the library with their int argument, given where that is not the library's default.
     Raises LoadError with dlerror's text, which torch hides in `__cause__`; ToolchainError where opening it would end
-    the process, as a sanitizer's runtime does that comes after others.
+    the process, as a sanitizer's runtime does unless it is the first library.
     """
     path = str(artifact.library)
     absent = [name for name in artifact.manifest.get("first", ()) if not _is_open(name)]
@@ -123,7 +123,7 @@ def use(artifact: Artifact) -> None:
 def on_trial(artifact: Artifact) -> Iterator[None]:
     """Has torch call the kernels of a library that is open, in this thread alone and only in this block.
 
-    Others of the same device must be in use.
+    Another library of the same device must be in use.
     """
     registered = _registered()[artifact.library.name]
     try:
@@ -142,16 +142,16 @@ def _is_open(name: str) -> bool:
 
 
 def _registered() -> dict[str, ctypes.CDLL]:
-    """By file name, which is one for each device: the library that torch's dispatcher calls. Others stand behind it.
+    """The library that torch's dispatcher calls, by file name, one for each device. It calls the kernels in use.
 
-    Torch's namespace of the operators holds this: a registration outlasts the modules that a notebook imports again.
+    Kept in torch's namespace of the operators, since a registration outlives the modules that a notebook reloads.
     """
     libraries: dict[str, ctypes.CDLL] = vars(torch.ops.npu_ce_jit).setdefault("_registered_libraries", {})
     return libraries
 
 
 def _opened(artifact: Artifact) -> ctypes.CDLL:
-    return ctypes.CDLL(str(artifact.library))  # the same handle again
+    return ctypes.CDLL(str(artifact.library))  # an open library gives the same handle
 
 
 def _kernels(artifact: Artifact) -> ctypes.c_void_p:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that make the libraries, in a checkout, in an installed package or in a zip file of one."""
+"""The source files of the libraries, in a checkout, in an installed package or in a zip file of one."""
 
 import hashlib
 import os
@@ -18,15 +18,15 @@ _CPU_FOLDER = "csrc/cpu/"
 _BOARD_FOLDER = "ascendc/board/"
 
 _MACRO = r"[A-Za-z_][A-Za-z0-9_]*"
-_VALUE = r"[A-Za-z0-9_@%+=:,./-]+"  # nothing that a shell or ninja reads otherwise than it stands there
+_VALUE = r"[A-Za-z0-9_@%+=:,./-]+"  # nothing that is special to a shell or ninja
 
 
 class Sources:
     """`names` are posix, relative to `root_dir`, and sorted.
 
-    What is in the files is read when a key needs it: a machine without an NPU never needs the NPU's. `root_dir` may lie
-    in a zip file, `archive`. Without names, as in an application that ships no sources, nothing can be built, and a
-    prebuilt library of the same version serves.
+    Files are read when a key needs them: a machine without an NPU never needs the NPU's. `root_dir` may lie in a zip
+    file, `archive`. Without names, as in an application that ships no sources, nothing can be built, and a prebuilt
+    library of the same version serves.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Sources:
 
     @classmethod
     def installed(cls) -> "Sources":
-        """The sources of this installation. Raises BuildError where they are not whole."""
+        """The sources of this installation. Raises BuildError where its csrc/ has nothing to compile."""
         package_dir = Path(__file__).resolve().parents[1]
         if (package_dir / "csrc").is_dir():
             return cls.of(package_dir)
@@ -59,7 +59,7 @@ class Sources:
         return sources
 
     def with_defines(self, defines: Mapping[str, str | int | None]) -> "Sources":
-        """The same, compiled with these macros; None is a macro without a value. Raises ValueError or TypeError."""
+        """The same sources with these macros; None is a macro without a value. Raises ValueError or TypeError."""
         made = sorted(_define(name, value) for name, value in defines.items())
         return Sources(self.root_dir, self.names, tuple(made), self.archive)
 
@@ -73,7 +73,7 @@ class Sources:
             )
 
     def on_disk(self, directory: Path) -> "Sources":
-        """The same, below `directory` where they are in an archive. Raises BuildError or OSError."""
+        """The same sources, extracted into `directory` if they are in an archive. Raises BuildError or OSError."""
         if self.archive is None:
             return self
         for name, content in self._contents():
@@ -83,17 +83,17 @@ class Sources:
 
     @property
     def define_flags(self) -> tuple[str, ...]:
-        """For every compiler."""
+        """The macros as flags, for every compiler."""
         return tuple(f"-D{define}" for define in self.defines)
 
     @property
     def cpu(self) -> "Sources":
-        """What the CPU library is made of."""
+        """The sources of the CPU library."""
         return self._only(lambda name: not name.startswith(_NPU_FOLDERS))
 
     @property
     def npu(self) -> "Sources | None":
-        """What the NPU libraries are made of; None where either the kernels or their glue are left out."""
+        """The sources of the NPU libraries; None where either the kernels or their glue are missing."""
         if not self.names:
             return self
         sources = self._only(lambda name: not name.startswith((_CPU_FOLDER, _BOARD_FOLDER)))
@@ -102,11 +102,11 @@ class Sources:
 
     @property
     def board(self) -> "Sources":
-        """What the kernels that ask a chip are made of."""
+        """The sources of the kernels that `npu_ce_jit.board` runs."""
         return self._only(lambda name: name.startswith(_BOARD_FOLDER))
 
     def units(self, suffix: str) -> tuple[str, ...]:
-        """The names that a compiler is started with."""
+        """The names of the translation units with this suffix."""
         return tuple(name for name in self.names if name.endswith(suffix))
 
     def digests(self) -> list[tuple[str, str]]:
@@ -152,7 +152,7 @@ def _names(directory: Path, name: str) -> Iterator[str]:
 
 
 def _names_in(archive: Path, root_dir: Path) -> tuple[str, ...]:
-    from zipfile import ZipFile  # of all installations, few are one
+    from zipfile import ZipFile  # few installations are in a zip file
 
     prefix = f"{root_dir.relative_to(archive).as_posix()}/"
     with ZipFile(archive) as files:

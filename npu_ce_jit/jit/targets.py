@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be built: the CPU library, the NPU libraries, and the kernels that ask a chip. They share every step and no
-entry of the cache.
+"""What can be built: the CPU library, the NPU libraries, and the kernels of `npu_ce_jit.board`. They share every step
+of a build and no entry of the cache.
 
-An environment with CANN and one without share the CPU library, and a broken CANN harms it as little as a compiler that
-the CPU library cannot use harms the NPU's.
+So environments with and without CANN share the CPU library, and a broken CANN does not affect it, nor does what breaks
+the CPU library affect the NPU's.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ from npu_ce_jit.settings import Settings
 
 
 class Target:
-    """One set of libraries: what it is called, what decides its bytes, and what it is made of.
+    """One set of libraries: its name, the facts that its bytes depend on, and its sources.
 
-    `compiler` is that of its kernels; `needs`, without which it cannot be built, are asked for before a build alone.
+    `compiler` is that of its kernels; `needs` are the tools that a build requires, and are looked up only for a build.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Target:
     ) -> None:
         self.name: Final = name
         self.title: Final = title
-        self.detail: Final = detail  # what a person wants to know of a build, beside its compiler
+        self.detail: Final = detail  # what messages say of a build, beside its compiler
         self.compiler: Final = compiler
         self.needs: Final = needs
-        self.facts: Final = facts  # all but the sources that changes the libraries' bytes
+        self.facts: Final = facts  # everything but the sources that changes the libraries' bytes
         self.name_parts: Final = name_parts  # the facts that an entry's name shows
         self.sources: Final = sources
-        self.switches: Final = switches  # what to tell the library once it is open: functions that take an int
+        self.switches: Final = switches  # functions to call once the library is open, and their int arguments
 
 
 def cpu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
@@ -86,7 +86,7 @@ def npu_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Ta
 
 
 def board_target(settings: Settings, toolchain: Toolchain, sources: Sources) -> Target:
-    """Kernels without glue, whose launches are called by name. Raises ToolchainError as `npu_target` does."""
+    """Kernels without glue, whose launchers Python calls by name. Raises ToolchainError as `npu_target` does."""
     return Target(
         name="board",
         title="kernels that ask the chip",
@@ -107,8 +107,8 @@ class _OfNpu(TypedDict):
 def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
     """What targets for an NPU have in common.
 
-    The bisheng that CANN brings is left out of the facts, as the default C++ compiler is: CANN's version covers it, and
-    a machine that only runs may have none.
+    CANN's own bisheng is not described in the facts, nor is the default C++ compiler: CANN's version covers it, and a
+    machine that only runs the kernels may have none.
     """
     torch_npu, _ = toolchain.torch_npu_version.require(), toolchain.cann_home.require()
     from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
@@ -140,9 +140,9 @@ def _of_npu(settings: Settings, toolchain: Toolchain) -> _OfNpu:
 
 
 def _common_facts(settings: Settings, toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
-    """The default compiler's version is left out: a machine that only runs may have none, and asking would start a
-    process at each import. The manifest has it. Paths and times are left out because they change no byte. A CXX with
-    -march=native makes another library on each CPU, and homes are shared."""
+    """The default compiler's version is left out: a machine that only runs the kernels may have none, and asking would
+    start a process at each import. The manifest has it. Paths and times are left out because they change no byte. With
+    -march=native in CXX, the CPU is a fact: the library depends on it, and machines share home directories."""
     return (
         ("npu_ce_jit", __version__),
         ("torch", toolchain.torch_version.require()),

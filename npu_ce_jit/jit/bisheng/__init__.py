@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CANN's compiler: the ways to call it, and what is tried on it."""
+"""CANN's compiler: the ways to call it, and the small kernels that they are tried on."""

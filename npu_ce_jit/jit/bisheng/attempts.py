@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of each set of flags, and what is reported where none works."""
+"""The outcome of each set of flags, and the error where none works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from npu_ce_jit.jit.toolchain.compiler_output import telling_lines
 
 
 class Reached(IntEnum):
-    """How far a set of flags came before it failed."""
+    """How far a set of flags got before it failed."""
 
     PROBE = 0
     KERNELS = 1
@@ -27,11 +27,11 @@ class Attempt(NamedTuple):
     """One try of a set of flags; `output` is empty where it works."""
 
     flag_set: FlagSet
-    more: tuple[str, ...] = ()  # flags beside those of the set of flags
+    more: tuple[str, ...] = ()  # flags in addition to the set's
     command: str = ""  # ready to paste; empty for a set of flags that was rejected
     output: str = ""
     reached: Reached = Reached.PROBE
-    is_the_last: bool = False  # what failed it fails any other set of flags as well
+    is_the_last: bool = False  # the failure is not of the flags: any other set would fail as well
 
     @property
     def works(self) -> bool:
@@ -53,7 +53,7 @@ class Attempt(NamedTuple):
 
 
 def none_works(attempts: Sequence[Attempt], compiler: Compiler, log_file: Path) -> BuildError:
-    """With a line for each way in which sets of flags failed, and a hint for the one that got furthest."""
+    """The error, with a line for each way in which sets of flags failed, and a hint for the set that got furthest."""
     names_of: dict[str, list[str]] = {}
     for attempt in attempts:
         names_of.setdefault(attempt.verdict, []).append(attempt.name)
@@ -69,9 +69,9 @@ def none_works(attempts: Sequence[Attempt], compiler: Compiler, log_file: Path) 
 
 
 def is_the_sources_fault(attempts: Sequence[Attempt], root_dir: Path) -> bool:
-    """Whether a third set of flags has failed at the same lines of our sources: then they are wrong, and not the flags.
+    """Whether a third set of flags has failed with the same errors in our sources: then those are wrong, not the flags.
 
-    Two say less: the first two sets of flags differ by directories alone.
+    Two sets are no proof: the first two differ only in their directories and libraries.
     """
     where = re.compile(rf"^{re.escape(str(root_dir))}/\S+:\d+: (?:fatal )?error: .*", re.MULTILINE)
     found = [errors for attempt in attempts if (errors := set(where.findall(attempt.output)))]

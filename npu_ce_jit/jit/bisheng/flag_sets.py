@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which the releases of bisheng make a library of vector kernels and their launchers.
+"""The forms of command with which releases of bisheng make a library of vector kernels and their launchers.
 
-Each set of flags is a form that vendor documents or projects show; none works on all releases, and no file says which
-one a release takes. So a build tries them in this order, each on a small pair of kernels (`probe`) and then on all.
+Each set of flags is a form that vendor documents or projects show. None works with all releases, and no file says which
+one a release takes. So a build tries them in this order, each on two small kernels (`probe`) and then on all kernels.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 
 
 class FlagSet(NamedTuple):
-    """One way. `needs_cann_dirs`: this form of the driver adds no include directory or library by itself.
+    """One form. `needs_cann_dirs`: the driver then adds no include directory or library by itself.
 
-    "one command" compiles and links all units; "two steps" compiles each by itself, for a link that bisheng makes as
-    well, since it adds what registers the device code; "one unit" has one unit include all others.
+    "one command" compiles and links all units; "two steps" compiles each by itself, and bisheng links them as well,
+    since it adds the code that registers the device code; "one unit" has one unit include all others.
     """
 
     name: str
@@ -23,19 +23,19 @@ class FlagSet(NamedTuple):
     form: Literal["one command", "two steps", "one unit"] = "one command"
 
     def __str__(self) -> str:
-        """All that shapes what it makes: a cache's key has it."""
+        """Everything in it that changes the library: a part of the cache key."""
         return " ".join((f"{self.form}:", *self.flags, *(_LIBRARIES if self.needs_cann_dirs else ())))
 
 
-# -O2 is what projects have whose kernels ran on a board in these modes. -O3 is in CANN's rules for packages
-# of operators alone; which is faster, only a board can tell.
+# Projects whose kernels ran on an NPU in these modes use -O2. Only CANN's build rules for operator packages use -O3;
+# which is faster has to be measured on an NPU.
 _ALL = ("-std=c++17", "-O2", "-fPIC")
 _ASC = ("-x", "asc", "--npu-arch=dav-2201", *_ALL, "-DNPU_CE_VECTOR=__vector__")
-# What CANN's own build rules pass in the old mode (`-xcce`), and what the driver of the new one (`-x asc`) adds by
-# itself. Without TILING_KEY_VAR every unit defines g_tilingKey, and several cannot be linked; no kernel here reads it.
-# L2_CACHE_HINT is not among them: the hint adds an offset that is 0 unless whoever loads the binary sets it, and its
-# variable is one more symbol that a release may lack. So on these sets of flags the hint does nothing, which costs time
-# and no digit.
+# CANN's own build rules pass these in the old mode (`-xcce`); the driver of the new mode (`-x asc`) adds them itself.
+# Without TILING_KEY_VAR every unit defines g_tilingKey, and several cannot be linked; no kernel here reads it.
+# L2_CACHE_HINT is left out: the hint adds an offset that is 0 unless the loader of the binary sets it, and the offset's
+# variable is one more symbol that a release may lack. So with these sets of flags SetL2CacheHint does nothing, which
+# costs time and changes no result.
 _CCE = (
     *_ALL,
     "--cce-auto-sync",
@@ -54,41 +54,42 @@ _CCE = (
 )
 _CCE_VEC = ("-xcce", "--cce-aicore-arch=dav-c220-vec", *_CCE, "-DNPU_CE_VECTOR=")
 
-# A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: that, or the options of the old
-# form, says that it needs vector cores only. No set of flags is for both kinds of cores (dav-c220): the macro with
-# which a kernel then names one, KERNEL_TASK_TYPE_DEFAULT, says something to CANN's own build of operators only, and
-# without it each block runs on a cube core and on two vector cores.
+# A kernel is declared `extern "C" __global__ NPU_CE_VECTOR __aicore__ void name(...)`: the macro, or the options of the
+# old form, say that it needs vector cores only. No set of flags is for both kinds of cores (dav-c220): a kernel then
+# names its kind by the macro KERNEL_TASK_TYPE_DEFAULT, which only CANN's own build of operators reads, and without it
+# each block runs on a cube core and on two vector cores.
 FLAG_SETS = (
     # 8.5 and later.
     FlagSet("asc", _ASC, needs_cann_dirs=False),
     # The same, where the driver does not find its own headers or libraries.
     FlagSet("asc-dirs", _ASC, needs_cann_dirs=True),
-    # The old mode of 9.x, which takes the architecture by its new name too. That one has both kinds of cores, so
-    # the kernels name theirs: a compiler that does not know the word refuses it, where without it it would take both.
+    # The old mode of 9.x, which takes the architecture by its new name too. That name is for both kinds of cores, so
+    # the kernels say `__vector__`: a compiler without that keyword refuses it, and does not compile for both kinds.
     FlagSet(
         "cce-npu-arch",
         ("-xcce", "--npu-arch=dav-2201", *_CCE, "-DNPU_CE_VECTOR=__vector__"),
         needs_cann_dirs=True,
     ),
-    # 8.0 to 8.3, as their manual has it. It wants the name of a chip, and takes from it the architecture that all chips
-    # of A2 and A3 share: any of these names gives the same code. Asking for the real one would make a device context.
+    # 8.0 to 8.3, as in their manual. The option takes the name of a chip, for its architecture, which all chips of A2
+    # and A3 share: any of their names gives the same code. Asking for the real name would make a device context.
     FlagSet(
         "cce-soc",
         ("-xcce", "--cce-soc-version=Ascend910B1", "--cce-soc-core-type=VecCore", *_CCE, "-DNPU_CE_VECTOR="),
         needs_cann_dirs=True,
     ),
-    # The architecture by its own name, where a release refuses that of the chip.
+    # The architecture by its own name, where a release refuses the chip's.
     FlagSet("cce-vec", _CCE_VEC, needs_cann_dirs=True),
     # What public projects with several units do in this mode.
     FlagSet("cce-two-steps", _CCE_VEC, needs_cann_dirs=True, form="two steps"),
-    # Nothing is left to link: the names of all kernels differ, and nothing else of two units clashes.
+    # One unit, which needs no linking: no name is defined in two of the units that it includes.
     FlagSet("cce-one-unit", _CCE_VEC, needs_cann_dirs=True, form="one unit"),
 )
 
 # Below CANN's home: where Ascend C is in 9.x (8.x may have a link of that name), and in 8.x.
 _API_HOMES = ("{machine}-linux", "compiler")
-# In there, as CANN's build rules for packages of operators name them: 9.x and 8.5, then 8.x, whose place 9.x keeps for
-# headers that are made when it is packed. They include each other by bare names, so one directory is not enough.
+# Below those, the include directories of CANN's build rules for operator packages: of 9.x and 8.5, then of 8.x, whose
+# place 9.x keeps for headers generated at packaging. Headers include each other by file name alone, so one directory is
+# not enough.
 _API_PARTS = ("", "/basic_api", "/basic_api/reg_compute", "/adv_api", "/c_api", "/utils")
 _API_DIRS = (
     "asc",
@@ -100,7 +101,7 @@ _LIBRARIES = ("-lruntime", "-lascendcl", "-lstdc++")
 
 
 class Command(NamedTuple):
-    """One start of bisheng. `sources` are units, `objects` what commands before this one made, like `output`."""
+    """One run of bisheng: makes `output` from `sources`, which are units, and `objects`, outputs of earlier runs."""
 
     words: tuple[str, ...]
     output: str
@@ -118,7 +119,7 @@ class Compiler(NamedTuple):
     def commands(
         self, flag_set: FlagSet, root_dir: Path, units: Sequence[str], library: str, more: Sequence[str] = ()
     ) -> tuple[Command, ...]:
-        """What makes the library of these units below `root_dir`; `more` are flags for every command."""
+        """The commands that make a library of these units below `root_dir`; `more` are flags for every command."""
         units = tuple(units)
         includes, libraries = self._cann_dirs() if flag_set.needs_cann_dirs else ((), ())
         before, after = (self.program, *flag_set.flags, *more, *includes), ("-o", library, *libraries)
@@ -137,7 +138,7 @@ class Compiler(NamedTuple):
         return (Command((*before, "-shared", *paths, *after), library, units),)
 
     def api_dirs(self) -> list[Path]:
-        """Where Ascend C's headers are; empty where they are not."""
+        """The directories of Ascend C's headers; empty where there are none."""
         for name in _API_HOMES:
             home = Path(self.home, name.format(machine=self.machine))
             dirs = [path for path in (home / part for part in _API_DIRS) if path.is_dir()]
@@ -146,6 +147,6 @@ class Compiler(NamedTuple):
         return []
 
     def _cann_dirs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Words for the headers and for the libraries."""
+        """The flags for the headers, and those for the libraries."""
         dirs = [Path(self.home, "include"), *self.api_dirs()]
         return tuple(f"-I{path}" for path in dirs if path.is_dir()), (f"-L{self.home}/lib64", *_LIBRARIES)

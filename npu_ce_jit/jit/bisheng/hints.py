@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about the ways in which bisheng is known to fail."""
+"""Hints for the known failures of bisheng."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRONG = (
     "Call .cpu() on the tensors, and report this with the output of `python -m npu_ce_jit doctor`. "
     "To have these flags tried again, run `python -m npu_ce_jit clean --rejected`."
 )
-# (what the output holds, what to do), the most telling first.
+# (pattern of the output, hint), the most specific first.
 _HINTS = (
     ("self-check", _WRONG),
     (MISSING_CXX_HEADER.pattern, "bisheng takes the newest GCC here, and that one has no C++ headers: {cxx}."),
@@ -39,7 +39,7 @@ _OTHERWISE = "Run the command above by hand; set NPU_CE_JIT_BISHENG if CANN's co
 
 
 def of(output: str, compiler: Compiler) -> str:
-    """What to do about a failure of which this is the output."""
+    """The hint for a failure with this output."""
     otherwise = _OTHERWISE if compiler.api_dirs() else _NO_HEADERS
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, output)), otherwise)
     program, home, machine = compiler
@@ -47,12 +47,12 @@ def of(output: str, compiler: Compiler) -> str:
 
 
 def gcc_flags(cxx: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    """Flags that lead clang to the GCC that the C++ compiler of this machine belongs to."""
+    """Flags, to be tried in turn, that have clang use the GCC of this machine's C++ compiler."""
     found = _first_line([*cxx, "-print-file-name=libgcc.a"], environment)
     prefix, lib, rest = found.partition("/lib/gcc/")
     if lib and prefix:
         yield (f"--gcc-toolchain={prefix}",)
-    # clang 15 takes the newest version below that root, so that where several are it needs the directories themselves.
+    # clang 15 takes the newest GCC below that prefix: where there are several, it needs the directories themselves.
     listing = _output([*cxx, "-E", "-x", "c++", "-v", "/dev/null"], environment)
     dirs = re.findall(r"^ (/\S*c\+\+\S*)$", listing, re.MULTILINE)
     if dirs:
@@ -61,7 +61,7 @@ def gcc_flags(cxx: Sequence[str], environment: Mapping[str, str]) -> Iterator[tu
 
 
 def _cxx_package() -> str:
-    """The package that is missing, by the version of the newest GCC."""
+    """How to install the missing headers, by the version of the newest GCC."""
     versions = [int(path.name) for path in Path("/usr/lib/gcc").glob("*/*") if path.name.isdigit()]
     newest = max(versions, default=None)
     if newest is None:

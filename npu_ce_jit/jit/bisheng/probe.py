@@ -27,7 +27,7 @@ _OPEN = (
 
 
 class Probe(NamedTuple):
-    """`directory` is private to this build; `environment` is that of every process."""
+    """`directory` is private to this build; `environment` is for every process that is started."""
 
     compiler: Compiler
     cxx: Sequence[str]
@@ -35,7 +35,7 @@ class Probe(NamedTuple):
     environment: Mapping[str, str]
 
     def attempts(self, flag_set: FlagSet) -> Iterator[Attempt]:
-        """The attempt with these flags and, if it failed for a known reason, others with more.
+        """The attempt with these flags and, if it failed for a known reason, others with additional flags.
 
         Raises OSError where this directory's disk is full.
         """
@@ -99,12 +99,12 @@ class Probe(NamedTuple):
 
 
 def open_words() -> tuple[str, ...]:
-    """A command that opens the library behind it, and looks up the names behind that.
+    """A command to be followed by a library, which it opens, and by names of functions, which it looks up in there.
 
-    In a process of its own: a library that does not open may end the process that tries. The linker lets a library
-    have symbols that nobody defines, so that only this finds them. Raises ToolchainError where there is no Python.
+    It is a process of its own, since a library that does not open may end the process that tries. The linker accepts
+    undefined symbols in a library, so only opening it finds them. Raises ToolchainError where there is no Python.
     """
-    if getattr(sys, "frozen", False):  # the executable is the application, which would start once more
+    if getattr(sys, "frozen", False):  # sys.executable is the application, which would start once more
         raise ToolchainError(
             "NPU kernels are tried in a Python of their own, and a frozen application has none.",
             "Build beforehand, with `python -m npu_ce_jit build --into DIR`, and set NPU_CE_JIT_PREBUILT_DIR=DIR.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why something has to be built, from what the cache holds instead of it."""
+"""The reason for a build: how its key differs from those in the cache."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from npu_ce_jit.jit.cache.key import CacheKey
 from npu_ce_jit.jit.cache.permissions import UntrustedError, read_trusted
 from npu_ce_jit.jit.cache.store import Store
 
-_MOST_CHARS = 40  # of a value; flags and digests are longer, and tell a person nothing
+_MOST_CHARS = 40  # longer values are not shown: flags and digests, which tell a person nothing
 _MOST_SOURCES = 3
 
-# What lies there under the same key, by how its name begins.
+# The reason, by the prefix of a directory's name under the same key.
 _INSTEAD = (
     (entry.BAD_PREFIX, "what the cache held was damaged"),
     (entry.REJECTED_PREFIX, "what was built before failed its self-check"),
@@ -25,7 +25,7 @@ _INSTEAD = (
 
 
 def reason(key: CacheKey, store: Store) -> str:
-    """One phrase. Raises nothing: it is there to be read, and decides nothing."""
+    """The reason in one phrase, for messages alone. Raises nothing."""
     names = [path.name for root in store.roots for path in _dirs(root.layout_dir / key.name)]
     for prefix, why in _INSTEAD:
         if any(name.startswith(prefix) for name in names):
@@ -53,7 +53,7 @@ def _texts_of_same_target(key: CacheKey, store: Store) -> Iterator[str]:
 
 
 def _differences(before: str, after: str) -> list[str]:
-    """What a person would call the changes, the telling ones first."""
+    """The changes between two keys' texts, a phrase each; those of sources come last."""
     old, new = _facts(before), _facts(after)
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     sources = [name.removeprefix("source ") for name in changed if name.startswith("source ")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exit codes of the processes that a build starts, in a program that throws those of its children away."""
+"""Keeps the exit codes of the processes that a build starts, in a program that ignores SIGCHLD."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def exit_codes_kept() -> Iterator[None]:
-    """Has this process's children, and theirs, end as usual where SIGCHLD is ignored.
+    """Restores the default action of SIGCHLD for this process and the children it starts, where it is ignored.
 
-    The kernel then tells nobody how a child ended, and Python takes that for success. Programs inherit it: g++ and old
-    releases of ninja stop at it. What ends meanwhile without being waited for goes at the end, as it would have.
+    With SIGCHLD ignored the kernel keeps no exit code, and Python takes that for success. Children inherit it: g++ and
+    old releases of ninja fail under it. Other children that end meanwhile are reaped at the end, as the kernel would.
     """
     if signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN:
         yield
@@ -31,7 +31,7 @@ def exit_codes_kept() -> Iterator[None]:
 
 
 def _set(action: signal.Handlers) -> None:
-    """Python's own function works in the main thread only."""
+    """By libc, since Python's signal.signal works in the main thread only."""
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
     libc.signal(ctypes.c_int(signal.SIGCHLD), ctypes.c_void_p(action))

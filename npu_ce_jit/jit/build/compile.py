@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a target's libraries in a private directory and publishes it."""
+"""Compiles a target's libraries in a private directory and publishes them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _LEAST_BYTES = 1 << 16  # less than any build writes
 
 
 def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKey, store: Store) -> Artifact:
-    """Look, lock, look again, build, publish. Another process's result serves as well as our own.
+    """Takes the lock, looks in the cache once more, builds and publishes. Another process's result serves as well.
 
     Raises:
         ToolchainError: something that a build needs is not here.
@@ -72,7 +72,7 @@ def build(target: Target, settings: Settings, toolchain: Toolchain, key: CacheKe
 
 
 class _Build(NamedTuple):
-    """What is built, with what and for whom. An OSError is the fault of the directory that it happened in."""
+    """One build. An OSError in it is taken for a fault of the directory, and another directory is tried."""
 
     target: Target
     settings: Settings
@@ -81,7 +81,7 @@ class _Build(NamedTuple):
     store: Store
 
     def in_some_root(self) -> Artifact:
-        """In the first root that has room. A compiler refuses in all of them alike: its BuildError ends the search."""
+        """Builds in the first root that can be built in. A BuildError ends the search: compilers fail in all alike."""
         refusals: list[str] = []
         for root in self.store.build_roots:
             try:
@@ -106,7 +106,7 @@ class _Build(NamedTuple):
                 return self._compile(directory, progress)
             except BuildError as error:
                 if error.log_path:
-                    write_private(directory / "room", bytes(_LEAST_BYTES))  # a full disk may be reported in any words
+                    write_private(directory / "room", bytes(_LEAST_BYTES))  # raises OSError on a full disk
                     error = _with_kept_log(error, directory)
                 raise error from error.__cause__
 
@@ -160,7 +160,7 @@ class _Build(NamedTuple):
         )
 
     def _recipes(self, directory: Path, sources: Sources) -> Generator[Recipe, Failure, None]:
-        """What to try in turn: is sent how one failed, and ends where no other would do better."""
+        """Yields recipes to try in turn; is sent the failure of each, and ends where no other would do better."""
         if self.target.name == "cpu":
             yield cpu_recipe(self.toolchain, sources)
             return
@@ -179,15 +179,15 @@ def _remove_leftovers(root: Root) -> None:
 def _failure_of(
     command: list[str], ninja_text: str, directory: Path, environment: dict[str, str], progress: BuildProgress
 ) -> Failure | None:
-    """Makes what this ninja file says. What it has in common with one that was followed before is not made again.
+    """Runs ninja on this file, and returns the failure. What an earlier file made by the same command is kept.
 
-    Raises OSError where a tool failed because the disk was full. Such a disk may have no room to log that either.
+    Raises OSError where a tool failed because the disk was full, or said nothing: such a disk has no room for the log.
     """
     (directory / _NINJA_FILE).unlink(missing_ok=True)
     write_private(directory / _NINJA_FILE, ninja_text)
     succeeded, said = _run_ninja(command, directory, environment, progress)
     failure = compiler_failure(said)
-    if succeeded and not failure.outputs:  # a handler of the program's own may have taken ninja's exit code
+    if succeeded and not failure.outputs:  # a SIGCHLD handler of the program may have taken ninja's exit code
         return None
     if is_full_disk(said):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
@@ -197,7 +197,7 @@ def _failure_of(
 
 
 def _nothing_made(recipe: Recipe, directory: Path) -> Failure | None:
-    """What is missing though ninja was content: it believes its commands' exit codes, and does not look."""
+    """The failure where an output is missing after ninja succeeded: ninja trusts exit codes, and does not look."""
     missing = next((step.output for step in recipe.steps if not (directory / step.output).exists()), None)
     if missing is None:
         return None
@@ -207,7 +207,7 @@ def _nothing_made(recipe: Recipe, directory: Path) -> Failure | None:
 def _run_ninja(
     command: list[str], directory: Path, environment: dict[str, str], progress: BuildProgress
 ) -> tuple[bool, str]:
-    """Whether it succeeded, and its output. That goes straight to a file, which outlives us if we are killed."""
+    """Whether ninja succeeded, and its output, which goes straight to a file: it remains if we are killed."""
     with open_log(directory) as log:
         begin = log.tell()
         process = subprocess.Popen(  # noqa: S603  no shell; ninja is where Toolchain found it
@@ -246,7 +246,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _with_kept_log(error: BuildError, directory: Path) -> BuildError:
-    """The same, with its log moved out of the directory that goes."""
+    """The same error, its log moved out of the directory, which is removed."""
     kept_file = directory.parent / _FAILED_LOG
     Path(error.log_path).replace(kept_file)
     return BuildError(error.fact, error.hint, error.command, error.first_lines, str(kept_file))

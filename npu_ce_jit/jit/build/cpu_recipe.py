@@ -25,7 +25,7 @@ class Step(NamedTuple):
 class Recipe(NamedTuple):
     """`words` are the variables that the commands of `rules` use, each a list of the compiler's arguments.
 
-    The first of `steps` take longest: the last would run alone.
+    `steps` begin with the longest, since a long one at the end would run alone.
     """
 
     libraries: tuple[str, ...]  # the first is the one to load; it finds the others beside itself
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     steps: tuple[Step, ...]
     environment: Mapping[str, str] = {}
     facts: Mapping[str, Any] = {}  # what the manifest tells of this recipe
-    tools: Mapping[str, Sequence[str]] = {}  # what has a --version
+    tools: Mapping[str, Sequence[str]] = {}  # programs whose --version goes into the manifest
 
     @property
     def compiles(self) -> int:
@@ -81,9 +81,9 @@ def system_includes(dirs: Sequence[str]) -> list[str]:
 
 
 def torch_dirs(toolchain: Toolchain) -> tuple[list[str], list[str]]:
-    """Of headers, and of libraries."""
+    """torch's directories of headers, and of libraries."""
     try:
-        # The owner of this knowledge. It imports setuptools, so it is asked on the cold path only.
+        # torch's own answer. Its module imports setuptools, so only a build asks it.
         from torch.utils.cpp_extension import include_paths, library_paths
     except ImportError:  # no setuptools, which torch does not require everywhere
         torch_dir = toolchain.torch_dir.require()

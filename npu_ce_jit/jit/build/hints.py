@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about the ways in which the C++ compiler is known to fail."""
+"""Hints for the known failures of the C++ compiler."""
 
 from __future__ import annotations
 
 import os
 import re
 
-# (what the output holds, what to do)
+# (pattern of the output, hint)
 _HINTS = (
     (
         r"undefined reference to .(?:std::|operator (?:new|delete)|__cxa_|__gxx_personality|vtable for __cxxabiv1)",
@@ -18,7 +18,7 @@ _OTHERWISE = "Mend the first error and build again; `python -m npu_ce_jit doctor
 
 
 def of(output: str, program: str) -> str:
-    """What to do about a failure of the C++ compiler, of which this is the output."""
+    """The hint for a failure of the C++ compiler `program` with this output."""
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, output)), _OTHERWISE)
     path, name = os.path.split(program)
     driver = re.sub(r"(?<![a-z])(?:gcc|cc)(?![a-z])", lambda match: {"gcc": "g++", "cc": "c++"}[match[0]], name)

@@ -32,7 +32,7 @@ def _cpus() -> Iterator[int]:
 
 
 def _free_bytes() -> Iterator[int]:
-    """Of the machine, and of each group of processes that this one is in; what only caches files counts as free."""
+    """Free memory of the machine, and of each cgroup of this process; reclaimable page cache counts as free."""
     if available := re.search(r"^MemAvailable:\s*(\d+) kB", _text(_PROC / "meminfo"), re.MULTILINE):
         yield int(available[1]) * 1024
     for group in _cgroups():

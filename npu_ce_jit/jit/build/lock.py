@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def build_lock(name: str, settings: Settings, find: Callable[[], T | None]) -> Iterator[T | None]:
-    """Gives what `find` finds as soon as it finds something, else None once it is this process's turn to build.
+    """Waits, and yields what `find` finds as soon as it finds something, or None once it is our turn to build.
 
     It is also our turn after `settings.lock_timeout` seconds, or if the lock cannot be used at all.
     """
@@ -54,7 +54,7 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
     lock_file = node_file(settings, name, ".lock")
     owner_file = lock_file.with_suffix(".owner")
     speaker_file = node_file(settings, f"{name}: who speaks for those that wait", ".lock")
-    # The fallback for a kernel without flock is a file that stays where its owner was killed.
+    # filelock's fallback for a kernel without flock is a plain file, which would remain if its owner were killed.
     lock, speaker = (
         FileLock(file, mode=0o600, thread_local=False, fallback_to_soft=False) for file in (lock_file, speaker_file)
     )
@@ -71,7 +71,7 @@ def _acquire(name: str, settings: Settings, is_found: Callable[[], bool]) -> Bas
                 _logger.warning("waited %.0f s for %s; building as well", settings.lock_timeout, _owner(owner_file))
                 return None
             if heartbeat.is_due():
-                # Of many ranks that wait, one says so.
+                # Of many ranks that wait, only the one that holds `speaker` says so.
                 level = logging.INFO if _is_ours(speaker) else logging.DEBUG
                 _logger.log(level, "waiting for %s, which builds the same (%.0f s)", _owner(owner_file), heartbeat.age)
             time.sleep(_POLL_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of build.ninja. Pure: nothing is read or written here, and no package of ninja's needed."""
+"""The text of build.ninja. Pure: nothing is read or written here, and the ninja package is not needed."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from npu_ce_jit.jit.toolchain.compiler_output import BUILD_LOG, Failure, open_lo
 from npu_ce_jit.jit.toolchain.discovery import Toolchain
 from npu_ce_jit.settings import Settings
 
-# Each set of flags has commands of its own. A library that it links may still lack a symbol: so it is opened as well.
+# Each set of flags has commands of its own. A library may link and still lack a symbol, so it is opened as well.
 _BISHENG_RULES = {"bisheng": "$words", "bisheng_library": "$words && $open $out"}
 
 
@@ -31,12 +31,12 @@ def npu_recipes(
     key_digest: str,
     rejected: Iterable[tuple[Mapping[str, Any], str]] = (),
 ) -> Generator[Recipe, Failure, None]:
-    """One for each set of flags that takes the probe; is sent how one failed, to give the next. Sources without
-    units of C++ have no glue, and make the library of kernels alone.
+    """Yields a recipe for each set of flags that compiles the probe; is sent its failure, and yields the next. Sources
+    without C++ units have no glue, and make the library of kernels alone.
 
-    Without the sets of flags of manifests that were `rejected`, each with its verdict. Ends where no other set of flags
-    could mend a failure. Raises ToolchainError for what is missing, OSError where the disk of `directory` is full, and
-    BuildError, with a line for each set of flags, where none works.
+    Skips the sets of flags in the manifests of `rejected`, each of which has a verdict beside it. Ends where no other
+    set of flags could help. Raises ToolchainError for what is missing, OSError where the disk of `directory` is full,
+    and BuildError, with a line for each way in which sets of flags failed, where none works.
     """
     compiler = Compiler(toolchain.bisheng.require(), toolchain.cann_home.require(), platform.machine())
     environment = cann_environment(settings, compiler)
@@ -44,8 +44,8 @@ def npu_recipes(
         compiler, toolchain.cxx_command, directory,
         settings.child_environment(LC_ALL="C", TMPDIR=str(directory), **environment),
     )  # fmt: skip
-    # The glue needs the kernels by name, and the linker serves that with what the process has open under the same name.
-    # So each set of kernels has a name of its own.
+    # The glue depends on the kernels' library by name, and the dynamic linker takes any library of that name that the
+    # process has open. So each build of the kernels has a name of its own.
     suffix, units = f"-{key_digest}.so", sources.units(".asc")
     more = sources.define_flags
     verdicts = {manifest["bisheng_flags"]: verdict for manifest, verdict in rejected}
@@ -81,7 +81,7 @@ def npu_recipes(
 
 
 def _note(attempt: Attempt, attempts: list[Attempt], directory: Path) -> None:
-    """Also in the log, where ninja's words are too."""
+    """Records a failed attempt, also in the log, beside ninja's output."""
     attempts.append(attempt)
     with open_log(directory) as log:
         log.write(f"{attempt.name}: {attempt.command}\n{attempt.output}\n\n".encode("utf-8", "surrogateescape"))
@@ -132,7 +132,8 @@ def _recipe(
 def cann_environment(settings: Settings, compiler: Compiler) -> dict[str, str]:
     """What set_env.sh would set, for a user who has not sourced it.
 
-    bisheng starts ld.lld by name. devlib comes last: its libraries stand in for the driver's where there is no driver.
+    bisheng starts ld.lld by name, so PATH has its directory. devlib comes last: its libraries stand in for the driver's
+    where there is no driver.
     """
     home = compiler.home
     devlib = f"{home}/{compiler.machine}-linux/devlib"

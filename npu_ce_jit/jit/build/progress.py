@@ -35,9 +35,9 @@ class Heartbeat:
 
 
 class BuildProgress:
-    """Says where and why something is built, and how that ended; a block of it is one build.
+    """Says where and why something is built, and how that ended; a context manager around one build.
 
-    In between, one moving line where a person looks on, else a line every 10 s.
+    In between, it rewrites one line in a terminal or a notebook, and logs a line every 10 s elsewhere.
     """
 
     def __init__(self, what: str, where: str, why: str) -> None:
@@ -58,7 +58,7 @@ class BuildProgress:
             _logger.info("still building: %s%.0f s", step, self._heartbeat.age)
 
     def say(self, text: str) -> None:
-        """What a person should know of before the end."""
+        """Logs a message during the build."""
         self._wipe()
         _logger.info("%s", text)
 
@@ -78,7 +78,7 @@ class BuildProgress:
             self._shown = ""
 
     def _move(self, text: str) -> None:
-        """Spaces wipe out what was there: no escape sequence does that in a notebook too."""
+        """Pads with spaces over the old text, since no escape sequence clears a line in a notebook too."""
         if text != self._shown:
             _write(f"\r{text.ljust(len(self._shown))}")
             self._shown = text
@@ -87,10 +87,10 @@ class BuildProgress:
 def _renders_a_moving_line() -> bool:
     """Whether standard error obeys a carriage return, as a terminal and a notebook's cell do, and is ours to write to.
 
-    A notebook's stream says that it is no terminal, so that its class has to tell.
+    A notebook's stream says that it is no terminal, so it is known by the module of its class.
     """
     if not _logger.isEnabledFor(logging.INFO) or logging.getLogger().handlers:
-        return False  # nobody wants to see it, or the program's own handlers print what there is to see
+        return False  # the level hides it, or the program's own handlers print it
     try:
         return sys.stderr.isatty() or type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
     except (AttributeError, ValueError):  # None under pythonw, or closed
@@ -102,4 +102,4 @@ def _write(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except (AttributeError, ValueError, OSError):
-        pass  # whoever closed stderr does not want to see it
+        pass  # no standard error, or a closed one

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where built libraries are kept, found and judged."""
+"""Where built libraries are kept, looked up and verified."""

@@ -21,7 +21,7 @@ from npu_ce_jit.jit.cache.staging import staging_dir
 from npu_ce_jit.jit.cache.store import Store
 
 _MEMBER = re.compile(r"([A-Za-z0-9.+_-]+)/(e-[0-9a-f]+)/([A-Za-z0-9._+-]+)")
-_MOST_BYTES = 1 << 28  # of one file: a library has some hundred KiB, and nobody should fill memory by mistake
+_MOST_BYTES = 1 << 28  # of one file, so that a wrong archive does not fill memory; a library has some hundred KiB
 
 
 class ArchiveError(NpuCeJitError):
@@ -39,7 +39,7 @@ class Unpacked(NamedTuple):
 def pack(artifacts: Sequence[Artifact], file: Path) -> None:
     """Writes the archive, whole or not at all. Raises OSError; ArchiveError where there is nothing to pack.
 
-    Owner, group and times stay here: the file is the same for all, and says nothing about this machine's users.
+    Owner, group and times of the files are left out, so that the archive says nothing about this machine's users.
     """
     if not artifacts:
         raise ArchiveError("The cache holds nothing to pack.", "Run: python -m npu_ce_jit build")
@@ -69,7 +69,7 @@ def unpack(file: Path, store: Store) -> Iterator[Unpacked]:
 def _read(file: Path) -> dict[tuple[str, str], dict[str, bytes]]:
     """The files of each entry, by key name and entry name. All of it is read before anything is written."""
     entries: dict[tuple[str, str], dict[str, bytes]] = {}
-    with file.open("rb") as stream:  # what is raised from here on is the archive's fault, and not that of its place
+    with file.open("rb") as stream:  # from here on, errors are of the archive's content, not of its place
         try:
             with tarfile.open(fileobj=stream, mode="r:*") as archive:
                 for member in archive:

@@ -30,11 +30,11 @@ NOTE_PREFIX = "note-"
 
 _VERDICT = "verdict"
 
-# Runtimes that end a process which opens them late: their names among the libraries that another one needs.
+# The names of sanitizers' runtimes in a library's strings: opened late, such a runtime ends the process.
 _SANITIZERS = re.compile(rb"\0(lib(?:clang_rt\.)?(?:asan|hwasan|tsan|msan)[\w.+-]*\.so[\w.]*)(?=\0)")
 _REFUSAL = "does not load on"
 
-_refused: set[Path] = set()  # by this process, where the note of it cannot be written
+_refused: set[Path] = set()  # by this process; needed where the note about it cannot be written
 
 
 class Artifact(NamedTuple):
@@ -46,11 +46,11 @@ class Artifact(NamedTuple):
     entry_dir: Path
     library: Path
     manifest: Mapping[str, Any]
-    notes_dir: Path | None = None  # for one in a root that is never written; else notes stand beside the entry
+    notes_dir: Path | None = None  # for an entry in a read-only root; else notes are beside the entry
 
 
 def verified(entry_dir: Path, notes_dir: Path | None = None) -> Artifact:
-    """Raises UntrustedError, OSError, or ValueError that says what differs.
+    """The entry, verified. Raises UntrustedError, OSError, or ValueError that says what differs.
 
     The bytes are checked before anything maps them: a truncated library ends the process by a signal.
     """
@@ -82,7 +82,7 @@ def publish(staging_dir: Path, libraries: Sequence[str], others: Sequence[str], 
 
 
 def make_visible(entry_dir: Path, key_dir: Path) -> Path:
-    """One rename, to a name that nobody else uses: there is nothing to overwrite or to lose. Raises OSError."""
+    """Publishes an entry by one rename to a new random name, which overwrites nothing. Raises OSError."""
     _sync(entry_dir)
     published_dir = key_dir / f"{PREFIX}{os.urandom(6).hex()}"
     entry_dir.rename(published_dir)
@@ -97,8 +97,8 @@ def set_aside(entry_dir: Path) -> None:
 
 
 def reject(artifact: Artifact, verdict: str) -> None:
-    """Hides an entry that is whole and of no use, so that the next build does not make the same again. Never raises."""
-    if artifact.notes_dir is not None:  # not ours to move
+    """Hides an entry that failed its self-check, so that the next build does not make the same again. Never raises."""
+    if artifact.notes_dir is not None:  # in a read-only root
         refuse_here(artifact)
         return
     with contextlib.suppress(OSError):  # another process may have written its own
@@ -116,13 +116,13 @@ def rejection(rejected_dir: Path) -> tuple[Mapping[str, Any], str]:
 
 
 def refuse_here(artifact: Artifact) -> None:
-    """Passes over an entry on this machine, whose system libraries may be older than those of others that share it."""
+    """Has this machine skip an entry: others that share the cache may have newer system libraries, and can use it."""
     _refused.add(artifact.entry_dir)
     remember(artifact, _refusal())
 
 
 def is_refusal(note_file: Path) -> bool:
-    """Whether a note is one of `refuse_here`, on whichever machine. Raises nothing."""
+    """Whether a note was written by `refuse_here`, on any machine. Raises nothing."""
     with contextlib.suppress(OSError, UntrustedError):
         return read_trusted(note_file).startswith(_REFUSAL.encode())
     return False
@@ -140,7 +140,7 @@ def knows(artifact: Artifact, fact: str) -> bool:
 
 
 def remember(artifact: Artifact, fact: str) -> None:
-    """Keeps a line of text on an entry, which itself never changes. Where that fails, it is not remembered."""
+    """Keeps a line of text in a note about an entry, which itself never changes. A failure is only logged."""
     note_file = _note_file(artifact, fact)
     private_file = note_file.with_name(f".{note_file.name}")  # always this one, so that killed processes leave one
     try:
@@ -153,7 +153,7 @@ def remember(artifact: Artifact, fact: str) -> None:
 
 
 def noted_dir(path: Path) -> Path | None:
-    """The entry that this is a note beside, or half of one whose writer was killed; None for anything else."""
+    """The entry that the file `path` is a note about, finished or not; None for any other file."""
     name = path.name.removeprefix(".")
     if not name.startswith(NOTE_PREFIX):
         return None

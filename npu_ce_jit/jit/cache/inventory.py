@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that the cache holds, whatever its key, and what of it serves nobody."""
+"""Everything in the cache, whatever its key, and which of it is of no use."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ BROKEN: frozenset[Kind] = frozenset(("damaged", "set aside", "leftover"))
 
 
 class Item(NamedTuple):
-    """One thing below a key's directory, or a directory that others could have written.
+    """One file or directory below a key's directory, or a directory that others could have written.
 
-    A copy is a further entry for a key; two builders that knew nothing of each other leave one. A leftover is the
+    A copy is a further entry for a key; two builds without a common lock leave one. A leftover is the
     directory of a builder that was killed, or a note about an entry that was removed. `problem` says what is wrong,
     `artifact` is there for an entry and a copy.
     """
@@ -81,7 +81,7 @@ def items(store: Store) -> Iterator[Item]:
 
 
 def remove(item: Item) -> None:
-    """Raises OSError. An entry is hidden first, so that nobody finds half of it."""
+    """Removes the item. An entry is renamed first, so that no process finds half of it. Raises OSError."""
     path = item.path
     if item.kind in ("entry", "copy", "damaged"):
         hidden = path.with_name(f"{entry.BAD_PREFIX}{os.urandom(6).hex()}")
@@ -94,7 +94,7 @@ def remove(item: Item) -> None:
 
 
 def _directories(root: Root) -> list[Path]:
-    """Those of the keys; where others could have made them, the one above. None in another user's home."""
+    """The keys' directories; instead the one above, if others could have written there. None in another user's home."""
     if root.anothers_home is not None:
         return []
     for path in (root.layout_dir.parent, root.layout_dir):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a target's libraries were built for, as a text that one can read, and the directory name made of it."""
+"""The cache key: a readable text of all that a target's libraries depend on, and a directory name made from it."""
 
 import hashlib
 import string
@@ -16,7 +16,7 @@ _NAME_CHARS = frozenset(string.ascii_letters + string.digits + ".+_")
 class CacheKey:
     """`text` is everything that changes the bytes of the libraries, a fact a line; `name` is their directory's.
 
-    `digest` is the text's, as short as one user's cache allows.
+    `digest` is a sha256 of the text, cut as short as one user's cache allows.
     """
 
     def __init__(self, text: str, name_parts: Sequence[str], *, names_sources: bool = True) -> None:
@@ -27,14 +27,14 @@ class CacheKey:
         self.names_sources: Final = names_sources
 
     def is_served_by(self, text: str) -> bool:
-        """Whether what has the key of this text is what this one asks for, which may leave the sources open."""
+        """Whether an entry whose key has this text serves this key, which may leave the sources open."""
         if self.names_sources:
             return text == self.text
         return "".join(line for line in text.splitlines(True) if not line.startswith("source ")) == self.text
 
 
 def cache_key(target: Target) -> CacheKey:
-    """Of the sources as they are now. Raises BuildError where one cannot be read."""
+    """The key of a target, of its sources as they are now. Raises BuildError where one cannot be read."""
     lines = [f"target: {target.name}", *(f"{name}: {value}" for name, value in target.facts)]
     lines += [f"define: {define}" for define in target.sources.defines]
     lines += [f"source {name}: {digest}" for name, digest in target.sources.digests()]

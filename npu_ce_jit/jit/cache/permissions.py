@@ -11,7 +11,7 @@ from pathlib import Path
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _UID_MAP = Path("/proc/self/uid_map")
 _ALL_USERS = ["0", "0", "4294967295"]  # what it holds outside of user namespaces
-_OVERFLOW_UID = 65534  # whom the kernel names for users that a namespace does not know
+_OVERFLOW_UID = 65534  # the uid that the kernel shows for users unknown to a namespace
 
 
 class UntrustedError(Exception):
@@ -37,7 +37,7 @@ def require_trusted_dir(path: Path) -> None:
 def read_trusted(path: Path) -> bytes:
     """The content. Raises UntrustedError, or OSError (ELOOP for a symbolic link).
 
-    Owner and mode are those of the opened file, so exchanging the name in between gains nothing.
+    Owner and mode are those of the opened file, so another file put in its place meanwhile is not trusted.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
@@ -74,7 +74,7 @@ def _require_ours(path: Path, status: os.stat_result) -> None:
 
 
 def _hint_for_writable(path: Path, status: os.stat_result) -> str:
-    """One command for all that is wrong below `path`: directories are looked at before what is in them."""
+    """One command for all that is wrong below `path`: a directory is checked before its content."""
     top = path if stat.S_ISDIR(status.st_mode) else path.parent
     command = f"chmod -R go-w {_quoted(top)}"
     if os.getuid() in (status.st_uid, 0):
@@ -106,6 +106,6 @@ def _is_in_user_namespace() -> bool:
 
 
 def _quoted(path: Path) -> str:
-    import shlex  # which torch does not import, as what only a refusal needs
+    import shlex  # not imported by torch; only a refusal needs it
 
     return shlex.quote(str(path))

@@ -15,7 +15,7 @@ _LAYOUT = "v1"
 
 
 class Root:
-    """A directory that may hold the cache, and what asked for it. Nothing is ever written to one that is read-only.
+    """A directory that may hold the cache, and the variable that names it. Nothing is written to a read-only one.
 
     `anothers_home` is set where this process runs as root with a user's HOME: nothing is written there either.
     """
@@ -40,7 +40,7 @@ class Root:
             )
 
     def make_layout_dir(self) -> Path:
-        """Raises UntrustedError, or OSError where no library could be built or loaded."""
+        """Makes `layout_dir`. Raises UntrustedError, or OSError where no library could be built or loaded."""
         self.require_ours()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         layout_dir = self.layout_dir
@@ -56,8 +56,8 @@ class Root:
 def roots_of(settings: Settings) -> tuple[Root, ...]:
     """In order: the user's own directory, prebuilt caches, a private directory in TMPDIR.
 
-    Where the user's place cannot be written, the next of NPU_CE_JIT_CACHE_DIR, XDG_CACHE_HOME and HOME follows it. What
-    is prebuilt comes after these: they hold something only where the prebuilt libraries did not serve.
+    Where the user's directory cannot be written, the next of NPU_CE_JIT_CACHE_DIR, XDG_CACHE_HOME and HOME follows it.
+    Prebuilt caches come after these, which hold an entry only where the prebuilt one could not be used.
     """
     user = str(os.getuid()) if hasattr(os, "getuid") else "user"  # Windows finds nothing and builds nothing
     return (
@@ -68,7 +68,7 @@ def roots_of(settings: Settings) -> tuple[Root, ...]:
 
 
 def tmp_dir(settings: Settings) -> Path:
-    """TMPDIR, unless it is in another user's home too."""
+    """TMPDIR, or its default where that is in another user's home too."""
     if _home_of_another(settings.tmp_dir, settings) is None:
         return settings.tmp_dir
     return cast(Path, Settings._field_defaults["tmp_dir"])
@@ -88,9 +88,9 @@ def _own_roots(settings: Settings) -> Iterator[Root]:
 
 
 def _home_of_another(path: Path, settings: Settings) -> Path | None:
-    """The user's home that `path` is or lies in, where root has been given that user's variables.
+    """The home of another user that `path` is in, where this process is root with that user's variables; else None.
 
-    Root could write there, and the user could then neither use nor remove what is in the way of one's own.
+    Root could write there, but then that user could neither use nor remove root's files.
     """
     if not hasattr(os, "getuid") or os.getuid() != 0:
         return None
@@ -103,11 +103,11 @@ def _home_of_another(path: Path, settings: Settings) -> Path | None:
 
 
 def _can_be_written(path: Path) -> bool:
-    """Whether it is a directory, or can become one. A guess: only writing tells."""
+    """Whether it is a directory to write to, or can become one. A guess: only writing tells."""
     existing = _nearest(path)
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
 def _nearest(path: Path) -> Path:
-    """It, or the nearest above it that exists."""
+    """`path`, or its nearest parent that exists."""
     return next((one for one in (path, *path.parents) if os.path.lexists(one)), path)

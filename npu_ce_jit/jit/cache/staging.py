@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories that builds work in: one each, on the cache's own file system, and what becomes of a dead builder's."""
+"""The directories that builds work in, one each, on the cache's file system, and how dead builders' are found."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = ".b-"
-_ALIVE = ".alive"  # its builder holds a lock on it, which ends with the process however that ends
-_YOUNG_SECONDS = 5.0  # its builder may be between making the directory and locking the file
-_ABANDONED_SECONDS = 86400.0  # where the file system has no locks
+_ALIVE = ".alive"  # its builder holds a lock on this file, which ends with the process, however that ends
+_YOUNG_SECONDS = 5.0  # younger ones are alive: the builder may not have locked the file yet
+_ABANDONED_SECONDS = 86400.0  # older ones are dead, where the file system has no locks
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def staging_dir(key_dir: Path) -> Iterator[Path]:
     try:
         descriptor = os.open(directory / _ALIVE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with contextlib.suppress(OSError):  # no locks here, so nobody else can have one either
+            with contextlib.suppress(OSError):  # a file system without locks: see _ABANDONED_SECONDS
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield directory
         finally:
@@ -37,7 +37,7 @@ def staging_dir(key_dir: Path) -> Iterator[Path]:
 
 
 def dead_staging_dirs(layout_dir: Path) -> Iterator[Path]:
-    """Those whose builder is no more. Raises nothing."""
+    """The staging directories whose builder has ended. Raises nothing."""
     for directory in layout_dir.glob(f"*/{PREFIX}*"):
         with contextlib.suppress(OSError):
             if _is_dead(directory):
@@ -45,7 +45,7 @@ def dead_staging_dirs(layout_dir: Path) -> Iterator[Path]:
 
 
 def _is_dead(directory: Path) -> bool:
-    age = abs(time.time() - directory.stat().st_mtime)  # or how far ahead it is: clocks are set back
+    age = abs(time.time() - directory.stat().st_mtime)  # abs: the clock may have been set back
     if age < _YOUNG_SECONDS:
         return False
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache: `<root>/v1/<key name>/e-<random>/` in one or several roots. What is in an entry is `entry`'s to know."""
+"""The cache: `<root>/v1/<key name>/e-<random>/` in one or several roots. Only `entry` knows what is in an entry."""
 
 import contextlib
 import logging
@@ -18,11 +18,11 @@ from npu_ce_jit.settings import Settings
 
 _logger = logging.getLogger("npu_ce_jit")
 
-_reported: set[str] = set()  # a build looks several times, and a person reads once
+_reported: set[str] = set()  # a build looks several times, and warns once
 
 
 class Store:
-    """All roots are searched, in order; a build goes to the first that can be written."""
+    """The roots of the cache: all are searched, in order; a build goes to the first that can be written."""
 
     def __init__(self, roots: tuple[Root, ...]) -> None:
         self.roots: Final = roots
@@ -34,13 +34,13 @@ class Store:
 
     @property
     def build_roots(self) -> tuple[Root, ...]:
-        """Those that may be built in."""
+        """The roots that may be built in."""
         return tuple(root for root in self.roots if not root.read_only)
 
     def find(self, key: CacheKey) -> Artifact | None:
         """A verified entry for this key, or None. Raises nothing.
 
-        What others could have written is passed over. What is damaged is set aside, so that it is reported once.
+        Entries that others could have written are skipped. Damaged ones are renamed, so that each is reported once.
         """
         for root in self.roots:
             for entry_dir in self._dirs(root, key, entry.PREFIX):
@@ -54,7 +54,7 @@ class Store:
                         entry.set_aside(entry_dir)
                     elif root.read_only:
                         self._refuse(f"{entry_dir}: {error}")
-                except (UntrustedError, OSError) as error:  # which says nothing about the entry's content
+                except (UntrustedError, OSError) as error:  # this says nothing about the entry's content
                     self._refuse(str(error))
                 else:
                     if not entry.is_refused_here(artifact):
@@ -107,7 +107,7 @@ class Store:
 
 
 def _key_dirs(root: Root, key: CacheKey) -> list[Path]:
-    """One; where no sources are named, all that are like it but for the digest, of what somebody built for many."""
+    """The key's directory. For a key without sources, all in a prebuilt cache whose names differ by the digest."""
     if key.names_sources or not root.read_only:
         return [root.layout_dir / key.name]
     stem = key.name.removesuffix(key.digest)
@@ -115,7 +115,7 @@ def _key_dirs(root: Root, key: CacheKey) -> list[Path]:
 
 
 def make_key_dir(root: Root, key: CacheKey) -> Path:
-    """Where entries for this key stand. Raises UntrustedError, or OSError where this root cannot be built in."""
+    """Makes the directory of the key's entries. Raises UntrustedError, or OSError where the root cannot be built in."""
     key_dir = root.make_layout_dir() / key.name
     make_private_dir(key_dir)
     return key_dir

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has to build with."""
+"""The build tools of this machine."""

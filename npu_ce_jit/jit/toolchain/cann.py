@@ -14,7 +14,7 @@ from npu_ce_jit.settings import Settings
 _PREFIX = Path("/usr/local/Ascend")
 _INSTALL_DIRS = ("ascend-toolkit/latest", "cann", "latest")  # 8.x, 8.5 and later, both
 
-# (file below CANN's home, what states the version in it), the most telling first.
+# (file below CANN's home, pattern of the version in it), the most precise first.
 _VERSION_FILES = (
     ("{machine}-linux/ascend_toolkit_install.info", r"^version=(\S+)"),
     ("version.cfg", r"^toolkit_(?:running|installed)_version=\[[^:\]]*:([^\]]+)\]"),
@@ -58,8 +58,8 @@ def find_cann_home(settings: Settings) -> Finding:
 def find_cann_version(home: Finding) -> tuple[Finding, Finding]:
     """The version that CANN's own files state, and a digest of the file that states it.
 
-    Both are the same through a symbolic link and after a move. The digest tells apart what shares a version, such as
-    a patched installation.
+    Both are the same through a symbolic link and after a move. The digest distinguishes installations of one version,
+    such as a patched one.
     """
     if home.value is None:
         absent = Finding("CANN version", None, home.where, home.hint)

@@ -26,7 +26,7 @@ class Failure(NamedTuple):
 
 
 def open_log(directory: Path) -> BinaryIO:
-    """The log of the build in this directory, to be written behind what it holds. Raises OSError."""
+    """The log of the build in this directory, opened for appending. Raises OSError."""
     descriptor = os.open(directory / BUILD_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "ab")
 
@@ -42,18 +42,18 @@ def was_killed(log: str) -> bool:
 
 
 def compiler_failure(log: str) -> Failure:
-    """Ninja prints `FAILED: <outputs>`, the command, then what the command printed."""
+    """The first failure: ninja prints `FAILED: <outputs>`, the command, then what the command printed."""
     lines = log.splitlines()
     failed = next((index for index, line in enumerate(lines) if line.startswith("FAILED: ")), None)
     if failed is None:
         return Failure((), "", telling_lines(log))
-    outputs = lines[failed].split()[1:]  # among them the exit code, of newer versions
+    outputs = lines[failed].split()[1:]  # newer versions of ninja put the exit code among them
     command, output = "".join(lines[failed + 1 : failed + 2]), lines[failed + 2 :]
     return Failure(tuple(outputs), command, telling_lines("\n".join(output)))
 
 
 def telling_lines(output: str) -> tuple[str, ...]:
-    """The first lines that say why a compiler failed; its first lines at all where none has a telling word."""
+    """The first lines that say why a compiler failed; just its first lines where no line has a telling word."""
     lines = [line.strip() if line.isspace() else line for line in output.splitlines()]
     telling = [line for line in lines if _TELLING.search(line)]
     return tuple((telling or [line for line in lines if line])[:_MOST_LINES])

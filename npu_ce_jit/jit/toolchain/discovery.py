@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has to build with and to build for. Reads files and PATH; starts no process."""
+"""The build tools of this machine, and the hardware to build for. Reads files and PATH; starts no process."""
 
 import importlib.util
 import mmap
@@ -19,11 +19,11 @@ _X86 = ("x86_64", "AMD64")
 _ARM = ("aarch64", "arm64")
 _ISA_OF_CAPABILITY = {"AVX512": "avx512", "AVX2": "avx2"}
 _ISA_ORDER = ("baseline", "avx2", "avx512")
-# The largest outputs that ask for huge pages, in MiB; None is any.
+# By the finding, the size up to which outputs ask for huge pages, in MiB; None is any size.
 _WHERE_REPORTED = "up to 192 MiB"
 HUGE_PAGES_MIB = {"yes": None, _WHERE_REPORTED: 192, "no": 0}
 _CPU_INFO = Path("/proc/cpuinfo")
-# What a compiler goes by that is told to build for the CPU it runs on; the rest of cpuinfo differs by core and time.
+# The lines that -march=native depends on; the rest of cpuinfo differs by core and over time.
 _CPU_LINES = (
     r"^((?:vendor_id|cpu family|model|stepping|flags|isa|Features|CPU (?:implementer|architecture|variant|part))\s*:.*)"
 )
@@ -33,8 +33,8 @@ _PAGE_REPORTING_ORDER = "/sys/module/page_reporting/parameters/page_reporting_or
 class Toolchain:
     """The facts of a machine, each with its evidence: the attributes are all `Finding`.
 
-    Each is looked for when it is first asked for, and then stays: a warm import asks for few of them, and what builds
-    later finds what was installed meanwhile. None raises for what is absent.
+    Each is looked up when it is first used, and then kept: a warm import uses few of them, and a later build finds what
+    was installed meanwhile. None raises for what is absent.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,7 +63,7 @@ class Toolchain:
     @cached_property
     def cxx(self) -> Finding:
         """May hold more than one word ("ccache g++"); `cxx_command` splits it."""
-        from npu_ce_jit.jit.toolchain import build_tools  # which a warm import asks for none of
+        from npu_ce_jit.jit.toolchain import build_tools  # a warm import needs none of them
 
         return build_tools.find_cxx(self._settings)
 
@@ -142,7 +142,7 @@ class Toolchain:
 
     @property
     def cxx_command(self) -> list[str]:
-        import shlex  # which torch does not import, as what only a build needs
+        import shlex  # not imported by torch; only a build needs it
 
         return shlex.split(self.cxx.require())
 
@@ -152,11 +152,11 @@ class Toolchain:
         return self.torch_npu_version.value is not None and self.cann_home.value is not None
 
     def facts(self) -> dict[str, Finding]:
-        """All of them, by attribute."""
+        """All findings, by attribute."""
         return {name: getattr(self, name) for name in _FACTS}
 
     def replace(self, **facts: Finding) -> "Toolchain":
-        """Another, of the same machine but for these facts."""
+        """A copy with these facts replaced."""
         other = Toolchain(self._settings)
         vars(other).update(vars(self) | facts)
         return other
@@ -200,7 +200,7 @@ def _find_cpu_isa(settings: Settings) -> Finding:
 
 
 def _find_cpu() -> Finding:
-    """Its model, as short as a key needs it."""
+    """The CPU's model, and a digest of what -march=native depends on, for the cache key."""
     import hashlib
 
     try:
@@ -214,10 +214,10 @@ def _find_cpu() -> Finding:
 
 
 def _find_huge_pages(settings: Settings) -> Finding:
-    """Which outputs ask for them, a key of HUGE_PAGES_MIB. A virtual machine that reports free memory to its host loses
-    the huge pages of a block that stays free for two seconds, and to get one back costs more than 512 small ones do
-    (docs/design.md, 4). On aarch64, kernels with pages of 16 or 64 KiB have huge ones of 32 and 512 MiB, for which a
-    first write would move other memory out of the way."""
+    """Which outputs ask for huge pages: a key of HUGE_PAGES_MIB. A virtual machine that reports free memory to its host
+    loses the huge pages of a block that stays free for two seconds, and getting one back costs more than 512 small ones
+    do (docs/design.md, 4). On aarch64, kernels with pages of 16 or 64 KiB have huge pages of 32 or 512 MiB: a first
+    write to one would move other memory out of the way."""
     name = "huge pages"
     if settings.huge_pages is not None:
         return Finding(name, "yes" if settings.huge_pages else "no", "NPU_CE_JIT_HUGE_PAGES")

@@ -7,7 +7,7 @@ from npu_ce_jit.errors import ToolchainError
 
 
 class Finding(NamedTuple):
-    """`value` and where it was found; or None, where was looked, and what to do about it."""
+    """`value`, and `where` it was found; or None, where it was looked for, and in `hint` what to do."""
 
     name: str
     value: str | None

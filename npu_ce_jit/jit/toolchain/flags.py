@@ -6,9 +6,9 @@ from npu_ce_jit.torch_compat import NPU_GLUE_STANDARD, OPENMP_COMPILE, OPENMP_DI
 CPU_LIBRARY = "libnpu_ce_jit_cpu.so"
 NPU_LIBRARY = "libnpu_ce_jit_npu.so"
 
-# The kernels call fma where they want it: the same expression gives the same bits wherever it is inlined.
+# The kernels call fma where they want it. So an expression gives the same bits wherever it is inlined.
 _SAME_BITS = ("-ffp-contract=off",)
-# -O3 gives no faster kernels than -O2 with the unrolling that they ask for, and takes a third longer to compile.
+# -O3 gives no faster kernels than -O2 with their own unroll pragmas, and takes a third longer to compile.
 COMPILE = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-Wall", *_SAME_BITS, *OPENMP_COMPILE)
 # For the kernels only. The other units include torch's headers, and those read all of <immintrin.h> where they see that
 # vector instructions are allowed: twice the compile time.
@@ -18,10 +18,10 @@ OF_ISA: dict[str, tuple[str, ...]] = {
     "neon": (),
     "baseline": (),
 }
-# A symbol that nobody defines is an error now, with its name, and not at the first import.
+# An undefined symbol is an error of the link, which names it, and not of the first import.
 LINK = ("-shared", "-Wl,-z,defs")
 LIBRARIES = ("-ltorch_cpu", "-lc10", *OPENMP_LINK)
-LIBRARY_DIRS = OPENMP_DIRS  # beside those that torch names
+LIBRARY_DIRS = OPENMP_DIRS  # in addition to torch's
 
 # torch_npu's wheels have the ABI that torch's have; some distributions' g++ has another default.
 NPU_COMPILE = (NPU_GLUE_STANDARD, *COMPILE[1:], "-D_GLIBCXX_USE_CXX11_ABI=1")
