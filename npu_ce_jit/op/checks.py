@@ -3,7 +3,7 @@
 
 `layer_checks` has those of a linear layer, `row_checks` those of `[..., V]` logits, `linear/arguments.py` those of
 distillation. Order: presence, device, dtype, batch size, the targets' dtype, rank, sizes, options, values. Only shapes,
-dtypes and options are read, so that tracing runs the same checks; `require_targets_in_range` alone reads data.
+dtypes and options are read, so that tracing runs the same checks; only the `require_*_in_range` read data.
 """
 
 from __future__ import annotations

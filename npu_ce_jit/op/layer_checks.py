@@ -28,7 +28,7 @@ def check_linear(
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Checks the tensors of a loss from `[N, in_features]` inputs of a linear layer, which may have no classes."""
+    """Checks the tensors of a loss from `[N, in_features]` inputs; only `may_be_empty` allows a layer of no classes."""
     for name, tensor, shape in (
         ("input", input, "[N, in_features]"),
         ("linear_weight", linear_weight, "[C, in_features]"),

@@ -73,7 +73,7 @@ def prepare_npu_cross_entropy_loss(
 
 def select_npu_cross_entropy_loss(outputs: ForwardOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss, z_loss, log_prob, lse, *_ = outputs
-    # torch_npu documents lse_for_zloss as not differentiable; the gradient of the z-loss goes through zloss.
+    # torch_npu documents lse_for_zloss as not differentiable; the z-loss's gradient goes through loss and zloss.
     return loss, log_prob, z_loss, lse.detach() if lse.requires_grad else lse
 
 

@@ -101,7 +101,7 @@ def backward(
     # p - 1 at the target cancels for a confident row; expm1 does not.
     target_factor = factor.expand_as(log_prob).gather(1, at_target)
     at_target_result = c.target[:, None] * target_log_prob.expm1() + target_log_prob.exp() * target_factor
-    # An ignored row has safe_target 0, which is no target; its c.target is 0, so the two forms agree there.
+    # An ignored row has safe_target 0 in place of a target; its c.target is 0, so the two forms agree there.
     result = result.scatter(1, at_target, at_target_result)
     if terms.label_smoothing:
         result = result - c.uniform[:, None] * rows.weight

@@ -32,7 +32,7 @@ class OverLogits:
         return self._is_possible and is_plain_eager(logits) and not torch.is_grad_enabled() and not has_gradient
 
     def spend(self, logits: Tensor) -> Tensor:
-        """Returns the gradient, in the logits' memory. Another backward that saved the logits raises: their version."""
+        """The gradient, in the logits' memory. Their version changes, so another backward that saved them raises."""
         self._is_spent = True
         torch.autograd.graph.increment_version(logits)
         return logits.detach()

@@ -196,7 +196,7 @@ def _write_over(blocks: list[Tensor], row: _Rows, wanted: Wanted) -> None:
 
 
 def _without_ignored(gradient: Tensor, row: _Rows, wanted: Wanted) -> Tensor:
-    """Ignored rows are 0 already; as constants they stay out of a second derivative, whose formula meets their NaN."""
+    """The kernels have written 0 in ignored rows; a constant 0 has no derivative for a NaN to spoil."""
     if row.gradients.entropy is None and row.gradients.lse is None:
         return gradient
     return gradient.masked_fill((row.target == wanted.terms.ignore_index)[:, None], 0)
