@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be reached, and whether it is. A new bar is a row of BARS.
+"""The performance targets (bars), and whether they are met. A new bar is a row of BARS.
 
-Every bar also holds at shapes that are as large and that nothing was tuned for: a kernel that is fast only where it was
-measured is not fast.
+The bars of large shapes also hold at unlisted shapes, of like size, for which nothing was tuned: a kernel that is fast
+only where it was measured is not fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALL_OR_FLAT: Shapes = ((65536, 10), (8, 152064))
 TINY: Shapes = ((4, 8),)
 LINEAR_GRID: Shapes = ((2048, 32000, 1024),)
 LINEAR_UNLISTED: Shapes = ((1021, 17011, 509), (2053, 9001, 385))
-# A CPU without instructions for bfloat16 takes minutes for a peer's products at the shapes above: few features.
+# With few features: a CPU without instructions for bfloat16 takes minutes for a peer's products at the shapes above.
 LINEAR_NARROW: Shapes = ((2048, 32000, 32), (1021, 17011, 61))
 BOTH_GRIDS = {"grid": GRID, "unlisted": UNLISTED}
 BOTH_LINEAR = {"grid": LINEAR_GRID, "unlisted": LINEAR_UNLISTED}
@@ -158,7 +158,7 @@ def _judged(bar: Bar, where: str, shapes: Shapes, results: Results) -> list[Verd
             continue
         worst = (max if bar.at_most else min)(figures, key=lambda cell: figures[cell])
         value = statistics.median(figures.values()) if which == "median" else figures[worst]
-        # What is shown is what is judged.
+        # The number is judged as it is shown, rounded.
         met = round(value, 2) <= limit if bar.at_most else round(value, 2) >= limit
         figure = f"{value:.2f}" if which == "median" else f"{value:.2f} at {worst.shape} {worst.dtype}"
         found.append(Verdict(what, f"{which} {sign} {limit:g}", figure, met))

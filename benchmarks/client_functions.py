@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frameworks score tokens with, as it is and patched: forward and backward, processor time and memory, on a CPU.
+"""The functions by which frameworks score tokens, as they are and patched: CPU time and memory, forward and backward.
 
     python benchmarks/client_functions.py [rounds]
 
-Each is called as its framework calls it, by its default options, and once more with the line of `npu_ce_jit.patch` in
-effect. Needs the extra [clients], and verl and Megatron-core for their rows; a framework that is not there has none.
+Each is called as its framework calls it, with its default options, and once more with its `npu_ce_jit.patch` in effect.
+Needs the extra [clients], and verl and Megatron-core for their rows; a framework that is not installed has no row.
 Memory is the peak of what torch allocates, gradients included, over the bytes of the logits. The last column says
 where ours is slower or holds more.
 """
@@ -37,7 +37,7 @@ class Client(NamedTuple):
     name: str
     needs: tuple[str, ...]
     patch: Callable[[], Patch]
-    function: Callable[[], Callable[..., Any]]  # that stands in the framework now
+    function: Callable[[], Callable[..., Any]]  # returns the one that the framework has now: its own, or ours
     score: Callable[[Callable[..., Any]], Score]
     from_logits: bool = False
 
@@ -103,7 +103,7 @@ def measured(client: Client, shape: tuple[int, int, int], dtype: torch.dtype, ro
 
     def step(score: Score) -> Callable[[], object]:
         def run() -> object:
-            # A gradient may be written over what is no leaf.
+            # New tensors, as some functions write the gradient over logits that are no leaf.
             inputs = [leaf * 1 for leaf in leaves] if client.from_logits else leaves
             return torch.autograd.grad(score(inputs[0], inputs[-1], labels), leaves)
 

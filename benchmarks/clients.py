@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training step of a transformers model, as it is and patched: time, in turns, and memory. Needs the extra [clients].
+"""A training step of a transformers model, as it is and patched: CPU time and memory. Needs the extra [clients].
 
     python benchmarks/clients.py [rounds]
 
 The model is a Llama of one small layer with frozen embeddings, so that the head and the loss are most of a step. Time
-is the processors', of forward and backward, its ratio the median of rounds in which both are run. Memory is what a step
-holds at its peak above what it takes without a head, and above the head's own gradient, over the bytes of the logits.
+is the CPU time of forward and backward; the ratio is the median over rounds in which both run. Memory is a step's peak,
+less that of a step without the head and less the head's gradient, over the bytes of the logits.
 """
 
 from __future__ import annotations

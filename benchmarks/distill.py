@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation from hidden states beside the same losses over whole logits: time, and memory at the peak, on the CPU.
+"""Distillation from hidden states, against the same losses over whole logits: time and peak memory, on the CPU.
 
     python benchmarks/distill.py [--rounds 5]
 

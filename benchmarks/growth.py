@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How time and memory grow with rows and with classes, over four decades; the slopes of the upper two, and their bars.
 
-A slope is that of a line through the logarithms, by least squares: 1 where something is proportional, 0 where it does
-not grow.
+A slope is that of the least-squares line through the logarithms: 1 where a figure is proportional to the size, 0 where
+it does not grow.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CLASSES = (16, 50, 160, 500, 1600, 5000, 16000, 50000, 160000)
 ROWS = (1, 3, 10, 32, 100, 316, 1000, 3162, 10000)
 _ROWS_OF_CLASSES, _CLASSES_OF_ROWS = 1024, 8080
 _HIDDEN_ROWS, _HIDDEN_FEATURES = 512, 256
-_DECADES = 2  # of the large end
+_DECADES = 2  # at the large end, for the slope
 
 
 class Line(NamedTuple):
-    """What grows, with what, and by which power it may."""
+    """What grows, with what, and with which power it should."""
 
     loss: str
     form: str
@@ -74,7 +74,7 @@ def points(results: Results, cells: list[Cell], implementation: str, figure: str
 
 
 def slope(points: list[tuple[int, float]]) -> float | None:
-    """Of the large end; None where that is not there."""
+    """The slope over the large end; None where its last point was not measured."""
     if not points or points[-1][0] not in (CLASSES[-1], ROWS[-1]):
         return None
     upper = [(math.log(x), math.log(y)) for x, y in points if x * 10**_DECADES >= points[-1][0]]

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the JIT costs, against torch.utils.cpp_extension.load in the same run, and who wins what.
+"""What the JIT costs, against torch.utils.cpp_extension.load in the same run, and which of the two is faster.
 
     python benchmarks/jit.py [--json] [--quick]
 
 "One function" is the same source for both, without torch's headers: what remains is the work of the JIT. "The package"
-is our CPU library against one function with torch/extension.h, which is what an extension has in place of it.
+is our CPU library against one function with torch/extension.h, which an extension in its place would include.
 
-Every measurement is of fresh processes, with torch imported before the clock starts, and caches of its own; both sides
-may use the same number of jobs and count builds by the same compiler script. A crowd starts at once, and counts until
-its last process is done. A cold measurement of torch's stands between two of ours, whose mean counts; a warm one is
-the median of interleaved runs. The compilers' processor time tells how much of a cold build was waiting on a busy
-machine. Of a crowd that starts cold, what remains beyond one build and beyond the same crowd's warm start is waiting
-for the lock.
+Every measurement runs in fresh processes with caches of its own, and its clock starts after the import of torch. Both
+sides may use the same number of jobs, and the same compiler script counts their builds. A crowd's processes start at
+once, and its time ends with the last one. torch's cold build is measured between two of ours, of which the mean counts;
+a warm time is the median of interleaved runs. The compilers' CPU time shows how much of a cold build was spent waiting
+on a busy machine. A cold crowd's time, less one build and less the same crowd's warm time, was spent waiting for the
+lock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("twice", &twice); }
 
 
 class Comparison(NamedTuple):
-    """What both did; None where it did not come to an end."""
+    """The figures of both sides; None for a side that did not finish in time."""
 
     what: str
     unit: str
@@ -66,7 +66,7 @@ class Comparison(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """What may not be lost."""
+    """A figure of ours, and the most that it may be."""
 
     what: str
     unit: str
@@ -138,14 +138,14 @@ def measure(directory: Path, rounds: int) -> tuple[list[Comparison], list[Bar]]:
 
 
 class Side(NamedTuple):
-    """Who builds what."""
+    """A player of jit_player.py, and the source that it builds."""
 
     player: str
     source: Path
 
 
 class Duel:
-    """Two sides measured in turns. Of each pair, the first is ours."""
+    """Two sides, measured in turns. In each pair of results, ours comes first."""
 
     def __init__(self, processes: Processes, ours: Side, torchs: Side, rounds: int) -> None:
         def run(side: Side, cache: str, crowd: int = 1) -> Run:
@@ -172,7 +172,7 @@ class Duel:
         return self.crowd_cold[0].seconds - self.crowd_warm[0].seconds - self.build
 
     def comparisons(self, title: str) -> list[Comparison]:
-        """A line each."""
+        """The lines of the table."""
         crowds = {"cold": self.crowd_cold, "warm": self.crowd_warm}
         return [
             Comparison(f"{title}: cold build", "s", *self.cold),

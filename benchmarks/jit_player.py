@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process, or forks of one, that get a library from our JIT or from torch's and say what that took.
+"""One process, or forks of one, that get a library from our JIT or from torch's and print what that took.
 
     python benchmarks/jit_player.py WHO FORKS SOURCE
 
@@ -98,7 +98,7 @@ def _play(who: str, source: Path) -> None:
 
 
 def _regain(who: str) -> None:
-    """Prints the seconds from the kill -9 of a lock's owner until one who waits has it; null where that is long."""
+    """Prints the seconds from the kill -9 of a lock's owner until a waiting process has it; null after WAIT_SECONDS."""
 
     def fork_one(hold: Callable[[], None]) -> int:
         pid = os.fork()
@@ -138,7 +138,7 @@ def main() -> None:
     import torch  # noqa: F401
 
     if who == our_jit.__name__:
-        import npu_ce_jit  # noqa: F401  without a build, see NPU_CE_JIT_BUILD in jit.py
+        import npu_ce_jit  # noqa: F401  without a build, see NPU_CE_JIT_BUILD in jit_processes.py
     if who in LOCKS:
         _regain(who)
     elif forks == 1:

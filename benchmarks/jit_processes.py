@@ -16,7 +16,7 @@ _PLAYER = Path(__file__).with_name("jit_player.py")
 
 
 class Run(NamedTuple):
-    """Of one process or of a crowd."""
+    """The figures of one process or of a crowd."""
 
     seconds: float  # from the start of all until the last is done
     own: float  # seconds of the slowest, by its own clock
@@ -26,7 +26,7 @@ class Run(NamedTuple):
 
 
 class Processes:
-    """Their caches are below `directory`, and all use the same compiler, which counts the libraries that it links."""
+    """Starts players with caches below `directory`, and with one compiler, which counts the libraries that it links."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -60,7 +60,7 @@ class Processes:
         )
 
     def regain(self, lock: str) -> float | None:
-        """Seconds from the kill -9 of the lock's owner to its next owner; None where that took too long."""
+        """Seconds from the kill -9 of the lock's owner to its next owner; None after WAIT_SECONDS."""
         player = self._start(lock, Path(), "lock", 1, subprocess.DEVNULL)
         seconds: float | None = json.loads(player.communicate()[0])
         return seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities and entropy from hidden states, forward and backward, beside the loss and beside verl's chunks.
+"""Log-probabilities and entropy from hidden states, forward and backward, against the loss and verl's chunks.
 
     python benchmarks/linear_token_logprobs.py [--rounds 5]
 

@@ -66,7 +66,7 @@ def measure(cases: list[Case]) -> list[Measured]:
         compile_all(Path(folder))
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(PROCESSES, spawn, initializer=load_all, initargs=(Path(folder),)) as pool:
-            # The long ones first, so that no process is left alone with one.
+            # The largest first, so that no process is still busy with one after the other is done.
             order = sorted(
                 range(len(cases)), key=lambda i: -cases[i].rows * cases[i].classes / cases[i].every_nth_block
             )
@@ -106,7 +106,7 @@ def gm(size: int) -> Iterator[int]:
 
 @contextmanager
 def random_rows(rows: int, classes: int, dtype: torch.dtype) -> Iterator[int]:
-    """The same few rows over and over: counters do not depend on what is in them."""
+    """Logits that repeat a few rows: the counters do not depend on their values."""
     block = torch.randn(min(rows, -(-(2**20) // classes)), classes).to(dtype)
     row_bytes = classes * dtype.itemsize
     with gm(rows * row_bytes) as pointer:
@@ -117,7 +117,7 @@ def random_rows(rows: int, classes: int, dtype: torch.dtype) -> Iterator[int]:
 
 
 def reports_of(launch: Callable[..., int], *structs: ctypes.Structure) -> list[dict[str, Any]]:
-    """Of the launches of one call. A broken rule is an error here."""
+    """The reports of one call's launches. Raises where a kernel breaks a rule of the virtual NPU."""
     stream = ctypes.c_void_p()
     kernels.check(kernels.acl().aclrtCreateStream(ctypes.byref(stream)))
     observe.clear_reports()
@@ -148,7 +148,7 @@ def run(case: Case) -> Measured:
             return backward_npu.CeRowVector(pointer, npu_kernels.DTYPES[torch.float32], int(length > 1))
 
         problem = CeProblem(
-            # Without the others' memory: one row for all of them.
+            # Where only some blocks run, all rows are one in memory (row_stride 0), to save it.
             input=stack.enter_context(random_rows(rows if whole else 1, classes, dtype)),
             rows=rows,
             row_stride=classes if whole else 0,
@@ -251,6 +251,6 @@ def moved(total: dict[str, float]) -> float:
 
 
 def memory_seconds(total: dict[str, float], bypass_l2: bool, on: Chip) -> float:
-    """Of a launch. While reads bypass the L2, it takes up what is written as long as it has room."""
+    """Seconds of a launch's traffic. Where reads bypass the L2, it takes up what is written, up to its size."""
     taken_up = min(total["gm_bytes_written"], on.l2_bytes) if bypass_l2 else 0
     return (moved(total) - taken_up) / on.memory(on.fits_l2(moved(total)))

@@ -7,8 +7,8 @@ Each cell is estimated by the table of rates, with all rates at their fast and a
 alone at either end, for both sides alike (official_npu.py); the bar is 1 for the worst of these ratios. CANN's forward
 always writes log_prob, so ours has to be as fast with it and without.
 
-Of a launch with more than MOST_ELEMENTS elements only every nth block runs. All blocks have the same work but for
-one unit of it, and the last has no less than another.
+Where a launch has more than MOST_ELEMENTS elements, only every nth block runs. The blocks' work differs by one unit at
+most, and no block has more than the last.
 """
 
 from __future__ import annotations

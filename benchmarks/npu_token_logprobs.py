@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What entropy beside each token's log-probability costs on an NPU, over the loss alone: kernels on the virtual NPU.
+"""What entropy beside each token's log-probability costs on an NPU, against the loss alone, by the virtual NPU.
 
     python benchmarks/npu_token_logprobs.py [4096x151936 ...]
 
-A step is forward and backward of logits, reduction "none": microseconds, and their ratio by the table of rates, with
-all rates at their fast and at their slow ends, and the largest one with one of them at either end. The bar is 1.1 for
-the first three.
+A step is forward and backward from logits, with reduction "none". A line has its microseconds, and their ratio by the
+table of rates, with all rates at their fast and at their slow ends, and at the worst of all ends, those of a single
+rate included. The bar is 1.1 for the first three.
 
-From hidden states each step has forward once more, and four products, the same with entropy and without. Behind the
-ratios stands from how many features on entropy costs at most 15 % there, if the products run at the cube's peak: the
-slower they are, the fewer. Of large launches every nth block runs, as in npu_never_slower.py.
+From hidden states, a step has one more forward and four matrix products, with entropy and without. The last column is
+the number of features from which entropy costs at most 15 % there, if the products run at the cube unit's peak; the
+slower they are, the fewer features it takes. Of large launches every nth block runs, as in npu_never_slower.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from npu_traffic import ENDS
 SHAPES = ("1024x8080", "4096x32000", "1024x131072", "4096x151936")
 FORMS = ("forward", "backward")
 MOST, MOST_FROM_HIDDEN = 1.1, 1.15
-# Of half dtypes: 16 x 16 x 16 multiplications and additions a cycle, of one cube core for two vector cores.
+# In 16-bit dtypes: a cube core does 16 x 16 x 16 multiply-adds a cycle, and there is one for two vector cores.
 CUBE_FLOPS = CHIP.cores / 2 * CHIP.hertz * 2 * 16**3
 
 
@@ -38,7 +38,7 @@ def step(measured: list[Measured], name: str) -> float:
 
 
 def least_features(alone: list[Measured], with_entropy: list[Measured]) -> int:
-    """At the ends of all rates, the worst of them."""
+    """The number of features from which entropy costs at most 15 %, at the worst of ENDS."""
 
     def of_chunks(measured: list[Measured], name: str) -> float:
         return step([measured[0], *measured], name)

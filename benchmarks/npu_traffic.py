@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the NPU kernels move and compute on the virtual NPU, beside CANN's own kernel and the bars they must clear.
+"""What the NPU kernels move and compute on the virtual NPU, against CANN's own kernel and the bars.
 
     python benchmarks/npu_traffic.py [--json] [--bars] [--quick] [--plot FILE.png] [4096x8080 ...]
 
-Traffic is over that of the logits, targets and all else included; DMA is the mean size of an instruction; repeats are
-vector repeats per element, conflicts the vector unit's cycles per element that conflicts of UB banks take; busiest is
-the core that moves most in the largest launch, over the mean of all cores.
-Estimates are microseconds on the chip of VIRTUAL_CANN_SOC, by the table of rates; behind a bar on times stands what it
-would be with all rates at their fast and at their slow ends. The bounds behind them are the time of the traffic alone,
-through HBM or, where reads go round it, into the L2, and that of the vector unit alone; a kernel whose copies and
-arithmetic overlap comes near the larger. official_npu.py says how CANN's kernel is costed.
+Traffic is over the bytes of the logits, targets and all else included; DMA is the mean size of an instruction; repeats
+are vector repeats per element, conflicts the vector unit's cycles per element that UB bank conflicts take; busiest is
+the bytes of the core that moves most in the largest launch, over the mean of all cores.
+Estimates are microseconds on the chip of VIRTUAL_CANN_SOC, by the table of rates; after a bar on times come its figures
+with all rates at their fast and at their slow ends. The bounds after an estimate are the time of the traffic alone and
+that of the vector unit alone; a kernel whose copies and arithmetic overlap comes near the larger. Traffic is timed
+through the L2 or HBM; where reads bypass the L2, it takes up the writes. official_npu.py says how CANN's kernel is
+costed.
 
 forward gives loss and lse, forward+log_prob what npu_cross_entropy_loss gives; backward is the same from logits and
 from log_prob. --quick keeps the classes and takes fewer rows: the first and last tiles of a core weigh more then.
@@ -51,7 +52,7 @@ class Bar(NamedTuple):
 ENDS = ("table", "fast", "slow")
 REPEATS = {"forward": (0.066, 0.085), "forward+log_prob": (0.10, 0.135), "backward": (0.066, 0.10)}
 MORE_REPEATS = {"weights": 0.05, "smoothing": 0.05, "softcap": 0.11}
-# Which of our forms stand against CANN's forward, or its forward and backward; times faster in fp32, in 16 bits.
+# Our forms that are compared with CANN's forward, or its forward and backward; times faster in fp32, in 16 bits.
 AGAINST_OFFICIAL = {
     ("forward+log_prob",): (1.4, 2.0),
     ("forward+log_prob", "backward"): (1.3, 1.6),

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """CANN's own CrossEntropyLoss and CrossEntropyLossGrad on an A2, costed from their documented structure.
 
-They take a row at a time, on as many cores as there are rows, without double buffering: each tile is copied in, worked
-on and copied out, one after the other. Forward reads the row three times (max, sum of exponentials, log_prob) and
-writes log_prob; backward reads log_prob and writes the gradient. The second and third read hit the L2 where the rows
-that are in work together fit it, and then move at what one core's DMA can do, however many do.
+A core takes a row at a time, without double buffering: each tile is copied in, worked on and copied out, one after the
+other. Where there are fewer rows than cores, the others are idle. Forward reads the row three times (max, sum of
+exponentials, log_prob) and writes log_prob; backward reads log_prob and writes the gradient. The second and third read
+hit the L2 where the rows that all cores work on fit it, and then run at the rate of one core's DMA, however many read.
 
-The rates are those that the virtual NPU charges our kernels, at the same ends of their ranges, and a core has its share
-of the memory here as there. What is not known of it counts for it: forward waits for all cores (SyncAll), which needs a
-mixed kernel, and is charged what a kernel of vector cores costs to launch; it finds what it reads once in the L2 where
-the logits and what it writes would fit, however often it reads them. What is between its copies and its vector
-instructions is counted as far as its structure says it: the scalar unit reads each row's target and each reduction's
-result, and after the last row the cores' sums go through device memory to one core.
+The rates are those that the virtual NPU charges our kernels, at the same ends of their ranges, and cores share the
+memory here as there. What is not known is assumed in CANN's favour. Forward waits for all cores (SyncAll), which needs
+a mixed kernel, but is charged the launch of a kernel of vector cores. Its first read and its write run at the L2's rate
+where the logits and what it writes fit the L2, however often it reads them. Between copies and vector instructions,
+only what the structure shows is counted: the scalar unit reads each row's target and each reduction's result, and after
+the last row the cores' sums go through device memory to one core.
 
-SyncAll, the waits between pipes, the issue of instructions and bank conflicts are in no rate. Together they are what a
-published timing of many rows a core takes longer than the rates explain, under each assumption about the rates: nothing
-where the rates alone take as long. So no estimate of that cell is above what was measured because of them.
+No rate covers SyncAll, the waits between pipes, the issue of instructions and bank conflicts. Together they are taken
+to be the time by which a published measurement of many rows a core exceeds the rates' estimate, under each assumption
+about the rates, and 0 where it does not. So they never put the estimate of that cell above the measurement.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Chip:
         return self.rates["l2"] if in_l2 else self.rates["hbm"] * self.hbm_share
 
     def share(self, cores: int, in_l2: bool) -> float:
-        """Bytes a cycle of one of the cores that are at work."""
+        """Bytes a cycle for each of the `cores` that work at once."""
         return min(self.rates["dma_of_l2" if in_l2 else "dma"], self.memory(in_l2) / self.hertz / cores)
 
     def launch(self, blocks: int) -> float:
@@ -70,7 +70,7 @@ def chips(soc: str) -> dict[str, Chip]:
 
 
 class Times(NamedTuple):
-    """Of one call, in microseconds, under one assumption about the rates."""
+    """The times of one call, in microseconds, under one assumption about the rates."""
 
     estimate: float
     launches: float  # of it, what the launches themselves cost
@@ -84,7 +84,7 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one call. Traffic is over that of the logits."""
+    """The figures of one call. Traffic is over the bytes of the logits."""
 
     read: float
     written: float
@@ -105,9 +105,9 @@ class Kernel:
     reads: int
     tile: int  # columns
     repeats: float  # per element
-    operations: dict[str, float]  # of a row's 64 elements, but for reductions: those are what is left of the repeats
-    starts: int  # vector instructions of a tile, but for reductions
-    scalars: int  # the scalar unit's accesses of UB, of a row
+    operations: dict[str, float]  # repeats for 64 elements, by rate; the rest of `repeats` are reductions
+    starts: int  # vector instructions of a tile, without reductions
+    scalars: int  # the scalar unit's accesses of UB for a row
     # -- of a call
     call_starts: int  # vector instructions
     call_reads: int  # copies into UB that are waited for
@@ -164,12 +164,12 @@ class Problem:
         return cycles * -(-self.classes // 64) + starts * on.rates["vector_start"]
 
     def scalar(self, on: Chip) -> float:
-        """Cycles of a row, without its target's miss of the data cache, of which 8 rows have one."""
+        """Cycles of a row, without the data cache miss of its target: 8 rows share one."""
         sums = self.chunks if self.kernel.reads > 1 else 0
         return (self.kernel.scalars + sums) * on.rates["scalar_access"]
 
     def call(self, on: Chip) -> float:
-        """Cycles of what a call has once."""
+        """Cycles of what a call does once, and of the data cache misses of its targets."""
         kernel, rows = self.kernel, self.rows_of_busiest(on)
         short = on.rates["short_copy"] / on.share(1, in_l2=True)
         return (

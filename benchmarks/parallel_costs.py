@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a loss over a shared vocabulary sends and holds: formulas, and docs/distributed.md's tables of them.
+"""The bytes that a loss over a shared vocabulary sends and holds: formulas, and docs/distributed.md's tables of them.
 
     python benchmarks/parallel_costs.py        writes the tables
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "distributed.md"
 ROWS = 8192
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 CLASSES = (32_768, 131_072, 262_144, 1_048_576)
-# Of the loss's sums, which are float32.
+# A number of the loss's sums, in float32.
 _SUM_BYTES = 4
 
 
@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     classes: int
     ranks: int
     logit_bytes: int = 2
-    lanes: int = 2  # of the second collective: one more each for weights, for smoothing
+    lanes: int = 2  # numbers a row in the second collective; weights and smoothing add one each
 
     @property
     def own_bytes(self) -> int:
@@ -48,7 +48,7 @@ class Collective(NamedTuple):
 
 
 def ours(p: Sizes) -> list[Collective]:
-    """The first is what ranks tell each other on a CPU, in four float64; elsewhere two numbers of each ride along."""
+    """The first is the agreement on a CPU, of four float64 a rank; elsewhere the max takes two numbers a rank along."""
     agreement = 8 * 4 * p.ranks
     return [Collective("all_reduce", size) for size in (agreement, _SUM_BYTES * p.rows, _SUM_BYTES * p.lanes * p.rows)]
 
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def blocks() -> dict[str, str]:
-    """By name, what the page marks."""
+    """The tables by the names of the page's markers."""
     return {
         "wire": table(("ranks", "ours", "loss_parallel", *(f"gathered, {c:,}" for c in CLASSES)), _wire_lines()),
         "memory": table(("ranks", *(f"{c:,} classes" for c in CLASSES)), _memory_lines()),

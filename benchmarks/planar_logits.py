@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forward and backward of segmentation's logits, [N, C, H, W], beside F.cross_entropy.
+"""Forward and backward of segmentation's logits, [N, C, H, W], against F.cross_entropy.
 
     python benchmarks/planar_logits.py [ROUNDS]
 
@@ -23,7 +23,7 @@ from npu_ce_jit.bench.timing import interleaved, median_ratio, peak_allocated
 SHAPES = ((4, 2, 512, 512), (1, 150, 256, 256), (2, 21, 256, 256), (8, 19, 128, 128))
 UNLISTED = ((1, 3, 701, 719), (2, 133, 161, 203), (3, 29, 211, 199))
 DTYPES = (torch.float32, torch.bfloat16)
-# Of each layout, how many times as fast as torch at least.
+# By layout, how many times as fast as torch at least.
 LAYOUTS = {torch.contiguous_format: 1.5, torch.channels_last: 1.0}
 LEAST_MEMORY = 1.0
 

@@ -41,7 +41,7 @@ _DOTS = 130  # an inch
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Writes the pictures; of those that it cannot draw, why."""
+    """Writes the pictures. Returns the names of those that it cannot draw, with the reason."""
     pictures: dict[str, Callable[[Any, Results], Any]] = {"time": _time, "memory": _memory, "growth": _growth}
     try:
         import matplotlib as mpl
@@ -107,7 +107,7 @@ def _growth(plt: Any, results: Results) -> Any:
 
 
 def _draw_lines(panel: Any, lines: Lines, scale: float, more: dict[str, str] | None = None) -> None:
-    """On logarithmic axes, each with its name, and what more there is to say of it, at its end instead of a legend."""
+    """Draws lines on logarithmic axes. In place of a legend, each line's end has its name, and its text in `more`."""
     panel.set_xscale("log")
     panel.set_yscale("log")
     ends = []
@@ -120,7 +120,7 @@ def _draw_lines(panel: Any, lines: Lines, scale: float, more: dict[str, str] | N
         return
     panel.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
     panel.yaxis.set_major_formatter("{x:,g}")
-    panel.autoscale_view()  # or the places of the ends would be those of empty axes
+    panel.autoscale_view()  # else the ends would be placed by the limits of empty axes
     ends.sort()
     heights = panel.transAxes.inverted().transform([panel.transData.transform((x, y)) for y, x, _ in ends])[:, 1]
     for (value, x, name), height in zip(ends, _apart(list(heights), 0.06), strict=True):
@@ -131,7 +131,7 @@ def _draw_lines(panel: Any, lines: Lines, scale: float, more: dict[str, str] | N
 
 
 def _apart(heights: list[float], least: float) -> list[float]:
-    """The heights, rising, moved as little as keeps them `least` apart and the highest where it is."""
+    """The rising heights, each lowered until it is `least` below the next; the highest stays."""
     for index in range(len(heights) - 2, -1, -1):
         heights[index] = min(heights[index], heights[index + 1] - least)
     return heights

@@ -53,7 +53,7 @@ def main() -> None:
         results = measured(arguments.quick, not (arguments.quick or arguments.no_compile))
     (into / "docs" / "img").mkdir(parents=True, exist_ok=True)
     results.save(into / "docs" / "performance.json")
-    results = Results.load(into / "docs" / "performance.json")  # numbers are rounded there, and pages say what it says
+    results = Results.load(into / "docs" / "performance.json")  # rounded, so that pages show the file's numbers
     render(results, into)
     judged = all_verdicts(results)
     for verdict in judged:

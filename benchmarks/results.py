@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run measured, as it is kept in a file, and how it is looked up."""
+"""The figures of a run: how they are kept in a file, and looked up."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str, blocks: dict[str, str], name: str) -> str:
-    """The page with each block between its markers; all that is marked must be there."""
+    """The page with each block between its markers; exits where it marks a block that does not exist."""
     marked = [match[2] for match in _BLOCK.finditer(page)]
     if not marked:
         raise SystemExit(f"{name} has no place for figures: expected <!-- name: ... --> and <!-- end --> around each")
@@ -31,7 +31,7 @@ def filled(page: str, blocks: dict[str, str], name: str) -> str:
 
 
 def blocks(results: Results, verdicts: list[Verdict]) -> dict[str, str]:
-    """By name, what can be marked."""
+    """The blocks, by the names that a page can mark."""
     return {
         "summary": _summary(results, verdicts),
         "machine": _machine(results),
@@ -195,7 +195,7 @@ def _linear(results: Results, form: str) -> str:
 
 
 def _cells(results: Results, cells: list[Cell], names: tuple[str, ...]) -> str:
-    """A line of each cell: ours, how much slower the others are, and what memory each takes."""
+    """A line for each cell: our time, how many times slower the others are, and the memory of each."""
     ours, *others = names
     timed = [name for name in others if not name.endswith(who.FOR_MEMORY)]
     rows = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`token_logprobs` with entropy, forward and backward, beside the loss alone and beside what trainers write in torch.
+"""`token_logprobs` with entropy, forward and backward, against the loss alone and what trainers write in torch.
 
     python benchmarks/token_logprobs.py [rows] [classes]
 
@@ -39,7 +39,7 @@ def loss_alone(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def of_verl(logits: Tensor, target: Tensor) -> Tensor:
-    """logprobs_from_logits_v2 and entropy_from_logits: a sequence at a time in float32, by row in halves."""
+    """logprobs_from_logits_v2 (each sequence by logsumexp in float32, log_softmax in halves), entropy_from_logits."""
     if logits.dtype is torch.float32:
         of_target = logits.gather(-1, target[..., None])[..., 0]
         logprobs = of_target - torch.stack([logits_of_one.logsumexp(-1) for logits_of_one in logits])

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the virtual NPU runs the sample kernels, and what it says of them.
+"""How fast the virtual NPU runs the sample kernels, and what it counts and estimates for them.
 
     python benchmarks/virtual_npu.py [--json] [--rounds N]
 
-Speed is in elements per second of processor time, all threads together, so that a busy machine does not change it; the
+Speed is in elements per second of CPU time of all threads together, which a busy machine does not change; it is the
 median over the rounds. Bytes and repeats are the counters' totals over the elements. Estimates are microseconds on the
-chip of VIRTUAL_CANN_SOC; behind them, those with all rates at their fast ends and at their slow ones.
+chip of VIRTUAL_CANN_SOC, followed by those with all rates at their fast and at their slow ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from virtual_cann import kernels  # noqa: E402
 SHAPE = (4096, 8192)
 CORES = 48
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TENSORS = {"add": 3, "log_softmax": 2}  # all of them cross GM once at least
+TENSORS = {"add": 3, "log_softmax": 2}  # each is read from GM or written to it once at least
 BARS = {("log_softmax", "fp32"): 20.0}  # M elements/s
 
 Row = dict[str, Any]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every check of the package, once: the public functions, torch.ops, Meta and the reference all raise from here, and
-from `layer_checks` and `row_checks`, which have those of a linear layer and of `[..., V]` logits.
+"""The checks of arguments, each written once: the public functions, torch.ops, Meta and the reference raise from here.
 
-Order: presence, device, dtype, batch size, the targets' dtype, rank, sizes, options, values. Only shapes, dtypes and
-options are looked at, so that tracing runs the same checks; the one check of data is `require_targets_in_range`.
+`layer_checks` has those of a linear layer, `row_checks` those of `[..., V]` logits, `linear/arguments.py` those of
+distillation. Order: presence, device, dtype, batch size, the targets' dtype, rank, sizes, options, values. Only shapes,
+dtypes and options are read, so that tracing runs the same checks; only the `require_*_in_range` read data.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def check_kinds(
 ) -> None:
     """Presence, devices, dtypes, batch size, for inputs of any rank; `layer` are tensors of the input's dtype.
 
-    `batch_size` is the input's first dimension where it is not said.
+    `batch_size` None stands for the input's first dimension.
     """
     for name, tensor in {input_name: input, **layer, "target": target, "weight": weight}.items():
         is_optional = tensor is None and name not in (input_name, "target")
@@ -143,7 +143,7 @@ def check_terms(reduction: str, label_smoothing: float, scales: dict[str, float]
 
 
 def check_weight_has_no_gradient(weight: Tensor | None) -> None:
-    """As torch's: the loss is not differentiable with respect to the class weights, so it says so."""
+    """Raises, as torch does: the loss is not differentiable with respect to the class weights."""
     if weight is not None and weight.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             "expected weight without requires_grad, got requires_grad=True: the loss is not differentiable with "
@@ -216,8 +216,8 @@ def require_targets_in_range(target: Tensor, classes: int, ignore_index: int) ->
 
 
 def require_that(condition: bool | torch.SymBool, error: type[Exception], message: Callable[[], str]) -> None:
-    """torch's check for a condition on sizes, which may be symbolic; that costs 3 us where a bool costs none."""
-    if torch.compiler.is_dynamo_compiling():  # which takes no message that is made of a tensor
+    """Raises unless `condition`, on sizes that may be symbolic, holds. A plain True skips torch's check, of 3 us."""
+    if torch.compiler.is_dynamo_compiling():  # torch's check takes no message there that is made from a tensor
         if not condition:
             raise error(message())
     elif condition is not True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a linear layer, whose logits a loss makes: of its tensors, and of the inputs that go through it."""
+"""Checks of a linear layer's tensors and of its inputs, for losses that make the logits themselves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_linear(
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Checks the tensors of a loss over `[N, in_features]` inputs of a linear layer, of some classes or of all."""
+    """Checks the tensors of a loss from `[N, in_features]` inputs; only `may_be_empty` allows a layer of no classes."""
     for name, tensor, shape in (
         ("input", input, "[N, in_features]"),
         ("linear_weight", linear_weight, "[C, in_features]"),
@@ -65,7 +65,7 @@ def check_head(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None,
 
 
 def check_layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, prefix: str = "") -> None:
-    """The sizes of a linear layer; `linear_weight` is `[C, in_features]` or `[C, d1, ..., in_features]`."""
+    """Checks the sizes of a linear layer; `linear_weight` is `[C, in_features]` or `[C, d1, ..., in_features]`."""
     if input.dim() < 1 or linear_weight.dim() < 2:
         raise RuntimeError(
             "expected input of shape [N, in_features] and linear_weight of shape [C, in_features] or "

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels that most programs never call. Their modules are imported by the first call: at import they would take a
-third of the time that an import of this package may take.
+"""Kernels that most programs never call. The first call imports their modules: importing them with the package would
+use up a third of the time that its import may take.
 """
 
 from __future__ import annotations

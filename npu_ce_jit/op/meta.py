@@ -52,7 +52,7 @@ def backward(
 
 
 def backward_(*_: object) -> None:
-    """Writes over its input; nothing to shape."""
+    """The operator writes over its input, and returns nothing that has a shape."""
 
 
 def linear(input: Tensor, linear_weight: Tensor, *others: Any) -> LinearOutputs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public operators over the internal ones. Each is one node in a graph; here is what it stands for.
+"""The public operators, composed of internal ones. In a graph each is a single node, which stands for the code here.
 
 A loss is three steps: `prepare_*` checks the arguments, a forward runs, `select_*` picks what the operator returns. The
 kernels of a loss differ in the forward alone: `call_forward` here and below autograd, `record_forward` in
@@ -73,7 +73,7 @@ def prepare_npu_cross_entropy_loss(
 
 def select_npu_cross_entropy_loss(outputs: ForwardOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss, z_loss, log_prob, lse, *_ = outputs
-    # torch_npu documents lse as no differentiable output; its gradient is zloss's.
+    # torch_npu documents lse_for_zloss as not differentiable; the z-loss's gradient goes through loss and zloss.
     return loss, log_prob, z_loss, lse.detach() if lse.requires_grad else lse
 
 
@@ -137,7 +137,7 @@ def npu_cross_entropy_loss_backward(
     label_smoothing: float = 0.0,
     lse_square_scale_for_zloss: float = 0.0,
 ) -> Tensor:
-    """The drop-in's backward, from log_prob: logits whose max and log-sum are 0. The z-loss part goes in as lse's."""
+    """The drop-in's backward. `_backward` gets log_prob as logits with row_stats 0, and z-loss as a gradient of lse."""
     from npu_ce_jit.op.rows import denominators_of_targets  # most programs leave the backward pass to autograd
 
     checks.check_backward(

@@ -33,7 +33,7 @@ def forward_of_targets_in_range(
     weight: Tensor | None,
     *terms_outputs_dtype: Any,
 ) -> ForwardOutputs:
-    """`forward` without its look at the data, which no tracer can follow."""
+    """`forward` without its check of the targets' values, which cannot be traced."""
     *numbers, outputs, loss_dtype = terms_outputs_dtype
     terms = LossTerms(*numbers)
     rows = rows_of(input, target, weight, terms)
@@ -94,14 +94,14 @@ def backward(
     factor = c.rest(rows, row_max + log_sum, entropy)[:, None]
     if c.entropy is not None:
         factor = factor + c.entropy[:, None] * torch.where(log_prob == -torch.inf, 0, log_prob)
-    # Nothing is written in place: a traced program holds these operators too.
+    # Nothing is written in place, because programs that were decomposed by tracing hold these operators too.
     result: Tensor = log_prob.exp() * (factor + c.target[:, None])
     at_target = rows.safe_target[:, None]
     target_log_prob = log_prob.gather(1, at_target)
     # p - 1 at the target cancels for a confident row; expm1 does not.
     target_factor = factor.expand_as(log_prob).gather(1, at_target)
     at_target_result = c.target[:, None] * target_log_prob.expm1() + target_log_prob.exp() * target_factor
-    # An ignored row's safe_target is not its target; its c.target is 0, so the two forms agree there.
+    # An ignored row has safe_target 0 in place of a target; its c.target is 0, so the two forms agree there.
     result = result.scatter(1, at_target, at_target_result)
     if terms.label_smoothing:
         result = result - c.uniform[:, None] * rows.weight
@@ -113,7 +113,7 @@ def backward(
 
 
 def backward_(*arguments: object) -> None:
-    """`_backward_`: the gradient goes over the logits, the sixth argument."""
+    """`_backward_`: writes the gradient over the logits, the sixth argument."""
     input = arguments[5]
     assert isinstance(input, Tensor)
     input.copy_(backward(*arguments))  # type: ignore[arg-type]

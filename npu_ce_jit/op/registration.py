@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the operator into torch's dispatcher. What is registered here needs no compiled library."""
+"""Registers the operators with torch's dispatcher: their schemas, and the kernels that need no compiled library."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from npu_ce_jit.op.autograd import functions
 from npu_ce_jit.op.torch_private import register_fake, register_vmap
 from npu_ce_jit.torch_compat import override
 
-_EVERY_DEVICE = "CompositeExplicitAutograd"  # where a device's own key is empty
-_FAKE, _VMAP = "fake", "vmap"  # no keys of the dispatcher: torch.library.register_fake and register_vmap
+_EVERY_DEVICE = "CompositeExplicitAutograd"  # runs where no kernel is registered under a device's own key
+_FAKE, _VMAP = "fake", "vmap"  # not dispatch keys: for register_fake and register_vmap
 
 
 def _kernels() -> dict[str, dict[str, Callable[..., Any]]]:
-    """By operator and dispatch key, what computes. Keys CPU and PrivateUse1 (an NPU) are the compiled libraries'.
+    """The kernels by operator and dispatch key. Those of CPU and PrivateUse1 (an NPU) come from compiled libraries.
 
-    Nothing under a transform is written in place, so `_backward_` has no rule of vmap; the linear loss is composed of
-    others there.
+    `_backward_` has no vmap rule, as nothing is written in place under a transform; nor has `_linear`, as the linear
+    loss is composed of other operators there.
     """
     return {
         "_forward": {
@@ -77,7 +77,7 @@ def _kernels() -> dict[str, dict[str, Callable[..., Any]]]:
     }
 
 
-# What a library has kernels for, and what computes where there is none.
+# The operators that a compiled library has kernels for, and what computes where there is no library.
 _NATIVE: dict[str, Callable[..., Any]] = {
     "_forward": lazy_kernels.reference_forward,
     "_backward": lazy_kernels.reference_backward,
@@ -88,8 +88,8 @@ _NATIVE: dict[str, Callable[..., Any]] = {
 class _Registered:
     """What this process has registered from Python; each part lasts as long as its Library object.
 
-    Torch's namespace of the operators holds it, where an import of this package finds what an earlier one of the same
-    process left: notebooks reload modules and take them out of sys.modules.
+    It is kept in torch's namespace of the operators, so that a second import of this package finds what the first one
+    has registered: notebooks reload modules and take them out of sys.modules.
     """
 
     NAME = "_registered_from_python"
@@ -99,8 +99,8 @@ class _Registered:
         self.definitions = Library(schema.NAMESPACE, "DEF")  # never withdrawn: compiled graphs hold the operators
         schema.define(self.definitions)
         self.kernels: Library | None = None  # those that are written in Python
-        self.covers: dict[str, Library] = {}  # of what a library has registered, by dispatch key
-        # Loads a library at the first call that needs one; whether there is one for this device now.
+        self.covers: dict[str, Library] = {}  # by dispatch key, what overrides a compiled library's kernels
+        # Loads a library at the first call that needs one; returns whether this device has one then.
         self.load: Callable[[torch.device], bool] | None = None
 
 
@@ -113,7 +113,7 @@ def _registered() -> _Registered:
 
 
 def define() -> None:
-    """Schemas, Meta, autograd and vmap, in the place of those of an earlier import; meanwhile no thread may call.
+    """Registers schemas, Meta, autograd and vmap, replacing an earlier import's; meanwhile no thread may call them.
 
     Raises NpuCeJitError where an operator is no longer what this process has defined.
     """
@@ -123,7 +123,7 @@ def define() -> None:
             f"Another version of this package has defined the operators torch.ops.{schema.NAMESPACE} in this process.",
             "Start a new Python.",
         )
-    registered.kernels = None  # withdraws them: none overrides another
+    registered.kernels = None  # withdraws the earlier ones first: one registration cannot override another
     registered.kernels = library = Library(schema.NAMESPACE, "IMPL")
 
     for name, kernels in _kernels().items():
@@ -154,9 +154,9 @@ def _register_dtensors() -> None:
     dtensor.register()
 
 
-# What is registered as soon as this module of torch's is imported: each flop counter copies the registry, and a DTensor
-# may be in the first call. To import either here would take a sixth or more of the time that an import of this package
-# may take.
+# What is registered as soon as a module of torch's is imported. Not at the first call: each flop counter copies the
+# registry, and that call may have a DTensor. Not here: importing either module would use up a sixth or more of the time
+# that an import of this package may take.
 _WITH_TORCHS_MODULE = {"torch.utils.flop_counter": _register_flops, "torch.distributed.tensor": _register_dtensors}
 
 
@@ -184,12 +184,12 @@ class _ImportFinder:
 
 
 def use_loader(load: Callable[[torch.device], bool]) -> None:
-    """Has a call for which no kernel is registered run `load`, which may register one: True where it has."""
+    """Makes a call that finds no kernel run `load`, which may register one and returns whether it has."""
     _registered().load = load
 
 
 def cover(device: torch.device) -> None:
-    """Takes a library's kernels out of use: what it has registered stays, below the fallback kernels."""
+    """Overrides a library's kernels with the fallback kernels; what the library has registered stays below them."""
     key = _dispatch_key(device)
     _registered().covers[key] = library = Library(schema.NAMESPACE, "IMPL", key)
     for name in _NATIVE:
@@ -197,21 +197,21 @@ def cover(device: torch.device) -> None:
 
 
 def uncover(device: torch.device) -> None:
-    """Puts what is registered for this device to use again, where it is covered."""
+    """Undoes `cover`, where the device is covered."""
     _registered().covers.pop(_dispatch_key(device), None)
 
 
 def _fallback_kernel(name: str) -> Callable[..., Any]:
-    """What runs where no library has registered a kernel for the tensors' device.
+    """The kernel that runs where no library has registered one for the tensors' device.
 
-    It stands under CompositeExplicitAutograd, to which the dispatcher turns when a device's own key is empty, so that
-    a library that is loaded later takes over without this one being taken away under a running thread.
+    It is registered under CompositeExplicitAutograd, which the dispatcher uses where a device's own key is empty. So a
+    library that is loaded later takes over, and this kernel need not be removed while a thread may be running it.
     """
     reference = _NATIVE[name]
 
     def kernel(*arguments: Any) -> Any:
         devices = [a.device for a in arguments if isinstance(a, Tensor)]
-        # As the dispatcher chooses: where tensors are on several, the CPU's kernel is not the one that is called.
+        # As the dispatcher chooses: where tensors are on several devices, it does not call the CPU's kernel.
         device = next((device for device in devices if device.type != "cpu"), devices[0])
         key = _dispatch_key(device)
         load = _registered().load

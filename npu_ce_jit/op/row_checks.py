@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of calls on `[..., V]` logits: of each row's log-probability, and of rows whose classes ranks share."""
+"""Checks of calls on `[..., V]` logits: for log-probabilities of tokens, and for losses whose classes ranks share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_shard(local_logits: Tensor, target: Tensor, weight: Tensor | None) -> 
 
 
 def check_weight_of_ranks(weight: Tensor | None, classes: int) -> None:
-    """Of a rank's classes, or of all."""
+    """Checks the weights of a rank's classes, or of all ranks'."""
     if weight is not None and (weight.dim() != 1 or len(weight) < classes):
         raise RuntimeError(
             f"expected weight of shape [{classes}], one for each class of the rank, or [C], one for each class of all "
@@ -52,7 +52,7 @@ def check_weight_of_ranks(weight: Tensor | None, classes: int) -> None:
 
 
 def check_inplace_blocks(logits: Tensor, blocks: Sequence[Tensor], name: str = "logits") -> None:
-    """The gradient is written over `blocks`, the views `[n, V]` that `[..., V]` logits are read as."""
+    """Checks that a gradient can be written over `blocks`, the `[n, V]` views as which `[..., V]` logits are read."""
     is_expanded = any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True))
     if is_expanded or not all(block.is_contiguous() for block in blocks):
         raise RuntimeError(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a row of logits determines, in plain differentiable torch operators.
+"""The quantities of a row of logits, in plain differentiable torch operators.
 
-`reference` and `derivatives` are both written over this: docs/design.md section 2 has the formulas.
+`reference` and `derivatives` both build on them; docs/design.md section 2 has the formulas.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class RowTerms(NamedTuple):
     x: Tensor
     slope: Tensor | float  # dx'/dx
     curvature: Tensor | None  # d2x'/dx2; None where x' is linear in x
-    not_ignored: Tensor  # bool [N]: not ignored
+    not_ignored: Tensor  # bool [N]
     safe_target: Tensor  # int64 [N]: the target, 0 where ignored
     weight: Tensor  # [C]
     target_weight: Tensor  # [N]: weight[target], 0 where ignored
@@ -34,11 +34,11 @@ class OutputGrads(NamedTuple):
     entropy: Tensor | None
 
     def reach_ignored_rows(self) -> bool:  # no property: torch 2.10 and before do not trace those of a NamedTuple
-        """An ignored row takes no part in the losses, but its log_prob, lse and entropy are results like any."""
+        """Whether ignored rows may have a gradient: not from the losses, but from their log_prob, lse and entropy."""
         return self.log_prob is not None or self.lse is not None or self.entropy is not None
 
     def reach(self, not_ignored: Tensor) -> Tensor:
-        """Bool `[N]`: something flows into the row. One of lse or entropy that is 0 does not."""
+        """Bool `[N]`: whether a gradient flows into the row. A gradient of lse or entropy that is 0 does not count."""
         if self.log_prob is not None:
             return torch.ones_like(not_ignored)
         for gradient in (self.lse, self.entropy):
@@ -89,7 +89,7 @@ def as_rows(logits: Tensor) -> Tensor:
 
 
 def as_logits(rows: Tensor, like: Tensor) -> Tensor:
-    """What `as_rows` made of logits of the shape of `like`, in their shape."""
+    """The inverse of `as_rows`, for logits of the shape of `like`."""
     if like.dim() == 2:
         return rows
     images, classes, positions = like.shape
@@ -107,11 +107,12 @@ def rows_of(input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTer
 
 
 def weight_of_targets(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
-    """`[..., N]`: 0 where ignored; bool where `weight` is None."""
+    """`[..., N]`: 0 where ignored or out of range; bool where `weight` is None, and then not 0 out of range."""
     not_ignored = target != ignore_index
     if weight is None:
         return not_ignored
-    # The kernels judge a target out of range. No page promises that an NPU checks the bounds of a gather.
+    # The kernels report a target out of range. It stays out of the gather: no manual page says that an NPU checks its
+    # bounds.
     in_range = not_ignored & (target >= 0) & (target < len(weight))
     return weight[torch.where(in_range, target, 0).long()].mul(in_range)
 
@@ -129,7 +130,7 @@ def denominators_of(rows: RowTerms) -> Tensor:
 
 
 def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
-    """`[N]` values to the loss's shape; on a CPU accumulated in float64, which costs N additions and no [N, C]."""
+    """`[N]` values to the loss's shape; on a CPU added up in float64, which takes N additions and no [N, C] memory."""
     if reduction == NONE:
         return values
     # An NPU has no float64.
@@ -138,7 +139,7 @@ def reduce_rows(values: Tensor, reduction: int, denominator: Tensor) -> Tensor:
 
 
 def coefficients(rows: RowTerms, gradients: OutputGrads, denominators: Tensor, terms: LossTerms) -> Coefficients:
-    """Linear in `gradients`; 0 through the losses for an ignored row, whatever its denominators."""
+    """Linear in `gradients`. What comes from the losses is 0 for an ignored row, even where a denominator is 0."""
     dtype, classes = rows.x.dtype, rows.x.shape[1]
     ce, z = loss_gradients(gradients, rows.not_ignored, denominators, terms)
     zero = torch.zeros_like(ce)
@@ -160,7 +161,7 @@ def loss_gradients(
     z = ce + _on_rows(gradients.z_loss, not_ignored, denominators.dtype, terms)
     if terms.reduction == MEAN:
         ce, z = ce / denominators[0], z / denominators[1]
-    # A term with a zero factor is left out, not multiplied: 0 * inf is NaN.
+    # Ignored rows are set to 0, not multiplied by it: over a denominator of 0 they are inf, and 0 * inf is NaN.
     return torch.where(not_ignored, ce, 0), torch.where(not_ignored, z, 0)
 
 
@@ -176,12 +177,12 @@ def plogp(log_prob: Tensor) -> Tensor:
 
 
 def squared_probs(row_stats: Tensor, doubled_stats: Tensor, not_ignored: Tensor) -> Tensor:
-    """`[N]`: sum(p^2), from the row_stats of x' and of 2x'; the max of 2x' is twice that of x' and falls out."""
+    """`[N]`: sum(p^2), from the row_stats of x' and of 2x'; the max of 2x' is twice that of x', so the two cancel."""
     return torch.where(not_ignored, (doubled_stats[1] - 2 * row_stats[1]).exp(), 0)
 
 
 def _on_rows(gradient: Tensor | None, not_ignored: Tensor, dtype: torch.dtype, terms: LossTerms) -> Tensor:
-    """A loss's gradient ([N], or [] or [1] where it was reduced) as one of each row, before any denominator."""
+    """A loss's gradient ([N], or [] or [1] where it was reduced) for each row, not yet divided by a denominator."""
     if gradient is None:
         return torch.zeros_like(not_ignored, dtype=dtype)
     gradient = gradient.to(dtype)

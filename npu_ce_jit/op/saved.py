@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that backward sees the tensors that forward saw.
 
-A change in place is found by torch, by the version of what is saved. What takes a tensor's values away and changes no
-version is found here: `.data =`, by which ZeRO-3 releases parameters, and a storage that is freed, as FSDP does it.
+Torch finds a change in place by the version of a saved tensor. The checks here find what takes a tensor's values away
+and changes no version: `.data =`, by which ZeRO-3 releases parameters, and freeing the storage, as FSDP does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HINT = f"leave it as forward had it until backward is over, or pass a clone. {P
 
 def seen(*tensors: Tensor | None) -> Seen:
     """What `require_unchanged` compares with."""
-    if torch.compiler.is_compiling():  # a traced step changes nothing behind its own back
+    if torch.compiler.is_compiling():  # a graph has every change to its tensors in it
         return ()
     return tuple([None if t is None else (t.shape, t.dtype) for t in tensors])
 
@@ -47,7 +47,7 @@ def require_unchanged(before: Seen, names: Sequence[str], now: Sequence[Tensor |
 
 
 def require_storage(names: Sequence[str], tensors: Sequence[Tensor | None]) -> None:
-    """Raises RuntimeError for a tensor whose storage was freed: torch's operators read from anywhere then."""
+    """Raises RuntimeError for a tensor whose storage was freed: torch's operators would read arbitrary memory."""
     if functorch_is_active():
         return
     for name, tensor in zip(names, tensors, strict=True):

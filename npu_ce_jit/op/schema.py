@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators' schemas, and the two values in which their options travel.
+"""The operators' schemas, and the two tuples that carry their options.
 
-Schemas stand in Python so that Meta, export and vmap work with no binary; a library only adds kernels.
+The schemas are defined in Python, so that Meta, export and vmap work without a compiled library, which only adds
+kernels.
 """
 
 from typing import Any, NamedTuple
@@ -59,9 +60,9 @@ SCHEMAS = {
 
 # Bits of `outputs`: what `_forward` and `_linear` write beside the loss.
 Z_LOSS, LOG_PROB, LSE, ARGMAX, ENTROPY = 1, 2, 4, 8, 16
-# Of logits whose classes ranks share, and nothing else: the row_stats of 2x'.
+# A bit of `vocab_parallel.forward` alone: the row_stats of 2x'.
 DOUBLED_LSE = 32
-# Of `_linear` alone: lse and entropy of an ignored row are 0 and its argmax is -1, as if it were not there.
+# A bit of `_linear` alone: lse and entropy of an ignored row are 0 and its argmax is -1, as if it were not there.
 SKIP_IGNORED = 64
 
 NONE, MEAN, SUM = 0, 1, 2
@@ -74,7 +75,7 @@ LinearOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Te
 
 
 class LossTerms(NamedTuple):
-    """What the loss is made of, in the order in which `_forward` and `_backward` take it.
+    """The loss's options, in the order in which `_forward` and `_backward` take them.
 
     `softcap` 0.0 means none. Unpacks into an operator call: `_forward(input, target, weight, *terms, ...)`.
     """
@@ -86,7 +87,7 @@ class LossTerms(NamedTuple):
     softcap: float
     logit_scale: float
 
-    # Methods and no properties, and neither _asdict nor _replace: torch.compile traces none of these on torch 2.7.
+    # Methods, not properties, and without _asdict and _replace: torch.compile traces none of these on torch 2.7.
 
     def as_dict(self) -> dict[str, Any]:
         """By the names of the fields."""
@@ -96,7 +97,7 @@ class LossTerms(NamedTuple):
         }  # fmt: skip
 
     def doubled(self) -> "LossTerms":
-        """Those that make 2x' of the logits: the sum of squared probabilities is exp(lse(2x') - 2 lse(x'))."""
+        """The terms that give 2x' for x': the sum of squared probabilities is exp(lse(2x') - 2 lse(x'))."""
         reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale = self
         return LossTerms(reduction, ignore_index, label_smoothing, z_loss, 2 * softcap, 2 * logit_scale)
 
@@ -112,7 +113,7 @@ class Request(NamedTuple):
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, else float32. Not by torch.promote_types, which modes see as an operator."""
+    """float64 for float64, else float32. Not by torch.promote_types, which reaches dispatch modes as an operator."""
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 

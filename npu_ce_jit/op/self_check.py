@@ -40,7 +40,7 @@ class Case(NamedTuple):
     """
 
     rows: int
-    classes: int  # so that a row is no multiple of 32 bytes
+    classes: int  # such that a row is no multiple of 32 bytes
     target_dtype: torch.dtype
     terms: LossTerms
     outputs: int
@@ -75,7 +75,7 @@ CASES = (
         ("loss", "z_loss", "log_prob", "lse", "entropy"),
         of_rows=(_NARROW,), log_prob=(_NARROW,), totals=("npu_ce_reduce", _NARROW), gradient=(_NARROW_BACKWARD,),
     ),
-    # So few elements that the one block that has them reduces them too.
+    # So few elements that one block computes them all, and reduces them too.
     Case(
         97, 19, torch.int32, LossTerms(MEAN, _IGNORED, 0.0, 1e-3, 0.0, 1.0), _ALL, ("loss", "z_loss", "entropy"),
         of_rows=(_NARROW,), log_prob=(_NARROW,), totals=(_NARROW,), gradient=(_NARROW_BACKWARD,),
@@ -90,7 +90,7 @@ CASES = (
         33, 1031, torch.int64, LossTerms(MEAN, _IGNORED, 0.0, 1e-3, 0.0, 1.0), _ALL, ("loss", "z_loss", "entropy"),
         of_rows=(_WIDE,), log_prob=(_WIDE,), totals=("npu_ce_reduce", _WIDE), gradient=(_WIDE_BACKWARD,),
     ),
-    # The same on the one block that reduces them too.
+    # The same, on one block, which also reduces them.
     Case(
         5, 2051, torch.int64, LossTerms(SUM, _IGNORED, 0.0, 1e-3, 0.0, 1.0), _ALL, ("loss", "lse"),
         of_rows=(_WIDE,), log_prob=(_WIDE,), totals=(_WIDE,), gradient=(_WIDE_BACKWARD,),
@@ -118,14 +118,14 @@ LARGE_CASES = (
 
 
 def cases(device: torch.device) -> Iterator[tuple[Case, torch.dtype]]:
-    """What is computed on such a device, in this order."""
+    """The cases that run on a device of this type, in this order."""
     yield from ((case, dtype) for dtype in _TOLERANCE for case in CASES)
     if device.type != "cpu":
         yield from ((case, torch.float32) for case in LARGE_CASES)
 
 
 def chip(device: torch.device) -> str:
-    """The name of the chip: what one computes right, another may not."""
+    """The name of the chip: kernels that one computes right may be wrong on another."""
     name = getattr(getattr(torch, device.type, None), "get_device_name", None)
     return str(name(device)) if name else device.type
 
@@ -136,9 +136,9 @@ def require_supported(device: torch.device) -> None:
 
 
 def run(device: torch.device) -> None:
-    """Runs every kernel, in all of its dtypes. Raises SelfCheckError with what was expected, what came, and from which.
+    """Runs every kernel, in all of its dtypes. SelfCheckError says what was expected, what came, and from which kernel.
 
-    Nothing that the process has set, such as its default dtype, has a part in it. Any other error says nothing of the
+    What the process has set, such as its default dtype, does not matter. Any other error says nothing about the
     kernels: there was no memory for them, or the device did not work before.
     """
     with outside_every_mode():
@@ -150,7 +150,7 @@ def _check(device: torch.device, case: Case, dtype: torch.dtype) -> None:
     logits, target, weight, gradients = _problem(case, dtype)
     forward = (logits, target, weight, *case.terms, case.outputs, torch.float32)
     expected = _named(reference.forward(*forward))
-    # What backward takes from forward is the reference's, so that a wrong gradient is backward's fault alone.
+    # backward gets the reference's forward results, so that a wrong gradient is backward's fault alone.
     entropy = expected["entropy"] if "entropy" in case.gradients else None
     saved = (expected["row_stats"], entropy, expected["denominators"])
     backward: tuple[Any, ...] = (*gradients, logits, target, weight, *saved, *case.terms)
@@ -183,7 +183,7 @@ def _computed(
 
 
 class _Copies:
-    """Tensors of the CPU on a device, each once."""
+    """Copies of CPU tensors on a device, one of each."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything private to torch that the operators lean on, in one place. tests/op/test_derivatives.py runs each of it.
+"""The private parts of torch on which the operators' derivatives and registration rely.
 
 A `torch.autograd.Function` under the Autograd key fails inside torch.func transforms, because `Function.apply` then
-starts the transforms over although the dispatcher has already peeled off this level. Its single-level apply, under
-`enable_single_level_autograd_function`, does what is meant.
+restarts the stack of transforms, although the dispatcher has already taken this level off it. Its single-level apply,
+under `enable_single_level_autograd_function`, applies at this level alone.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from torch.autograd import forward_ad
 
 from npu_ce_jit.torch_compat import fake_options, has_saved_tensors_hooks, single_level
 
-# Inside torch.func.grad, vmap, jvp and their like. A name and no function around it: each call asks several times.
+# True inside torch.func.grad, vmap, jvp and the like. An alias, not a wrapper: each loss calls it several times.
 functorch_is_active = torch._C._are_functorch_transforms_active
 
 
 def is_batched_gradient(tensor: Tensor | None) -> bool:
-    """A batch of gradients that looks like one: `is_grads_batched`, and `vectorize` of torch.autograd.functional.
+    """Whether it is a batch that looks like one gradient: `is_grads_batched`, `vectorize` of torch.autograd.functional.
 
-    These run torch's older vmap, which functorch knows nothing of. Torch loops over our operators there.
+    These run torch's older vmap, which functorch does not know about. Torch loops over our operators there.
     """
     return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def has_tangent(*tensors: Tensor | None) -> bool:
-    """Whether forward mode follows one of `tensors`.
+    """Whether one of `tensors` has a forward-mode tangent.
 
-    Asked of the tensors: Python's own count of levels knows nothing of a level that a graph of torch.compile enters.
+    The tensors are asked: Python's own count of levels misses a level that a graph of torch.compile enters.
     """
-    if torch.compiler.is_dynamo_compiling():  # compiled autograd reads this very line; it has no forward mode
+    if torch.compiler.is_dynamo_compiling():  # compiled autograd traces this line; it has no forward mode
         return False
-    with torch._C._DisableTorchDispatch():  # to look makes a view, which no mode is to see
+    with torch._C._DisableTorchDispatch():  # unpacking makes a view, which dispatch modes must not see
         return any(
-            # Batched gradients have none: the older vmap batches tangents, never what they are tangents of.
+            # Batched gradients have none: the older vmap batches tangents, never their primals.
             t is not None and not is_batched_gradient(t) and torch._VF._unpack_dual(t, level=0)[1] is not None
             for t in tensors
         )
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, by a name: its module takes longer to import than this package."""
+    """Whether it is a DTensor, by its module's name: importing that module takes longer than importing this package."""
     return type(tensor).__module__.startswith("torch.distributed.tensor")
 
 
@@ -62,19 +62,19 @@ def is_differentiating(*tensors: Tensor | None) -> bool:
 
 
 def needs_registered_operators(tensor: Tensor) -> bool:
-    """Whether a `torch.autograd.Function` with nothing but a backward cannot stand for a call on `tensor`.
+    """Whether a call on `tensor` needs registered operators: a `torch.autograd.Function` with only a backward fails.
 
-    Under transforms, in forward mode, and where torch.export traces past it what a graph is to hold.
+    So it is under transforms, in forward mode, and in torch.export, whose graph is to hold registered operators.
     """
     is_exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
     return is_exporting or functorch_is_active() or has_tangent(tensor)
 
 
 def apply_at_this_level(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply` from within a kernel of the Autograd key, where every argument is given.
+    """`function.apply` from within a kernel of the Autograd key, with every argument given.
 
-    Outside of transforms too it goes past `Function.apply`, which inspects the signature of `forward` at each call:
-    a third of the time of a small loss.
+    Outside of transforms too it bypasses `Function.apply`, which inspects the signature of `forward` at each call: a
+    third of the time of a small loss.
     """
     if functorch_is_active():
         # Imported here: it pulls in functorch, which an eager training step never needs.
@@ -106,8 +106,8 @@ def below_this_level(op: Any, *arguments: Any) -> Any:
 def tangent_for_outer_levels(formula: Callable[..., Any], *tensors: Tensor | None) -> Any:
     """Evaluates `formula(*tensors)` within a Function's jvp, so that an outer forward mode differentiates it too.
 
-    jvp runs with forward mode off. Switched on as it is, this level's own tangents would be differentiated again,
-    so the tensors are stripped of them first.
+    jvp runs with forward mode off. With it on, this level's own tangents would be differentiated again, so they are
+    taken off the tensors first.
     """
     if not functorch_is_active():
         return formula(*tensors)
@@ -116,7 +116,7 @@ def tangent_for_outer_levels(formula: Callable[..., Any], *tensors: Tensor | Non
 
 
 def is_plain_eager(tensor: Tensor) -> bool:
-    """A real tensor in a plain step: no tracing, no transform, no checkpoint that recomputes or stands in for it."""
+    """A real tensor in a plain eager step: no tracing, transform, dispatch mode, tangent or hook on saved tensors."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and not functorch_is_active()
@@ -129,9 +129,9 @@ def is_plain_eager(tensor: Tensor) -> bool:
 
 @contextmanager
 def outside_every_mode() -> Iterator[None]:
-    """What is called within sees no transform, mode, autocast, inference or recording that is on in this thread.
+    """Turns off the transforms, modes, autocast, inference mode and gradient recording that are on in this thread.
 
-    A thread of its own would see none either, but it would also have its own stream, and no kernels on trial.
+    A new thread would have none of them either, but also another current stream, and not this one's kernels on trial.
     """
     with (
         torch.inference_mode(False),
@@ -145,7 +145,7 @@ def outside_every_mode() -> Iterator[None]:
 
 
 def is_inside_backward() -> bool:
-    """Autograd's engine is running: a forward here is a recomputation."""
+    """Whether autograd's engine is running: a forward is a recomputation then."""
     return torch._C._current_graph_task_id() != -1
 
 
@@ -155,13 +155,13 @@ def keeps_graph() -> bool:
 
 
 def register_fake(library: torch.library.Library, qualified_name: str, fake: Callable[..., Any]) -> None:
-    """torch.library.register_fake, which spends 1 ms a call (of an import's 20) on finding its caller's source line."""
+    """As torch.library.register_fake, which takes 1 ms a call (of an import's 20) to find its caller's source line."""
     entry = torch._library.simple_registry.singleton.find(qualified_name)
     library._registration_handles.append(entry.fake_impl.register(fake, __name__, **fake_options(library)))
 
 
 def register_vmap(library: torch.library.Library, qualified_name: str, rule: Callable[..., Any]) -> None:
-    """torch.library.register_vmap, which looks through the schema: 2 of an import's 20 ms, which few have a use for."""
+    """As torch.library.register_vmap, which takes 2 of an import's 20 ms to look through the schemas."""
 
     def batched(_keyset: Any, *arguments: Any) -> Any:
         from torch._functorch.autograd_function import custom_function_call_vmap_helper

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The losses where each rank of a process group has some of the classes: tensor parallelism of the vocabulary.
 
-On torch.distributed's own collectives: gloo on CPU, hccl on NPU. Not imported by `import npu_ce_jit`.
+They use torch.distributed's collectives: gloo on CPU, hccl on NPU. `import npu_ce_jit` does not import this module.
 """
 
 from npu_ce_jit.parallel.cross_entropy import vocab_parallel_cross_entropy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every loss over ranks checks and looks up before its rows meet, and what ranks tell each other of it."""
+"""What every loss over ranks checks before its collectives, and how ranks tell each other what they have found."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from npu_ce_jit.op.schema import LossTerms, accumulation_dtype
 def require_plain(**tensors: object) -> None:
     for name, tensor in tensors.items():
         checks.require_tensor(name, tensor)
-        dtensors = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, nobody has one
+        dtensors = sys.modules.get("torch.distributed.tensor")  # not imported: there are no DTensors
         if dtensors is not None and isinstance(tensor, dtensors.DTensor):
             raise RuntimeError(
                 f"expected {name} to be this rank's own part, a plain tensor, got a DTensor; pass {name}.to_local(), "
@@ -45,7 +45,7 @@ def checked_loss_terms(
     softcap: float | None,
     logit_scale: float,
 ) -> LossTerms:
-    """Of tensors whose shapes have been checked."""
+    """The options of a loss as LossTerms, checked. The shapes of its tensors have been checked before."""
     ignore_index, label_smoothing, z_loss, softcap, logit_scale = plain_numbers(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -80,7 +80,7 @@ class Call(Protocol):
 
     @property
     def shared(self) -> dict[str, object]:
-        """By name, what must be the same on every rank, beside the above."""
+        """By name, what else must be the same on every rank."""
 
 
 class LinearCall(NamedTuple):
@@ -120,11 +120,11 @@ AnyCall = TypeVar("AnyCall", bound=Call)
 def agreed(
     name: str, local_logits: object, group: dist.ProcessGroup, check: Callable[[], AnyCall]
 ) -> tuple[AnyCall, VocabRange | None]:
-    """What `check` made of this rank's arguments, and this rank's place among all classes.
+    """The call that `check` makes of this rank's arguments, and this rank's range of classes.
 
     On a CPU in eager mode, ranks tell each other in one collective of four numbers whether they have accepted their
-    arguments, and a digest of what must be the same: so what is wrong on one rank is an error on all, at once, and not
-    a wait for a rank that has left. Elsewhere that would stall the host: nothing is exchanged, and the place is None.
+    arguments, and a digest of what must be the same. So an error on one rank is raised on all ranks at once, and none
+    waits for a rank that has left. Elsewhere that would stall the host: nothing is exchanged, and the range is None.
     """
     if not _ranks_tell(local_logits, group):
         return check(), None
@@ -132,7 +132,7 @@ def agreed(
     own_error: Exception | None = None
     try:
         call = check()
-    except Exception as error:  # noqa: BLE001  raised again when the others know
+    except Exception as error:  # noqa: BLE001  raised again once the other ranks know
         own_error = error
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     # -inf outside the rank's own row: the max never takes it.
@@ -159,7 +159,7 @@ def agreed(
 
 
 class _Report(NamedTuple):
-    """One rank's part, when something is wrong on one of them."""
+    """What one rank tells the others where a rank has an error, or their calls differ."""
 
     error: str | None
     shared: dict[str, str]
@@ -176,7 +176,7 @@ def _ranks_tell(local_logits: object, group: dist.ProcessGroup) -> bool:
 
 
 def _told(name: str, call: Call) -> Tensor:
-    """A digest that is never 0, this rank's classes, the length of its weight (-1 for none), and that one's sum."""
+    """A digest that is never 0, this rank's number of classes, and its weight's length (-1 for none) and sum."""
     classes, weight = call.classes, call.weight
     digest = 1 + zlib.crc32(repr(_shared(name, call)).encode())
     of_weight = (-1, classes) if weight is None else (len(weight), float(weight.sum()))
@@ -196,7 +196,7 @@ def _shared(name: str, call: Call) -> dict[str, str]:
 
 
 def _refusal(name: str, call: Call | None, own_error: Exception | None, group: dist.ProcessGroup) -> Exception:
-    """This rank's own error, or one that says what the others have found. Every rank gets here."""
+    """This rank's own error, or one that says what the others have found. Every rank calls it: it has a collective."""
     own = _Report(None, _shared(name, call)) if call else _Report(f"{type(own_error).__name__}: {own_error}", {})
     of_ranks: list[_Report] = [own] * dist.get_world_size(group)
     dist.all_gather_object(of_ranks, own, group)

@@ -58,9 +58,9 @@ def vocab_parallel_cross_entropy(
     Args:
         local_logits: this rank's classes `[..., C_rank]`, those of rank 0 first, with any number of leading
             dimensions, as Megatron's `[s, b, V/tp]`; float16, bfloat16, float32 (and float64 on CPU). Ranks may have
-            different numbers of classes, none too. Copied where no `[N, C_rank]` view exists.
+            different numbers of classes, or none. Copied where no `[N, C_rank]` view exists.
         target: classes of the whole vocabulary `[...]`, int64 or int32, the same on every rank.
-        group: whose ranks have the other classes; None for all.
+        group: the process group whose ranks share the classes; None for the default group.
         weight: the weights of this rank's classes, `[C_rank]`, or of all, `[C]`; on every rank or on none. `[C]` costs
             one more small collective, except in eager mode on a CPU.
         reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale, loss_dtype: as for
@@ -78,9 +78,10 @@ def vocab_parallel_cross_entropy(
 
     Raises:
         As `npu_ce_jit.cross_entropy` where this rank's tensors are wrong, and NotImplementedError for a derivative of
-        the gradient. In eager mode on a CPU, RuntimeError on the other ranks then, which says what was wrong where,
-        and on all ranks where their calls differ; elsewhere they wait for the rank that has left. IndexError for a
-        target out of range on CPU, on every rank; elsewhere and under torch.compile its loss and gradient are NaN.
+        the gradient. In eager mode on a CPU, the other ranks then raise RuntimeError, which says what was wrong on
+        which rank, and all ranks do where their calls differ; elsewhere the others wait for the rank that has left.
+        IndexError for a target out of range on CPU, on every rank; elsewhere and under torch.compile its loss and
+        gradient are NaN.
         Where a rank never makes the call, torch.distributed's own error, after its timeout.
 
     Source: docs/distributed.md; label smoothing of Megatron-core's vocab_parallel_cross_entropy.

@@ -36,15 +36,16 @@ def vocab_parallel_linear_cross_entropy(
 ) -> Tensor | CrossEntropyOutput:
     """`npu_ce_jit.linear_cross_entropy` of a linear layer whose classes a group shares.
 
-    In chunks of rows: this rank's logits never exist whole. One small collective at the start (one more with weights),
-    two a chunk (three with return_argmax), and one that adds up the gradient of input; where backward makes the logits
-    again, as `npu_ce_jit.linear_cross_entropy` says, the same once more. One node under torch.compile.
+    It works in chunks of rows, so this rank's logits never exist whole. There is one small collective at the start (one
+    more with weights), two a chunk (three with return_argmax), and one that adds up the gradient of input; where
+    backward makes the logits again, as `npu_ce_jit.linear_cross_entropy` says, the same once more. Under torch.compile
+    it is one node.
 
     Args:
         input: `[..., in_features]`, the same on every rank, and so is its gradient.
         local_linear_weight: this rank's classes `[C_rank, in_features]`, those of rank 0 first.
         target, group, weight: as for `vocab_parallel_cross_entropy`.
-        local_linear_bias: `[C_rank]`, on any rank.
+        local_linear_bias: `[C_rank]`; some ranks may have one and others None.
         reduction, ignore_index, label_smoothing, z_loss, softcap, logit_scale, skip_ignored, loss_dtype: as for
             `npu_ce_jit.linear_cross_entropy`; the same on every rank.
         return_z_loss, return_lse, return_argmax, return_entropy: as there; argmax is a class of the whole vocabulary.

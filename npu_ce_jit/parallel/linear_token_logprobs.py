@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vocab_parallel_linear_token_logprobs`: from hidden states, over a head whose classes a group shares."""
+"""`vocab_parallel_linear_token_logprobs`: tokens' log-probabilities, from hidden states and a head that ranks share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def vocab_parallel_linear_token_logprobs(
 ) -> Tensor | TokenLogprobs:
     """`npu_ce_jit.linear_token_logprobs` over a head whose classes a group shares.
 
-    The collectives of `vocab_parallel_linear_cross_entropy`; the sum of squares takes all of them twice.
+    It has the collectives of `vocab_parallel_linear_cross_entropy`; the sum of squares takes all of them twice.
 
     Args:
         input, local_linear_weight, target, group, local_linear_bias: as for `vocab_parallel_linear_cross_entropy`.

@@ -39,8 +39,8 @@ def vocab_parallel_token_logprobs(
 ) -> Tensor | TokenLogprobs:
     """`npu_ce_jit.token_logprobs` of logits whose classes a group shares, as a column-parallel head leaves them.
 
-    The collectives of `vocab_parallel_cross_entropy`; entropy and the sum of squares ride in the second one. The
-    gradient of the sum of squares takes a second tensor of the logits' size for a moment.
+    It has the collectives of `vocab_parallel_cross_entropy`; the second one also sums entropy and the sum of squares.
+    The gradient of the sum of squares takes a second tensor of the logits' size for a moment.
 
     Args:
         local_logits, target, group: as for `vocab_parallel_cross_entropy`.

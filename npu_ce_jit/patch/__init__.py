@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other packages' names, answered by this one: torch's and torch_npu's (`npu_ce_jit.install`), and, a function each,
-those of frameworks that have a loss of their own.
+"""Makes other packages' functions call ours: torch's and torch_npu's (`npu_ce_jit.install`), and those of frameworks
+that have a loss of their own, with one function for each framework.
 
     npu_ce_jit.patch.transformers(model)  # a causal language model computes its loss from hidden states
     npu_ce_jit.patch.llamafactory()  # LLaMA-Factory's models for pre-training and fine-tuning, in the same way
@@ -12,8 +12,8 @@ those of frameworks that have a loss of their own.
     npu_ce_jit.patch.fla()  # flash-linear-attention's losses
     npu_ce_jit.patch.megatron()  # Megatron-core's loss of logits that ranks share, MindSpeed's too
 
-Each returns a `Patch`, which undoes it. A framework is imported by the function that patches it, and no file here has
-a framework's name: an import of such a file would take the function's place in this package.
+Each returns a `Patch`, which undoes it. A framework is imported by the function that patches it. No file here has a
+framework's name: importing such a file would put it in the function's place in this package.
 """
 
 from importlib import import_module as _import_module

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many calls of a redirected function were ours, and how many passed through, by the reason."""
+"""Counts the calls of a redirected function: those that ours answered, and those that passed through, by reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CallCounts:
         if torch.compiler.is_compiling():
             return
         if reason not in self.passed_through:
-            # Each reason once: a training loop has it at every step.
+            # Logged once for each reason: a training loop has it at every step.
             logging.getLogger("npu_ce_jit").debug("a call of %s passed through: %s", self.name, reason)
         self.passed_through[reason] = self.passed_through.get(reason, 0) + 1
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits that are not made before somebody computes with them, for models that return them beside their loss.
+"""Logits that are computed when they are first used, for models that return them beside their loss.
 
 A head returns `DeferredLogits` in place of its product. What models do to logits on their way to the loss (a factor, a
-softcap, a wider dtype) is noted and becomes an option of `linear_cross_entropy`; whatever else is asked of them makes
-them, so that no operation of a model can go by unseen.
+softcap, a wider dtype) is noted and becomes an option of `linear_cross_entropy`. Any other operation computes the
+logits, so that no operation of a model is missed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def heads(answer: Callable[[nn.Linear, Tensor], Tensor] | None) -> Iterator[None
 
 
 def head_forward(theirs: Callable[[Tensor], Tensor], head: nn.Linear, input: Tensor) -> Tensor:
-    """A linear layer's forward that `heads` can tell what to answer."""
-    if torch.compiler.is_compiling():  # a graph has no place for what is no tensor yet
+    """A linear layer's forward, whose result `heads` can replace."""
+    if torch.compiler.is_compiling():  # a graph cannot hold DeferredLogits
         return theirs(input)
     answer = _instead.get()
     return theirs(input) if answer is None else answer(head, input)
@@ -69,7 +69,7 @@ class _Noted(NamedTuple):
 
 
 class _Product(NamedTuple):
-    """What the product is made of, as it was when the head was called."""
+    """The operands of the product, and the modes in which the head was called."""
 
     head: nn.Linear
     hidden: Tensor
@@ -78,7 +78,7 @@ class _Product(NamedTuple):
     autocast_dtype: torch.dtype | None  # where autocast was on
 
     def logits(self) -> Tensor:
-        """By the head itself, as a module: its hooks bring together what ZeRO-3 and FSDP take apart."""
+        """Calls the head as a module, so that its hooks gather the parameters that ZeRO-3 or FSDP has sharded."""
         device = self.hidden.device.type
         autocast = torch.autocast(device, self.autocast_dtype, enabled=self.autocast_dtype is not None)
         with heads(None), torch.set_grad_enabled(self.is_grad_enabled), autocast:
@@ -91,11 +91,11 @@ class _Product(NamedTuple):
 
 
 class DeferredLogits(Tensor):
-    """`[..., C]` logits of a head, with their shape, dtype and device; what they make may require a gradient."""
+    """`[..., C]` logits of a head, with their shape, dtype and device; once computed, they may require a gradient."""
 
     _product: _Product
     _noted: _Noted
-    _whole: Tensor | None  # the logits, once somebody has asked for them
+    _whole: Tensor | None  # the logits, once they are computed
 
     @classmethod
     def _made_of(cls, product: _Product, noted: _Noted) -> DeferredLogits:
@@ -115,7 +115,7 @@ class DeferredLogits(Tensor):
         return cls._made_of(product, _Noted(1.0, None, dtype))
 
     def loss(self, target: Tensor, **options: Any) -> Tensor:
-        """`linear_cross_entropy` of what these logits are made of, inside the head: its hooks see to the weight."""
+        """`linear_cross_entropy` of the hidden states, called as the head's forward: hooks gather the head's weight."""
 
         def instead(head: nn.Linear, hidden: Tensor) -> Tensor:
             return linear_cross_entropy(  # type: ignore[return-value]
@@ -126,11 +126,11 @@ class DeferredLogits(Tensor):
             return self._product.head(self._product.hidden)  # type: ignore[no-any-return]
 
     def is_made(self) -> bool:
-        """Whether somebody has asked for them, and may have changed them."""
+        """Whether the logits have been computed, and so may have been changed."""
         return self._whole is not None
 
     def whole(self) -> Tensor:
-        """The logits, made once."""
+        """The logits, computed at the first call."""
         if self._whole is None:
             self._whole = self._noted.of(self._product.logits())
         return self._whole
@@ -188,7 +188,7 @@ def _float(noted: _Noted, **keywords: Any) -> _Noted | None:
 
 
 def _cast(noted: _Noted, *to: Any, dtype: Any = None, **keywords: Any) -> _Noted | None:
-    """Only where nothing is rounded."""
+    """Notes a cast only where it rounds nothing."""
     (wider,) = to if len(to) == 1 and dtype is None else (dtype,) if not to else (None,)
     if keywords or not (wider is noted.dtype or (wider is torch.float32 and noted.dtype in HALVES)):
         return None

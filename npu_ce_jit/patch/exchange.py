@@ -24,14 +24,14 @@ _MARK = "_npu_ce_jit_exchange"  # an attribute of the function that was put ther
 
 
 class Change(NamedTuple):
-    """What is to stand in `owner.name`.
+    """An attribute `owner.name`, and what its calls are to run.
 
     Args:
-        owner: an nn.Module or another plain object, a class, or a module of Python's.
+        owner: an nn.Module or another plain object, a class, or a Python module.
         name: of the attribute, which holds a function, or a method that is bound to `owner`.
-        answer: is called as the attribute is, with what stood there before in front; of a method, `owner` (or the copy
-            of it that is called) comes second.
-        default: what stands there before, where neither the object nor its class has the attribute.
+        answer: is called with what the attribute held before, then the call's arguments; for a method, `owner` (or the
+            copy of it that is called) comes between.
+        default: what counts as held before, where neither the object nor its class has the attribute.
     """
 
     owner: Any
@@ -44,7 +44,7 @@ class Patch:
     """What a function of `npu_ce_jit.patch` has exchanged, and the way back. A context manager: leaving it undoes it.
 
     The same call again, while it is in effect, returns the same Patch: one `undo()` takes it back. Patches may be
-    undone in any order; each puts back what it found, or what is left of that.
+    undone in any order; each puts back what it found, without patches that were undone meanwhile.
     """
 
     def __init__(self, call: str, exchanges: list[_Exchange]) -> None:
@@ -106,7 +106,7 @@ class _Exchange:
     """One attribute, from its exchange until it is put back."""
 
     def __init__(self, patch: Patch, owner: Any, name: str, answer: Callable[..., Any], default: Any) -> None:
-        self.patch = patch  # lives as long as what holds our function
+        self.patch = patch  # keeps the patch alive as long as our function
         self.owner, self.name, self.answer, self.default = owner, name, answer, default
         self.is_undone = False
         self.below: Any = vars(owner).get(name, _ABSENT)
@@ -139,7 +139,7 @@ class _Exchange:
         return ours  # type: ignore[no-any-return]
 
     def former(self, owner: Any) -> Any:
-        """What stood there before, for the owner or a copy of it: copies share our function, each bound to itself."""
+        """What the attribute held before, for the owner or a copy of it: copies share our function, bound to each."""
         if self.below is _ABSENT:
             if isinstance(owner, type):
                 return getattr(super(owner, owner), self.name)
@@ -155,7 +155,7 @@ class _Exchange:
         return not self.is_undone and any(one is self.function for one in self._layers())
 
     def _layers(self) -> list[Any]:
-        """The functions that a call goes through, as far as they say what they have inside."""
+        """The functions that a call goes through, as far as wrappers have a `__wrapped__`."""
         one, layers = getattr(self.owner, self.name, None), []
         while one is not None and one not in layers:
             one = getattr(one, "__func__", one)

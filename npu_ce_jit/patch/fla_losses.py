@@ -27,13 +27,13 @@ _OF_HIDDEN = (
 
 
 def fla() -> Patch:
-    """Has flash-linear-attention's losses, in its models and beside them, compute with our kernels.
+    """Makes flash-linear-attention's losses, in its models and called directly, compute with our kernels.
 
     Exchanges cross_entropy_loss and fused_linear_cross_entropy_loss, which FusedCrossEntropyLoss and
-    FusedLinearCrossEntropyLoss call. Results are float32; z-loss is for the log, without a gradient; a mean over no
-    counted row is 0. From hidden states, the chunks' gradients are added up in the weight's dtype, whatever
-    accumulate_grad_in_fp32 is, and num_chunks is ignored. With use_l2warp, and where a process group of more
-    than one rank shares the vocabulary, flash-linear-attention's own functions answer.
+    FusedLinearCrossEntropyLoss call. Results are float32; the z-loss beside the loss is for logging, without a
+    gradient; a mean where every row is ignored is 0. From hidden states, the chunks' gradients are added up in the
+    weight's dtype, whatever accumulate_grad_in_fp32 is, and num_chunks is ignored. With use_l2warp, and where a process
+    group of more than one rank shares the vocabulary, flash-linear-attention's own functions answer.
 
     Returns:
         The Patch that undoes it.

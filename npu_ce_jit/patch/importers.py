@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules that hold a framework's function by its name: its own, and those that have imported it from there.
 
-The attributes are exchanged, and not the function's code, as `switch.py` does it for torch's: some of these functions
-are methods that are bound to a class, which have no code of their own, and `exchange.py` puts attributes back in any
-order. A program that has kept the function elsewhere (in an object, in torch.compile's result) keeps the framework's.
+Attributes are exchanged here, where `switch.py` exchanges the code of torch's function: some of these functions are
+methods that are bound to a class, which have no code of their own, and `exchange.py` puts attributes back in any order.
+A program that has kept the function elsewhere (in an object, in torch.compile's result) keeps the framework's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from npu_ce_jit.patch.exchange import Change, beneath
 
 
 def everywhere(module: ModuleType, answers: dict[str, Callable[..., Any]]) -> list[Change]:
-    """The changes by which `answers` stand in a module, and in each loaded module that has imported from it.
+    """The changes that put `answers` into a module, and into each loaded module that has imported its functions.
 
     Args:
         module: where the functions are defined.
@@ -26,7 +26,7 @@ def everywhere(module: ModuleType, answers: dict[str, Callable[..., Any]]) -> li
     changes = [Change(module, name, answer) for name, answer in answers.items()]
     current = [getattr(module, name) for name in answers]
     originals = {id(beneath(function)): answer for function, answer in zip(current, answers.values(), strict=True)}
-    in_effect = {id(function) for function in current if id(function) not in originals}  # imported since: is ours
+    in_effect = {id(function) for function in current if id(function) not in originals}  # ours, if imported since
     own = {(id(module), name) for name in answers}
     for owner, name, value in _functions_of_modules():
         if id(beneath(value)) in originals and id(value) not in in_effect and (id(owner), name) not in own:
@@ -35,7 +35,7 @@ def everywhere(module: ModuleType, answers: dict[str, Callable[..., Any]]) -> li
 
 
 def _functions_of_modules() -> Iterator[tuple[ModuleType, str, Any]]:
-    """Asked for by exact types: to ask a proxy or a lazy module for its class would import what is behind it."""
+    """Compares exact types: isinstance asks a proxy or a lazy object for its class, which imports what is behind it."""
     for owner in list(sys.modules.values()):
         if isinstance(owner, ModuleType):
             for name, value in list(vars(owner).items()):

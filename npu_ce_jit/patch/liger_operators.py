@@ -26,27 +26,27 @@ _OF_HIDDEN = (
     "ctx, _input, weight, target, bias, ce_weight, ignore_index, lse_square_scale, label_smoothing, reduction, softcap,"
     " return_z_loss, accum_dtype, use_token_scaling, return_token_accuracy, return_predicted_tokens"
 )
-_CHOOSING = ("ce_impl", "ce_mode", "chunk_mem_const")  # among Liger's kernels; the default has three, Ascend's two
+_CHOOSING = ("ce_impl", "ce_mode", "chunk_mem_const")  # select Liger's kernels; its default has three, Ascend's two
 
 # loss, z_loss, token_accuracy, predicted_tokens; None for what was not asked.
 Found = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 def liger() -> Patch:
-    """Has Liger compute cross entropy with our kernels, from logits and from hidden states.
+    """Makes Liger compute cross entropy with our kernels, from logits and from hidden states.
 
-    It replaces `apply` of LigerCrossEntropyFunction and LigerFusedLinearCrossEntropyFunction, of Liger's
-    default and of the implementation that stands in their place (Ascend's, on an NPU). All of Liger's ways lead there:
-    apply_liger_kernel_to_*, its modules and functions, and its dispatcher; a model that is patched already is reached.
+    Exchanges `apply` of LigerCrossEntropyFunction and LigerFusedLinearCrossEntropyFunction, in Liger's default
+    implementation and in the one that takes its place (Ascend's, on an NPU). All of Liger's interfaces call these:
+    apply_liger_kernel_to_*, its modules and functions, and its dispatcher, also in models that are patched already.
 
-    Answered as Liger does: z_loss is for the log, without a gradient; a mean over no counted row is 0; predicted tokens
-    are -1 and accuracy is 0 where a row is ignored; use_token_scaling weights each row by its target's probability.
-    Where Liger's results are in the input's dtype, ours of hidden states are float32. accum_dtype is not followed, with
-    a RuntimeWarning: each chunk's gradient is added in the weight's dtype. The gradient
-    overwrites contiguous logits, as Liger's does, but in backward, where Liger does it in forward.
+    As in Liger, z_loss is for logging, without a gradient; a mean where every row is ignored is 0; predicted tokens are
+    -1 and accuracy is 0 where a row is ignored; use_token_scaling weights each row by its target's probability. From
+    hidden states, results are float32, where Liger's have the input's dtype. An accum_dtype other than the weight's is
+    not followed, with a RuntimeWarning: each chunk's gradient is added in the weight's dtype. The gradient overwrites
+    contiguous logits, as Liger's does, but in backward, where Liger does it in forward.
 
-    Liger imports Triton in any case, and cannot be imported without: on an NPU, triton-ascend provides it. Where there
-    is none, `npu_ce_jit.patch.transformers(model)` does what Liger's models would.
+    Liger cannot be imported without Triton, which triton-ascend provides on an NPU. Where there is none, call
+    `npu_ce_jit.patch.transformers(model)` instead.
 
     Returns:
         The Patch that undoes it.
@@ -162,7 +162,7 @@ def _scaled(
     ignore_index: int,
     reduction: str,
 ) -> CrossEntropyOutput:
-    """Each row times its target's probability, and what Liger's mean divides rows by."""
+    """Each row times its target's probability, reduced with the denominators of Liger's mean."""
     assert rows.z_loss is not None
     z_loss = rows.z_loss * probability
     cross_entropies = rows.loss * probability - z_loss

@@ -15,10 +15,10 @@ _STAGES = ("pt", "sft")  # whose trainers ask a model for its loss; the others r
 
 
 def llamafactory() -> Patch:
-    """Has each model that LLaMA-Factory loads for the stages pt and sft go through `npu_ce_jit.patch.transformers`.
+    """Applies `npu_ce_jit.patch.transformers` to each model that LLaMA-Factory loads for the stages pt and sft.
 
-    Exchanged is load_model, which every stage calls; models of other stages are as before. It does what
-    `enable_liger_kernel: true` does for the loss, without Liger and Triton, and cannot go together with it. After
+    Exchanges load_model, which every stage calls; models of other stages are as before. It does what
+    `enable_liger_kernel: true` does for the loss, without Liger and Triton, and cannot be combined with it. After
     `undo()`, models that are loaded already keep their loss.
 
     Returns:

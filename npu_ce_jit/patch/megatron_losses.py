@@ -21,7 +21,7 @@ STUDIED = "0.16.1"
 
 
 def megatron(*, inplace_backward: bool = False) -> Patch:
-    """Has Megatron-core, and MindSpeed over it, compute the loss of sharded logits with our kernels.
+    """Makes Megatron-core, and MindSpeed over it, compute the loss of sharded logits with our kernels.
 
     Exchanges vocab_parallel_cross_entropy and fused_vocab_parallel_cross_entropy, which GPTModel calls with logits
     `[s, b, V/tp]` and labels `[s, b]`. The loss is float32 `[s, b]` as theirs; neither a float32 copy of the logits nor
@@ -94,7 +94,7 @@ def megatron(*, inplace_backward: bool = False) -> Patch:
 
 
 def tensor_parallel_group() -> Any:
-    """Megatron-core's, of this process."""
+    """The tensor-parallel group of Megatron-core in this process."""
     return framework("megatron.core.parallel_state", STUDIED).get_tensor_model_parallel_group()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs for a call that the switch redirects: ours where it takes the call, else theirs, as if untouched."""
+"""What runs for a call that the switch redirects: our function where it takes the call, else theirs, unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from npu_ce_jit.op.torch_private import has_tangent, is_distributed
 from npu_ce_jit.patch.call_counts import of_function, of_operator
 from npu_ce_jit.torch_compat import is_autocast
 
-# All that ours refuses, before it computes anything: checks, a layout of torch_npu's own, a library that does not load.
+# The errors with which ours refuses a call before it computes anything: a failed check, a private format of torch_npu,
+# a library that does not load.
 _REFUSALS = (RuntimeError, ValueError, IndexError)
 
 
@@ -32,7 +33,7 @@ def cross_entropy(
     reduction: str,
     label_smoothing: float,
 ) -> Tensor:
-    """F.cross_entropy, by ours where torch takes the call too."""
+    """F.cross_entropy, computed by ours where both take the call."""
     reason = _why_not_ours(input, target, weight, size_average, ignore_index, reduce, label_smoothing)
     if reason is None:
         try:
@@ -53,7 +54,7 @@ def npu_cross_entropy_loss(
     weight: Tensor | None = None,
     *options: Any,  # the dispatcher leaves out those at the end that have their defaults
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A kernel of torch_npu's operator, by ours, with its dtypes and with its two differentiable outputs, no others."""
+    """A kernel of torch_npu's operator that runs ours, with torch_npu's dtypes. Only loss and zloss have gradients."""
     reason = _why_no_kernels(input, target, weight)
     if reason is None:
         try:
@@ -76,33 +77,33 @@ def _why_not_ours(
     reduce: bool | None,
     label_smoothing: float,
 ) -> str | None:
-    """Why torch is to answer a call; None where ours may."""
+    """The reason why torch is to answer a call; None where ours may."""
     if has_torch_function_variadic(input, target, weight):
         return "a subclass of Tensor that overrides torch's functions"
     if size_average is not None or reduce is not None:
         return "size_average or reduce"
     if type(ignore_index) not in (int, torch.SymInt) or not isinstance(label_smoothing, (int, float, torch.SymFloat)):
         return "ignore_index or label_smoothing that is no number"
-    if torch._C._is_tracing():  # what torch.jit traces is to run where this package is not
+    if torch._C._is_tracing():  # a trace of torch.jit must run where this package is not installed
         return "torch.jit.trace"
     return _why_no_kernels(input, target, weight) or _why_only_ours_takes_it(input, target, weight)
 
 
 def _of_refusal(error: Exception) -> str:
-    """Without its text, which has sizes in it: a reason is one of few."""
+    """The reason without the error's text, which has sizes in it: calls are counted by reason, so there must be few."""
     if isinstance(error, NotImplementedError):
         return "a dtype that ours does not have on this device"
     return f"arguments that ours refuses with {type(error).__name__}"
 
 
 def _why_no_kernels(input: Tensor, target: Tensor, weight: Tensor | None) -> str | None:
-    """Why no compiled kernels are for these here: the slow reference never replaces torch's own."""
+    """The reason why no compiled kernel takes these tensors: the slow reference never replaces torch's own."""
     tensors = (input, target) if weight is None else (input, target, weight)
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
         return "an argument that is no Tensor"
     if not all(map(_is_strided, tensors)):
         return "a nested or sparse tensor"
-    # The mean over rows that ranks share is not right in torch where some are ignored.
+    # DTensors go to ours: torch's mean over rows that ranks share is wrong where some are ignored.
     if not all(map(_is_plain, tensors)) and not all(map(is_distributed, tensors)):
         return "a subclass of Tensor, or DTensors beside plain tensors"
     session, device = bootstrap.run(), input.device.type
@@ -116,13 +117,13 @@ def _is_strided(tensor: Tensor) -> bool:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Of no subclass that may know torch's operators only: torch's own for tracing know all."""
+    """Whether it is of no subclass that may support torch's operators only; torch's own for tracing support all."""
     kind = type(tensor)
     return kind in (Tensor, torch.nn.Parameter) or kind.__module__.startswith("torch._subclasses.")
 
 
 def _why_only_ours_takes_it(input: Tensor, target: Tensor, weight: Tensor | None) -> str | None:
-    """Leaves to torch what only ours takes, and what torch says of a weight that is differentiated."""
+    """Leaves to torch the calls that only one of the two takes, and its error for a weight that is differentiated."""
     if input.dim() < 2:
         return "logits of one row, [C]"
     if target.is_floating_point():
@@ -139,5 +140,5 @@ def _why_only_ours_takes_it(input: Tensor, target: Tensor, weight: Tensor | None
 
 
 def _computed_dtype(tensor: Tensor) -> torch.dtype:
-    """In which torch computes the loss: under autocast, halves are cast."""
+    """The dtype in which torch computes the loss: autocast casts halves to float32."""
     return torch.float32 if tensor.dtype in HALVES and is_autocast(tensor.device.type) else tensor.dtype

@@ -18,7 +18,7 @@ _STUDIED = "4.6.0"
 
 
 def swift() -> Patch:
-    """Has Megatron-SWIFT's trainers score tokens of sharded logits with our kernels, in one pass for both results.
+    """Makes Megatron-SWIFT's trainers score tokens of sharded logits with our kernels, in one pass for both results.
 
     Exchanges compute_logps_and_entropy_from_logits, which GRPO calls. Results are float32; log-probabilities are 0
     where a label is -100, entropies are of all positions, as ms-swift's; the logits are left as they are, where

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The switch: while it is on, calls of torch's and of torch_npu's cross entropy run ours, where both take the call.
 
-No object that a program can hold is exchanged, so names imported before, tables keyed by the functions, pickles and
-`is` hold: torch's function gets other code, and torch_npu's operator other kernels.
+Torch's function gets other code, and torch_npu's operator other kernels. No object that a program can hold is
+exchanged, so names that were imported before, tables keyed by the functions, pickles and `is` go on working.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _KEYS = ("AutogradPrivateUse1", "PrivateUse1")  # where torch_npu has registered
 
 
 class _Function(NamedTuple):
-    """Torch's `cross_entropy`, which may stand in torch.nn.functional no longer."""
+    """Torch's `cross_entropy`, which torch.nn.functional may no longer hold."""
 
     object: Any
     code: CodeType
     redirecting_code: CodeType
-    untouched: Callable[..., Tensor]  # of the same code, globals and defaults
+    untouched: Callable[..., Tensor]  # a function of torch's code, globals and defaults
 
 
 class _Switch:
     """What is redirected in this process.
 
-    Torch's namespace of our operators holds it, where an import of this package finds what an earlier one of the same
-    process did: notebooks take modules out of sys.modules.
+    It is kept in torch's namespace of our operators, so that a second import of this package finds what the first one
+    did: notebooks take modules out of sys.modules.
     """
 
     NAME = "_switch"
@@ -64,11 +64,11 @@ setattr(OPS, _Switch.NAME, _switch)
 
 
 def install() -> None:
-    """Has `F.cross_entropy` and, where torch_npu is imported, its `npu_cross_entropy_loss` run ours.
+    """Makes `F.cross_entropy` and, where torch_npu is imported, its `npu_cross_entropy_loss` run ours.
 
-    In the whole process, until `uninstall()`, however often it was called; nn.CrossEntropyLoss and all else that ends
-    in one of the two gain too. What ours does not take or would refuse is answered by torch or torch_npu, as before.
-    Where torch_npu is imported later, call it again. No other thread may be in a call of torch_npu's operator then.
+    It holds in the whole process until `uninstall()`, however often it was called, and for nn.CrossEntropyLoss and all
+    else that calls one of the two. Calls that ours does not take go to torch or torch_npu, as before. Where torch_npu
+    is imported later, call it again. No other thread may be in a call of torch_npu's operator then.
     """
     with _switch.lock:
         _switch.is_installed = True
@@ -102,8 +102,8 @@ def installed() -> Iterator[None]:
 
 
 def answers() -> dict[str, dict[str, Any]]:
-    """By the name that is called: `by`, the package that answers, "none" where nobody has defined it; and of the calls
-    that were redirected, how many were `ours`, and how many `passed_through`, by the reason.
+    """For each function: `by`, the package that answers its calls ("none" where it is not defined); and of the calls
+    that were redirected, how many were `ours`, and how many `passed_through`, by reason.
     """
     function, known = F.cross_entropy, _switch.function
     if not _is_torchs(function):
@@ -118,7 +118,7 @@ def answers() -> dict[str, dict[str, Any]]:
 
 
 def _follow() -> None:
-    """Does what the switch says, as far as it is not done; the lock is held."""
+    """Redirects or restores, whichever the switch asks for. The caller holds the lock."""
     if _switch.is_installed or _switch.blocks:
         _redirect_function()
         _redirect_operator()
@@ -142,7 +142,7 @@ def _redirect_function() -> None:
         _switch.function = _Function(found, found.__code__, _redirecting.__code__, untouched)
     function = _switch.function
     if function.object.__code__ is function.code:
-        # torch.jit.script compiles the source.
+        # torch.jit.script compiles source text, and gets the untouched function.
         function.object.__prepare_scriptable__ = torchs_cross_entropy
         function.object.__code__ = function.redirecting_code
         forget_graphs()
@@ -166,7 +166,7 @@ def _redirecting(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Lends torch's function its code, which finds there the globals of torch.nn.functional and none of this module."""
+    """Torch's function gets this code, which runs with the globals of torch.nn.functional, not of this module."""
     from npu_ce_jit.patch.redirected_calls import cross_entropy
     from npu_ce_jit.patch.switch import torchs_cross_entropy
 
@@ -182,7 +182,7 @@ def torchs_cross_entropy() -> Callable[..., Tensor]:
 
 
 def _is_torchs(function: Any) -> bool:
-    """Whether a function is defined in torch.nn.functional, and not put there."""
+    """Whether a function was defined in torch.nn.functional, not put there by another package."""
     return getattr(function, "__globals__", None) is vars(F)
 
 
@@ -208,7 +208,7 @@ def _restore_operator() -> None:
 
 
 def _keep_compile_caches_apart() -> None:
-    """torch.compile keeps on disk what it made of a graph that names torch's function, whatever that function ran."""
+    """Tags torch.compile's caches on disk, which find a graph by the name of torch's function, not by its code."""
     if _switch.tags is None:
         tag = torch.compiler.config.cache_key_tag
         _switch.tags = tag, f"{tag}+npu_ce_jit"

@@ -20,22 +20,22 @@ _STUDIED = "5.24.0"
 
 
 def transformers(model: Any, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Patch:
-    """Has a causal language model of transformers compute its loss by `linear_cross_entropy`, without logits.
+    """Makes a causal language model of transformers compute its loss by `linear_cross_entropy`, without logits.
 
     Where the model is called with labels, its loss comes from the hidden states and the output head, and
-    `outputs.logits` are made when somebody computes with them, which must be before the optimizer's step. Called
-    without labels it is as before. The factors and the softcap that a model puts on its logits are taken over as it
-    applies them; whatever else it does to them makes them, and the loss is then `causal_lm_loss` of those, without
-    a float32 copy. So is that of a model that torch.compile compiles as a whole.
+    `outputs.logits` are computed when they are first used, which must be before the optimizer's step. Called without
+    labels it is as before. Factors and a softcap that the model applies to its logits become options of the loss; any
+    other operation on them computes the logits, and the loss is then `causal_lm_loss` of those, without a float32 copy.
+    The same holds for a model that torch.compile compiles as a whole.
 
-    Call it before the model is prepared, wrapped or compiled, and after its head has its final size; a PeftModel comes
+    Call it before the model is prepared, wrapped or compiled, and after its head has its final size; pass a PeftModel
     as it is. A copy of the model (copy.deepcopy) is patched too.
 
     Args:
         model: a PreTrainedModel with an output head and transformers' loss of causal language models, or a PeftModel
             around one.
-        label_smoothing, z_loss: as for `npu_ce_jit.cross_entropy`. TrainingArguments(label_smoothing_factor=...) is
-            right as well, but has a Trainer take the loss from logits.
+        label_smoothing, z_loss: as for `npu_ce_jit.cross_entropy`. TrainingArguments(label_smoothing_factor=...) gives
+            the same loss, but a Trainer then takes it from logits.
 
     Returns:
         The Patch that undoes it.
@@ -65,7 +65,7 @@ def transformers(model: Any, *, label_smoothing: float = 0.0, z_loss: float = 0.
 
 
 def _plain_model(model: Any) -> Any:
-    """The PreTrainedModel, out of a PeftModel."""
+    """The PreTrainedModel that `model` is, or that is inside a PeftModel."""
     if isinstance(model, framework("transformers.modeling_utils", _STUDIED).PreTrainedModel):
         return model
     if type(model).__module__.partition(".")[0] == "peft" and hasattr(model, "get_base_model"):
@@ -93,7 +93,7 @@ def _require_known_forward(model: Any, causal_lm: Any) -> None:
 
 
 def _head_of(model: Any) -> nn.Linear | None:
-    """The layer that makes the logits; None, with a warning, where its product is not all that its forward does."""
+    """The layer that makes the logits; None, with a warning, where its forward is not nn.Linear's."""
     head = model.get_output_embeddings()
     if head is None:
         raise PatchError(
@@ -137,7 +137,7 @@ def _loss(
     z_loss: float,
     **_ignored: Any,
 ) -> Tensor:
-    """`causal_lm_loss`, from hidden states where the logits are not made yet."""
+    """`causal_lm_loss`, from hidden states where the logits are not computed yet."""
     if not isinstance(logits, DeferredLogits) or logits.is_made() or vocab_size not in (None, logits.shape[-1]):
         made = logits.whole() if isinstance(logits, DeferredLogits) else logits
         return causal_lm_loss(

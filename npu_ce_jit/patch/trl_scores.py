@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`npu_ce_jit.patch.trl`: the one function by which trl's trainers score tokens, answered by `linear_cross_entropy`."""
+"""`npu_ce_jit.patch.trl`: the function by which trl's trainers score tokens, computed by `linear_cross_entropy`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Scores = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | Non
 
 
 def trl() -> Patch:
-    """Has trl's SFT, DPO, KTO, GRPO and RLOO trainers score tokens by `linear_cross_entropy`, from hidden states.
+    """Makes trl's SFT, DPO, KTO, GRPO and RLOO trainers score tokens by `linear_cross_entropy`, from hidden states.
 
-    It replaces `trl.kernels.ChunkedLogProbFunction.apply` in the whole process, for models that have their fused head
-    already too; on a CPU it also makes trl skip ignored positions. Log-probabilities and entropy are differentiable
-    and float32, as trl's. A head that ZeRO-3 has sharded is left to trl's own function, with a RuntimeWarning, and so
-    is what torch.compile compiles.
+    Exchanges `trl.kernels.ChunkedLogProbFunction.apply` in the whole process, also for models that already have their
+    fused head; on a CPU it also makes trl skip ignored positions. Log-probabilities and entropy are differentiable and
+    float32, as trl's. A head that ZeRO-3 has sharded is left to trl's own function, with a RuntimeWarning, and so is
+    what torch.compile compiles.
 
     Returns:
         The Patch that undoes it.
@@ -62,7 +62,7 @@ def trl() -> Patch:
 
 
 def _leaves_out_ignored(theirs: Callable[..., bool], device: torch.device) -> bool:
-    """Whether trl hands on the positions alone that are scored; what else it asks there, ours does not come to."""
+    """Whether trl passes on only the positions that are scored; the answer's other uses are in what ours replaces."""
     return device.type == "cpu" or theirs(device)
 
 
@@ -87,14 +87,14 @@ def _apply(
         return theirs(
             hidden, weight, bias, targets, temperature, chunk_size, final_logit_softcapping, logit_scale, outputs
         )
-    if not is_autocast(hidden.device.type):  # else both are cast there
+    if not is_autocast(hidden.device.type):  # autocast casts them itself
         weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
-    # trl divides by the temperature what it has capped: (cap / T) * tanh(scale * x / cap).
+    # trl divides the capped logits by the temperature: (cap / T) * tanh(scale * x / cap).
     scale = logit_scale / temperature
     cap = None if final_logit_softcapping is None else final_logit_softcapping / temperature
 
     def scores(times: float = 1.0, **asked: Any) -> Any:
-        """Of the logits times a factor."""
+        """The scores of the logits times a factor."""
         return linear_cross_entropy(
             hidden, weight, targets, linear_bias=bias, reduction="none", loss_dtype=accumulation_dtype(hidden.dtype),
             softcap=None if cap is None else cap * times, logit_scale=scale * times, **asked,
@@ -103,7 +103,7 @@ def _apply(
     found = scores(return_lse=True, return_entropy="entropy" in outputs, return_argmax="is_top1" in outputs)
     log_sum_sq_probs = mean_logits = None
     with torch.no_grad():
-        if "log_sum_sq_probs" in outputs:  # p^2 is the softmax of twice the logits, before it is normalised
+        if "log_sum_sq_probs" in outputs:  # p^2 is the softmax of twice the logits, up to its normalisation
             log_sum_sq_probs = scores(2.0, return_lse=True).lse - 2 * found.lse
         if "mean_logits" in outputs:
             mean_logits = _mean_logits(theirs, hidden, weight, bias, targets, scale, cap, chunk_size)
@@ -121,7 +121,7 @@ def _mean_logits(
     cap: float | None,
     chunk_size: int,
 ) -> Tensor | None:
-    """The mean logit is that of the mean row of the weight; under a softcap it is not, and trl makes them by tiles."""
+    """Each position's mean logit: the product with the weight's mean row, or, under a softcap, by trl's own tiles."""
     if cap is not None:
         return theirs(hidden, weight, bias, targets, 1.0, chunk_size, cap, scale, ("mean_logits",))[3]
     dtype = accumulation_dtype(hidden.dtype)

@@ -24,12 +24,12 @@ _LOSS = (
 
 
 def veomni() -> Patch:
-    """Has VeOmni's chunk_loss_function and chunk_logprobs_function compute with `linear_cross_entropy`'s kernels.
+    """Makes VeOmni's chunk_loss_function and chunk_logprobs_function compute with `linear_cross_entropy`'s kernels.
 
-    The first is what cross_entropy_loss_implementation="chunk_loss" (or "npu") trains with, the second what answers
-    return_log_probs=True. Labels are shifted, and the loss is reduced over sequence-parallel ranks, as VeOmni does;
-    results are float32. chunk_size is not looked at: rows are chunked by memory. "eager" and "liger_kernel" stay; of
-    the latter, `npu_ce_jit.patch.liger()` is.
+    cross_entropy_loss_implementation="chunk_loss" (or "npu") trains with the first, return_log_probs=True calls the
+    second. Labels are shifted, and the loss is reduced over sequence-parallel ranks, as VeOmni does; results are
+    float32. chunk_size is ignored: rows are chunked by memory. "eager" and "liger_kernel" stay as they are; for the
+    latter, call `npu_ce_jit.patch.liger()`.
 
     Returns:
         The Patch that undoes it.
@@ -83,7 +83,7 @@ def veomni() -> Patch:
         shift_labels: Tensor | None = None,
         temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Where the labels are shifted here, the last position has none, and 0."""
+        """Where the labels are shifted here, the last position has no label, and its results are 0."""
         target = shift_labels
         if target is None:
             is_shifted = logprobs.get_parallel_state().sp_enabled

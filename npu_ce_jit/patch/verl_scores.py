@@ -22,18 +22,18 @@ _STUDIED = "0.9.1"
 
 
 def verl(*, megatron: bool = False) -> Patch:
-    """Has verl compute log-probabilities, entropies and sums of squared probabilities with our kernels.
+    """Makes verl compute log-probabilities, entropies and sums of squared probabilities with our kernels.
 
     From logits: logprobs_from_logits, its _v2 and _torch_npu, entropy_from_logits, entropy_from_logits_with_chunking,
     calculate_sum_pi_squared_from_logits. From hidden states, without logits: linear_cross_entropy of verl.utils.kernel
     (Triton's; its shards over a process group too) and FusedLinearForPPO, whichever backend it was made for.
 
-    Call it before verl's engines are made: those of FSDP keep the entropy function, or torch.compile's of it. Results
-    are float32 where verl's have the logits' dtype (float64 for float64), any number of dimensions, and 0 where a
-    label is -100. chunk_size is not looked at: nothing of the logits' size is made.
+    Call it before verl's engines are made: those of FSDP keep the entropy function, or a compiled one. Results are
+    float32 (float64 for float64) where verl's have the logits' dtype, and 0 where a label is -100; logits may have any
+    number of dimensions. chunk_size is ignored: nothing of the logits' size is made.
 
     inplace_backward writes the gradient over the logits where they are contiguous, as flash-attn's function in verl
-    does; another backward that has saved them gets an error from autograd, a plain read the gradient.
+    does. Another backward that has saved them raises; a plain read of them afterwards gives the gradient.
 
     Args:
         megatron: also the functions of verl.utils.megatron.tensor_parallel, for logits whose classes are shared over
@@ -62,7 +62,7 @@ def verl(*, megatron: bool = False) -> Patch:
 
 
 def _known(module: str, functions: dict[str, tuple[str, Callable[..., Any]]]) -> Any:
-    """verl's module, whose functions have the parameters that are known."""
+    """verl's module; PatchError where its functions do not have the parameters that are known."""
     found = framework(module, _STUDIED)
     for name, (parameters, _) in functions.items():
         _require(name, getattr(found, name, _absent), parameters)
@@ -106,13 +106,13 @@ def _linear_cross_entropy(
     reduction: str = "none",
     dist_process_group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """verl's makes one row of all positions, and reduces the log-probabilities alone."""
+    """As in verl, all positions are flattened into one dimension, and only the log-probabilities are reduced."""
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     ranks = 1 if dist_process_group is None else dist.get_world_size(dist_process_group)
     if ranks == 1:
         found = linear_token_logprobs(hidden, weight, labels, temperature=temperature, return_entropy=True)
     else:
-        # verl's leaves each rank its own part of hidden's gradient, and the gather before it adds them up.
+        # The gather before it adds up the ranks' gradients of hidden. verl's are parts of the gradient, ours the whole.
         if hidden.requires_grad:
             hidden = hidden.view_as(hidden)
             hidden.register_hook(lambda gradient: gradient / ranks)
@@ -162,7 +162,7 @@ def _vocab_parallel_log_probs(_theirs: Any, logits: Tensor, labels: Tensor) -> A
 
 
 def _any_target(logits: Tensor) -> Tensor:
-    """What does not depend on the target takes one nevertheless."""
+    """A target for values that do not depend on it."""
     return torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
 
 
@@ -171,7 +171,7 @@ def _all(found: Tensor | TokenLogprobs) -> TokenLogprobs:
     return found
 
 
-# By verl's names: the parameters that are known, and ours.
+# By the names of verl's functions: the parameters that are known, and our function.
 _OF_LOGITS: dict[str, tuple[str, Callable[..., Any]]] = {
     "logprobs_from_logits": ("logits, labels, inplace_backward", _logprobs_from_logits),
     "logprobs_from_logits_v2": ("logits, labels", _logprobs),

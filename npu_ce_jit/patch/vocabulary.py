@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels as Megatron's functions take them, which mask what is out of range."""
+"""Labels of Megatron's functions, which mask those that are out of range."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _IGNORED = -100
 
 
 def in_vocabulary(target: Tensor, classes: int) -> Tensor:
-    """The labels, those outside `[0, classes)` replaced by -100: padding, whose loss its caller masks."""
+    """The labels, with -100 for those outside `[0, classes)`: they are padding, whose loss the caller masks."""
     return torch.where((target >= 0) & (target < classes), target, _IGNORED)

@@ -28,7 +28,7 @@ from npu_ce_jit.op.schema import MEAN, NONE, LossTerms
 def outputs_tangent(
     input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, direction: Tensor
 ) -> OutputGrads:
-    """How `_forward`'s outputs move when the logits move along `direction`, which has their shape."""
+    """The tangents of `_forward`'s outputs along the logits' tangent `direction`."""
     rows = rows_of(input, target, weight, terms)
     log_prob = torch.log_softmax(rows.x, 1)
     denominators = denominators_of(rows)
@@ -57,7 +57,7 @@ def gradient(gradients: OutputGrads, input: Tensor, target: Tensor, weight: Tens
 def gradient_tangent(
     gradients: OutputGrads, input: Tensor, target: Tensor, weight: Tensor | None, terms: LossTerms, direction: Tensor
 ) -> Tensor:
-    """How `gradient` moves when the logits move along `direction`; also the gradient of <direction, gradient>."""
+    """The tangent of `gradient` along the logits' tangent `direction`; also the gradient of <direction, gradient>."""
     rows, c, log_prob, factor, pull = _parts(gradients, input, target, weight, terms)
     p = log_prob.exp()
     direction = as_rows(direction).to(rows.x.dtype)

@@ -24,7 +24,7 @@ from npu_ce_jit.op.torch_private import (
 if TYPE_CHECKING:
     from npu_ce_jit.op.rows import OutputGrads
 
-# derivatives is imported where it is called: a training step in reverse mode never needs it, nor should its import pay.
+# derivatives is imported where it is called, to keep the import short: a training step in reverse mode never needs it.
 OPS = torch.ops.npu_ce_jit
 _READ_AGAIN = ("input", "target", "weight")
 
@@ -71,10 +71,10 @@ def backward_kernel(*arguments: Any) -> Tensor:
 
 
 def record_without_derivative(implementation: Callable[..., Any], refusal: str, *arguments: Any) -> Any:
-    """Under the Autograd key, an operator that has no derivative: who asks for one is refused, and none is dropped.
+    """Under the Autograd key, calls an operator that has no derivative; a request for one raises `refusal`.
 
-    Not refused here already: a program that was traced with its backward calls such operators on what requires
-    gradients, and never differentiates them.
+    The call itself does not raise: a program that was traced with its backward calls such operators on tensors that
+    require gradients, and never differentiates them.
     """
     if is_differentiating(*(a for a in arguments if isinstance(a, Tensor))):
         return apply_at_this_level(_WithoutDerivative, implementation, refusal, *arguments)
@@ -105,7 +105,7 @@ class CrossEntropy(torch.autograd.Function):
                 if not request.outputs & bit
             ],
         )
-        # log_prob is left out on purpose: rounded to bf16 it would cost the gradient a digit, and [N, C] of memory.
+        # log_prob is not saved: it takes [N, C] of memory, and rounded to bf16 it costs the gradient a digit.
         ctx.save_for_backward(input, target, weight, row_stats, entropy, denominators)
         ctx.save_for_forward(input, target, weight)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of targets, entropy and sum of squared probabilities of rows, with one gradient of them all.
+"""Each row's log-probability of its target, entropy and sum of squared probabilities, with one gradient for all three.
 
-The sum of squares is exp(lse(2x') - 2 lse(x')), so its gradient is that of two lse. Autograd would hold two tensors of
-the logits' size, and copy logits of which no `[N, V]` view exists. Here the gradient is the one such tensor: the
-logits' own memory, or a new one.
+The sum of squares is exp(lse(2x') - 2 lse(x')), so its gradient follows from those of two lse. Autograd would hold two
+tensors of the logits' size, and copy logits that have no `[N, V]` view. In an eager step, the gradient here is the only
+such tensor: the logits' own memory, or a new one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from npu_ce_jit.op.torch_private import (
     is_differentiating,
 )
 
-# What the gradient of the sum of squares is made in, before it is added to the other one.
+# The size of the chunks in which the gradient of the sum of squares is made and added to the rest of the gradient.
 _CHUNK_BYTES = 1 << 24
 
 RowValues = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class Wanted(NamedTuple):
-    """What is computed of each row."""
+    """Which values are computed for each row, and how."""
 
     terms: LossTerms
     entropy: bool
@@ -40,17 +40,17 @@ class Wanted(NamedTuple):
 
 
 def row_blocks(logits: Tensor) -> list[Tensor]:
-    """`[..., V]` as its fewest views `[n, V]`, in order: one where rows are evenly apart."""
+    """`[..., V]` logits as `[n, V]` views, in order: a single view where the rows are evenly apart."""
     if logits.dim() == 2:
         return [logits]
     try:
         return [logits.view(logits.shape[:-1].numel(), logits.shape[-1])]
-    except (RuntimeError, ValueError):  # such as logits[:, :-1]; the latter is a fake tensor's
+    except (RuntimeError, ValueError):  # no such view, as for logits[:, :-1]; a FakeTensor raises ValueError
         return [block for part in logits.unbind(0) for block in row_blocks(part)]
 
 
 class TokenLogprobsOfRows(torch.autograd.Function):
-    """Of `[..., V]` logits and targets `[...]`. Profilers and `grad_fn` show this name."""
+    """Takes `[..., V]` logits and targets `[...]`. Profilers and `grad_fn` show this name."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, wanted: Wanted) -> RowValues:
@@ -106,7 +106,7 @@ class TokenLogprobsOfRows(torch.autograd.Function):
 
 
 class RowGradients(NamedTuple):
-    """`[N]` each: of the loss, lse(x'), the entropy, lse(2x')."""
+    """The gradients of the loss, lse(x'), the entropy and lse(2x'), `[N]` each."""
 
     loss: Tensor | None
     lse: Tensor | None
@@ -129,7 +129,7 @@ class RowGradients(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What there is of each row; `[2, N]` for row_stats, `[N]` for others."""
+    """What backward reads for each row: row_stats and doubled_stats `[2, N]`, the others `[N]`."""
 
     target: Tensor
     row_stats: Tensor
@@ -147,7 +147,7 @@ class _Rows(NamedTuple):
         return _Rows(self.target[rows], stats, of(self.entropy), of(self.doubled_stats), gradients)
 
     def arguments(self, logits: Tensor, wanted: Wanted) -> tuple[Any, ...]:
-        """`_backward`'s, but for what comes from lse(2x')."""
+        """`_backward`'s arguments, without the gradient of lse(2x')."""
         g = self.gradients
         return (
             g.loss, None, None, g.lse, g.entropy, logits, self.target, None, self.row_stats, self.entropy,
@@ -170,7 +170,7 @@ def _forward(
 
 
 def _gradient(logits: Tensor, row: _Rows, wanted: Wanted) -> Tensor:
-    """In a new tensor, or two where the sum of squares has a gradient; differentiable."""
+    """The gradient as a new tensor, differentiable. The sum of squares takes more tensors of its size."""
     result: Tensor = OPS._backward.default(*row.arguments(logits, wanted))
     if row.gradients.doubled_lse is None:
         return result
@@ -178,7 +178,7 @@ def _gradient(logits: Tensor, row: _Rows, wanted: Wanted) -> Tensor:
 
 
 def _write_over(blocks: list[Tensor], row: _Rows, wanted: Wanted) -> None:
-    """The gradient over contiguous logits `[n, V]`."""
+    """Writes the gradient over `blocks`, contiguous logits `[n, V]`."""
     start = 0
     for block in blocks:
         rows = len(block)
@@ -196,7 +196,7 @@ def _write_over(blocks: list[Tensor], row: _Rows, wanted: Wanted) -> None:
 
 
 def _without_ignored(gradient: Tensor, row: _Rows, wanted: Wanted) -> Tensor:
-    """The kernels have written 0 there; its derivative would be one of the row's NaN."""
+    """The kernels have written 0 in ignored rows; a constant 0 has no derivative for a NaN to spoil."""
     if row.gradients.entropy is None and row.gradients.lse is None:
         return gradient
     return gradient.masked_fill((row.target == wanted.terms.ignore_index)[:, None], 0)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a wrapper reduces once more what the gradient of a DTensor has in it already.
+"""Refuses DTensors whose gradients fully_shard would reduce a second time.
 
 A loss of DTensors is that of all ranks' rows, and each rank's rows get their share of its gradient. fully_shard
-averages the gradients of parameters over the ranks, as if each had a loss of its own: they come out too small by the
-number of ranks, unless it adds up. A parameter that it has sharded and that is used as a DTensor is not reduced again.
+averages the gradients of parameters over the ranks, as if each had a loss of its own: they come out too small, by a
+factor of the number of ranks, unless it is told to sum. A parameter that fully_shard has sharded and that is used as a
+DTensor is not reduced again.
 
-DistributedDataParallel does the same, and leaves no trace of itself. fully_shard's table is private to torch.
+DistributedDataParallel averages too, but nothing shows that it is there. fully_shard is found by a table of modules
+that is private to torch.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _ADD_UP = SET_GRADIENT_DIVIDE_FACTOR and (
 
 
 def require_reduced_once(**tensors: DTensor) -> None:
-    """Raises RuntimeError where fully_shard averages over ranks that share out one of these, on one mesh."""
+    """Raises RuntimeError where fully_shard averages over a dimension of their mesh that shards one of them."""
     mesh = next(iter(tensors.values())).device_mesh
     shared = [any(not tensor.placements[dim].is_replicate() for tensor in tensors.values()) for dim in range(mesh.ndim)]
     times = prod(mesh.size(dim) for dim in range(mesh.ndim) if shared[dim] and is_averaged_over(mesh, dim))
@@ -81,7 +83,7 @@ def _averaged() -> Iterator[set[int]]:
 
 
 def _whole(parameters: Sequence[str], mesh: DeviceMesh) -> str:
-    """How to have them whole, with gradients that are averaged as those of other parameters are."""
+    """Advice on how to gather them, with gradients that are averaged as those of other parameters are."""
     average = "[Partial('avg')]" + (f" * {mesh.ndim}" if mesh.ndim > 1 else "")
     calls = " and ".join(f"{name}.full_tensor(grad_placements={average})" for name in parameters)
     return calls and (

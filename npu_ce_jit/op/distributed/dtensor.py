@@ -42,7 +42,7 @@ Placements = tuple[Placement, ...]
 
 
 class _Layout(NamedTuple):
-    """How the mesh shares out the logits."""
+    """How the mesh shards the logits."""
 
     mesh: DeviceMesh
     classes: int
@@ -170,7 +170,7 @@ def _forward(input: Any, target: Any, weight: Any, *terms_outputs_dtype: Any) ->
         if_asked(ARGMAX, argmax, rows, n),
         if_asked(ENTROPY, entropy, rows, n),
         layout.distributed(row_stats, layout.along_rows(1), 2, n),
-        # Unused without a reduction, and computing them would cost a collective.
+        # Without a reduction nothing reads the denominators, and computing them would cost a collective.
         layout.distributed(denominators.new_ones(2) if terms.reduction == NONE else denominators, everywhere, 2),
     )
 
@@ -266,7 +266,7 @@ def _linear_cross_entropy(*arguments: Any, **options: Any) -> tuple[Tensor, ...]
 
 
 def _log_probabilities(input: Tensor, row_stats: Tensor, terms: LossTerms) -> Tensor:
-    """Those of this rank's classes."""
+    """The log-probabilities of this rank's classes."""
     x = transformed(input.to(row_stats.dtype), terms).x
     return ((x - row_stats[0][:, None]) - row_stats[1][:, None]).to(input.dtype)
 
@@ -293,7 +293,7 @@ def register() -> None:
     handlers[OPS._forward.default] = _handler(_forward)
     handlers[OPS._backward.default] = _handler(_backward)
     handlers[OPS._linear.default] = _handler(_linear)
-    # In inference mode no autograd comes before DTensor, and what arrives are the public operators.
+    # In inference mode no Autograd kernel runs before DTensor, so the public operators themselves arrive here.
     handlers[OPS.npu_cross_entropy_loss.default] = _handler(operators.npu_cross_entropy_loss)
     handlers[OPS.npu_cross_entropy_loss_backward.default] = _handler(operators.npu_cross_entropy_loss_backward)
     handlers[OPS.cross_entropy.default] = _handler(operators.cross_entropy)

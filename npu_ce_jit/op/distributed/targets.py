@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the classes a rank has, and of each row's target whether it is one of them."""
+"""The range of classes that a rank has, and which rows' targets are in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from npu_ce_jit.op.schema import LossTerms
 
 
 class VocabRange(NamedTuple):
-    """Which of the classes this rank has: numbers, or tensors `[]`, so that the host waits for none of them."""
+    """This rank's range of classes: ints, or tensors `[]` where the host would have to wait for the ints."""
 
     first: int | Tensor
     classes: int | Tensor  # of all ranks
@@ -23,14 +23,14 @@ class VocabRange(NamedTuple):
 class Place(NamedTuple):
     """Where the targets are, `[N]` each."""
 
-    not_ignored: Tensor  # not ignored
-    in_range: Tensor  # a class of some rank
-    is_here: Tensor  # not ignored, and a class of this rank
-    local: Tensor  # int64, among this rank's classes; 0 where it is elsewhere
+    not_ignored: Tensor  # bool
+    in_range: Tensor  # bool: a class of some rank
+    is_here: Tensor  # bool: not ignored, and a class of this rank
+    local: Tensor  # int64: the index among this rank's classes; 0 where the target is elsewhere
 
 
 class AtTarget(NamedTuple):
-    """Of the rows whose target is here, `[N]` each; of the others, of class 0."""
+    """Values at each row's target, `[N]` each; where the target is elsewhere, at this rank's first class."""
 
     x: Tensor  # x'
     slope: Tensor | float  # dx'/dx

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of logits of which each rank of a group has some of the classes: two collectives forward, none backward.
+"""Losses of logits whose classes the ranks of a group share: two collectives forward, none backward.
 
-With m the greatest of the ranks' maxima, and sums over all classes, which are sums over the ranks:
+With m the max over all ranks, and sums over all classes, which are sums over the ranks:
 
     first, MAX:   m                               and how many classes each rank has, and the sum of their weights
     second, SUM:  sum exp(x' - m)    w[y] (m - x'[y])    w[y]    sum w (m - x')    sum exp(x' - m) (x' - m)
 
-Each of the last three rides along where an option needs it. The log of the first sum is log_sum, and with it follows
-every term of docs/design.md section 2, row by row. The kernels do what is of size `[N, classes]`: `_forward` gives each
-rank's max, log-sum, smoothed sum and entropy in one pass over its logits, `_backward` the gradient of its classes.
+The last three are sent only where an option needs them, and so is sum exp(2 (x' - m)), for the sum of squared
+probabilities. The log of the first sum is log_sum, from which every term of docs/design.md section 2 follows, row by
+row. Work of size `[N, classes]` is left to the kernels: `_forward` gives each rank's max, log-sum, smoothed sum and
+entropy in one pass over its logits, `_backward` the gradient of its classes.
+
+Two options cost a collective more: ARGMAX in forward, and a gradient of log_prob in backward.
 """
 
 from __future__ import annotations
@@ -28,18 +31,18 @@ from npu_ce_jit.op.distributed.targets import VocabRange, at_target, place_of
 from npu_ce_jit.op.rows import OutputGrads, loss_gradients
 from npu_ce_jit.op.schema import ARGMAX, DOUBLED_LSE, ENTROPY, MEAN, NONE, LossTerms, accumulation_dtype
 
-# For the kernels, whose other targets are classes of this rank.
+# ignore_index of the kernels' calls, whose targets are indices among this rank's classes.
 _IGNORED = -1
 
 # A process group, or one dimension of a mesh.
 Group = dist.ProcessGroup | tuple[DeviceMesh, int]
 
-# label_smoothing as it is used, from label_smoothing as it is given and the number of all classes.
+# The smoothing factor of the loss, from the label_smoothing that the caller gave and the number of all classes.
 Smoothing = Callable[[float, int | Tensor], float | Tensor]
 
 
 class ShardedRows(NamedTuple):
-    """What every rank of the group knows of each row, `[N]` in the accumulation dtype if nothing else is said."""
+    """Each row's results, the same on every rank: `[N]` in the accumulation dtype unless noted otherwise."""
 
     ce: Tensor  # the cross entropy: 0 where ignored, NaN where the target is no class
     row_stats: Tensor  # [2, N]
@@ -63,11 +66,11 @@ def forward(
     shard: VocabRange | None = None,
     smoothing: Smoothing = as_given,
 ) -> tuple[ShardedRows, VocabRange]:
-    """Rows of the logits of which `input` `[N, C]` has this rank's classes, and `weight` `[C]` their weights.
+    """Each row's results, and this rank's range of classes.
 
-    All ranks have the same targets. Reduction and z-loss are the caller's. With ARGMAX there is a third collective.
-    The collectives run over each of `groups` in turn. Without `shard`, which needs a single group, ranks tell each
-    other how many classes they have.
+    `input` `[N, C]` has the logits of this rank's classes, `weight` `[C]` their weights. All ranks have the same
+    targets. The caller reduces, and adds the z-loss. The collectives run over each of `groups` in turn. Without
+    `shard`, there must be a single group, whose ranks then tell each other how many classes they have.
     """
     dtype, classes = accumulation_dtype(input.dtype), input.shape[1]
     row_max, log_sum, smooth, entropy, argmax = _own_classes(input, weight, terms, outputs, dtype)
@@ -81,7 +84,7 @@ def forward(
         require_targets_in_range(target, int(shard.classes), terms.ignore_index)
     place = place_of(target, shard, classes, terms.ignore_index)
 
-    # Rows of which this rank has masked classes only: they add 0 to the sum, and inf to the smoothing term.
+    # Rows where this rank's classes are all masked (-inf) add 0 to the sum, and inf to the smoothing term.
     is_masked = (row_max == -torch.inf) & (greatest != -torch.inf)
     share = torch.where(is_masked, 0, ((row_max - greatest) + log_sum).exp())
     at = at_target(input, weight, place, terms, dtype)
@@ -98,7 +101,7 @@ def forward(
         own_max, own_log_sum, *_ = _own_classes(input, None, terms.doubled(), 0, dtype)
         parts.append(torch.where(is_masked, 0, ((own_max - 2 * greatest) + own_log_sum).exp()))
     total, nll, *rest = all_reduce(torch.stack(parts), "sum", groups)
-    others = list(rest)  # torch.compile made a tuple of it before 2.11
+    others = list(rest)  # before 2.11, torch.compile makes `rest` a tuple
 
     log_sum = total.log()
     target_weight = others.pop(0) if weight is not None else place.not_ignored.to(dtype)
@@ -134,7 +137,7 @@ def backward(
     in_place: bool = False,
     smoothing: Smoothing = as_given,
 ) -> Tensor:
-    """The gradient of this rank's logits, over them where `in_place`.
+    """The gradient of this rank's logits, written over them where `in_place`.
 
     `gradients` are those of `_backward`. That of log_prob is for this rank's classes; it needs a collective.
     """
@@ -171,7 +174,7 @@ def backward(
 
     grad_lse: Tensor | None
     if terms.label_smoothing:
-        # Each target as if of another rank, where t multiplies p as the gradient of lse does.
+        # The kernel treats each target as another rank's: t then multiplies p alone, as the gradient of lse does.
         local_target, smoothed, z_loss = torch.where(place.not_ignored, 0, _IGNORED), 1.0, 0.0
         grad_loss, grad_z = u * classes, None
         grad_lse = t + u * (shard.weight_sum - _weight_sum(input, weight, dtype)) + z_part + other
@@ -197,7 +200,7 @@ def backward(
 def reduced(
     ce: Tensor, lse: Tensor, not_ignored: Tensor, denominators: Tensor, terms: LossTerms, groups: Sequence[Group] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, its z-loss part, and the denominators, of which the groups' ranks have some rows each."""
+    """The loss, its z-loss part, and the denominators, over the rows of all ranks of `groups`."""
     z = torch.where(not_ignored, terms.z_loss * lse * lse, 0) if terms.z_loss else torch.zeros_like(ce)
     if terms.reduction == NONE:
         return ce + z, z, denominators
@@ -219,12 +222,12 @@ def all_reduce(values: Tensor, operation: str, groups: Sequence[Group]) -> Tenso
 def _own_classes(
     input: Tensor, weight: Tensor | None, terms: LossTerms, outputs: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of this rank's classes alone: max, log-sum, the mean of -w times their log-probability, entropy, argmax."""
+    """For this rank's classes alone: max, log-sum, the mean of -w log p, entropy, argmax."""
     rows, classes = input.shape
     if classes == 0:  # there are more ranks than classes
         none = input.new_zeros((rows,), dtype=dtype)
         return none - torch.inf, none, none, none, torch.zeros_like(none, dtype=torch.int64)
-    # Below 1 as the kernels read it: with 1, the target's part would be 0 * inf where that class is masked.
+    # The largest number below 1 in `dtype`: with 1, the target's part would be 0 * inf where class 0 is masked.
     smoothing = 1 - torch.finfo(dtype).eps / 2 if terms.label_smoothing else 0.0
     of_rows = LossTerms(NONE, _IGNORED, smoothing, 0.0, terms.softcap, terms.logit_scale)
     any_class = torch.zeros((rows,), dtype=torch.int64, device=input.device)
@@ -235,10 +238,10 @@ def _own_classes(
 
 
 def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Group) -> tuple[Tensor, VocabRange]:
-    """The rows' max over all ranks, and this rank's place among their classes, after one collective."""
+    """The rows' max over all ranks, and this rank's range of classes, by one collective."""
     assert isinstance(group, dist.ProcessGroup)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    # As a float, which is exact up to 2^24 classes a rank. Padding is what no max takes: weights may be negative.
+    # The number of classes is sent as a float, exact up to 2^24 a rank. The padding is -inf: weights may be negative.
     own = torch.stack((row_max.new_full((), classes), weight_sum))[:, None]
     padded = torch.nn.functional.pad(own, (rank, ranks - rank - 1), value=-torch.inf)
     flat = all_reduce(torch.cat((row_max, padded.flatten())), "max", (group,))
@@ -250,18 +253,18 @@ def max_and_shard(row_max: Tensor, classes: int, weight_sum: Tensor, group: Grou
 def own_weights(
     classes: int, weight: Tensor, group: dist.ProcessGroup, shard: VocabRange | None
 ) -> tuple[VocabRange, Tensor]:
-    """Of all classes' weights, those of this rank's, and its place; without `shard` after one small collective."""
+    """This rank's range of classes, and their part of all classes' weights. None for `shard` costs a collective."""
     total = weight.sum()
     if shard is None:
         _, shard = max_and_shard(total.new_empty(0), classes, total, group)
-    # By a tensor, so that the host waits for none.
+    # Indexed by a tensor, so that the host need not wait for `first`.
     return shard._replace(weight_sum=total), weight[shard.first + torch.arange(classes, device=weight.device)]
 
 
 def _first_of_the_greatest(
     input: Tensor, is_greatest: Tensor, argmax: Tensor, shard: VocabRange, groups: Sequence[Group]
 ) -> Tensor:
-    """The lowest index of a NaN, or else of the greatest: what torch.argmax gives."""
+    """The lowest index of a NaN, or else of the greatest logit: what torch.argmax gives."""
     is_nan = input.gather(1, argmax[:, None])[:, 0].isnan() if input.shape[1] else torch.zeros_like(is_greatest)
     index = argmax + shard.first
     candidate = torch.where(is_nan, index, torch.where(is_greatest, shard.classes + index, 2 * shard.classes))

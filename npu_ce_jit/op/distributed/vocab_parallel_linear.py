@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`op/linear/chunks.py` where ranks share the classes of linear_weight, the rows of input, or both.
 
-Each chunk's logits are this rank's classes; its rows meet in the two collectives of `vocab_parallel`. The products need
-none: the gradient of input is a sum over the ranks that share the classes, those of the layer over those that share
-the rows, and each is added up once, after the last chunk.
+A chunk has the logits of this rank's classes; the two collectives of `vocab_parallel` combine its rows over the ranks.
+The matrix products need no collective in a chunk: the gradient of input is a sum over the ranks that share the classes,
+the gradients of the layer are sums over the ranks that share the rows, and each is all-reduced once, after the last
+chunk.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _ManyRanks(OneProcess):
         self._class_groups, self._row_groups, self._shard = class_groups, row_groups, shard
         if class_groups:
             self.classes = int(shard.classes)
-            # The same on every rank, so that all have as many chunks.
+            # The mean, not this rank's own number, so that all ranks make the same number of chunks.
             self.classes_of_a_rank = max(1, self.classes // prod(map(_ranks, class_groups)))
 
     def denominators(self, target: Tensor, dtype: torch.dtype) -> Tensor:
@@ -76,7 +77,7 @@ def linear(
     aspect_ratio: int,
     output_mask: list[bool],
 ) -> LinearOutputs:
-    """Losses in the accumulation dtype, what was asked beside them, and gradients, as `_linear` has them."""
+    """`_linear`'s outputs, with the losses in the accumulation dtype."""
     ranks = _ManyRanks(problem, class_groups, row_groups, shard)
     results = losses_and_gradients(problem, ranks, chunk_rows, aspect_ratio, output_mask)
     losses, gradients = results[:5], results[5:]
@@ -88,7 +89,7 @@ def linear(
 
 
 def linear_of_group(*arguments: Any) -> LinearOutputs:
-    """`_linear` where the ranks of a group have some of the classes each."""
+    """`_linear` where the ranks of a group share the classes."""
     loss_dtype, chunk_rows, aspect_ratio, group_name, output_mask = arguments[16:]
     group, problem = resolve_group(group_name), problem_of(*arguments[:16])
     shard = _shard_of(problem, group)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what the functions take that compare or read classes from hidden states, beside the layers themselves."""
+"""Checks of the functions that compare two models, or read some classes, from hidden states; not of their layers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_mask(mask: Tensor | None, input: Tensor) -> None:
 
 
 def check_teacher(student: Tensor, teacher: Tensor, student_weight: Tensor, teacher_weight: Tensor) -> None:
-    """The same rows and classes; the hidden sizes and the dtypes are each model's own."""
+    """Both models must have the same rows and classes; hidden sizes and dtypes may differ."""
     if teacher.device != student.device:
         raise RuntimeError(f"expected teacher_input on input's device {student.device}, got {teacher.device}")
     if teacher.shape[:-1] != student.shape[:-1]:
@@ -74,7 +74,7 @@ def check_indices(indices: Tensor, input: Tensor) -> None:
 
 
 def require_indices_in_range(indices: Tensor, classes: int) -> None:
-    """IndexError for a class that there is not. Reads the data: where the products run on a CPU only."""
+    """IndexError for an index that is no class. Reads the data: on a CPU only."""
     wrong = (indices < 0) | (indices >= classes)
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()
@@ -85,7 +85,7 @@ def require_indices_in_range(indices: Tensor, classes: int) -> None:
 
 
 def require_reverse_mode(name: str, *tensors: Tensor | None) -> None:
-    """NotImplementedError under a transform and in forward mode, where a derivative would be lost without a word."""
+    """NotImplementedError under a transform and in forward mode, where a derivative would be dropped silently."""
     if functorch_is_active() or has_tangent(*tensors):
         raise NotImplementedError(
             f"expected {name} outside of torch.func's transforms and of forward mode, got a call inside; "

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`_linear`: the loss of `input @ linear_weight.T + linear_bias` and its gradients, a chunk of rows at a time.
 
-Each chunk's logits are made, read by `_forward`, overwritten with their gradient by `_backward_` and multiplied into
-the gradients of the layer, in one buffer that all chunks share. So neither the logits nor a second copy of
-linear_weight's gradient exist whole.
+For each chunk, the logits are made, `_forward` reads them, `_backward_` overwrites them with their gradient, and that
+is multiplied into the gradients of the layer. All chunks use the same buffer. So neither the logits nor a second copy
+of linear_weight's gradient ever exist whole.
 
-What accumulates in what: the losses, their sum and linear_bias's gradient in float32 (float64 for float64 input); a
-product of matrices in float32 too, on a CPU, where its result is float32, or in an NPU's own unit. linear_weight's
-gradient is added up over the chunks in its own dtype and rounded once a chunk, so that chunks are few: a float32
-copy of it may be larger than what chunks save.
+Accumulation dtypes: float32 (float64 for float64 input) for the losses, their sum and linear_bias's gradient, and for
+matrix products on a CPU; an NPU accumulates products in its cube unit. linear_weight's gradient is added up over the
+chunks in its own dtype and rounded once a chunk, which is a reason for few chunks: a float32 copy of it may be larger
+than what chunks save.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from npu_ce_jit.op.schema import (
     accumulation_dtype,
 )
 
-# A chunk's logits take this share of the bytes of all. With less, time goes into reading linear_weight and its gradient
-# once a chunk, and two-byte gradients are rounded more often.
+# A chunk's logits take this share of all logits' bytes. With a smaller share, reading linear_weight and its gradient
+# once a chunk takes more of the time, and two-byte gradients are rounded more often.
 _SHARE = 1 / 4
 # Elements of a chunk's logits: a smaller chunk saves no memory worth having, a larger one gains no speed.
 _FEWEST, _MOST = 1 << 21, 1 << 27
@@ -46,24 +46,24 @@ LayerGradients = tuple[Tensor, Tensor, Tensor]
 
 
 class LinearInputs(NamedTuple):
-    """Rows, what they share, and what is asked of them."""
+    """The arguments of `_linear` that say what to compute."""
 
     input: Tensor
     linear_weight: Tensor
     linear_bias: Tensor | None
     target: Tensor
     weight: Tensor | None
-    gradients: OutputGrads  # of what is returned; all None stand for 1 of the loss
+    gradients: OutputGrads  # of the outputs; all None: 1 for the loss
     terms: LossTerms
     outputs: int
 
     def reads_ignored_rows(self) -> bool:
-        """An ignored row takes no part in the losses, but its lse, argmax and entropy are results like any."""
+        """Whether ignored rows are computed: not for the losses, but their lse, argmax and entropy are results too."""
         of_rows = bool(self.outputs & (LSE | ARGMAX | ENTROPY)) or self.gradients.reach_ignored_rows()
         return of_rows and not self.outputs & SKIP_IGNORED
 
     def of(self, rows: Tensor | slice) -> LinearInputs:
-        """Some rows alone. The losses' gradients are those of each row only where the losses are."""
+        """Only some rows. The losses' gradients have rows only where the losses do: for reduction none."""
         loss, z_loss, log_prob, lse, entropy = self.gradients
         if self.terms.reduction == NONE:
             loss, z_loss = (None if g is None else g[rows] for g in (loss, z_loss))
@@ -72,7 +72,7 @@ class LinearInputs(NamedTuple):
         return self._replace(input=self.input[rows], target=self.target[rows], gradients=gradients)
 
     def with_explicit_gradients(self, counted: Tensor) -> LinearInputs:
-        """With the loss's 1 as a tensor, and no gradient of a row that is not there."""
+        """With 1 as a tensor where no gradient is given, and with SKIP_IGNORED, gradients of 0 in ignored rows."""
         loss, z_loss, log_prob, lse, entropy = self.gradients
         if all(g is None for g in self.gradients):
             shape = self.target.shape if self.terms.reduction == NONE else ()
@@ -83,7 +83,7 @@ class LinearInputs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What rows come to, `[N]`, in the accumulation dtype; None of what nobody needs."""
+    """Each row's results, `[N]` in the accumulation dtype unless noted otherwise; None where not needed."""
 
     ce: Tensor  # the cross entropy alone, 0 where ignored
     lse: Tensor | None
@@ -92,7 +92,7 @@ class Results(NamedTuple):
 
 
 def problem_of(*arguments: Any) -> LinearInputs:
-    """From `_linear`'s arguments up to `outputs`."""
+    """The LinearInputs in `_linear`'s arguments up to `outputs`."""
     grad_loss, grad_z_loss, grad_lse, grad_entropy = arguments[5:9]
     gradients = OutputGrads(grad_loss, grad_z_loss, None, grad_lse, grad_entropy)
     input, linear_weight, linear_bias, target, weight = arguments[:5]
@@ -111,12 +111,12 @@ def linear(*arguments: Any) -> LinearOutputs:
 def losses_and_gradients(
     problem: LinearInputs, ranks: OneProcess, chunk_rows: int, aspect_ratio: int, output_mask: list[bool]
 ) -> LinearOutputs:
-    """`linear` with losses in the accumulation dtype; `ranks` knows who has the rows and the classes."""
+    """`linear` with losses in the accumulation dtype; `ranks` knows how ranks share the rows and the classes."""
     require_storage(problem._fields[:5], problem[:5])
     input, target, terms = problem.input, problem.target, problem.terms
     is_on_cpu = target.device.type == "cpu"
     if is_on_cpu:
-        # Within a chunk the row would be named wrongly.
+        # Checked before rows are split, so that the message has the row's number in `target`, not in a chunk.
         require_targets_in_range(target, ranks.classes, terms.ignore_index)
     counted = target != terms.ignore_index
     denominators = ranks.denominators(target, accumulation_dtype(input.dtype))
@@ -129,7 +129,7 @@ def losses_and_gradients(
     rows = _rows_of_a_chunk(problem, ranks.classes_of_a_rank, chunk_rows, aspect_ratio)
     results, gradients = _in_chunks(problem, ignored, ranks, denominators, rows, output_mask)
     if leaves_out:
-        # Where each row finds its result: an ignored one in a row of zeros behind them all.
+        # The index of each row's result: an ignored row's is that of a row of zeros after the last.
         places = torch.full_like(target, len(problem.target), dtype=torch.int64)
         places[counted] = torch.arange(len(problem.target))
         results = Results(*(None if values is None else _spread(values, places) for values in results))  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def losses_and_gradients(
 
 
 class OneProcess:
-    """All rows and all classes are here. `vocab_parallel_linear` has what differs where they are not."""
+    """For a process that has all rows and all classes. `vocab_parallel_linear` overrides what differs over ranks."""
 
     def __init__(self, problem: LinearInputs) -> None:
         self.weight, self.terms = problem.weight, problem.terms
@@ -153,7 +153,7 @@ class OneProcess:
     def results(
         self, logits: Tensor, target: Tensor, outputs: int, gradients: OutputGrads | None, denominators: Tensor
     ) -> Results:
-        """Each row's; with `gradients`, writes the logits' gradient over them."""
+        """Each row's results; with `gradients`, also writes the logits' gradient over the logits."""
         ce, _, _, lse, argmax, entropy, row_stats, _ = OPS._forward.default(
             logits, target, self.weight, *self.ce_terms, outputs, denominators.dtype
         )
@@ -179,7 +179,7 @@ def _in_chunks(
     """`ignored` is None where no row is."""
     input, linear_weight, linear_bias, _, _, gradients, terms, outputs = problem
     dtype = accumulation_dtype(input.dtype)
-    # The first chunk writes over what is in them.
+    # Not zeroed: each chunk writes its rows of grad_input, and the first chunk writes grad_linear_weight.
     grad_input, grad_linear_weight = (
         tensor.new_empty(tensor.shape if asked else (0,))
         for tensor, asked in zip((input, linear_weight), output_mask, strict=False)
@@ -244,7 +244,7 @@ def _returned(
 def without_ignored(
     lse: Tensor, argmax: Tensor, entropy: Tensor, counted: Tensor, outputs: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As they are returned: with SKIP_IGNORED, an ignored row has 0, -1 and 0."""
+    """The results as they are returned: with SKIP_IGNORED, an ignored row has 0, -1 and 0."""
     if not outputs & SKIP_IGNORED:
         return lse, argmax, entropy
     return (
@@ -257,7 +257,8 @@ def without_ignored(
 def _rows_of_a_chunk(problem: LinearInputs, classes: int, chunk_rows: int, aspect_ratio: int) -> int:
     rows, features = problem.input.shape
     if not chunk_rows and aspect_ratio:
-        # As torch.nn.LinearCrossEntropyOptions says: the logits as large as the input, and that over the ratio.
+        # As torch.nn.LinearCrossEntropyOptions: the rows whose logits are as large as the input, rounded up to a power
+        # of two, over the ratio.
         share = -(-rows // max(1, -(-classes // max(1, features))))
         chunk_rows = (1 << max(0, share - 1).bit_length()) // aspect_ratio
     elif not chunk_rows:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Elements of the widened copy of some classes' weights, and the share of all classes that they are at most: of few
-# features, that many elements would be the whole of linear_weight.
+# Bounds of the widened copy of some classes' weights: its elements, and its share of all classes. With few features,
+# the first alone would allow all of linear_weight. A copy of up to 256 classes may exceed both.
 _WIDENED, _WIDENED_SHARE = 1 << 20, 1 / 8
 
 
@@ -53,7 +53,7 @@ class Head:
                 to[classes] = block
 
     def _blocks(self, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of a matrix of linear_weight's shape, widened where the products are."""
+        """Blocks of rows of a matrix of linear_weight's shape: views, or copies in `dtype` where that is wider."""
         for start in range(0, len(matrix), max(1, self._width)):
             classes = slice(start, min(start + self._width, len(matrix)))
             block = matrix[classes]
@@ -61,10 +61,10 @@ class Head:
 
 
 def product_dtype(input: Tensor) -> torch.dtype:
-    """The dtype in which products run: on a CPU float32 for two-byte types, with or without instructions for these.
+    """The dtype in which products run: on a CPU float32 for two-byte types, even where it has instructions for these.
 
-    No torch multiplies them into a float32 result there, nor does torch_npu, and logits rounded to bfloat16 make the
-    gradients several times less exact.
+    Neither torch on a CPU nor torch_npu multiplies two-byte matrices into a float32 result, and logits rounded to
+    bfloat16 make the gradients several times less exact.
     """
     is_widened = input.device.type == "cpu" and input.dtype.itemsize == 2
     return torch.float32 if is_widened else input.dtype

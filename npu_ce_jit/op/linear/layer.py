@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A linear layer whose logits are made, and whose gradients are added up, a chunk of rows at a time.
 
-What accumulates in what: float32 (float64 for float64 input), but for the products themselves, which run in
-`product_dtype` and are rounded to it once. So a two-byte linear_weight has a float32 gradient while chunks are added.
+Everything accumulates in float32 (float64 for float64 input), except the products, which run in `product_dtype` and are
+rounded to it once. So the gradient of a two-byte linear_weight is float32 while chunks are added.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _CLASSES = 4096
 
 
 class Layer:
-    """`input @ linear_weight.T + linear_bias`, softcapped and over the temperature.
+    """`input @ linear_weight.T + linear_bias`, softcapped and divided by the temperature.
 
-    `mask` is bool `[N]`: rows where it is False are zeros, whatever they hold, since 0 * NaN is NaN.
+    `mask` is bool `[N]`: rows where it is False are read as zeros, since they may hold NaN and 0 * NaN is NaN.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Layer:
         self._products, self.dtype = product_dtype(input), accumulation_dtype(input.dtype)
         self._head = Head(linear_weight, linear_bias, self._products)
         self._classes = len(linear_weight)
-        # Class 0 stands for every row's target, and is ignored: no loss of one class is asked for.
+        # Every row's target is class 0, which is ignore_index too: the loss of a target is not needed.
         self.terms = LossTerms(NONE, 0, 0.0, 0.0, (softcap or 0.0) / temperature, 1 / temperature)
         shapes = (input.shape, linear_weight.shape, linear_weight.shape[:1])
         dtypes = (input.dtype, self.dtype, self.dtype)
@@ -92,7 +92,7 @@ class Layer:
                 sums.add_(of_classes.t() @ x)
 
     def gradients(self) -> list[Tensor]:
-        """Those of input, linear_weight and linear_bias in the input's dtype; of shape [0] where not asked for."""
+        """For input, linear_weight and linear_bias, in the input's dtype; of shape [0] where not asked for."""
         return [gradient.to(self._input.dtype) for gradient in self._gradients]
 
     def _rows(self, chunk: slice) -> Tensor:

@@ -55,13 +55,13 @@ class _Options(NamedTuple):
 
 
 _Operands = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
-# Of loss, z_loss, lse and entropy.
+# The gradients of loss, z_loss, lse and entropy.
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 # (loss, z_loss, lse, argmax, entropy), with shape [0] for what was not asked.
 Losses = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("input", "linear_weight", "linear_bias", "target", "weight")
 _NAMES_OVER_RANKS = ("input", "local_linear_weight", "local_linear_bias", "target", "weight")
-# Where forward has made the gradients.
+# Advice for errors about changed tensors: which calls do not read them in backward.
 FORWARD_HAS_THEM = (
     '. Reduction "mean" and "sum" read nothing again in backward, but for float16, create_graph, and gradients of what '
     "is returned beside the loss"
@@ -78,7 +78,7 @@ def _call(operands: _Operands, options: _Options) -> Losses:
 
 
 def linear_cross_entropy(*arguments: Any, **options: Any) -> Losses:
-    """The losses of `input @ linear_weight.T + linear_bias`, and what is asked of each row."""
+    """The losses of `input @ linear_weight.T + linear_bias`, and the outputs of each row that are asked for."""
     return _call(*_prepare(*arguments, **options))
 
 
@@ -194,7 +194,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         operands, of_layer = saved[:5], saved[5:]
         wanted = list(ctx.needs_input_grad[:3])
         is_recorded = is_differentiating(*gradients, *operands[:3])
-        # Forward made them for the loss alone.
+        # Forward made the gradients of the loss alone, not of the other outputs.
         are_made = ctx.has_gradients and all(g is None for g in gradients[1:])
         if is_recorded or not are_made:
             names = _NAMES if ctx.options.group is None else _NAMES_OVER_RANKS
@@ -204,7 +204,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         elif are_made and loss is not None:
             of_layer = scaled(of_layer, loss, wanted)
         else:
-            # The values are returned already.
+            # Of the outputs only the gradients are needed: forward has returned the values.
             options = ctx.options._replace(outputs=ctx.options.outputs & SKIP_IGNORED)
             of_layer = below_autograd(_linear, operands, gradients, options, wanted)[5:]
         return (*(g if asked else None for g, asked in zip(of_layer, wanted, strict=True)), *nothing[3:])
@@ -213,8 +213,8 @@ class LinearCrossEntropy(torch.autograd.Function):
 def _output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]:
     """The gradients that forward makes, to be multiplied by the loss's gradient: all that are needed, or none.
 
-    Not for reduction "none", where each row has its own factor. Not in float16, where a loss is scaled because its
-    gradients would vanish unscaled: backward makes those from the logits again.
+    None for reduction "none", where each row's loss has a gradient of its own. None in float16, where a loss is scaled
+    because its gradients would underflow unscaled: backward makes the logits again, and the gradients from them.
     """
     if terms.reduction == NONE or any(tensor is not None and tensor.dtype is torch.float16 for tensor in layer):
         return [False] * 3
@@ -222,10 +222,10 @@ def _output_mask(layer: Sequence[Tensor | None], terms: LossTerms) -> list[bool]
 
 
 def scaled(gradients: Sequence[Tensor], grad_loss: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-    """The gradients that forward has made for a loss gradient of 1."""
+    """The gradients that forward has made for a loss gradient of 1, times `grad_loss`."""
     if torch.compiler.is_compiling() or keeps_graph() or is_batched_gradient(grad_loss):
         return [g * grad_loss if asked else None for g, asked in zip(gradients, wanted, strict=True)]
-    # Nobody reads them again, and a second copy would be as large as linear_weight.
+    # In place, as nothing reads them again: a second copy would be as large as linear_weight.
     return [g.mul_(grad_loss) if asked else None for g, asked in zip(gradients, wanted, strict=True)]
 
 

@@ -52,13 +52,13 @@ def selected(
     softcap: float | None,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`[N, k]`, and the gradients that `output_mask` asks for, given that of the log-probabilities."""
+    """Log-probabilities `[N, k]`, and the gradients that `output_mask` asks for; `gradient` is the former's."""
     require_storage(_NAMES, (input, linear_weight, linear_bias, indices))
     layer = Layer((input, linear_weight, linear_bias), temperature, softcap, None, output_mask)
     classes = len(linear_weight)
     if indices.device.type == "cpu":
         require_indices_in_range(indices, classes)
-    # Clamped, and NaN below: no manual page says that an NPU checks the bounds of a gather.
+    # Out of range, an index reads class 0 and gives NaN: no manual page says that an NPU checks the bounds of a gather.
     in_range = (indices >= 0) & (indices < classes)
     indices = torch.where(in_range, indices, 0).long()
     logprobs = input.new_empty(indices.shape, dtype=layer.dtype)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only transforms, exporters and counters ask for."""
+"""What only vmap, exporters and flop counters use."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators of this package in torch's own, for `torch.export.ExportedProgram.run_decompositions`."""
+"""This package's operators in terms of torch's own, for `torch.export.ExportedProgram.run_decompositions`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
         A new dict, which may be added to `torch.export.default_decompositions()`.
     """
     return {
-        # What stands for a public operator calls internal ones, to which the table is applied again.
+        # The functions of the public operators call internal ones, to which the table is applied again.
         OPS.cross_entropy.default: operators.cross_entropy,
         OPS.linear_cross_entropy.default: operator.linear_cross_entropy,
         OPS.npu_cross_entropy_loss.default: operators.npu_cross_entropy_loss,
@@ -39,7 +39,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 
 
 def _linear(*arguments: Any) -> LinearOutputs:
-    """`_linear` in one piece: how many chunks there are would depend on N."""
+    """`_linear` without chunks, whose number would depend on N."""
     problem = problem_of(*arguments[:16])
     loss_dtype, _chunk_rows, _aspect_ratio, group, output_mask = arguments[16:]
     if group is not None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch.utils.flop_counter counts of the operators: matrix products alone, as everywhere in torch.
+"""The operators' formulas for torch.utils.flop_counter, which counts matrix products alone.
 
-A loss from logits has none. The loss from hidden states makes one product of each gradient that it is asked for, and
-one for the logits, also where backward makes these again; the rows that it leaves out are not known from shapes.
+A loss from logits has none. The loss from hidden states has one product for the logits, one more where backward makes
+them again, and one for each gradient of input and linear_weight. Ignored rows count, although a CPU may leave them out:
+shapes do not tell how many they are.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _FORMULAS = {"linear_cross_entropy": _product, "_linear": _chunked_products}
 
 
 def register() -> None:
-    """In the place of what an earlier import of this package registered."""
+    """Registers the formulas, replacing those of an earlier import of this package."""
     from torch.utils import flop_counter  # whose import calls this function
 
     for name in SCHEMAS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vmap rules: a batch of losses is one loss over more rows, reduced batch by batch afterwards."""
+"""vmap rules: a batch of losses is one loss over the rows of all samples, reduced sample by sample afterwards."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _batch_forward(
 
 
 def npu_cross_entropy_loss_backward_rule(info: Any, in_dims: InDims, *arguments: Any) -> Any:
-    """vmap of an operator that nobody batches: a loop, so that each call keeps the operator's own autograd."""
+    """vmap of an operator that is rarely batched: a loop, so that each call keeps the operator's own autograd."""
     return _one_by_one(OPS.npu_cross_entropy_loss_backward.default, info.batch_size, in_dims, arguments), 0
 
 
