@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels are asked to do, in plain pointers and sizes. Nothing under cpu/ knows torch, so the same files
-// build for a cross compiler, an emulator or a sanitizer.
+// What the kernels are asked to do, in plain pointers and sizes. Nothing here or under cpu/kernels/ knows torch, so the
+// same files build for a cross compiler, an emulator or a sanitizer.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +37,11 @@ struct Targets {
   }
 };
 
-// Where the logits lie. A row is a position of an image, and the rows are counted image by image. Of [N, C] each row is
-// an image of one position, and its classes lie side by side; of [N, C, L] the positions do, and each class is a plane.
+// The memory layout of the logits. A row is one position of an image; rows are numbered image by image. In [N, C] each
+// row is an image of one position, and its classes are contiguous. In [N, C, L] positions are contiguous; a class is a
+// plane.
 struct Layout {
-  int64_t positions;  // of an image; they lie side by side
+  int64_t positions;  // of an image; they are contiguous
   int64_t image_stride_elems;
   int64_t class_stride_elems;
 
@@ -88,8 +89,8 @@ struct Gradients {
   RowValues entropy_value;  // forward's entropy; present when the gradient of entropy is
   const void* row_stats;
   const void* denominators;
-  // Out: contiguous, [rows, classes], where it may be Problem::input itself; of a planar input [images, classes,
-  // positions].
+  // Output, contiguous: [rows, classes], or [images, classes, positions] for a planar input. It may be Problem::input
+  // itself.
   void* input;
 };
 

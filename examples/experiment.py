@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Edits a kernel and runs it, in one process: label smoothing that is spread over the other classes only.
 
-Of the loss alone: the gradient would be another line, in csrc/cpu/kernels/row_gradient.h.
+It edits the loss only; the gradient is in csrc/cpu/kernels/backward.h and row_gradient.h.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     python examples/train_tiny_lm.py --loss torch               # the same with F.cross_entropy: the same curve
     torchrun --nproc-per-node 2 examples/train_tiny_lm.py       # each rank has half of the vocabulary: the same curve
 
-On NPUs where there are any (hccl), else on the CPU (gloo).
+Runs on NPUs (hccl) if there are any, else on the CPU (gloo).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VOCABULARY, WIDTH, LENGTH, BATCH = 1009, 64, 32, 8
 
 
 class TinyLm(nn.Module):
-    """Two layers of attention over tokens, with the part of the output layer that this rank has."""
+    """Two attention layers over tokens, and this rank's part of the output layer."""
 
     def __init__(self, rank: int, ranks: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class TinyLm(nn.Module):
         hidden = self.tokens(tokens) + self.places.weight
         hidden = self.layers(hidden, mask=causal, is_causal=True).flatten(0, 1)
         if dist.is_initialized() and hidden.requires_grad:
-            hidden.register_hook(summed_over_ranks)  # each rank's gradient is that of its classes
+            hidden.register_hook(summed_over_ranks)  # each rank has only its classes' contribution
         return F.linear(hidden, self.weight, self.bias)
 
 
@@ -58,7 +58,7 @@ def summed_over_ranks(gradient: Tensor) -> Tensor:
 
 
 def batches(steps: int) -> list[Tensor]:
-    """Token sequences in which each token is one of few that may follow the one before it."""
+    """Token sequences in which each token is one of the four that may follow the one before it."""
     draw = torch.Generator().manual_seed(1)
     followers = torch.randint(VOCABULARY, (VOCABULARY, 4), generator=draw)
     tokens = torch.randint(VOCABULARY, (steps, BATCH, 1), generator=draw)

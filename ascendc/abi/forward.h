@@ -4,10 +4,10 @@
 
 #include "problem.h"
 
-// Up to this many classes the weights of all stay in UB, and rows take the narrow layout.
+// Up to this many classes, all weights stay in UB, and rows take the narrow layout.
 constexpr uint32_t kCeNarrowClasses = 1024;
 
-// Buffers of the wide layout's input at most: each holds event ids, of which a pair of pipes has eight.
+// The most input buffers of the wide layout: each holds event ids, of which a pair of pipes has eight.
 constexpr uint32_t kCeInputTiles = 7;
 
 // What forward writes. Null means not asked for; everything is contiguous.
@@ -24,23 +24,23 @@ struct CeForwardOutputs {
   float* workspace;     // as many bytes as the plan says
 };
 
-// How forward deals out its work. A span is a run of a row's columns, a unit one span of one row; units are numbered
+// How forward shares out its work. A span is a run of a row's columns, a unit one span of one row; units are numbered
 // row by row, and each core takes a run of them. Nothing here depends on the number of cores, so results do not either.
 struct CeForwardTiling {
   uint32_t spans;         // of a row
   uint32_t span_columns;  // of every span but a row's last; a multiple of 64
   uint32_t tile_columns;  // of every tile but a span's last; a multiple of 64
   uint32_t tile_rows;     // narrow layout: rows of a copy, a multiple of 8. 0: wide layout, a tile is of one row
-  uint32_t step_rows;     // narrow layout: of them that are worked on at a time, a multiple of 8
+  uint32_t step_rows;     // narrow layout: rows of a tile that are worked on at a time, a multiple of 8
   uint32_t pitch;         // narrow layout: floats from row to row in UB
-  uint32_t group_units;   // that share a finish
+  uint32_t group_units;   // units that share a finish
   uint32_t input_tiles;   // buffers of the input
-  uint32_t kept_tiles;    // wide layout with log_prob: the last of a row stay in UB until theirs is written, and the
-                          // others are read again; 0: it is left to another launch
-  uint32_t apart;         // wide layout: tiles, their floats and their work begin in different thirds of the UB
+  uint32_t kept_tiles;    // wide layout with log_prob: a row's last tiles, which stay in UB until their log_prob is
+                          // written; the others are read again. 0: another launch writes log_prob
+  uint32_t apart;         // 1, wide layout: tiles, their floats and the folds' work begin in different thirds of the UB
 };
 
-// The launches after the one over units; each is left out where it has no blocks. Offsets in floats of the workspace.
+// The launches of forward; one without blocks is left out. Offsets are in floats of the workspace.
 struct CeForwardPlan {
   CeForwardTiling forward;
   CeForwardTiling merge;     // narrow, over the units' states: a row has `spans` columns
@@ -48,13 +48,13 @@ struct CeForwardPlan {
   uint32_t forward_blocks;
   uint32_t merge_blocks;
   uint32_t log_prob_blocks;
-  uint32_t reduce_blocks;  // of `reduce_sums` sums each; more than one need a last launch over theirs
+  uint32_t reduce_blocks;  // of `reduce_sums` sums each; more than one need a last launch over their results
   uint32_t reduce_sums;
-  uint32_t sum_rows;         // rows that forward adds up for the reduction; a core's run of rows begins with a sum
-  uint32_t reduces;          // the launch that finishes the rows has one block, and reduces them itself
-  uint32_t bypass_l2;        // wide layout: what writes log_prob reads past the L2, which log_prob then has for itself
-  uint64_t states_offset;    // vectors [states, units]
-  uint64_t sums_offset;      // vectors [terms, sums]
+  uint32_t sum_rows;       // rows of each sum that forward leaves for the reduction; a core begins at a multiple of it
+  uint32_t reduces;        // 1: the launch that finishes the rows has one block, and reduces them itself
+  uint32_t bypass_l2;      // 1, wide layout: reads of the launch that writes log_prob bypass the L2
+  uint64_t states_offset;  // vectors [states, units]
+  uint64_t sums_offset;    // vectors [terms, sums]
   uint64_t partials_offset;  // vectors [terms, reduce_blocks]
   uint64_t workspace_bytes;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the host hands to a launch: plain structs, passed by value. Host and device share this folder's headers and no
-// others, so nothing in them may be more than a field or a constant.
+// What the host hands to a launch: plain structs, passed by value. Host and device compile this folder's headers, and
+// tests parse them, so they may hold nothing but fields and constants.
 #pragma once
 
 #include <stdint.h>
@@ -13,10 +13,11 @@ enum CeReduction : int32_t { kCeNone = 0, kCeMean = 1, kCeSum = 2 };
 // 64 float32 lanes are one repeat of the vector unit.
 constexpr uint32_t kCeLanes = 64;
 
-// A tile of many rows: up to this many floats from row to row, strides reach from a row to the next eight.
+// Floats from row to row of a tile of many rows, up to which an instruction takes eight rows a repeat: in blocks, eight
+// rows are then within the 8 bits of a repeat stride.
 constexpr uint32_t kCeBlockPitch = 248;
 
-// Bytes. Each third of the UB has banks of its own (page "Avoid bank conflicts (2201)").
+// In bytes. Each third of the UB has banks of its own (page "Avoid bank conflicts (2201)").
 constexpr uint32_t kCeUbThird = 64 * 1024;
 
 // The loss's formula and its tensors. Sizes and strides are in elements.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over the classes, of spans of rows: what backward needs of grad_log_prob and of the weights before it can begin.
-// A unit is one span of one row; units are numbered row by row, and each core takes a run of them.
+// Sums over the classes, one for each span of a row: backward needs those of grad_log_prob and of the weights
+// beforehand. A unit is one span of one row; units are numbered row by row, and each core takes a run of them.
 #pragma once
 
 #include "../common/lanes.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What backward does with a tile of many rows, chunk by chunk: it combines it with one number a row, which stands in a
-// block of its own eight times.
+// Backward's arithmetic on a tile of many rows, chunk by chunk. A number of a row is repeated eight times in a block of
+// its own, and combined with each of the row's elements.
 #pragma once
 
 #include "../common/row_chunks.h"
@@ -10,7 +10,7 @@ namespace npu_ce {
 
 class ManyRows : public RowChunks {
  public:
-  using Numbers = LocalTensor<float>;  // one of each row
+  using Numbers = LocalTensor<float>;  // one for each row
   using Floats = LocalTensor<float>;
 
   __aicore__ inline void Init(TPipe* pipe, const BackwardRows* rows, const CeBackwardPlan& plan) {
@@ -25,8 +25,8 @@ class ManyRows : public RowChunks {
     CountUp(column_index_.Get<float>(), CeilTo(Pitch(), kCeLanes));  // Compare takes whole repeats
   }
 
-  // Where the gradient of the tile at hand will be written. In a half dtype that is its last step, and until then the
-  // place holds the rows' blocks.
+  // Where the gradient of the current tile will be written. In a half dtype that is the last step, and until then this
+  // buffer holds the rows' blocks.
   template <class T>
   __aicore__ inline void SetOut(const LocalTensor<T>& out) {
     out_ = out.template ReinterpretCast<float>();
@@ -83,7 +83,7 @@ class ManyRows : public RowChunks {
     VectorBarrier();
   }
 
-  // Zero where keep, 0 or -1 as an integer, is 0. Bit by bit, because 0 * NaN is not 0.
+  // Zeros the rows whose `keep`, 0 or -1 as an integer, is 0. By And of the bits, because 0 * NaN is not 0.
   __aicore__ inline void ZeroUnless(const Floats& tile, const LocalTensor<int32_t>& keep) const {
     Spread(keep.ReinterpretCast<float>());
     const LocalTensor<uint16_t> blocks = spread_.ReinterpretCast<uint16_t>();
@@ -94,7 +94,7 @@ class ManyRows : public RowChunks {
     VectorBarrier();
   }
 
-  // sums[row] = the sum of the row. What is behind a row's end in the tile has to be 0. Waits for the tile itself.
+  // sums[row] = the sum of the row. The tile has to be 0 behind the end of each row. Has a barrier for the tile itself.
   __aicore__ inline void Sums(const Floats& sums, const Floats& tile) const {
     Duplicate(out_, 0.0f, Repeats() * kCeLanes);
     VectorBarrier();
@@ -118,7 +118,7 @@ class ManyRows : public RowChunks {
 
   Floats out_;
   Floats spread_;
-  mutable TBuf<QuePosition::VECCALC> blocks_, column_index_, bits_;  // its Get is not const
+  mutable TBuf<QuePosition::VECCALC> blocks_, column_index_, bits_;  // TBuf's Get is not const
 };
 
 }  // namespace npu_ce

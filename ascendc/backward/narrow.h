@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward where a tile is many rows. A core has a run of rows; the rows' coefficients (rows.h) and their elements
-// are worked on together, and the scalar unit sees neither.
+// Backward where a tile is many rows. A core has a run of rows. The vector unit works on the coefficients (rows.h) and
+// the elements of all rows of a tile at once; the scalar unit reads neither.
 #pragma once
 
 #include "many_rows.h"
@@ -23,7 +23,7 @@ class BackwardNarrow {
     rows_.SetWeightTotal(AsFloat(problem.classes));
     if (plan.buffers.weights > 0) {
       pipe->InitBuffer(weights_, plan.buffers.weights);
-      LoadWeights();  // before queues hold all events of V_MTE2
+      LoadWeights();  // before the queues take all event ids of V_MTE2
     }
     rows_.Init(pipe, &problem, &gradients, &plan, &tiles_.options, &tiles_.logits);
     many_.Init(pipe, &rows_, plan);
@@ -49,7 +49,7 @@ class BackwardNarrow {
       rows_.FindTargets(rows);
       const uint64_t next = row + rows;
       if (next < end) {
-        ReadTile(next, RowsFrom(next, end));  // on its way while this one is worked on
+        ReadTile(next, RowsFrom(next, end));  // copied while this one is worked on
       }
       ProcessTile(tile, row, rows);
     }
@@ -79,9 +79,9 @@ class BackwardNarrow {
     tiles_.Write(tile, many_.Count(), row, rows, 0, problem_->classes);
   }
 
-  // What rows_ wants of each row's target, and the sum of grad_log_prob.
+  // Fills the vectors that rows_ needs: the values at each row's target, and the sum of the row's grad_log_prob.
   __aicore__ inline void TakeElements(const BackwardTile<T>& tile, uint32_t rows) {
-    const LocalTensor<int32_t> in_row = rows_.Scratch(), in_tile = rows_.MoreScratch();  // bytes from the beginning
+    const LocalTensor<int32_t> in_row = rows_.Scratch(), in_tile = rows_.MoreScratch();  // offsets in bytes
     Muls(in_row, rows_.Classes(), int32_t(sizeof(float)), rows);
     VectorBarrier();
     Add(in_tile, row_starts_.Get<int32_t>(), in_row, rows);
@@ -105,7 +105,7 @@ class BackwardNarrow {
     VectorBarrier();
   }
 
-  // The weights stay in UB.
+  // The weights, which stay in UB, and their sum.
   __aicore__ inline void LoadWeights() {
     const LocalTensor<float> weights = weights_.template Get<float>();
     Duplicate(weights, 0.0f, plan_->buffers.weights / sizeof(float));
@@ -126,7 +126,7 @@ class BackwardNarrow {
   BackwardTiles<T> tiles_;
   BackwardRows rows_;
   ManyRows many_;
-  TBuf<QuePosition::VECIN> weights_;  // copies from GM end there, or in VECOUT (page DataCopyPad)
+  TBuf<QuePosition::VECIN> weights_;  // copies from GM go to VECIN or VECOUT (page DataCopyPad)
   TBuf<QuePosition::VECCALC> row_starts_;
 };
 

@@ -41,7 +41,7 @@ class RowInputs {
 
   __aicore__ inline void Load(uint64_t row, uint32_t rows) {
     const LocalTensor<uint8_t> to = queue_.AllocTensor<uint8_t>();
-    // The two of row_stats in one DMA.
+    // Both vectors of row_stats in one DMA.
     CopyRowsIn(to.ReinterpretCast<float>(), row_stats_[row], 2, rows, rows_, length_);
     for (uint32_t input = RowInput::kLogSum + 1; input < RowInput::kInputs; ++input) {
       if (IsVector(input)) {
@@ -58,11 +58,11 @@ class RowInputs {
   }
   __aicore__ inline void End() { queue_.FreeTensor(inputs_); }
 
-  // 1 / denominators of a mean, else 1.
+  // 1 / denominators[0] and 1 / denominators[1] for a mean, else 1.
   __aicore__ inline float PerWeight() const { return per_weight_; }
   __aicore__ inline float PerRow() const { return per_row_; }
 
-  // One that is always a float32 vector, as it lies in the queue.
+  // An input that is always a float32 vector, as it lies in the queue.
   __aicore__ inline LocalTensor<float> Get(RowInput::Index input) const {
     return inputs_[at_[input]].ReinterpretCast<float>();
   }
@@ -103,7 +103,7 @@ class RowInputs {
     VectorBarrier();
   }
 
-  // Instructions run over whole vectors: what lies behind a group's last row has to be numbers, if of no matter.
+  // Instructions run over whole vectors, so what lies behind a group's last row has to be numbers, whatever they are.
   __aicore__ inline void FillOnce(const CeBackwardPlan& plan) {
     LocalTensor<float> raw[2];
     for (uint32_t i = 0; i < plan.row_buffers; ++i) {
@@ -115,10 +115,9 @@ class RowInputs {
     }
   }
 
-  // A vector of stride 0 is one number for the whole launch. It comes into a block of its own, and is float32 in
-  // another. These copies are the first, and are not waited for before the first group's are on their way too;
-  // meanwhile the scalar unit waits for the denominators. In a launch of few rows, each wait for memory is a tenth of
-  // the time.
+  // A vector of stride 0 is one number for the whole launch. It is copied to a block of its own, and cast to float32 in
+  // another. These copies are issued first, and waited for only when those of the first group are issued too and the
+  // scalar unit has read the denominators: in a launch of few rows, each wait for memory is a tenth of the time.
   __aicore__ inline bool IsSingle(uint32_t input) const { return Has(input) && vectors_[input].stride == 0; }
   __aicore__ inline LocalTensor<uint8_t> Single(uint32_t input) { return singles_.Get<uint8_t>()[input * kBlockBytes]; }
   __aicore__ inline LocalTensor<float> FloatSingle(uint32_t input) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numbers that a row's gradient takes, for a group of rows at once: vectors over the rows, no scalars.
+// The coefficients of each row's gradient, for a group of rows at once: vectors over the rows, no scalars.
 //
 // With d = x' - max, S = exp(log_sum), and docs/design.md's t, r, b and u, the gradient of a class is
 //
 //     exp(d) * (spread + slope * d) - smooth * w[c] + grad_log_prob[c],
 //     spread = (t + r - b * log_sum) / S,   slope = b / S,   smooth = u,
 //
-// which takes one operation an element less than exp((x' - max) - log_sum) does, and rounds less: S >= 1, so exp(d)
-// does not run out of range before p does. That of the target is at_target.
+// which takes one operation an element less than exp((x' - max) - log_sum) does, and rounds less. S >= 1, so exp(d)
+// does not underflow before p does. The gradient of the target is at_target.
 #pragma once
 
 #include "../common/logits.h"
@@ -34,12 +34,12 @@ class BackwardRows {
 
   __aicore__ inline void SetWeightTotal(float total) { weight_total_ = total; }
 
-  // What there is per row; with two buffers, of the group after the one at hand.
+  // Begins to read a group's targets and inputs; with two buffers, those of the group after the current one.
   __aicore__ inline void Read(uint64_t row, uint32_t rows) {
     targets_.Read(row, rows);
     inputs_.Load(row, rows);
   }
-  // Of the group at hand: Classes() are known then.
+  // Finds the targets of the current group: Classes() is known afterwards.
   __aicore__ inline void FindTargets(uint32_t rows) {
     math_.SetRows(rows);
     inputs_.Begin();
@@ -47,11 +47,11 @@ class BackwardRows {
     if (options_->others && options_->zero_rows) FindFlowing();
   }
   __aicore__ inline LocalTensor<int32_t> Classes() { return targets_.Classes(); }
-  // Two vectors of no use before Work.
+  // Two vectors that are free between BeginWork and Work.
   __aicore__ inline LocalTensor<int32_t> Scratch() const { return term_.ReinterpretCast<int32_t>(); }
   __aicore__ inline LocalTensor<int32_t> MoreScratch() const { return more_.ReinterpretCast<int32_t>(); }
 
-  // What takes the rows' inputs alone, for while the four that the caller fills are on their way.
+  // Computes what depends on the rows' inputs alone, while the four vectors that the caller fills are being fetched.
   __aicore__ inline void BeginWork() {
     const Floats max = inputs_.Get(RowInput::kMax), log_sum = inputs_.Get(RowInput::kLogSum);
     FromLoss(max, log_sum);
@@ -59,7 +59,7 @@ class BackwardRows {
     math_.Multiply(offset, max, -1.0f);
   }
 
-  // The vectors that a tile takes, once the four that the caller fills are there.
+  // Computes the vectors that a tile needs, once the caller has filled its four.
   __aicore__ inline void Work() {
     const float slope_scale = logits_->SlopeScale();
     const Floats log_sum = inputs_.Get(RowInput::kLogSum);
@@ -89,14 +89,14 @@ class BackwardRows {
     inputs_.End();
   }
 
-  // The targets as float32, exact below 2^24. In place of the logit.
+  // The targets as float32, exact below 2^24. Overwrites the logit.
   __aicore__ inline Floats ClassNumbers() {
     Cast(logit, Classes(), RoundMode::CAST_NONE, math_.Count());
     VectorBarrier();
     return logit;
   }
 
-  // 0 for rows into which nothing flows, else -1: no bits or all. In place of the logit.
+  // 0 for rows into which no gradient flows, else -1: no bits or all. Overwrites the logit.
   __aicore__ inline LocalTensor<int32_t> KeepFlowing() {
     math_.Fill(logit, -1.0f);
     math_.Select(logit, Flowing(), logit, 0.0f);
@@ -105,16 +105,17 @@ class BackwardRows {
     VectorBarrier();
     return keep;
   }
-  // By the scalar unit.
+  // For the scalar unit.
   __aicore__ inline bool Flows(uint32_t i) { return (Flowing().GetValue(i / 8) >> (i % 8) & 1) != 0; }
 
-  // For the caller to fill. At the target: the input's logit, weight, gradient of log_prob; and that one's sum.
+  // For the caller to fill: at the target, the logit, the weight and the gradient of log_prob; and the row's sum of the
+  // latter.
   Floats logit;
   Floats class_weight;
   Floats class_log_prob;
   Floats log_prob_sum;
 
-  // For a tile's arithmetic. Added to the logits below their cap, `offset` makes x' - max of them.
+  // For a tile's arithmetic. `offset` plus what TransformBelowCap leaves is x' - max.
   Floats offset;
   Floats spread;
   Floats slope;
@@ -122,12 +123,12 @@ class BackwardRows {
   Floats at_target;
 
  private:
-  // A bit for each row, where `zero_rows`.
+  // A bit for each row into which a gradient flows. Only where `zero_rows`.
   __aicore__ inline LocalTensor<uint8_t> Flowing() {
     return options_->others ? targets_.Scratch() : targets_.Counted();
   }
 
-  // Into a row that counts, and into one whose gradient of lse or of entropy is not 0; NaN is not 0.
+  // A gradient flows into rows that count, and into those whose gradient of lse or of entropy is not 0; NaN is not 0.
   __aicore__ inline void FindFlowing() {
     const LocalTensor<uint8_t> bits = targets_.Scratch();
     math_.Fill(term_, 0.0f);
@@ -143,7 +144,7 @@ class BackwardRows {
     math_.Not(bits);
   }
 
-  // t to `spread`, but for the class's weight; u to `smooth`, and r's share of them.
+  // Puts t, without the class's weight, into `spread`, u into `smooth`, and the share of both losses in r into `rest_`.
   __aicore__ inline void FromLoss(const Floats& max, const Floats& log_sum) {
     if (options_->rest) math_.Fill(rest_, 0.0f);
     if (!inputs_.Has(RowInput::kLossGradient)) {
@@ -165,7 +166,7 @@ class BackwardRows {
     }
   }
 
-  // t of targets that are no class, and of ignored rows.
+  // Sets t: NaN where the target is no class, 0 in ignored rows.
   __aicore__ inline void SelectRows() {
     if (options_->loss) {
       math_.Select(spread, targets_.Valid(), spread, __builtin_nanf(""));
@@ -173,7 +174,7 @@ class BackwardRows {
     }
   }
 
-  // `term_` is lse.
+  // Expects lse in `term_`.
   __aicore__ inline void AddZLoss(RowInput::Index gradient) {
     if (inputs_.Has(gradient)) {
       inputs_.Scaled(math_, more_, gradient, 2 * problem_->z_loss * inputs_.PerRow());
@@ -182,7 +183,7 @@ class BackwardRows {
     }
   }
 
-  // What flows through the other outputs, into ignored rows too: b to `slope`, and the rest of r.
+  // The gradients of the other outputs, which flow into ignored rows too: puts b into `slope`, and the rest of r.
   __aicore__ inline void FromOthers() {
     if (inputs_.Has(RowInput::kLseGradient)) {
       inputs_.Scaled(math_, term_, RowInput::kLseGradient, 1.0f);
@@ -200,7 +201,7 @@ class BackwardRows {
     }
   }
 
-  // In place of the logit.
+  // Overwrites the logit, and makes `offset` complete.
   __aicore__ inline void LogProbOfTarget(const Floats& log_sum) {
     logits_->TransformBelowCap(logit, math_.Count());
     if (logits_->IsCapped()) {
@@ -242,8 +243,8 @@ class BackwardRows {
     }
   }
 
-  // In the order of RowVector, those that this launch has a use for. All begin as zeros: instructions over
-  // whole vectors shall find numbers behind a group's last row.
+  // Assigns the vectors that this launch needs, in the order of RowVector. All begin as zeros, so that instructions
+  // over whole vectors find numbers behind a group's last row.
   __aicore__ inline void TakeVectors(uint32_t count) {
     Floats* const vectors[RowVector::kVectors] = {
         &logit,  &class_weight, &class_log_prob, &log_prob_sum,  &offset, &spread, &slope,

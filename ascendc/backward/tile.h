@@ -7,7 +7,7 @@
 
 namespace npu_ce {
 
-// Of any type: a tile ends with a whole block. (A scalar bfloat16 is not something every compiler makes.)
+// Writes float32 zeros for any T, since a tile ends with a whole block: not every compiler makes a scalar bfloat16.
 template <class T>
 __aicore__ inline void FillZeros(const LocalTensor<T>& tile, uint32_t count) {
   Duplicate(tile.template ReinterpretCast<float>(), 0.0f, CeilTo(count * sizeof(T), sizeof(float)) / sizeof(float));
@@ -51,13 +51,13 @@ class OneRow {
   uint32_t columns_;
 };
 
-// One tile: as it was read and is written, and what its arithmetic works on, in float32.
+// One tile: as it is read and as it is written, and the float32 tensors between.
 template <class T>
 struct BackwardTile {
   LocalTensor<T> in;
   LocalTensor<T> out;
   LocalTensor<T> log_prob;    // its gradient
-  LocalTensor<float> x;       // the logits; lost
+  LocalTensor<float> x;       // the logits; overwritten
   LocalTensor<float> result;  // may be x where nothing is capped
   LocalTensor<float> term;    // scratch, if there are terms
   LocalTensor<float> weights;

@@ -32,7 +32,7 @@ class BackwardTiles {
     }
   }
 
-  // Tiles come last, and in the wide layout after what is there per row: those of a half dtype then lie in other thirds
+  // Tiles come last, and in the wide layout after the buffers per row: those of a half dtype then lie in other thirds
   // of the UB, which have banks of their own, than the floats that they are cast to and from.
   __aicore__ inline void InitBuffers(TPipe* pipe) {
     const CeBackwardBuffers& bytes = plan_->buffers;
@@ -47,7 +47,8 @@ class BackwardTiles {
     pipe->InitBuffer(out_, 2, bytes.tile);
   }
 
-  // All that instructions over whole tiles may find behind what a copy brought is a number, and 0 in grad_log_prob.
+  // Zeros the buffers: instructions over whole tiles read behind a copy's end, where grad_log_prob has to be 0 and all
+  // else a number.
   __aicore__ inline void Fill() {
     FillQueue(in_, plan_->input_tiles, plan_->buffers.tile);
     if (options.log_prob) FillQueue(log_probs_, 2, plan_->buffers.log_prob);
@@ -70,7 +71,7 @@ class BackwardTiles {
     }
   }
 
-  // What was read first: `count` elements.
+  // The tile that was read first of those not yet taken: `count` elements.
   __aicore__ inline BackwardTile<T> Take(uint32_t count) {
     BackwardTile<T> tile;
     tile.in = in_.template DeQue<T>();

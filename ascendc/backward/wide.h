@@ -55,11 +55,11 @@ class BackwardWide {
  private:
   using Queue = TQue<QuePosition::VECIN, 1>;
 
-  // Rows whose numbers are at hand, and the tile of them that is to be read next.
+  // The rows whose coefficients are computed, and the next of their tiles to read.
   struct Group {
     uint64_t row;
     uint32_t rows;
-    uint32_t end;  // of their columns
+    uint32_t end;  // of the columns
     uint32_t next_row;
     uint32_t next_column;
   };
@@ -83,8 +83,8 @@ class BackwardWide {
     }
   }
 
-  // The numbers of the group's rows. The logits of targets are read only where they are this core's: in place, another
-  // core may be writing over them.
+  // Computes the coefficients of the group's rows. The logit of a target is read only where its column is this core's:
+  // if the gradient is written in place, another core may be overwriting it.
   __aicore__ inline void PrepareGroup(uint32_t begin) {
     const uint64_t row = group_.row;
     const uint32_t rows = group_.rows;
@@ -123,11 +123,11 @@ class BackwardWide {
     CopyIn(elements[(kind * plan_->row_vector + i) * kBlockBytes].template ReinterpretCast<E>(), from, 1);
   }
 
-  // The first element of every block: the sum of its first lane.
+  // Takes the first element of every block, as the sum over a mask that has this lane only.
   template <class E>
   __aicore__ inline void TakeElements(const LocalTensor<float>& to, const LocalTensor<uint8_t>& elements, uint32_t kind,
                                       uint32_t rows) {
-    constexpr uint32_t blocks = sizeof(float) / sizeof(E);  // of float32, from one element to the next
+    constexpr uint32_t blocks = sizeof(float) / sizeof(E);  // float32 blocks from one element to the next
     uint64_t first_lanes[2] = {0x0101010101010101, 0};
     LocalTensor<float> from = elements[kind * plan_->row_vector * kBlockBytes].template ReinterpretCast<float>();
     if constexpr (!kIsFloat<E>) {
@@ -167,8 +167,8 @@ class BackwardWide {
     }
   }
 
-  // Reads are ahead of the arithmetic by as many tiles as there are buffers, also while a group's numbers are worked
-  // out.
+  // Reads are ahead of the arithmetic by as many tiles as there are buffers, also while a group's coefficients are
+  // computed.
   __aicore__ inline void ReadNextTile() {
     for (; group_.next_column < group_.end; group_.next_column += plan_->tile_columns, group_.next_row = 0) {
       while (group_.next_row < group_.rows) {
@@ -189,7 +189,7 @@ class BackwardWide {
     tiles_.Write(tile, columns, group_.row + i, 1, column, columns);
   }
 
-  // One lane of one repeat.
+  // Writes one lane of one repeat.
   __aicore__ inline void SetTarget(const LocalTensor<float>& result, uint32_t i, uint32_t column, uint32_t columns) {
     const uint32_t y = rows_.Classes().GetValue(i);
     if (y < column || y >= column + columns) {
@@ -201,7 +201,7 @@ class BackwardWide {
     VectorBarrier();
   }
 
-  // A row into which nothing flows is not read.
+  // Whether no gradient flows into row i, which is then not read.
   __aicore__ inline bool IsZero(uint32_t i) {
     return tiles_.options.nothing || (tiles_.options.zero_rows && !rows_.Flows(i));
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all kernels of this folder need: the declaration, one pipe's wait for another, copies of whole blocks.
+// What all kernels of this folder need: the declaration, waits of one pipe for another, copies of whole blocks.
 #pragma once
 
 #include "kernel_operator.h"
@@ -21,7 +21,7 @@ __aicore__ inline GlobalTensor<T> InGm(GM_ADDR data, uint64_t elements) {
   return tensor;
 }
 
-// One pipe waits for all that another has been given.
+// One pipe waits for everything that has been issued to another.
 template <HardEvent event>
 __aicore__ inline void Order() {
   const int32_t id = GetTPipePtr()->FetchEventID(event);

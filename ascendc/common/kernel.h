@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every kernel is: its name spelled out, one TPipe, and a class that does the work. Never build a
+// What every kernel consists of: its name spelled out, one TPipe, and a class that does the work. Never build a
 // kernel's name by a macro: one release of the compiler finds a kernel's core type by the name's place in the source.
 // The TPipe stands in the kernel function, since in an object it keeps scalars out of registers (page "Avoid TPipe
 // inside objects").

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reductions of a tile lane by lane: 64 float32 lanes are one vector repeat, so a tile of n repeats becomes one by n -
-// 1 of them, and no scalar is waited for. The order depends on the tile's length alone.
+// Reductions of a tile lane by lane: 64 float32 lanes are one vector repeat, so n - 1 repeats reduce a tile of n to
+// one, without a wait for the scalar unit. The order depends on the tile's length alone.
 #pragma once
 
 #include "tile_io.h"
@@ -11,13 +11,13 @@ constexpr uint32_t kRepeatBlocks = kCeLanes / kBlockFloats;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLargestFloat = 3.402823466e38f;
 
-// exp of minus this is 0 in float32. The entropy's 0 * log(0) is 0, and so is its gradient there, so a logit of -inf
-// may not get into either as one.
+// exp of minus this is 0 in float32. The entropy's term and its gradient are 0 for a logit of -inf, so x' - max is
+// raised to minus this before it is multiplied: 0 * -inf would be NaN.
 constexpr float kExponentOfZero = 104.0f;
 
 __aicore__ inline void VectorBarrier() { PipeBarrier<PIPE_V>(); }
 
-// One pipe waits for all that another has been given.
+// One pipe waits for everything that has been issued to another.
 template <HardEvent event>
 __aicore__ inline void Order() {
   const int32_t id = GetTPipePtr()->FetchEventID(event);
@@ -27,8 +27,8 @@ __aicore__ inline void Order() {
 
 __aicore__ inline uint32_t Repeats(uint32_t columns) { return (columns + kCeLanes - 1) / kCeLanes; }
 
-// Sets the lanes behind `count`, up to a whole repeat. A vector instruction begins at 32 bytes and a tail need not, so
-// it is the mask that leaves the elements before it alone.
+// Sets the lanes behind `count`, up to a whole repeat. A vector instruction begins at a multiple of 32 bytes, a tail
+// anywhere, so a mask protects the elements in front of it.
 __aicore__ inline void FillTail(const LocalTensor<float>& tile, uint32_t count, float value) {
   const uint32_t tail = count % kCeLanes;
   if (tail == 0) {
@@ -39,16 +39,16 @@ __aicore__ inline void FillTail(const LocalTensor<float>& tile, uint32_t count, 
   VectorBarrier();
 }
 
-// to[i] = i. For Init, and a buffer that nothing has used yet: the scalar unit writes the first 32 bytes without a wait
-// for what came before, and each 32 bytes and 256 bytes more take an instruction with a barrier, all but the last (page
-// CreateVecIndex, and its implementation for this chip).
+// to[i] = i. Only for Init, on a buffer that nothing has used yet: the scalar unit writes the first 32 bytes without a
+// wait for earlier instructions, and every further 32 bytes, beyond 256 bytes every 256, take an instruction, with
+// barriers between them but none behind the last (page CreateVecIndex, and its implementation for this chip).
 template <class T>
 __aicore__ inline void CountUp(const LocalTensor<T>& to, uint32_t count) {
   CreateVecIndex(to, T(0), count);
   VectorBarrier();
 }
 
-// to[i] = i * step, as Gather takes it.
+// to[i] = i * step: byte offsets, as Gather takes them.
 __aicore__ inline void CountBytes(const LocalTensor<int32_t>& to, uint32_t step, uint32_t count) {
   CountUp(to, count);
   Muls(to, to, static_cast<int32_t>(step), count);
@@ -84,9 +84,10 @@ __aicore__ inline uint32_t FoldedRepeats(uint32_t repeats) {
   return half % 2 == 0 ? half + 1 : half;
 }
 
-// Leaves the result of all repeats in the first. Adding halves is more exact, one instruction a level. The last 20
-// repeats take one instruction, which adds each to the first: dst and second operand with a repeat stride of 0, which
-// an earlier repeat may have written (general constraints of the vector APIs, overlapping addresses).
+// Leaves the result of all repeats in the first. Halves are combined first, which rounds less, by one instruction a
+// level. One instruction then combines each of the last 20 repeats with the first: its dst and second operand have a
+// repeat stride of 0, so a repeat reads what the one before wrote, which is allowed (general constraints of the vector
+// APIs, overlapping addresses).
 template <class Op>
 __aicore__ inline void Fold(const LocalTensor<float>& tile, uint32_t repeats) {
   constexpr uint32_t kFew = 20;
@@ -107,7 +108,7 @@ template <class Op>
 __aicore__ inline uint32_t FoldOnce(const LocalTensor<float>& folded, const LocalTensor<float>& tile,
                                     uint32_t repeats) {
   uint32_t left;
-  if (Op::kIdempotent) {  // what lies in the middle is taken twice
+  if (Op::kIdempotent) {  // repeats in the middle are combined twice
     const uint32_t apart = repeats > 1 ? (repeats / 2 - 1) | 1 : 0;
     left = repeats - apart;
     Op::Apply(folded, tile, tile[apart * kCeLanes], left * kCeLanes);
@@ -131,9 +132,9 @@ __aicore__ inline void FoldInto(const LocalTensor<float>& folded, const LocalTen
   Fold<Op>(folded, FoldOnce<Op>(folded, tile, repeats));
 }
 
-// Fold by turns from one buffer to the other, and returns the one that the result is in. In place, both halves are read
-// from the banks that are written; another third of the UB has other banks. An odd rest of
-// a sum is copied; below 64 repeats that copy costs more than it saves.
+// Folds back and forth between two buffers, and returns the one with the result. In place, both halves would be read
+// from the banks that are written; another third of the UB has other banks. Repeats of a sum that have no partner are
+// copied; below 64 repeats that copy costs more than it saves.
 template <class Op>
 __aicore__ inline LocalTensor<float> FoldByTurns(const LocalTensor<float>& tile, const LocalTensor<float>& other,
                                                  uint32_t repeats) {
@@ -158,7 +159,7 @@ __aicore__ inline void SubLanes(const LocalTensor<float>& dst, const LocalTensor
   }
 }
 
-// Every value becomes a block of eight, which an instruction then reads with a block stride of 0.
+// Repeats every value eight times in a block of its own, which an instruction can read with a stride of 0.
 __aicore__ inline void SpreadToBlocks(const LocalTensor<float>& blocks, const LocalTensor<float>& values,
                                       uint32_t count) {
   const uint32_t repeats = (count + kBlockFloats - 1) / kBlockFloats;

@@ -2,8 +2,8 @@
 // x' of the loss: logit_scale * x, or the softcap of it.
 //
 // With softcap a and u = logit_scale * x / a, a * tanh(u) = a + q with q = -2a / (exp(2u) + 1), which holds at both
-// ends (exp becomes 0 or inf) and keeps a NaN. Its error is that of a rounding of a, so small logits lose digits beside
-// it.
+// ends (exp becomes 0 or inf) and keeps a NaN. Its error is one rounding of a, so logits far below the cap lose
+// relative digits.
 #pragma once
 
 #include "lanes.h"
@@ -34,7 +34,7 @@ class Logits {
     }
   }
 
-  // In place: x' - Softcap(), from which Slope can be had.
+  // In place: x' - Softcap(), the q of CappedSlope.
   __aicore__ inline void TransformBelowCap(const LocalTensor<float>& x, uint32_t count) {
     if (!IsCapped()) {
       if (scale_ != 1) {
@@ -54,7 +54,7 @@ class Logits {
 
   // The slope of x' is SlopeScale(), and with a softcap SlopeScale() * q * (q + 2a): -q * (q + 2a) is a^2 (1 - tanh^2).
   __aicore__ inline float SlopeScale() const { return IsCapped() ? -scale_ / (softcap_ * softcap_) : scale_; }
-  // to = q * (q + 2a). No digits are lost where the cap bites upwards, which is where p is not small.
+  // to = q * (q + 2a). It cancels only where the cap flattens x' towards -a, where p is small.
   __aicore__ inline void CappedSlope(const LocalTensor<float>& to, const LocalTensor<float>& q, uint32_t count) const {
     Adds(to, q, 2 * softcap_, count);
     VectorBarrier();

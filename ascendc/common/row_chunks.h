@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How instructions go over a tile of many short rows, `pitch` floats apart. A row is cut into chunks, and one
-// instruction works on the same chunk of all rows: on eight floats of eight rows a repeat where the strides' fields
-// hold that (rows up to 248), else on 64 floats of one row.
+// instruction works on the same chunk of all rows: on eight floats of eight rows a repeat where the strides' 8-bit
+// fields hold that (a pitch up to 248), else on 64 floats of one row.
 #pragma once
 
 #include "lanes.h"
@@ -10,13 +10,13 @@ namespace npu_ce {
 
 class RowChunks {
  public:
-  // In blocks: within a repeat, and from repeat to repeat.
+  // In blocks of 32 bytes: within a repeat, and from repeat to repeat.
   struct Strides {
     uint8_t block;
     uint8_t repeat;
   };
 
-  // Rows in multiples of 8, at most kMaxRepeats * 8 by blocks and kMaxRepeats else.
+  // A tile has a multiple of 8 rows: at most kMaxRepeats * 8 by blocks, else kMaxRepeats.
   __aicore__ inline void Init(uint32_t pitch) {
     pitch_ = pitch;
     by_blocks_ = pitch <= kCeBlockPitch;
@@ -40,14 +40,14 @@ class RowChunks {
   __aicore__ inline uint32_t Repeats() const { return repeats_; }
   __aicore__ inline uint32_t Count() const { return rows_ * pitch_; }
 
-  // Of the chunk that begins `at` floats into the rows: the last one of a row may be short.
+  // Lanes of the chunk that begins `at` floats into the rows; a row's last chunk may be short.
   __aicore__ inline uint64_t Lanes(uint32_t at) const { return by_blocks_ ? kCeLanes : Least(kCeLanes, pitch_ - at); }
 
   __aicore__ inline Strides Tile() const { return tile_; }      // of a chunk of every row, in the tile
   __aicore__ inline Strides Value() const { return value_; }    // of a row's number, in a block of its own
-  __aicore__ inline Strides Column() const { return column_; }  // of a number a column, the same in all rows
-  // Of chunks that lie side by side, and of bits, which do so whatever is said. No constant: a copy of one takes its
-  // address, which device code may have no memory for.
+  __aicore__ inline Strides Column() const { return column_; }  // of one number per column, the same in all rows
+  // Of contiguous chunks; and of bits, which are contiguous whatever the strides are. Not a constant: to copy one takes
+  // its address, for which device code may have no memory.
   __aicore__ static inline Strides SideBySide() { return {1, 8}; }
 
   __aicore__ static inline BinaryRepeatParams Params(Strides to, Strides a, Strides b) {

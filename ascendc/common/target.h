@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The targets of a group of rows: a class that is safe to look up, and for each row a bit that says whether its target
-// is a class at all, and one that says whether the row counts. 64-bit targets are compared word by word: the vector
-// unit has no 64-bit comparison, and int32 only for equality (page Compare).
+// The targets of a group of rows: for each row a class that is safe to look up, a bit that says whether its target is a
+// class at all, and one that says whether the row counts. 64-bit targets are compared word by word: the vector unit has
+// no 64-bit comparison, and compares int32 for equality only (page Compare).
 #pragma once
 
 #include "lanes.h"
@@ -39,7 +39,7 @@ class Targets {
     VectorBarrier();
   }
 
-  // Rows `first` to `first + rows`, in the order of the vector unit.
+  // Rows `first` to `first + rows`, for the vector unit; the scalar unit has to wait for them.
   __aicore__ inline void Load(uint64_t first, uint32_t rows) {
     Read(first, rows);
     Find(rows);
@@ -80,7 +80,7 @@ class Targets {
     And(Bits16(kValid), Bits16(kValid), Bits16(kScratch), count / 16);  // readers have a barrier of their own
   }
 
-  // The row's class; some class where the target is none, so that whatever is looked up by it exists.
+  // The row's class; some valid class where the target is none, so that lookups by it stay in bounds.
   __aicore__ inline LocalTensor<int32_t> Classes() { return classes_.Get<int32_t>(); }
   // A bit for each row, as Select takes them. The target is in [0, classes):
   __aicore__ inline LocalTensor<uint8_t> Valid() { return Bits(kValid); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles between GM and UB. GM addresses need no alignment and lengths no multiple (page DataCopyPad); UB tiles begin at
-// 32 bytes. Arithmetic is float32 everywhere, so half and bfloat16 are cast on the way in and once on the way out.
+// Copies of tiles between GM and UB. GM addresses need no alignment, and lengths may be any (page DataCopyPad); UB
+// tiles begin at multiples of 32 bytes. Arithmetic is float32 everywhere, so half and bfloat16 are cast on the way in
+// and once on the way out.
 #pragma once
 
 #include "../ub/common.h"
@@ -17,11 +18,11 @@ constexpr bool kIsFloat = sizeof(T) == sizeof(float);
 
 __aicore__ inline uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// Of a number below 2^31. By way of a signed one: the compiler refuses every conversion between an unsigned integer and
-// a float in device code ("cast between floating and unsigned integer variable is not allowed in aicore function").
+// For n below 2^31. By way of a signed integer: the compiler refuses every conversion between an unsigned integer and a
+// float in device code ("cast between floating and unsigned integer variable is not allowed in aicore function").
 __aicore__ inline float AsFloat(uint32_t n) { return static_cast<float>(static_cast<int32_t>(n)); }
 
-// By way of an integer, because the host's pointers are in no address space of the device.
+// Casts by way of an integer, because a host pointer's type has no device address space.
 template <class T>
 __aicore__ inline GlobalTensor<T> InGm(const void* data, uint64_t elements) {
   GlobalTensor<T> tensor;
@@ -68,7 +69,7 @@ __aicore__ inline void CopyRowsIn(const LocalTensor<T>& tile, const GlobalTensor
               ZeroPadding<T>(count));
 }
 
-// The same way out.
+// The same, from UB to GM.
 template <class T>
 __aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t rows, uint32_t count,
                                    uint64_t stride, uint32_t pitch) {
@@ -83,7 +84,7 @@ __aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<
   DataCopyPad(to, tile, DataCopyExtParams(rows, count * sizeof(T), ub_gap, static_cast<uint32_t>(gap), 0));
 }
 
-// To rows that lie side by side in GM.
+// To rows that are contiguous in GM.
 template <class T>
 __aicore__ inline void CopyRowsOut(const GlobalTensor<T>& to, const LocalTensor<T>& tile, uint32_t rows, uint32_t count,
                                    uint32_t pitch) {

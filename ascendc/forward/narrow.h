@@ -40,7 +40,7 @@ class NarrowForward {
     targets_.Init(pipe, problem, group);
     targets_.Read(begin_, RowsFrom(begin_, group));
     FillTiles();
-    FetchNext();  // all that follows is done while it is on its way
+    FetchNext();  // what follows is done during the copy
     if (options_.argmax) {
       CountUp(index_.Get<float>(), tiling_.pitch);
     }
@@ -71,7 +71,7 @@ class NarrowForward {
   }
 
  private:
-  // Of a core: rows are dealt out in whole sums.
+  // The first row of a core: rows are dealt out in whole sums.
   __aicore__ inline uint64_t FirstRow(uint64_t core) const {
     const uint64_t sums = (problem_.rows + sum_rows_ - 1) / sum_rows_, row = sums * core / GetBlockNum() * sum_rows_;
     return row < problem_.rows ? row : problem_.rows;
@@ -80,8 +80,8 @@ class NarrowForward {
     return end_ - row < most ? static_cast<uint32_t>(end_ - row) : most;
   }
 
-  // Rows without logits, and what lies between the end of a row and the next, take part in instructions: of a buffer's
-  // first tile, what its copy leaves as it is. No more, since the copy waits for this.
+  // Instructions read rows without logits too, and what lies between one row's end and the next. So this zeros what the
+  // copy of each buffer's first tile does not write, and no more than that, since the copy waits for it.
   __aicore__ inline void FillTiles() {
     LocalTensor<T> tiles[2] = {in_.template AllocTensor<T>(), in_.template AllocTensor<T>()};
     for (uint32_t i = 0; i < 2; ++i) {
@@ -218,9 +218,9 @@ class NarrowForward {
 
   __aicore__ inline void LogProb(const LocalTensor<float>& shift, const LocalTensor<float>& sum, uint32_t row) {
     const LocalTensor<float> log_sums = log_sums_.Get<float>();
-    Ln(log_sums, sum, CeilTo(rows_.Rows(), kBlockFloats));  // as many as are spread
+    Ln(log_sums, sum, CeilTo(rows_.Rows(), kBlockFloats));  // as many as Subtract spreads
     VectorBarrier();
-    if (row == 0) {  // not before it is needed, since the last tile may be on its way out
+    if (row == 0) {  // not earlier, since this waits for the copy of the tile before
       log_probs_ = out_.template AllocTensor<T>();
     }
     const LocalTensor<T> out = log_probs_[row * tiling_.pitch];

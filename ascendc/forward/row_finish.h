@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the states of whole rows to all that forward writes of them, a group at a time: vectors over the rows, with no
-// row known to the scalar unit. docs/design.md section 2 has the formulas.
+// Computes all that forward writes of rows from their states, a group of rows at a time: as vectors over the rows,
+// without the scalar unit. docs/design.md section 2 has the formulas.
 #pragma once
 
 #include "../common/target.h"
@@ -76,7 +76,7 @@ class RowFinish {
   }
 
  private:
-  // Max, log_sum and lse. A row of -inf only has a max of -inf, and NaN otherwise.
+  // Max, log_sum and lse. In a row of only -inf, max is -inf, and the others are NaN.
   __aicore__ inline void Statistics(const States& states) {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     CompareScalar(bits, states[State::kSum], 0.0f, CMPMODE::NE, count_);
@@ -137,7 +137,7 @@ class RowFinish {
     }
   }
 
-  // For the reduction, or for this launch's own. Lanes behind the last row add nothing.
+  // For the reduction, by another launch or (`reduces_`) by this one. Lanes behind the last row add nothing.
   __aicore__ inline void SumRows(Targets& targets, uint32_t rows) {
     Duplicate(Vector(FinishVector::kCount), 1.0f, count_);
     VectorBarrier();
@@ -170,7 +170,7 @@ class RowFinish {
     }
   }
 
-  // A NaN comes before any max, as in torch; a row of -inf only has its max in column 0.
+  // A NaN comes before any max, as in torch; a row of only -inf has its max in column 0.
   __aicore__ inline void Argmax(const States& states) {
     const LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     const LocalTensor<float> column = scratch_.Get<float>();
@@ -217,7 +217,7 @@ class RowFinish {
     out_.FreeTensor(vectors_);
   }
 
-  // To loss_dtype, in the place of the vector.
+  // Rounds a vector to loss_dtype, in place.
   __aicore__ inline void Round(uint32_t which) {
     if (outputs_.loss_dtype == kCeFloat32) {
       return;
@@ -253,7 +253,7 @@ class RowFinish {
   ForwardOptions options_;
   bool per_row_, reduces_;
   uint32_t capacity_, sum_rows_, terms_, sums_at_, sums_pitch_;
-  uint64_t sums_;  // of each term, in GM
+  uint64_t sums_;  // their number for each term, in GM
   GlobalTensor<float> row_stats_, sums_to_;
   uint32_t at_[FinishVector::kVectors];
   uint32_t count_;

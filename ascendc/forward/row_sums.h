@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sums over the rows, added up in 64 lanes for each term until the end, and what they make: the loss and the
-// denominators.
+// The sums over the rows, kept in 64 lanes for each term until the end, and the loss and the denominators that are
+// computed from them.
 #pragma once
 
 #include "../common/lanes.h"
@@ -8,7 +8,7 @@
 
 namespace npu_ce {
 
-// In the workspace: of every `sum_rows` rows, the last of what is left.
+// How many sums a term has in the workspace: one for every `sum_rows` rows, the last one for the rows that are left.
 __aicore__ inline uint64_t SumsOf(const CeProblem& problem, const CeForwardPlan& plan) {
   return (problem.rows + plan.sum_rows - 1) / plan.sum_rows;
 }
@@ -25,7 +25,7 @@ class RowSums {
     VectorBarrier();
   }
 
-  // A vector of a term, which is lost.
+  // Adds the `count` values of a term's vector, which is overwritten.
   __aicore__ inline void Add(uint32_t term, const LocalTensor<float>& vector, uint32_t count) {
     const LocalTensor<float> lanes = lanes_.Get<float>()[term * kCeLanes];
     FillTail(vector, count, 0.0f);
@@ -34,7 +34,7 @@ class RowSums {
     VectorBarrier();
   }
 
-  // As element `at` of vectors of `length`.
+  // Writes each term's sum as element `at` of a vector of `length` elements.
   __aicore__ inline void WritePartial(float* vectors, uint64_t length, uint64_t at) {
     AddUpLanes();
     Order<HardEvent::V_MTE3>();
@@ -110,7 +110,7 @@ class RowSums {
   CeForwardOutputs outputs_;
   TQue<QuePosition::VECOUT, 1> out_;
   TBuf<QuePosition::VECCALC> lanes_;
-  TBuf<QuePosition::VECOUT> sums_;  // copies to GM begin there (page DataCopyPad)
+  TBuf<QuePosition::VECOUT> sums_;  // copies to GM come from VECOUT (page DataCopyPad)
 };
 
 }  // namespace npu_ce

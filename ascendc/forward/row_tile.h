@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What forward does with a tile of many short rows, chunk by chunk. In reductions, rows meet in one chunk each, which
-// reductions of blocks or repeats finish.
+// What forward does with a tile of many short rows, chunk by chunk. A reduction folds each row into one chunk, and
+// finishes that by an instruction that reduces blocks or repeats.
 #pragma once
 
 #include "../common/row_chunks.h"
@@ -18,8 +18,8 @@ class RowTile : public RowChunks {
     pipe->InitBuffer(scratch_, RowTileBytes(pitch, capacity));
   }
 
-  // Zeros where a copy of `rows` rows leaves a tile as it is, and instructions read it: in the rows up to a whole
-  // instruction, or behind each row's last 32 bytes.
+  // Zeros what a copy of `rows` rows does not write and instructions read: the rows up to a whole instruction, or what
+  // is behind each row's last 32 bytes.
   template <class T>
   __aicore__ inline void FillBehind(const LocalTensor<T>& tile, uint32_t rows) const {
     constexpr uint32_t words_of_block = kBlockBytes / sizeof(uint16_t), words_of_element = sizeof(T) / sizeof(uint16_t);
@@ -38,7 +38,7 @@ class RowTile : public RowChunks {
     }
   }
 
-  // What lies behind the columns of each row.
+  // Sets what lies behind the columns of each row.
   __aicore__ inline void FillTails(const LocalTensor<float>& tile, float value) const {
     uint32_t column = columns_ / Chunk() * Chunk();
     if (column < columns_) {
@@ -79,8 +79,8 @@ class RowTile : public RowChunks {
     SumChunks(result, FoldChunks<SumOf>(tile));
   }
 
-  // dst = src - values, a value a row. Rows that are no more than their chunks are taken one by one: the
-  // repeats of an instruction then go through all banks, and it reads its value once.
+  // dst = src - values, one value per row. If there are no more rows than chunks in a row, each row takes an
+  // instruction of its own: its repeats then go through all banks, and it reads its value once.
   __aicore__ inline void Subtract(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                   const LocalTensor<float>& values) const {
     const LocalTensor<float> spread = Spread(values);
@@ -98,7 +98,7 @@ class RowTile : public RowChunks {
     VectorBarrier();
   }
 
-  // dst = src * columns, a factor a column.
+  // dst = src * columns, one factor per column.
   __aicore__ inline void MultiplyColumns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                          const LocalTensor<float>& columns) const {
     for (uint32_t column = 0; column < Pitch(); column += Chunk()) {
@@ -107,8 +107,8 @@ class RowTile : public RowChunks {
     VectorBarrier();
   }
 
-  // dst = source where tile equals the row's value, `otherwise` elsewhere. `source` has one number a column, or with
-  // `each` one for each element; `bits` have one for each element of a chunk.
+  // dst = source where tile equals the row's value, `otherwise` elsewhere. `source` has one number per column, or with
+  // `each` one per element; `bits` has room for a bit per element of a chunk.
   __aicore__ inline void SelectEqual(const LocalTensor<float>& dst, const LocalTensor<float>& tile,
                                      const LocalTensor<float>& values, const LocalTensor<float>& source, bool each,
                                      float otherwise, const LocalTensor<uint8_t>& bits) const {
@@ -132,7 +132,7 @@ class RowTile : public RowChunks {
   }
 
  private:
-  // Instructions then go row by row rather than chunk by chunk.
+  // Whether there are no more rows than chunks in a row: instructions then go row by row rather than chunk by chunk.
   __aicore__ inline bool FewerThanChunks() const { return !ByBlocks() && Rows() <= Pitch() / Chunk(); }
 
   __aicore__ inline LocalTensor<float> Spread(const LocalTensor<float>& values) const {
@@ -142,7 +142,7 @@ class RowTile : public RowChunks {
     return spread;
   }
 
-  // The chunks of each row in one, side by side.
+  // Folds the chunks of each row into one; the results are contiguous.
   template <class Op>
   __aicore__ inline LocalTensor<float> FoldChunks(const LocalTensor<float>& tile) const {
     if (Pitch() == Chunk()) {
@@ -151,7 +151,7 @@ class RowTile : public RowChunks {
     const LocalTensor<float> folded = scratch_.Get<float>();
     Op::Apply(folded, tile, tile[Chunk()], uint64_t(kCeLanes), Repeats(), Params(SideBySide(), Tile(), Tile()));
     VectorBarrier();
-    if (FewerThanChunks()) {  // in the same order
+    if (FewerThanChunks()) {  // adds in the same order as below
       for (uint32_t row = 0; row < Rows() && Pitch() > 2 * Chunk(); ++row) {
         const LocalTensor<float> of_row = folded[row * kCeLanes];
         Op::Apply(of_row, tile[row * Pitch() + 2 * kCeLanes], of_row, uint64_t(kCeLanes), Pitch() / kCeLanes - 2,
@@ -178,7 +178,7 @@ class RowTile : public RowChunks {
   }
 
   uint32_t columns_;
-  // For rows folded to a chunk each, or for values spread to blocks. Its Get is not const.
+  // For rows folded to a chunk each, or for values spread to blocks. TBuf's Get is not const.
   mutable TBuf<QuePosition::VECCALC> scratch_;
 };
 

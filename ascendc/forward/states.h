@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is known of a unit, a span of one row, after its logits were read once: a few float32 numbers, each a vector
-// over the units of a group. Rows of one span are finished from them at once; of other rows they go through the
+// The state of a unit, a span of one row, after its logits were read once: a few float32 numbers, each a vector over
+// the units of a group. Rows of one span are finished from them at once; the states of other rows go through the
 // workspace.
 #pragma once
 
@@ -31,7 +31,7 @@ class States {
     return vectors_.GetWithOffset<float>(capacity_, at_[state] * sizeof(float));
   }
 
-  // To vectors of `units` units in all.
+  // Writes `count` units from `first` on to the workspace's vectors, of `units` units each.
   __aicore__ inline void Write(float* workspace, uint64_t units, uint64_t first, uint32_t count) const {
     Order<HardEvent::V_MTE3>();
     for (uint32_t state = 0; state < State::kStates; ++state) {
@@ -46,7 +46,7 @@ class States {
   ForwardOptions options_;
   uint32_t capacity_;
   uint32_t at_[State::kStates];
-  // Copies to GM begin there (page DataCopyPad). Its Get is not const.
+  // Copies to GM come from VECOUT (page DataCopyPad). TBuf's Get is not const.
   mutable TBuf<QuePosition::VECOUT> vectors_;
 };
 

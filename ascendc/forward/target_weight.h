@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// weight[target] of the rows of a group. Few weights stay in UB, where Gather finds them; of many, each row's is
-// fetched by a DMA of one element, since a scalar read of GM would hold up the unit that starts all others.
+// weight[target] of the rows of a group. Where there are few weights, all stay in UB, and Gather looks them up. Else
+// each row's is fetched by a DMA of one element, since a scalar read of GM would stall the unit that starts all others.
 #pragma once
 
 #include "../common/target.h"
@@ -34,12 +34,12 @@ class TargetWeights {
   }
 
   __aicore__ inline bool Present() const { return present_; }
-  // All of them where they stay in UB, in whole repeats with 0 at their end.
+  // All weights where they stay in UB, padded with 0 to whole repeats.
   __aicore__ inline LocalTensor<float> All() const { return looked_up_; }
   // Whether Fetch reads the classes by the scalar unit, which then has to wait for them.
   __aicore__ inline bool NeedsScalars() const { return present_ && !resident_; }
 
-  // Begins to fetch those of `rows` rows.
+  // Begins to fetch the weights of `rows` rows.
   __aicore__ inline void Fetch(const LocalTensor<int32_t>& classes, uint32_t rows) {
     if (!NeedsScalars()) {
       return;

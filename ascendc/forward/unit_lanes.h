@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The wide layout's running state: 64 lanes for each unit of a group and each kind of state, so that nothing waits for
-// the scalar unit while tiles stream by. Finish() makes one number of the lanes of each unit, for all units at once.
+// the scalar unit while tiles stream by. Finish() reduces the lanes of each unit to one number, for all units at once.
 #pragma once
 
 #include "states.h"
@@ -57,7 +57,7 @@ class UnitLanes {
     Sub(All(UnitLane::kMax), All(UnitLane::kMax), max, kCeLanes, count, BinaryRepeatParams(1, 1, 0, Step(), Step(), 1));
     VectorBarrier();
     if (options_.smoothing || options_.entropy) {
-      // Of lanes without a logit it may be -inf, which times their 0 would be NaN.
+      // In lanes without a logit it may be -inf, and times their 0 that would be NaN.
       Maxs(All(UnitLane::kMax), All(UnitLane::kMax), -kLargestFloat, kCeLanes, count,
            UnaryRepeatParams(1, 1, Step(), Step()));
       VectorBarrier();
@@ -81,7 +81,7 @@ class UnitLanes {
     VectorBarrier();
   }
 
-  // Max and log_sum of one unit that is a whole row, on the scalar unit.
+  // Max and log_sum of one unit that is a whole row, for the scalar unit.
   __aicore__ inline void Read(uint32_t unit, float* max, float* log_sum) {
     const LocalTensor<float> scratch = scratch_.Get<float>(), spread = spread_.Get<float>();
     const LocalTensor<float> result = scratch[kCeLanes];
@@ -108,7 +108,7 @@ class UnitLanes {
   }
 
  private:
-  // Of all units, with the repeat stride Step().
+  // The lanes of all units; Step() is the repeat stride from unit to unit.
   __aicore__ inline LocalTensor<float> All(UnitLane::Index lanes) const { return Get(0, lanes); }
   __aicore__ inline uint32_t Step() const { return pitch_ / kBlockFloats; }
 
@@ -118,13 +118,14 @@ class UnitLanes {
   __aicore__ inline void SumOfLanes(const LocalTensor<float>& sums, UnitLane::Index lanes, uint32_t count) {
     WholeReduceSum(sums, All(lanes), kCeLanes, count, 1, 1, Step());
   }
-  // By exp(max - max of the row), which the max's lanes hold by then.
+  // Multiplies by exp(max of the lane - max of the unit), which the max's lanes hold by then.
   __aicore__ inline void Scale(UnitLane::Index lanes, uint32_t count) {
     Mul(All(lanes), All(lanes), All(UnitLane::kMax), kCeLanes, count,
         BinaryRepeatParams(1, 1, 1, Step(), Step(), Step()));
     VectorBarrier();
   }
-  // sums += factor * (max - max of the row): what makes a sum of x' - max one of x' - max of the row.
+  // sums += factor * (max of the lane - max of the unit): the sum was relative to the lane's max, and now is to the
+  // unit's.
   __aicore__ inline void AddProduct(UnitLane::Index sums, UnitLane::Index factor, uint32_t count) {
     const LocalTensor<float> product = scratch_.Get<float>();
     Mul(product, All(factor), All(UnitLane::kMax), kCeLanes, count, BinaryRepeatParams(1, 1, 1, 8, Step(), Step()));
@@ -151,8 +152,8 @@ class UnitLanes {
 
   ForwardOptions options_;
   uint32_t pitch_;
-  uint32_t at_[UnitLane::kKinds];                                       // in floats
-  mutable TBuf<QuePosition::VECCALC> lanes_, scratch_, bits_, spread_;  // its Get is not const
+  uint32_t at_[UnitLane::kKinds];                                       // offsets in floats
+  mutable TBuf<QuePosition::VECCALC> lanes_, scratch_, bits_, spread_;  // TBuf's Get is not const
 };
 
 }  // namespace npu_ce

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward in the wide layout: rows of a few KiB and more, a tile of one row at a time. Tiles stream through a queue;
-// the next one is on its way while one is worked on, across the ends of rows and groups.
+// the next one is being copied while one is worked on, across the ends of rows and groups.
 #pragma once
 
 #include "../common/logits.h"
@@ -48,7 +48,7 @@ class WideForward {
     end_ = units_ * (core + 1) / cores;
     next_ = {begin_, 0, false};
     ReadTargets(begin_);
-    FetchAhead();  // what follows is done while these are on their way
+    FetchAhead();  // what follows is done during these copies
     pipe->InitBuffer(target_block_, bytes.target_block);
     pipe->InitBuffer(target_offset_, bytes.target_offset);
     logits_.Init(pipe, problem);
@@ -84,7 +84,7 @@ class WideForward {
   struct Place {
     uint64_t unit;
     uint32_t column;  // of the span
-    bool again;       // the tile there is that of the unit before
+    bool again;       // the tile there is the previous unit's, which is read again
   };
 
   __aicore__ inline bool WritesLogProb() const { return tiling_.kept_tiles > 0; }
@@ -102,14 +102,15 @@ class WideForward {
   __aicore__ inline uint32_t RowsOf(uint64_t first, uint32_t count) const {
     return RowOf(first + count - 1) - RowOf(first) + 1;
   }
-  // Of the next group, a group ahead: copies are made in order, so that one awaited at once is behind a whole tile.
+  // Reads the targets a group ahead: copies are made in order, so one awaited at once would first wait for a whole
+  // tile.
   __aicore__ inline void ReadTargets(uint64_t first) {
     if (first < end_) {
       targets_.Read(RowOf(first), RowsOf(first, GroupFrom(first)));
     }
   }
 
-  // Keeps tiles on their way, as far as there are buffers.
+  // Keeps kAhead tiles being copied, as far as there are buffers.
   __aicore__ inline void FetchAhead() {
     while (ahead_ < kAhead && fetched_ - freed_ < tiling_.input_tiles &&
            (next_.unit < end_ || next_.column < read_again_)) {
@@ -117,8 +118,8 @@ class WideForward {
     }
   }
 
-  // Begins to copy the tile at next_, and moves next_ on. What is read of a row again comes in turn with the tiles of
-  // the next row: the vector unit has little to do for the one and much for the other.
+  // Begins to copy the tile at next_, and moves next_ on. Tiles of a row that are read again alternate with those of
+  // the next row: the vector unit has little to do for the former and much for the latter.
   __aicore__ inline void FetchNext() {
     const uint64_t unit = next_.again ? next_.unit - 1 : next_.unit;
     const uint32_t count = Least(tiling_.tile_columns, SpanColumns(unit) - next_.column);
@@ -147,7 +148,7 @@ class WideForward {
     next_.again = next_.unit == end_;
   }
 
-  // Whether the tile above it follows, which is read again.
+  // Whether the previous row's tile at this column, which is read again, follows.
   __aicore__ inline bool InTurn(uint64_t unit, uint32_t column) const { return unit > begin_ && column < read_again_; }
 
   __aicore__ inline void RunGroup(uint64_t first, uint32_t count) {
@@ -193,7 +194,7 @@ class WideForward {
       tile_.SetSpare(!kIsFloat<T> && !stays, tile.template ReinterpretCast<float>());  // cast, and not needed again
       logits_.Transform(x, count);
       FillTail(x, count, -kInfinity);
-      const uint32_t in_tile = target - begin - column;  // wraps to a large number left of the tile
+      const uint32_t in_tile = target - begin - column;  // wraps to a large number if it is left of the tile
       if (in_tile < count) {
         DataCopy(target_block_.Get<float>()[index * kBlockFloats], x[in_tile / kBlockFloats * kBlockFloats],
                  kBlockFloats);
@@ -221,7 +222,7 @@ class WideForward {
     }
   }
 
-  // Of the tiles that stayed in UB.
+  // log_prob of the tiles that stayed in UB.
   __aicore__ inline void WriteLogProb(uint64_t row, uint32_t index) {
     float max, log_sum;
     lanes_.Read(index, &max, &log_sum);
@@ -237,7 +238,7 @@ class WideForward {
     WriteTile(tile, row, column, true);
   }
 
-  // log_prob takes the tile's place in UB. `as_read`: the tile has what was copied in, and not x'.
+  // log_prob overwrites the tile in UB. `as_read`: the tile has what was copied in, and not x'.
   __aicore__ inline void WriteTile(LocalTensor<T>& tile, uint64_t row, uint32_t column, bool as_read) {
     const uint32_t count = Least(tiling_.tile_columns, problem_.classes - column);
     const LocalTensor<float> x = floats_.Of(tile, count);
@@ -254,7 +255,7 @@ class WideForward {
     FetchAhead();
   }
 
-  // The queue's own event knows of the vector unit, not of the copy out.
+  // The queue's own event orders a copy behind the vector unit, but not behind the copy to GM.
   __aicore__ inline void WaitForWrite(uint32_t buffer) {
     if (writing_[buffer]) {
       WaitFlag<HardEvent::MTE3_MTE2>(written_[buffer]);
@@ -262,7 +263,7 @@ class WideForward {
     }
   }
 
-  // Tiles are freed in the order in which they were fetched, so each is in the buffer of its number modulo theirs.
+  // Tiles are freed in the order in which they were fetched, so tile n is in buffer n % tiling_.input_tiles.
   __aicore__ inline void Free(LocalTensor<T>& tile) {
     in_.FreeTensor(tile);
     ++freed_;
@@ -276,8 +277,8 @@ class WideForward {
   float* states_to_;
   uint64_t units_, begin_, end_;
   Place next_;
-  uint32_t read_again_ = 0;                       // columns of a row
-  uint64_t fetched_ = 0, freed_ = 0, ahead_ = 0;  // tiles: from the first, and on their way
+  uint32_t read_again_ = 0;                       // a row's first columns, which are read again
+  uint64_t fetched_ = 0, freed_ = 0, ahead_ = 0;  // tiles since the first, and being copied now
   int32_t written_[kCeInputTiles];                // events of the buffers, and whether each is set
   bool writing_[kCeInputTiles] = {};
   GlobalTensor<T> input_;

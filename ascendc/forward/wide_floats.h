@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The float32 form of the wide layout's tiles, which half dtypes need a buffer for. What an instruction reads and what
 // it writes should lie in different thirds of the UB, which have banks of their own: so tiles as they are read, their
-// floats and the work of their folds begin in one each. Where there is no room for that, the floats come last, so that
-// at least the vectors of the group lie between them and the rest.
+// floats and the work of their folds begin in a third each. Where there is no room for that, the floats come last, so
+// that at least the vectors of the group lie between them and the rest.
 #pragma once
 
 #include "../common/lanes.h"
@@ -50,7 +50,7 @@ class WideFloats {
     }
   }
 
-  TBuf<QuePosition::VECIN> floats_;  // copies within UB go from there to VECCALC (page DataCopy)
+  TBuf<QuePosition::VECIN> floats_;  // copies within UB go from VECIN to VECCALC (page DataCopy)
   TBuf<QuePosition::VECCALC> before_floats_, before_work_;
 };
 

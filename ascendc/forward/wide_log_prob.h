@@ -23,7 +23,7 @@ class WideLogProb {
     second_ = -log_sum;
   }
 
-  // From x' to log_prob's dtype; float32 tiles may be one. Half and bfloat16 overwrite x.
+  // Writes log_prob to `tile`, which may be x in float32. In half and bfloat16, x is overwritten.
   __aicore__ inline void Round(const LocalTensor<T>& tile, const LocalTensor<float>& x, uint32_t count) {
     if constexpr (kIsFloat<T>) {
       Normalise(tile, x, count);

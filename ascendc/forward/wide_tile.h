@@ -8,7 +8,7 @@ namespace npu_ce {
 
 class WideTile {
  public:
-  // `separate`: exp(x' - max) gets a place of its own, so that x' stays.
+  // `separate`: exp(x' - max) gets a buffer of its own, so that x' stays.
   __aicore__ inline void Init(TPipe* pipe, const ForwardOptions& options, uint32_t columns, bool separate) {
     options_ = options;
     separate_ = separate;
@@ -29,7 +29,7 @@ class WideTile {
     spare_ = spare;
   }
 
-  // The first tile of a unit, where no option needs more than max and sum: there is nothing yet to be raised.
+  // The first tile of a unit, where no option needs more than max and sum: there is no running max to raise yet.
   __aicore__ inline void Begin(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x, uint32_t count) {
     const uint32_t repeats = Repeats(count);
     const LocalTensor<float> max = lanes.Get(unit, UnitLane::kMax);
@@ -84,7 +84,7 @@ class WideTile {
   }
 
  private:
-  // Lane by lane, in the first repeat of what they return. The tile stays.
+  // These two reduce lane by lane, to the first repeat of what they return. This one leaves the tile as it is.
   __aicore__ inline LocalTensor<float> MaxOfTile(const LocalTensor<float>& x, uint32_t repeats) {
     const LocalTensor<float> work = work_.Get<float>();
     const uint32_t left = FoldOnce<MaxOf>(work, x, repeats);
@@ -103,7 +103,7 @@ class WideTile {
     return FoldByTurns<SumOf>(e, work_.Get<float>(), repeats);
   }
 
-  // sums += factor * raise; the raise of lanes that had nothing is -inf, or nearly.
+  // sums += factor * raise, where the raise of lanes that had no logit yet may be -inf.
   __aicore__ inline void AddRaised(const LocalTensor<float>& sums, const LocalTensor<float>& factor,
                                    const LocalTensor<float>& raise) {
     const LocalTensor<float> finite = terms_.Get<float>();
@@ -159,7 +159,7 @@ class WideTile {
     VectorBarrier();
   }
 
-  // The lowest column of each lane that has its max, and that has a NaN.
+  // For each lane, the lowest column that has its max, and the lowest that has a NaN.
   __aicore__ inline void AddColumns(UnitLanes& lanes, uint32_t unit, const LocalTensor<float>& x,
                                     const LocalTensor<float>& new_max, uint32_t first, uint32_t repeats) {
     const LocalTensor<float> found = terms_.Get<float>(), argmax = lanes.Get(unit, UnitLane::kArgmax);
@@ -185,7 +185,7 @@ class WideTile {
            repeats * kCeLanes);
     VectorBarrier();
     Fold<MinOf>(found, repeats);
-    Adds(found, found, AsFloat(first), kCeLanes);  // which leaves kNoColumn what it is
+    Adds(found, found, AsFloat(first), kCeLanes);  // which leaves kNoColumn as it is
     VectorBarrier();
   }
 

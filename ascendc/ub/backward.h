@@ -9,10 +9,10 @@ namespace npu_ce {
 
 // What a launch has to do, from what it was handed: the same for every row and tile.
 struct BackwardOptions {
-  bool loss;      // a gradient of the loss or of z_loss flows into the rows that are not ignored,
-  bool smooth;    // a part of it into every class,
-  bool weighted;  // by the classes' weights
-  bool rest;      // p has a factor beside the target's: docs/design.md's r, or b
+  bool loss;      // a gradient of the loss or of z_loss flows into the rows that are not ignored
+  bool smooth;    // with label smoothing, a part of the loss's gradient flows into every class,
+  bool weighted;  // in proportion to the class weights
+  bool rest;      // p has a factor beside t: r or b of docs/design.md
   bool entropy;
   bool log_prob;
   bool capped;
@@ -20,8 +20,8 @@ struct BackwardOptions {
   bool zero_rows;  // rows into which nothing flows are zeros: ignored ones whose gradients of lse and entropy are 0
   bool nothing;    // nothing flows at all
 
-  // exp(x' - max) is exp(q) * exp(cap - max) with the q of Logits, and the second factor goes into the row's numbers.
-  // It is at most exp(2 cap): with this bound, gradients of up to 10^10 have room.
+  // exp(x' - max) is exp(q) * exp(cap - max) with the q of Logits, and the second factor goes into the row's
+  // coefficients. It is at most exp(2 cap): with this bound, gradients of up to 10^10 stay in float32's range.
   bool folds_max;
   static constexpr float kMostFoldedCap = 32;
 
@@ -41,7 +41,7 @@ struct BackwardOptions {
   }
 };
 
-// What is read per row beside the target. Scoped, and an index without a cast.
+// What is read per row beside the target. An enum in a struct is scoped, and an index without a cast.
 struct RowInput {
   enum Index : uint32_t {
     kMax,
@@ -86,20 +86,20 @@ NPU_CE_SHARED uint32_t CountRowInputs(const CeGradients& gradients, bool log_pro
   return inputs;
 }
 
-// An input that is one number for all rows, as it is read and as float32: of each kind a block.
+// For inputs that are one number for all rows: a block for each as it is read, and one as float32.
 constexpr uint32_t kSingleBytes = 2 * RowInput::kInputs * kBlockBytes;
 
-// What is fetched for each row by itself, where a tile is a piece of one row.
+// The elements that are fetched one by one for each row, where a tile is a piece of one row.
 struct RowElement {
   enum Index : uint32_t { kLogit, kLogProb, kWeight, kKinds };
 };
 
-// A block for each element, and in a half dtype room behind them for one kind's blocks as float32.
+// A block for each element, and for a half dtype, behind them, room for the blocks of one kind as float32.
 NPU_CE_SHARED uint32_t RowElementBytes(uint32_t element_bytes, uint32_t rows) {
   return BlocksBytes((RowElement::kKinds + (element_bytes == 2 ? 2 : 0)) * rows);
 }
 
-// What is worked on per row.
+// The working vectors over the rows of a group.
 struct RowVector {
   enum Index : uint32_t {
     kLogit,

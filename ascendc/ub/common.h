@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes of UB. This folder says once which vectors and tiles there are and what they take: the kernels hand it to
-// InitBuffer, the plans of csrc/npu/ add it up. Sums are of all buffers of one class or kernel.
+// Bytes of UB. This folder is the one place that says which vectors and tiles there are, and their sizes: the kernels
+// hand these to InitBuffer, the plans of csrc/npu/ add them up. A Sum is over all buffers of one class or kernel.
 #pragma once
 
 #include "../abi/problem.h"
 
-// A function of kernels and of the host, whose compiler does not know of the former.
+// Marks a function for the kernels and for the host, whose compiler does not know __aicore__.
 #ifdef __aicore__
 #define NPU_CE_SHARED __aicore__ inline
 #else
@@ -14,7 +14,7 @@
 
 namespace npu_ce {
 
-constexpr uint32_t kBlockBytes = 32;  // what UB addresses and strides count in
+constexpr uint32_t kBlockBytes = 32;  // the unit of UB addresses and strides
 constexpr uint32_t kBlockFloats = kBlockBytes / sizeof(float);
 
 NPU_CE_SHARED uint32_t CeilTo(uint32_t n, uint32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -24,7 +24,7 @@ NPU_CE_SHARED uint32_t ElementBytes(int32_t dtype) { return dtype == kCeFloat32 
 // Of float32 or int32 lanes.
 NPU_CE_SHARED uint32_t LaneBytes(uint32_t count) { return count * sizeof(float); }
 
-// A bit for each of `count` lanes, for instructions that count in blocks.
+// A bit for each of `count` lanes, in whole blocks, as instructions take them.
 NPU_CE_SHARED uint32_t BitBytes(uint32_t count) { return CeilTo(count / 8, kBlockBytes); }
 
 // A block for each of `count` rows or units.

@@ -7,7 +7,7 @@
 
 namespace npu_ce {
 
-// What is known of a unit at its end. Scoped, and an index without a cast.
+// The state of a unit after its last tile. An enum in a struct is scoped, and an index without a cast.
 struct State {
   enum Index : uint32_t {
     kMax,       // of x', but never -inf, so that x' - max is defined for a masked logit
@@ -22,21 +22,22 @@ struct State {
   };
 };
 
-// The same while a unit's tiles stream by: 64 lanes of each.
+// The running state while a unit's tiles stream by: 64 lanes of each kind.
 struct UnitLane {
   enum Index : uint32_t { kSum, kMax, kWeighted, kWeights, kEntropy, kArgmax, kFirstNan, kKinds };
 };
 
-// What the reduction adds up over the rows: the workspace has a vector of each that the problem has, in this order.
+// The terms that the reduction adds up over the rows. The workspace has a vector of each that the problem needs,
+// in this order.
 struct SumTerm {
   enum Index : uint32_t { kCe, kZ, kWeight, kCount, kTerms };
 };
 
-// Vectors that are written of a group's rows, or reduced.
+// Vectors over a group's rows that are written, or reduced.
 struct FinishVector {
   enum Index : uint32_t {
     kMax,
-    kLogSum,  // behind the max, as in row_stats
+    kLogSum,  // right after the max, as in row_stats
     kLse,
     kEntropy,
     kArgmax,  // int64
@@ -71,7 +72,7 @@ struct ForwardOptions {
   bool smoothing, weights, entropy, argmax, log_prob;
 };
 
-// Without weights, the denominators are one.
+// Without weights both denominators are the same number, so kCount serves for both.
 NPU_CE_SHARED bool HasTerm(const CeProblem& problem, uint32_t term) {
   const bool numerators = problem.reduction != kCeNone;
   return (term == SumTerm::kCe && numerators) || (term == SumTerm::kZ && numerators && problem.z_loss != 0) ||
@@ -114,8 +115,8 @@ NPU_CE_SHARED uint32_t StateBytes(const ForwardOptions& options, uint32_t capaci
   return LaneBytes(states * capacity);
 }
 
-// RowFinish, of `capacity` rows. `terms` of the reduction are sums of `sum_rows` rows; of one, they are the vectors
-// themselves.
+// RowFinish, of `capacity` rows. For the reduction, `terms` vectors are summed over `sum_rows` rows each; where that is
+// 1, the vectors serve as they are.
 struct FinishBytes {
   NPU_CE_SHARED FinishBytes(const CeProblem& problem, const CeForwardOutputs& outputs, uint32_t capacity,
                             uint32_t sum_rows, uint32_t terms)
@@ -172,12 +173,12 @@ struct UnitLaneBytes {
   NPU_CE_SHARED uint32_t Sum() const { return lanes + scratch + bits + spread; }
 
   uint32_t lanes;
-  uint32_t scratch;  // for one lane kind of each unit, and a block behind them for each of the numbers that are read
+  uint32_t scratch;  // one kind of lanes of all units; in Read, 64 lanes, and a block behind them for each number
   uint32_t bits, spread;
 };
 
-// WideTile, of `columns`. `separate`: exp(x' - max) gets a place of its own. Else the work is a fold's, which needs
-// half of the tile and up to two repeats more.
+// WideTile, of `columns`. `separate`: exp(x' - max) gets a buffer of its own. Else that buffer is for folds only, which
+// need half of the tile and up to two repeats more.
 struct WideTileBytes {
   NPU_CE_SHARED WideTileBytes(const ForwardOptions& options, uint32_t columns, bool separate)
       : work(LaneBytes(separate ? columns : columns / 2 + 2 * kCeLanes)),
@@ -192,7 +193,7 @@ struct WideTileBytes {
 
 // WideForward and WideFloats: tiles of `columns`, groups of `group` units.
 struct WideBytes {
-  static constexpr uint32_t kAhead = 2;  // tiles on their way, with those of the weights
+  static constexpr uint32_t kAhead = 2;  // tiles that are being fetched, each with its weights
 
   NPU_CE_SHARED WideBytes(const ForwardOptions& options, uint32_t element_bytes, uint32_t columns, uint32_t group)
       : in(columns * element_bytes),
@@ -230,7 +231,7 @@ struct NarrowBytes {
 
   uint32_t in;  // of each of the input's buffers
   uint32_t out;
-  uint32_t row;  // of each vector over the rows of a step: where they begin, where their targets lie, their log_sum
+  uint32_t row;  // each vector over the rows of a step: offsets of the rows, offsets of their targets, log_sums
   uint32_t floats, exponentials, terms, index, bits;
 };
 
@@ -245,7 +246,7 @@ struct MergeBytes {
 
 // LogProb: tiles of `columns`.
 struct LogProbBytes {
-  static constexpr uint32_t kBuffers = 2;  // of each way
+  static constexpr uint32_t kBuffers = 2;  // in each direction
 
   NPU_CE_SHARED LogProbBytes(uint32_t element_bytes, uint32_t columns)
       : in(columns * element_bytes), out(in), floats(element_bytes == sizeof(float) ? 0 : LaneBytes(columns)) {}

@@ -9,7 +9,7 @@
 namespace npu_ce {
 namespace {
 
-// Calls one of the ABI's getters, whose last parameter is where the value goes.
+// Calls one of the ABI's getters, which write the value through their last parameter.
 template <class Value, class Getter, class... Arguments>
 Value get(Getter getter, Arguments... arguments) {
   Value value;
@@ -17,8 +17,8 @@ Value get(Getter getter, Arguments... arguments) {
   return value;
 }
 
-// Sizes outlive a storage that is freed (untyped_storage().resize_(0), as FSDP frees parameters), and the pointer of
-// such a tensor leads anywhere.
+// A tensor keeps its sizes when its storage is freed (untyped_storage().resize_(0), as FSDP frees parameters), and its
+// pointer is then invalid.
 void require_storage(const Tensor& tensor) {
   if (get<int64_t>(aoti_torch_get_storage_size, tensor.handle()) != 0 || tensor.numel() == 0) return;
   throw std::runtime_error("expected tensors with their values, got shape " + tensor.shape() +

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels need of torch's stable C ABI. Torch's own C++ wrappers of the same functions (torch/csrc/stable) do
-// more, and reading them takes longer than compiling all of this glue.
+// What the glue needs of torch's stable C ABI. Torch's own C++ wrappers of the same functions (torch/csrc/stable) do
+// more, but parsing them takes longer than compiling a unit of this glue.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -15,7 +15,7 @@
 
 namespace npu_ce {
 
-// Throws std::runtime_error with what torch says.
+// Throws std::runtime_error with torch's message.
 void check(AOTITorchError error);
 
 struct Device {
@@ -64,7 +64,7 @@ class Tensor {
   AtenTensorHandle handle_;
 };
 
-// The arguments of an operator in their order. Each is taken once: the call owns what it is handed.
+// The arguments of an operator, in their order. Take each once: a call owns its arguments.
 class Stack {
  public:
   explicit Stack(const StableIValue* values) : next_(values) {}

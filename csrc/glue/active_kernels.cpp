@@ -33,12 +33,12 @@ NPU_CE_EXPORT void npu_ce_jit_register() {
 
 NPU_CE_EXPORT const void* npu_ce_jit_kernels() { return &npu_ce::kKernels; }
 
-// From the next call on, in every thread. The library that they are in must stay open.
+// Puts kernels into use for all threads, from the next call on. Their library must stay open.
 NPU_CE_EXPORT void npu_ce_jit_use(const void* kernels) {
   npu_ce::in_use.store(static_cast<const npu_ce::Kernels*>(kernels), std::memory_order_release);
 }
 
-// In this thread alone, until it is called with null.
+// Puts kernels into use for this thread alone, until it is called with null.
 NPU_CE_EXPORT void npu_ce_jit_try(const void* kernels) {
   npu_ce::on_trial = static_cast<const npu_ce::Kernels*>(kernels);
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which library's kernels torch's dispatcher calls. The first library of a device registers with it. One that is loaded
-// later takes its place behind that registration, with one store to memory: to take a registration away is not safe
-// while other threads call it.
+// Which library's kernels torch's dispatcher calls. The first library of a device registers with it. For a later one,
+// that registration is pointed at its kernels by one store to memory: to remove a registration is not safe while other
+// threads call it.
 #pragma once
 
 #include "abi.h"
 
 namespace npu_ce {
 
-// Those of the internal operators. Libraries of one version hand these to each other.
+// The kernels of the internal operators. Libraries of one version hand this struct to each other.
 struct Kernels {
   const char* dispatch_key;
   BoxedKernel forward;
@@ -16,7 +16,7 @@ struct Kernels {
   BoxedKernel backward_in_place;
 };
 
-// Of this library. Each of the two that are made of this has its own.
+// This library's kernels: cpu/register.cpp and npu/register.cpp each define them.
 extern const Kernels kKernels;
 
 }  // namespace npu_ce

@@ -25,7 +25,7 @@ void require_device(const Tensor& tensor, const char* name, const Device& device
   require(tensor.device() == device, "expected ", name, " on input's device ", device, ", got ", tensor.device());
 }
 
-// Rows of a matrix whose columns lie side by side, copied only if they do not.
+// Rows of a matrix with column stride 1; a matrix with another one is copied.
 struct StridedRows {
   const void* data;
   int64_t stride_elems;
@@ -59,7 +59,7 @@ const void* weight_of(const std::optional<Tensor>& weight, int64_t classes, Dtyp
   return weight->data();
 }
 
-// `per_row_only` where one element for all rows would be a mistake.
+// `per_row_only`: one element for all rows is refused.
 RowValues row_values(const std::optional<Tensor>& tensor, const char* name, int64_t rows, bool per_row_only,
                      const Device& device) {
   if (!tensor) return {};
@@ -218,7 +218,7 @@ Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem
 }
 
 void require_targets_in_range(const Problem& problem) {
-  // Of logits with few classes the targets are as many bytes as the logits: read by all threads, without a branch.
+  // With few classes the targets have as many bytes as the logits, so all threads read them, without a branch.
   constexpr int64_t kGrainRows = 65536;
   struct Look {
     const Problem& problem;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors to the plain structs of cpu/, with the checks that protect memory, for every device. Everything else is
-// checked in Python, where it serves tracing too; what is checked in both places has the same text.
+// Turns tensors into the plain structs of problem.h, with the checks that protect memory, for every device. Everything
+// else is checked in Python, where it serves tracing too; what is checked in both places has the same text.
 #pragma once
 
 #include <optional>
@@ -79,7 +79,7 @@ struct Owning {
   std::optional<Tensor> copy;
 };
 
-// What _forward returns, in its order. What was not asked for has no elements.
+// The results of _forward, in their order. One that was not asked for has no elements.
 struct ForwardTensors {
   static ForwardTensors empty(const ForwardArguments& arguments, const Problem& problem);
 
@@ -98,20 +98,20 @@ struct ForwardTensors {
 };
 
 // These throw std::invalid_argument for batch sizes that differ and std::runtime_error for the rest, which torch.ops
-// turns into ValueError and RuntimeError. Nothing of a tensor's data is read.
+// turns into ValueError and RuntimeError. They read no tensor's data.
 Owning<Problem> problem_of(const LossTensors& tensors, const LossTerms& terms);
 
-// All but the output `input`.
+// Fills all but the output, Gradients::input.
 Owning<Gradients> gradients_of(const BackwardArguments& arguments, const Problem& problem);
 
 // Throws std::out_of_range, torch.ops' IndexError, for a target outside [0, classes) that is not ignored. Targets must
 // be in the CPU's memory.
 void require_targets_in_range(const Problem& problem);
 
-// For the gradient of the logits, or for log_prob: contiguous, of the logits' shape.
+// Uninitialised, contiguous, with the logits' shape: for their gradient, or for log_prob.
 Tensor empty_like(const Tensor& logits);
 
-// Where _backward_ writes.
+// The data that _backward_ overwrites. Throws std::runtime_error where the input is not contiguous.
 void* contiguous_data(const Tensor& input);
 
 Dtype dtype_of(int32_t torch_dtype, const char* name);

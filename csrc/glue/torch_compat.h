@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What torch's C ABI has got since the oldest torch that is taken, by the same names and with the same meaning, for
-// those that lack it; each beside the version that brought it. All other code is written for the newest torch and asks
-// for no version. With the newest this file is includes alone; abi.cpp and npu/device.cpp include it.
+// Functions that torch's C ABI has gained since the oldest torch that is supported, with the same names and meaning,
+// for versions that lack them; each under the version that brought it. All other code is written for the newest torch
+// and checks no version. With the newest, this file has only includes and native_handle. abi.cpp and npu/device.cpp
+// include it.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -26,7 +27,7 @@
 #endif
 
 #if !NPU_CE_TORCH_SINCE(10)
-#include <ATen/Parallel.h>  // its threads start in the header, by OpenMP: the unit is compiled with -fopenmp
+#include <ATen/Parallel.h>  // this header has the OpenMP regions, so the unit is compiled with -fopenmp
 #endif
 
 namespace npu_ce {
@@ -53,7 +54,7 @@ inline const char* torch_exception_get_what_without_backtrace() { return caught_
 // The C ABI's handle is a pointer to a tensor of C++.
 inline at::Tensor& tensor_of(AtenTensorHandle handle) { return *reinterpret_cast<at::Tensor*>(handle); }
 
-// These two have long been there, but what they caught could not be asked for: "out of memory" would be lost.
+// Older versions have these two, but no access to the message of what they caught: "out of memory" would be lost.
 inline AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                                int32_t device_type, int32_t device_index, AtenTensorHandle* result) {
   return catching([&] {
@@ -70,7 +71,7 @@ inline AOTITorchError aoti_torch_copy_(AtenTensorHandle self, AtenTensorHandle s
 }
 
 inline AOTITorchError torch_delete_stable_ivalue(StableIValue* value) {
-  delete value;  // torch has made it with new
+  delete value;  // torch allocated it with new
   return AOTI_TORCH_SUCCESS;
 }
 

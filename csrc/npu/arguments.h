@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The plain structs of the CPU's kernels to those of the NPU's, which want more of what they read: targets and values
-// per row lie side by side.
+// Turns the plain structs of problem.h into those of the NPU's kernels, with contiguous targets and values
+// per row.
 #pragma once
 
 #include <vector>
@@ -11,10 +11,11 @@
 
 namespace npu_ce {
 
-// Keeps the copies that were needed until their kernels are enqueued.
+// Keeps the copies of tensors alive until the kernels that read them are enqueued.
 using Copies = std::vector<Tensor>;
 
-// These throw std::runtime_error for what only the NPU's kernels do not take: float64, and sizes of 2^31 classes.
+// These throw std::runtime_error for what only the NPU's kernels do not take: float64, planar input, and 2^31 or more
+// classes.
 CeProblem npu_problem(const LossTensors& tensors, const Problem& problem, Copies& copies);
 CeForwardOutputs npu_outputs(const ForwardOutputs& outputs);
 CeGradients npu_gradients(const BackwardArguments& arguments, const Gradients& gradients, Copies& copies);

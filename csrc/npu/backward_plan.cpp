@@ -9,18 +9,18 @@ namespace npu_ce {
 namespace {
 
 constexpr uint32_t kMostRepeats = 255;          // of an instruction with strides
-constexpr uint32_t kMostTileBytes = 64 * 1024;  // of narrow rows: more makes no copy faster
+constexpr uint32_t kMostTileBytes = 64 * 1024;  // narrow layout: longer copies are no faster
 constexpr uint32_t kWideGroup = 64;             // rows: each tile of weights is read once for 64
 constexpr uint32_t kNarrowColumns = 640;        // above this, a tile holds too few rows to pay for its Select
-constexpr uint64_t kWholeRows = 2048;           // from so many on, rows are dealt to the cores whole
-constexpr uint32_t kPiece = 512;                // columns at most, of rows that are not
+constexpr uint64_t kWholeRows = 2048;           // from this many rows on, cores get whole rows
+constexpr uint32_t kPiece = 512;                // columns of a piece at most, where rows are cut
 constexpr uint32_t kPieceStep = 128;  // columns: 512 bytes of float32, so that cores seldom meet in one GM line
 
 struct Needs {
   uint32_t element;  // bytes
   BackwardOptions options;
-  uint32_t row_inputs;   // float32 vectors that are read,
-  uint32_t row_vectors;  // and that are worked on
+  uint32_t row_inputs;   // vectors over the rows that are read, float32 at most
+  uint32_t row_vectors;  // float32 vectors over the rows that are worked on
 };
 
 Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narrow) {
@@ -29,8 +29,8 @@ Needs needs_of(const CeProblem& problem, const CeGradients& gradients, bool narr
           CountRowVectors(problem, options)};
 }
 
-// What grows with the rows of a group, what is one number for all rows, and the buffers of common/target.h and
-// common/logits.h.
+// Sets the buffers that grow with the rows of a group. Returns the bytes of these, of inputs that are one number for
+// all rows, and of the buffers of common/target.h and common/logits.h.
 uint32_t set_row_buffers(const CeProblem& problem, const Needs& needs, CeBackwardPlan& plan) {
   const uint32_t length = plan.row_vector = ceil_to(plan.group_rows, kCeLanes);
   CeBackwardBuffers& bytes = plan.buffers;
@@ -89,7 +89,7 @@ bool plan_narrow(const CeProblem& problem, const CeGradients& gradients, const N
   return true;
 }
 
-// Returns what all buffers take.
+// Returns the bytes of all buffers, without a gap.
 uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns, CeBackwardPlan& plan) {
   plan.group_rows = kWideGroup;
   plan.tile_columns = columns;
@@ -99,7 +99,7 @@ uint32_t set_wide(const CeProblem& problem, const Needs& needs, uint32_t columns
   return bytes + plan.buffers.row_elements;
 }
 
-// Where there is room for it, and a half dtype is cast.
+// The bytes of CeBackwardBuffers::gap, which half dtypes have where there is room for it.
 uint32_t gap_before_tiles(const Needs& needs, const CeBackwardPlan& plan, uint32_t bytes, uint32_t ub_bytes) {
   const CeBackwardBuffers& buffers = plan.buffers;
   const uint32_t tiles = (plan.input_tiles + 2) * buffers.tile + 2 * buffers.log_prob + buffers.weights;
@@ -107,8 +107,8 @@ uint32_t gap_before_tiles(const Needs& needs, const CeBackwardPlan& plan, uint32
   return needs.element == 2 && before < kCeUbThird && kCeUbThird + tiles <= ub_bytes ? kCeUbThird - before : 0;
 }
 
-// With little work, a core has whole rows or one piece of a row: to work out the numbers of a row's end, of whole rows
-// and of a row's beginning takes three times as long as of one group, and that as long as some thousand elements.
+// With little work, a core has whole rows or one piece of a row. The end of a row, whole rows and the beginning of
+// another would be three groups, and to compute the coefficients of each takes as long as some thousand elements.
 uint32_t pieces_of(const CeProblem& problem) {
   if (problem.rows >= kWholeRows) return 1;
   const uint64_t most = ceil_div(problem.classes, kPiece), cores_of_row = useful_cores(problem) / problem.rows;
@@ -131,7 +131,7 @@ void plan_wide(const CeProblem& problem, const CeGradients& gradients, const Npu
   plan.pieces = ceil_div(problem.classes, plan.piece_columns);
 }
 
-// So many spans that even one row's sum is shared out.
+// Enough spans to share out even the sum of a single row.
 CeSumPlan plan_sums(uint64_t rows, uint32_t columns, uint64_t& workspace) {
   constexpr uint64_t kUnits = 256;
   constexpr uint32_t kLeastSpan = 2048;

@@ -7,7 +7,7 @@
 
 namespace npu_ce {
 
-// Of the problem and the gradients only sizes, dtypes, options and which pointers are null count.
+// Of the problem and the gradients, only sizes, dtypes, options and which pointers are null matter.
 CeBackwardPlan plan_backward(const CeProblem& problem, const CeGradients& gradients, const NpuLimits& limits);
 
 }  // namespace npu_ce

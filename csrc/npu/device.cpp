@@ -40,7 +40,7 @@ bool is_plain(int64_t format) {
 aclrtStream current_stream(const c10::Device& device) {
   const c10::Stream current = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
   const aclrtStream stream = c10_npu::NPUStream::of(current).stream(false);
-  // Asked once only: torch's answer waits until the queue is empty.
+  // Asked once only, because torch waits until the queue is empty before it answers.
   static const void* const torchs = native_handle(current);
   static const bool differs = torchs != nullptr && torchs != stream;
   if (differs) {

@@ -9,11 +9,11 @@ namespace npu_ce {
 
 namespace {
 
-// Elements that are left to one core, which then reduces the rows too: a launch less, where it is worth most.
+// Up to this many elements go to one core, which then reduces the rows too: that saves a launch.
 constexpr uint64_t kAlone = 20'000;
-// Less than this many columns of a unit are not worth its finish.
+// A unit of fewer columns is not worth its finish.
 constexpr uint64_t kLeastSpan = 1024;
-// With so many units, any number of them is balanced.
+// From this many units on, any number of them is balanced.
 constexpr uint64_t kEnoughUnits = 1000;
 constexpr double kBalanced = 1.15;
 constexpr uint32_t kReduceSums = 16384;
@@ -28,7 +28,7 @@ Spans spans_of(uint64_t classes, uint64_t wanted) {
   return {ceil_div(classes, columns), columns};
 }
 
-// The busiest core over the mean, for units dealt out in runs.
+// The work of the busiest core over the mean, for units dealt out in runs.
 double imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint64_t cores) {
   const double busiest = static_cast<double>(ceil_div(rows * spans.count, cores) * spans.columns);
   return busiest * static_cast<double>(cores) / (static_cast<double>(rows) * static_cast<double>(classes));
@@ -38,7 +38,7 @@ uint64_t cores_of_forward(const CeProblem& problem) {
   return problem.rows * problem.classes <= kAlone ? 1 : useful_cores(problem);
 }
 
-// Of the chips there are, which have 40 and 48 cores.
+// The worse of the two chips there are, which have 40 and 48 cores.
 double worst_imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint64_t useful) {
   return std::max(imbalance(rows, classes, spans, std::min<uint64_t>(40, useful)),
                   imbalance(rows, classes, spans, std::min<uint64_t>(48, useful)));
@@ -46,8 +46,8 @@ double worst_imbalance(uint64_t rows, uint64_t classes, const Spans& spans, uint
 
 Spans whole_rows(uint64_t classes) { return {1, ceil_to(classes, kLanes)}; }
 
-// As few spans as give balance on the chips there are; on whichever of them it runs, so that the result has the same
-// bits on both.
+// The fewest spans that are balanced on both chips. The chip that it runs on does not matter, so that results have the
+// same bits on both.
 Spans choose_spans(uint64_t rows, uint64_t classes, uint64_t useful) {
   Spans best = whole_rows(classes);
   double best_imbalance = 0;
@@ -71,8 +71,9 @@ uint32_t even_tiles(uint64_t count, uint64_t most, uint64_t multiple = kLanes) {
   return static_cast<uint32_t>(ceil_to(ceil_div(count, ceil_div(count, most)), multiple));
 }
 
-// Rows in as few tiles as leave a buffer for the next row. Where none can be left, nothing is copied while a row's last
-// tile is worked on, so that the tiles are as many, and short, as there are buffers.
+// Keeps whole rows in UB, in the fewest tiles that leave a buffer for the next row. Where none can be left, nothing is
+// copied while a row's last tile is worked on, so a row has as many tiles as there are buffers, and these are short.
+// False where rows do not fit.
 bool keep_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
   const uint64_t most = ub.most_input_tiles();
   for (const uint64_t spare : {1, 0}) {
@@ -90,7 +91,7 @@ bool keep_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& t
   return false;
 }
 
-// Of longer rows, as much as leaves two buffers for what is read.
+// Keeps as much of longer rows as leaves two buffers for reads.
 void keep_ends_of_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardTiling& tiling) {
   tiling.input_tiles = static_cast<uint32_t>(ub.most_input_tiles());
   tiling.kept_tiles = tiling.input_tiles - 2;
@@ -100,7 +101,7 @@ void keep_ends_of_rows(const Ub& ub, uint64_t classes, uint64_t room, CeForwardT
 void plan_wide(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, CeForwardTiling& tiling) {
   const uint64_t classes = problem.classes;
   const auto columns = [&](const Spans& spans) { return std::min(spans.columns, classes); };
-  // A finish is shared by as many units as make it cheap beside their tiles.
+  // Enough units share a finish to make it cheap beside their tiles.
   const auto group = [&](const Spans& spans) { return columns(spans) <= 16384 ? 32 : 8; };
   const auto room = [&](const Spans& spans) { return ub_bytes - ub.wide_fixed(group(spans)); };
   const Spans whole = whole_rows(classes);
@@ -128,8 +129,8 @@ uint64_t pitch_of(uint64_t columns, uint64_t element_bytes) {
 }
 
 // How many rows one stored sum covers: as many as one instruction adds up, unless dealing them out together leaves
-// cores idle. Two at the least, since a row's two sums, of ce and of rows that count, are much beside the shortest
-// rows.
+// cores idle. Two at the least, since two sums per row, of ce and of rows that count, would be much traffic beside the
+// shortest rows.
 uint64_t choose_sum_rows(const CeProblem& problem) {
   for (const uint64_t rows : {64, 8}) {
     const Spans sums{ceil_div(problem.rows, rows), rows};
@@ -138,13 +139,14 @@ uint64_t choose_sum_rows(const CeProblem& problem) {
   return 2;
 }
 
-// As many rows as an instruction's strides reach.
+// As many rows as one instruction takes, in at most 255 repeats: of eight rows each up to kCeBlockPitch, else of one.
 uint64_t most_rows(uint64_t pitch) { return pitch <= kCeBlockPitch ? 1024 : 248; }
 
 // False where not even eight rows fit: some options take several copies of a tile.
 bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint64_t sum_rows,
                  CeForwardTiling& tiling) {
-  // Of a group's logits. Targets and outputs have 4 or 8 bytes a row, and should be copied in long pieces too.
+  // Bytes of a group's logits, and its rows. Targets and outputs have 4 or 8 bytes a row, and should be copied in long
+  // pieces too.
   constexpr uint64_t kGroupBytes = 96 * 1024, kLeastGroup = 128, kMostGroup = 1536;
   constexpr uint64_t kTileBytes = 24 * 1024, kLeastTileBytes = 8 * 1024;  // longer copies are little or no faster
   constexpr uint64_t kRows = kBlockBytes / kFloat;
@@ -162,8 +164,8 @@ bool plan_narrow(const Ub& ub, const CeProblem& problem, uint64_t ub_bytes, uint
   while (steps * rows_of_step(steps) < std::min(group, kTileBytes / row_bytes) && rows_of_step(steps + 1) > 0) ++steps;
   tiling.spans = 1;
   tiling.span_columns = static_cast<uint32_t>(ceil_to(problem.classes, kLanes));
-  // A short tile among long ones would be worked on while a long one is awaited. With little work, a core has two at
-  // the least: the first is waited for.
+  // Tiles of one size: a short one would be done long before the copy of a long one. With little work a core has at
+  // least two, since nothing is worked on during the first one's copy.
   const uint64_t of_a_core = ceil_div(problem.rows, cores_of_forward(problem));
   const uint64_t least = ceil_div(kLeastTileBytes, row_bytes), half_of_core = ceil_div(of_a_core, 2);
   const uint64_t half = is_little(problem) ? ceil_to(std::max(half_of_core, least), kRows) : group;
@@ -199,7 +201,7 @@ CeForwardTiling plan_log_prob(const Ub& ub, const CeForwardTiling& forward, uint
 CeForwardPlan plan_forward(const CeProblem& problem, const CeForwardOutputs& outputs, const NpuLimits& limits) {
   CeForwardPlan plan{};
   const uint64_t useful = cores_of_forward(problem);
-  const bool few_rows = problem.rows <= kLanes;  // to merge them takes one block
+  const bool few_rows = problem.rows <= kLanes;  // one block merges them
   const Ub ub(problem, outputs, few_rows || useful == 1);
 
   const uint64_t sum_rows = choose_sum_rows(problem);

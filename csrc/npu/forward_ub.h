@@ -28,11 +28,11 @@ class Ub {
   }
 
   uint64_t size() const { return size_; }
-  // Of the reduction, at most: ce, count, weight, z-loss.
+  // The most terms that the reduction can have: ce, count, weight, z-loss.
   uint64_t terms() const { return terms_; }
   bool log_prob() const { return options_.log_prob; }
 
-  // What is there for the units of a group.
+  // Bytes for the units of a group.
   uint64_t vectors(uint64_t group, uint64_t sum_rows = 1) const {
     const uint32_t length = CeilTo(group, kLanes);
     const FinishBytes finish(problem_, outputs_, length, sum_rows, terms_);
@@ -41,16 +41,16 @@ class Ub {
            (reduces_ ? RowSumBytes::kSum : 0) + NumeratorBytes(problem_.softcap);
   }
 
-  // Of the wide layout, all but what grows with the tile.
+  // Bytes of the wide layout that do not grow with the tile.
   uint64_t wide_fixed(uint64_t group) const {
-    constexpr uint64_t kFree = 256;  // that no buffer takes: without it some rows had other tiles, and so other bits
+    constexpr uint64_t kFree = 256;  // left unused: without it some rows would have other tiles, and so other bits
     return vectors(group) + UnitLaneBytes(options_, group).Sum() + wide(0, group, 0, false) + kFree;
   }
   uint64_t wide_per_column(uint64_t input_tiles, bool log_prob) const {
     const bool separate = log_prob && size_ == kFloat;
     return ceil_div(wide(kLanes, 0, input_tiles, separate) - wide(0, 0, input_tiles, separate), kLanes);
   }
-  // WideFloats::InitBetween: whether the tiles, their floats and all else fit into thirds of the UB of their own.
+  // Whether the tiles, their floats and all else can begin in a third of the UB each (WideFloats::InitBetween).
   bool fits_apart(const CeForwardTiling& tiling, uint64_t ub_bytes) const {
     const WideBytes bytes(options_, size_, tiling.tile_columns, tiling.group_units);
     const uint64_t tiles = uint64_t{tiling.input_tiles} * bytes.in;
@@ -59,7 +59,7 @@ class Ub {
            2 * kCeUbThird + all - tiles - bytes.floats + wide_fixed(tiling.group_units) <= ub_bytes;
   }
 
-  // Of the narrow layout: for each row of a tile, more for each of a step, and all else.
+  // Bytes of the narrow layout: for each row of a tile, in addition for each row of a step, and all else.
   uint64_t narrow_of_tile(uint64_t pitch) const { return narrow(pitch, 1, 0) - narrow(pitch, 0, 0); }
   uint64_t narrow_of_step(uint64_t pitch) const { return narrow(pitch, 0, 1) - narrow(pitch, 0, 0); }
   uint64_t narrow_fixed(uint64_t pitch, uint64_t group, uint64_t sum_rows) const {
@@ -72,7 +72,8 @@ class Ub {
   uint64_t log_prob_fixed() const { return NumeratorBytes(problem_.softcap); }
   uint64_t log_prob_per_column() const { return LogProbBytes(size_, kLanes).Sum() / kLanes; }
 
-  // Event ids of V_MTE2, of which there are eight: of each input tile and weight tile, Targets and TargetWeights.
+  // Limited by the event ids of V_MTE2: of these eight, each input tile and weight tile, Targets and TargetWeights take
+  // one.
   uint64_t most_input_tiles() const {
     return kCeInputTiles - options_.weights - (options_.smoothing && options_.weights ? WideBytes::kAhead : 0);
   }

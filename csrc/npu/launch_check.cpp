@@ -9,15 +9,16 @@
 namespace npu_ce {
 namespace {
 
-// The task that this thread was the last to put on a stream, with the number of that stream: what is launched is
-// another one. 0 where the runtime does not say.
+// The number of the last task that this thread has put on a stream, with the number of that stream: a launch that is
+// accepted changes it. 0 where the runtime does not say.
 uint64_t last_task() {
   uint32_t task = 0, stream = 0;
   if (last_task_of_thread == nullptr || last_task_of_thread(&task, &stream) != 0) return 0;
   return uint64_t{stream} << 32 | task;
 }
 
-// Whether this runtime numbers tasks, as some thread has seen: else none would ever seem launched.
+// Whether this runtime numbers tasks, which is certain once a thread has seen two numbers. Else no launch would ever
+// seem accepted.
 bool numbers_tasks(uint64_t task) {
   static std::atomic<bool> numbered{false};
   thread_local std::optional<uint64_t> earlier;
@@ -43,7 +44,7 @@ std::string LaunchCheck::problem(int error) const {
   const uint64_t task = last_task();
   if (task != earlier_task_ || !numbers_tasks(task)) return {};
   // A launch may fail with the very error that was there before, or with none: where CANN 8.5.0 could not register the
-  // kernels, which it does within the first launch, every later one does nothing.
+  // kernels, which it does within the first launch, every later launch does nothing.
   if (last_error == ACL_SUCCESS) return "nothing on its stream and no error of ACL's; see what CANN has printed";
   return "nothing on its stream, and the error that was there before: " + reported(last_error, aclGetRecentErrMsg());
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether kernels were launched. A launch returns nothing: CANN's code for it drops what the runtime says, and CANN
+// Whether kernels were launched. A launch returns nothing: CANN's code for it drops what the runtime returns, and CANN
 // 8.5.0's prints it.
 #pragma once
 
@@ -10,14 +10,14 @@
 
 namespace npu_ce {
 
-// Made before launches of this thread, asked after them. It takes no error away: torch_npu looks for what an earlier
-// call left, such as a fault of the device's memory, when a later one fails.
+// Construct it before launches of this thread, and ask it after them. It clears no error: when a later call fails,
+// torch_npu looks for the error that an earlier one has left, such as a fault of the device's memory.
 class LaunchCheck {
  public:
   LaunchCheck();
 
-  // What the runtime had against the last launches; empty where they are on their stream. `error` is what a launch
-  // returned by itself.
+  // Why the runtime did not accept the launches; empty where they are on their stream. `error` is what the function
+  // that makes them returned.
   std::string problem(int error) const;
 
  private:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The NPU kernels of the internal operators: checked, given their memory, planned, and enqueued by value.
+// The NPU kernels of the internal operators: each checks its arguments, allocates, plans, and enqueues its launches,
+// which hold values only.
 #include <c10/util/Exception.h>
 
 #include <atomic>
@@ -22,7 +23,7 @@ constexpr uint32_t kUbBytes = 192 * 1024 - 256 - 8 * 1024;
 
 std::atomic<bool> check_targets{false};
 
-// Blocks: the targets are copied to the host.
+// Makes the host wait, since it copies the targets to the host.
 void require_npu_targets_in_range(const Tensor& target, Problem problem) {
   const Tensor on_cpu = target.contiguous_copy({aoti_torch_device_type_cpu(), -1});
   problem.target.data = on_cpu.data();
@@ -109,7 +110,7 @@ void backward_in_place_npu(StableIValue* stack, uint64_t, uint64_t) {
   enqueue_backward(npu, arguments, problem.plain, gradients.plain);
 }
 
-// Torch's C ABI makes text of every exception. This one programs catch by its type, to try again with less.
+// Torch's C ABI reduces every exception to text. Programs catch OutOfMemoryError by its type, to try again with less.
 template <BoxedKernel kernel>
 void with_out_of_memory_error(StableIValue* stack, uint64_t arguments, uint64_t results) {
   try {

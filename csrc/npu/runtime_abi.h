@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the glue asks of CANN's runtime where it is there: functions that some releases lack, or that only headers of
-// the toolkit declare. They are weak, so null where the loader finds none; and have names of their own here, which no
-// other declaration can contradict.
+// Functions of CANN's runtime that the glue calls where they exist: some releases lack them, or only headers of the
+// toolkit declare them. They are weak, so null where the loader finds none, and have names of their own here, so that
+// other declarations cannot conflict.
 #pragma once
 
 #include <acl/acl.h>
@@ -18,8 +18,8 @@ constexpr int32_t kVectorCores = 1;
 extern "C" aclError stream_resource_limit(aclrtStream stream, int32_t resource,
                                           uint32_t* value) __asm__("aclrtGetStreamResLimit") __attribute__((weak));
 
-// The number of the task that this thread was the last to put on any stream, and that stream's: they change with what
-// is launched and captured, and not with what is refused.
+// The number of the last task that this thread has put on any stream, and that stream's. They change when a launch is
+// accepted or captured, and not when it is refused.
 extern "C" int last_task_of_thread(uint32_t* task, uint32_t* stream) __asm__("rtGetTaskIdAndStreamID")
     __attribute__((weak));
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the glue needs of torch_npu, declared here because each of torch_npu's own headers takes twice as long to
 // compile as all of the glue. Where torch_npu lacks a function with exactly this signature, the link fails and names
-// it. What no linker can see is that NPUStream is a c10::Stream and nothing else: current_stream compares what it
-// answers with torch's own answer.
+// it. What no linker can see is that NPUStream is a c10::Stream and nothing else: current_stream compares the stream
+// that it gets with torch's.
 #pragma once
 
 #include <acl/acl.h>
@@ -18,7 +18,7 @@ class Tensor;
 
 namespace at_npu::native {
 
-// An aclFormat: how the elements lie in memory, where that is not what the tensor's strides say.
+// An aclFormat: the memory layout, where the tensor's strides do not describe it.
 int64_t get_npu_format(const at::Tensor& tensor);
 
 class OpCommand {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward: the numbers of every row, then one read of its logits and one write of its gradient.
+// Backward: the coefficients of every row, then one read of its logits and one write of its gradient.
 #pragma once
 
 #include <vector>
@@ -137,7 +137,7 @@ class Backward {
     }
     const T* from = logits_.row(row);
     const bool has_target = gradient.target >= begin && gradient.target < end;
-    // Before the columns are written, as they may lie over the logits.
+    // Before the columns are written, which may be over the logits.
     const T at_target = has_target ? target_gradient(logits_, weights_, gradient, from) : T{};
     const A factor = factor_of_exp(logits_, gradient);
     if (plain_ && std::isfinite(factor)) {
@@ -155,9 +155,9 @@ class Backward {
   Logits<T> logits_;
   ClassWeights<A> weights_;
   bool loss_flows_;
-  bool by_row_;         // a class's gradient depends on its logit and on numbers of the row, and nothing else
-  bool plain_;          // and not on entropy
-  double of_loss_ = 1;  // the part of a row's own loss in the one that is returned
+  bool by_row_;         // a class's gradient depends on its logit and on the row's coefficients, and nothing else
+  bool plain_;          // by_row_, and entropy has no gradient
+  double of_loss_ = 1;  // d returned loss / d row's loss: 1, or 1 / denominators[0] for mean
   double of_z_loss_ = 1;
 };
 

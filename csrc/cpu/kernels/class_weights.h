@@ -8,7 +8,7 @@
 
 namespace npu_ce {
 
-// The weights with their sums. Label smoothing alone needs the sums, so without it the weights are not read here.
+// The weights with their sums. Only label smoothing needs the sums, so without it the weights are not read here.
 template <class A>
 class ClassWeights {
  public:

@@ -10,7 +10,7 @@
 
 namespace npu_ce {
 
-// A block is what is worked on in L1: float sums are carried in double from one block to the next.
+// A block stays in L1 while it is worked on. Sums are float within a block, and double from one block to the next.
 #ifndef NPU_CE_BLOCK_ELEMS
 #define NPU_CE_BLOCK_ELEMS 2048
 #endif
@@ -46,7 +46,7 @@ NPU_CE_INLINE void write_columns(T* to, int64_t count, F&& value) {
   }
 }
 
-// Writes value(x) of every element, to where it came from or elsewhere.
+// Writes value(x) for every element x, in place or elsewhere.
 template <class T, class F>
 NPU_CE_INLINE void transform_columns(const T* from, T* to, int64_t count, F&& value) {
   constexpr int64_t pair = 2 * kLanes<T>;
@@ -70,7 +70,7 @@ NPU_CE_INLINE void transform_columns(const T* from, T* to, int64_t count, F&& va
   std::memcpy(static_cast<void*>(to + column), rest, rest_bytes);
 }
 
-// The same bits for any number of threads: each index is worked on alone.
+// Each index is worked on alone, so the bits are the same for any number of threads.
 template <class F>
 void parallel_for(const Parallel& parallel, int64_t count, int64_t grain, F&& body) {
   using Body = std::remove_reference_t<F>;

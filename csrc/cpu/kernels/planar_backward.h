@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward of [N, C, L] logits whose positions lie side by side: the numbers of a tile's positions, then one read of
-// its logits and one write of their gradient, class by class. planar_forward.h is its counterpart.
+// Backward of [N, C, L] logits with contiguous positions: the coefficients of a tile's positions, then one read of its
+// logits and one write of their gradient, class by class. planar_forward.h is its counterpart.
 #pragma once
 
 #include "class_weights.h"
@@ -39,7 +39,7 @@ class PlanarBackward {
   }
 
  private:
-  // What a tile's positions have, an array for each number.
+  // The values of a tile's positions, an array for each kind.
   struct Numbers {
     TileTargets<T> targets;
     alignas(kVectorBytes) A max[kTilePositions];
@@ -117,7 +117,7 @@ class PlanarBackward {
     }
   }
 
-  // Where a position's gradient is not 0, whatever its logits hold.
+  // The positions into which a gradient flows. The others get exact zeros, whatever their logits hold.
   NPU_CE_INLINE Index flows(const Numbers& numbers, int64_t at) const {
     const Index loss_flows = load_bits<Index>(numbers.targets.counted + at) & (Index{} - loss_flows_);
     if (!output_flows_) return loss_flows;
@@ -178,7 +178,7 @@ class PlanarBackward {
     return sum_lanes(not_finite) == 0;
   }
 
-  // p * spread - smooth * w: all there is without softcap and the gradient of entropy.
+  // p * spread - smooth * w: the whole formula where there is neither softcap nor a gradient of entropy.
   NPU_CE_NOINLINE void write_plain(const T* from, int64_t stride, T* to, int64_t to_stride, int64_t first,
                                    int64_t classes, int64_t begin, int64_t end, const Numbers& numbers) const {
     const V scale = splat(logits_.scale());
@@ -196,7 +196,7 @@ class PlanarBackward {
     }
   }
 
-  // The whole formula. `values` and `slopes` begin where the tile does.
+  // The whole formula. `values` and `slopes` begin at the tile's first position.
   NPU_CE_NOINLINE void write_full(const A* values, const A* slopes, T* to, int64_t to_stride, int64_t first,
                                   int64_t classes, int64_t begin, int64_t end, const Numbers& numbers) const {
     const V lowest = splat(static_cast<A>(kLowestExponent));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward of [N, C, L] logits whose positions lie side by side: each tile of positions is read once, a lane for each
-// position, class by class. planar_backward.h is its counterpart.
+// Forward of [N, C, L] logits with contiguous positions: each tile of positions is read once, a lane for each position,
+// class by class. planar_backward.h is its counterpart.
 #pragma once
 
 #include <vector>
@@ -61,17 +61,17 @@ class PlanarForward {
     double valid = 0;   // positions that are not ignored
   };
 
-  // What is known of a tile's positions: as RowState, an array for each number. The sum of exp(x' - max) is
-  // at_max + rest + error: the max counts as exactly 1, as in sum_exp_beside_max, and `error` is what was rounded off
-  // `rest`, which is added up over all classes in the accumulation dtype.
+  // The state of a tile's positions: as RowState, an array for each member. The sum of exp(x' - max) is at_max + rest +
+  // error: the max counts as exactly 1, as in sum_exp_beside_max, and `error` is what rounding has taken from `rest`,
+  // which is added up over all classes in the accumulation dtype.
   struct State {
     alignas(kVectorBytes) A max[kTilePositions];
     alignas(kVectorBytes) A at_max[kTilePositions];
     alignas(kVectorBytes) A rest[kTilePositions];
     alignas(kVectorBytes) A error[kTilePositions];
     alignas(kVectorBytes) A sum_times_shift[kTilePositions];
-    alignas(kVectorBytes) A reference[kTilePositions];  // a logit near the max where that is a number
-    alignas(kVectorBytes) A weighted[kTilePositions];   // of w * (x' - reference)
+    alignas(kVectorBytes) A reference[kTilePositions];  // the first block's max where that is finite, else 0
+    alignas(kVectorBytes) A weighted[kTilePositions];   // sum of w * (x' - reference)
     alignas(kVectorBytes) A log_sum[kTilePositions];
     // These three are 0 where the target is ignored.
     alignas(kVectorBytes) A ce[kTilePositions];
@@ -200,7 +200,7 @@ class PlanarForward {
     if (problem_.z_loss != 0) sums.z = sum(state.z, tile.positions);
   }
 
-  // The values are 0 behind the last, in its vector.
+  // The sum of `count` values. The rest of the last vector has to be 0.
   static double sum(const A* values, int64_t count) {
     DoubleVec sums{};
     for (int64_t at = 0; at < count; at += kLanes<double>) sums += load_doubles(values + at);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How [N, C, L] logits are cut, whose positions lie side by side: into tiles of neighbouring positions, a lane for
-// each, and a tile into blocks of classes, so that few streams of memory are read at once. The sizes depend on nothing
-// but the shape, so neither do the bits of any sum.
+// How [N, C, L] logits with contiguous positions are cut: into tiles of neighbouring positions, a lane for each, and a
+// tile into blocks of classes, so that few streams of memory are read at once. The sizes depend on the shape alone, and
+// so do the bits of every sum.
 #pragma once
 
 #include "class_weights.h"
@@ -9,13 +9,13 @@
 
 namespace npu_ce {
 
-constexpr int64_t kTilePositions = 512;  // whole vectors of any kind
-// A block's vectors are read twice, for the max and for exp. Where the planes' distance is a power of two, all lines of
-// a vector fall into one set of L1, which has eight.
+constexpr int64_t kTilePositions = 512;  // whole vectors of any type
+// A block's vectors are read twice, for the max and for exp, so they should stay in L1. Where planes are a power of two
+// apart, the lines of all classes at a position fall into one set of L1, which holds eight.
 constexpr int64_t kBlockClasses = 8;
 
-// The targets of a tile's positions: 0 where they are ignored, whose logit is there to be read as any. Arrays end with
-// a whole vector, and what is behind the last position counts as ignored.
+// The targets of a tile's positions. An ignored one is 0, so that a logit can be read for it too. Arrays end with a
+// whole vector, and lanes behind the last position count as ignored.
 template <class T>
 struct TileTargets {
   using A = Acc<T>;
@@ -36,7 +36,7 @@ class PlanarTiles {
   struct Tile {
     int64_t first_row;
     int64_t image;
-    int64_t position;  // in its image, the first
+    int64_t position;  // the first, within its image
     int64_t positions;
     const T* logits;
   };
@@ -123,7 +123,7 @@ class PlanarTiles {
     for (; i < tile.positions; ++i) body(i);
   }
 
-  // The positions of a tile that fill no vector.
+  // Copies the last positions of a tile, which do not fill a vector.
   static void copy_rest(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t classes, int64_t count) {
     for (int64_t c = 0; c < classes; ++c) {
       std::memcpy(static_cast<void*>(to + c * to_stride), from + c * from_stride,

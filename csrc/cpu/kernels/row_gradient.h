@@ -12,7 +12,7 @@ namespace npu_ce {
 // spread = target_grad + rest would cancel as p -> 1: target_grad * expm1(logp) in place of target_grad * p.
 template <class T>
 struct RowGradient {
-  bool is_zero;  // nothing flows into the row, whatever its logits hold
+  bool is_zero;  // no gradient flows into the row: it is written as zeros, whatever its logits hold
   Acc<T> row_max;
   Acc<T> log_sum;
   double target_grad;
@@ -25,14 +25,15 @@ struct RowGradient {
   double spread() const { return target_grad + rest; }
 };
 
-// spread * scale / sum(exp): what exp(x' - max) is multiplied with.
+// spread * scale / sum(exp): what exp(x' - max) is multiplied by.
 template <class T>
 Acc<T> factor_of_exp(const Logits<T>& logits, const RowGradient<T>& row) {
   return static_cast<Acc<T>>(row.spread() * logits.scale() * std::exp(-static_cast<double>(row.log_sum)));
 }
 
-// p * spread - smooth: all there is without softcap, entropy, smoothed weights and grad_log_prob. The factor must be
-// finite: TimesExp multiplies it before exp becomes 0, and store_pair takes no NaN but those of logits.
+// p * spread - smooth: the whole formula without softcap, entropy, smoothed weights and grad_log_prob. The factor must
+// be finite: multiplied into exp's coefficients, another would make NaN of an exp that is 0, and store_pair takes no
+// NaN but those of logits.
 template <class T>
 void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, Acc<T> factor, const T* from, T* to,
                           int64_t count) {
@@ -45,8 +46,9 @@ void write_plain_gradient(const Logits<T>& logits, const RowGradient<T>& row, Ac
                     [&](Vec<T> x) __attribute__((always_inline)) { return times_exp(fma(x, scale, lowered), smooth); });
 }
 
-// exp(x) * 2^64 and factors over 2^64: so their product has float's whole range. A small factor over 2^64 could be
-// subnormal itself, and with one the product of a small exp(x) vanishes anyhow.
+// exp(x) is multiplied by this and the factors are divided by it: with 2^64, their product has float's whole range.
+// With small factors it is 1: divided by 2^64 they could be subnormal, and their product with a small exp(x) vanishes
+// anyhow.
 template <class A, class Row>
 A unit_of_factors(const Row& row) {
   return std::fabs(row.spread()) + std::fabs(row.entropy) < 0x1p-30 ? A(1) : A(0x1p64);
@@ -72,7 +74,7 @@ void write_entropy_gradient(const Logits<T>& logits, const RowGradient<T>& row, 
   });
 }
 
-// The numbers of rows on their side, one a lane, times logit_scale where they are gradients.
+// The coefficients of a vector of small rows, one row per lane, times logit_scale where they are gradients.
 template <class T>
 struct RowGradients {
   using A = Acc<T>;
@@ -99,8 +101,8 @@ struct RowGradients {
   A logit[kLanes<T>] = {};
 };
 
-// As write_plain_gradient, and the targets' columns as well. False where a factor is not finite: then nothing has been
-// written.
+// As write_plain_gradient for a vector of small rows, with the targets' columns. Where a factor is not finite, writes
+// nothing and returns false.
 template <class T>
 bool write_plain_gradients(const Logits<T>& logits, const RowGradients<T>& gradients, int64_t first_row,
                            int64_t end_row, int64_t classes, T* to) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is known of a row, or of a part of it, after reading its logits once.
+// The state of a row, or of a part of it, after reading its logits once.
 #pragma once
 
 #include <cmath>

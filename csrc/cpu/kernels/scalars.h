@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One value of a dtype known at run time only; for per-row values, never for logits.
+// One value of a dtype that is known at run time only: for per-row values, never for logits.
 #pragma once
 
 #include "problem.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows too short to fill vectors are turned on their side: a lane per row. No lane sees another, so a row's bits do not
+// Rows too short to fill vectors are transposed, so that each has a lane. No lane reads another, so a row's bits do not
 // depend on the rows beside it.
 #pragma once
 
@@ -11,8 +11,8 @@ namespace npu_ce {
 
 constexpr int64_t kSmallClasses = 64;
 
-// What is known of some groups of rows after reading them: as RowState, an array for each number. Of many rows the
-// logarithms are taken one behind the other, where those of one group would wait for each other.
+// The states of several vectors of rows: as RowState, an array for each member. The logarithms of all these rows are
+// taken together: those of one vector of rows alone would wait for each other.
 template <class T>
 struct SmallRowStates {
   using A = Acc<T>;
@@ -27,8 +27,8 @@ struct SmallRowStates {
 
   A max[kRows];
   A sum_times_shift[kRows];
-  A weighted[kRows];   // of w * (x' - reference)
-  A reference[kRows];  // the max where it is a number
+  A weighted[kRows];   // sum of w * (x' - reference)
+  A reference[kRows];  // the max where it is finite, else 0
   double sum[kRows];
   double log_sum[kRows];
 };
@@ -39,8 +39,8 @@ class SmallRows {
   using A = Acc<T>;
   using V = Vec<T>;
 
-  // At most kLanes rows from `first_row` on, none from `end_row` on, which another thread may be writing. Neither turn
-  // is inlined: forward and backward share it.
+  // At most kLanes rows from `first_row` on, and none from `end_row` on, which another thread may be writing. This and
+  // write() are not inlined: forward and backward share them.
   NPU_CE_NOINLINE SmallRows(const Logits<T>& logits, int64_t first_row, int64_t end_row, int64_t classes)
       : count_(std::min<int64_t>(kLanes<T>, end_row - first_row)), classes_(classes) {
     const bool adjacent = logits.rows_are_adjacent(classes);
@@ -53,7 +53,7 @@ class SmallRows {
     if (adjacent) {
       logits.stage(logits.row(first_row), count_ * classes, rows, nullptr);
     } else {
-      // What a row is padded with, the next one overwrites.
+      // The padding of each row is overwritten by the next row.
       for (int64_t lane = 0; lane < count_; ++lane) {
         logits.stage(logits.row(first_row + lane), classes, rows + lane * classes, nullptr);
       }
@@ -71,8 +71,8 @@ class SmallRows {
 
   NPU_CE_NOINLINE void write(T* to) const {
     A rows[kRowsElems];
-    // Where a row ends within the square, what follows is overwritten: by the next lane, and by the squares to the
-    // left, which come later.
+    // A square that reaches beyond a row's end writes into the next row, which is overwritten: by the next lane, and by
+    // the squares to the left, which come later.
     for (int64_t column = (classes_ - 1) / kLanes<T> * kLanes<T>; column >= 0; column -= kLanes<T>) {
       V square[kLanes<T>];
       NPU_CE_UNROLL
@@ -85,7 +85,7 @@ class SmallRows {
                   [&](int64_t at, int64_t lanes) __attribute__((always_inline)) { return load(rows + at, lanes); });
   }
 
-  // Writes what belongs to these rows behind the first `at` of `states`.
+  // Writes the states of these rows to `states`, from row `at` on.
   void scan(const ClassWeights<A>& weights, bool smoothing, bool entropy, SmallRowStates<T>& states, int64_t at) const {
     const V lowest = splat(std::numeric_limits<A>::lowest());
     V row_max = lowest;
@@ -115,10 +115,10 @@ class SmallRows {
   }
 
  private:
-  // All rows, and what the last one's last vector has beyond it.
+  // All rows, and the part of the last row's last vector that is beyond its end.
   static constexpr int64_t kRowsElems = kLanes<T> * (kSmallClasses + 1);
 
-  // Where a row ends within a square, what follows it fills columns that nobody reads.
+  // A square that reaches beyond a row's end fills columns that are never read.
   template <class S>
   void turn(const S* rows) {
     for (int64_t column = 0; column < classes_; column += kLanes<T>) {

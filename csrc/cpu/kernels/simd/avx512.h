@@ -12,7 +12,7 @@ NPU_CE_INLINE FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
   return (FloatVec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
 
-// The plain _mm512_max_ps and friends start from an undefined vector, and GCC 12 warns of it.
+// The plain _mm512_max_ps and its like start from an undefined vector, of which GCC 12 warns.
 NPU_CE_INLINE FloatVec max(FloatVec a, FloatVec b) {
   return (FloatVec)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Back end for any compiler with vector extensions and no flags: the honest slow one.
+// Back end for any compiler with vector extensions and no flags: the slow one.
 #pragma once
 
 #include <cstring>

@@ -12,7 +12,7 @@ NPU_CE_INLINE FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
   return (FloatVec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
-// vmaxq_f32 would give NaN where either is NaN; the other back ends give b, and the kernels count on that.
+// vmaxq_f32 would give NaN where either is NaN; the other back ends give b, and the kernels rely on that.
 NPU_CE_INLINE FloatVec max(FloatVec a, FloatVec b) { return a > b ? a : b; }
 
 NPU_CE_INLINE bool any_greater(FloatVec a, FloatVec b) {

@@ -66,8 +66,8 @@ NPU_CE_INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &bits, sizeof(bits));
 }
 
-// What a loop over memory reads a page later than `from`; the hardware's prefetcher stops where a page ends. Memory
-// that is not mapped does no harm.
+// Prefetches what a loop over memory reads a page after `from`, since the hardware's prefetcher stops at the end of a
+// page. An address that is not mapped does no harm.
 template <int64_t kElems, class T>
 NPU_CE_INLINE void prefetch(const T* from) {
   constexpr uintptr_t page_bytes = 4096;
@@ -79,7 +79,7 @@ NPU_CE_INLINE void prefetch(const T* from) {
   }
 }
 
-// Two vectors' worth of neighbours, each element in the lane where it is converted with least work. store_pair puts
+// The elements of two neighbouring vectors, each in the lane where its conversion takes least work. store_pair puts
 // them back where load_pair found them.
 template <class V>
 struct Pair {
@@ -140,7 +140,7 @@ NPU_CE_INLINE T from_acc(Acc<T> value) {
   return result;
 }
 
-// As many values as a vector of 64-bit ones has lanes, whatever their own size.
+// These convert as many values as DoubleVec has lanes, whatever the size of a value in memory.
 using HalfFloatVec = float __attribute__((vector_size(kVectorBytes / 2)));
 using HalfInt32Vec = int32_t __attribute__((vector_size(kVectorBytes / 2)));
 NPU_CE_INLINE DoubleVec load_doubles(const float* from) {
@@ -182,8 +182,8 @@ NPU_CE_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, std::index_sequence<kLane...
 #endif
 }
 
-// Turns a square on its side: interleaving the upper half of its rows with the lower, as often as there are bits in the
-// index of a row, moves these bits to the lanes.
+// Transposes a square: interleaving the upper half of its rows with the lower half, once for each bit of a row's index,
+// moves these bits to the lanes.
 template <class A>
 NPU_CE_INLINE void transpose(Vec<A> (&rows)[kLanes<A>]) {
   constexpr int lanes = kLanes<A>;

@@ -7,7 +7,7 @@
 
 #define NPU_CE_INLINE inline __attribute__((always_inline))
 #define NPU_CE_UNROLL _Pragma("GCC unroll 16")
-// On what is called once per row or block from several places: inlining it there only costs compile time.
+// For functions that are called once per row or block from several places: inlining them only costs compile time.
 #define NPU_CE_NOINLINE __attribute__((noinline))
 
 namespace npu_ce {
