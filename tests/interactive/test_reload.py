@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reloading the package, a module at a time or whole, in a process that goes on computing. Notebooks do it all day."""
+"""Reloading the package, one module or all, in a process that goes on computing, as in a notebook."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ assert shape(npu_ce_jit.cross_entropy) == (7,)
 assert shape(cross_entropy) == (7,), "there is one operator, and the last import made it"
 """
 
-# What IPython's %autoreload 2 does to each function of a module that was edited.
+# What IPython's %autoreload 2 does to each function of an edited module.
 PATCH = """
 import importlib
 meta = npu_ce_jit.op.meta
