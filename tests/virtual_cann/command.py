@@ -2,20 +2,21 @@
 """Runs a command on a machine that has CANN, torch_npu and an NPU, as far as the command can tell.
 
 usage: virtual-cann COMMAND [ARGUMENT ...]     for example: virtual-cann python train.py
+
 `run`, beside this file, is the same command without an installation. COMMAND sees the packages of the python3 that
 runs this, that is, of the active environment; nothing is installed into it. What has to be built is built on first
 use and kept. Variables, all optional:
 
   VIRTUAL_CANN_LAYOUT     8.3, 8.5 or 9.1: which CANN to look like (9.1)
   VIRTUAL_CANN_TORCH_NPU  which torch_npu (the newest that was tried with the torch that is there)
-    VIRTUAL_CANN_REFUSES    options that its compiler refuses, as some releases do
+  VIRTUAL_CANN_REFUSES    options that its compiler refuses, as some releases do
   VIRTUAL_CANN_CACHE_DIR  where built things are kept ($XDG_CACHE_HOME/virtual_cann)
   VIRTUAL_CANN_SOC        the chip, as aclrtGetSocName names it (Ascend910B2)
   VIRTUAL_CANN_DEVICES    how many devices there are (1)
   VIRTUAL_CANN_MEMORY     how many bytes of memory each has
-    VIRTUAL_CANN_FAULTS     which calls fail (runtime/faults.h)
+  VIRTUAL_CANN_FAULTS     which calls fail (runtime/faults.h)
   VIRTUAL_CANN_AUTO_SYNC  1: judge kernels as if the compiler had inserted synchronisation (0)
-    VIRTUAL_CANN_REPORT     the file to which each launch's report is appended
+  VIRTUAL_CANN_REPORT     the file to which each launch's report is appended
 """
 
 import os

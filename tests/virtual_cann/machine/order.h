@@ -43,7 +43,7 @@ class Order {
   void join(Pipe pipe, const Clock& clock);
   void barrier(Pipe pipe) { join(pipe, when_over(pipe)); }
   void barrier_all() { known_.fill(issued_); }
-  // From now on, treats this access as over before the current instruction's pipe goes on.
+  // From now on, this access counts as over for the current instruction's pipe.
   void assume(Access access);
 
  private:
