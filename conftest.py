@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test shares: a seed, which device the numeric tests run on, and which tests may not be skipped."""
+"""Shared by all tests: the seed, the device of numeric tests, and which tests may not be skipped."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-# Idle threads of torch would spin on cores that other workers compute on: the whole run would take half as long again.
+# torch's idle threads would spin on cores that other workers need: the whole run would take half as long again.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests say themselves which processes leave torch_npu alone
+os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests decide which processes load torch_npu
 
 import torch
 
-import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time holds a compile
+import npu_ce_jit  # noqa: F401  builds once, before any test, so that no test's time includes a compile
 
-# tests/npu starts processes with an npu. In these, and on a board, those tests run that ask for `any_device` or
-# `device`. Those of tests/on_npu ask for faults and reports too, which only the virtual one has.
+# tests/npu starts processes with an npu. In these, and on a board, the tests that use `any_device` or `device` run.
+# Those of tests/on_npu also inject faults and read reports, which only the virtual NPU supports.
 HAS_NPU = hasattr(torch, "npu") and torch.npu.is_available()
 if HAS_NPU:
     from virtual_cann import observe
@@ -31,8 +31,8 @@ TESTS_DIR = Path(__file__).parent / "tests"
 ON_NPU_DIR = TESTS_DIR / "on_npu"
 SIMULATORS_OWN_DIR = TESTS_DIR / "virtual_cann" / "tests"
 NEED_ONLY_THE_VIRTUAL_CANN = [TESTS_DIR / name for name in ("npu", "npu_kernels")]
-# The files that take longest, on one core ten seconds and more: a core that began one of them last would leave the
-# others waiting. First those that need nothing of what is built for the NPU meanwhile.
+# The slowest files, of ten seconds and more on one core. They begin first, so that none runs alone at the end. Of
+# these, files that do not need the build for the NPU come first.
 BEGIN_FIRST = (
     "cli/test_commands", "cpu_kernels/test_cpu_kernels", "cpu_kernels/test_planar_kernels",
     "op/test_compiled_numbers", "interactive/test_rebuild",
@@ -49,9 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts what runs in its background with interrupts ignored, and every child would inherit that.
+    # A shell starts background jobs with SIGINT ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Whoever names a file or a test means all of it. A worker of xdist gets names always, and the option with them.
+    # Naming a file or a test implies --all. xdist's workers always get names, so they take the option as given.
     if not hasattr(config, "workerinput") and config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         config.option.all = True
 
@@ -62,11 +62,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadfile`. A file's tests share what the first of them built, so they stay together.
+    """The scheduler of `--dist loadfile`. A file's tests share what the first of them builds, so they stay together.
 
-    But those of tests/npu share nothing, and take minutes: no core is to wait while another does them one after the
-    other. Nor are cores to wait for the one that builds what all tests of the NPU need, an environment with torch_npu,
-    the simulator and the kernels: this process has it built while tests run that do without.
+    Tests of tests/npu share nothing and take minutes, so they are distributed one by one. All tests of the NPU need an
+    environment with torch_npu, the simulator and the kernels: this process builds them while the workers run other
+    tests.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -82,17 +82,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file: str = super()._split_scope(nodeid)
             return nodeid if file.startswith("tests/npu/") else file
 
-    config.option.loadscopereorder = False  # not by the number of tests: pytest_collection_modifyitems has ordered them
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems has ordered them
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def _build_for_the_npu(config: pytest.Config) -> None:
-    """Says nothing: the tests that find it absent build it again, and fail with what is said then."""
+    """Builds silently. Tests that do not find the result build again, and fail with that build's messages."""
     command = [sys.executable, TESTS_DIR / "virtual_cann" / "run", "python", "-m", "npu_ce_jit", "build"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
     def end() -> None:
-        child.send_signal(signal.SIGINT)  # which stops its compilers too
+        child.send_signal(signal.SIGINT)  # stops its compilers too
         child.wait()
 
     config.add_cleanup(end)
@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def runs(item: pytest.Item) -> bool:
         if HAS_NPU and item.path.parent != ON_NPU_DIR and "any_device" not in getattr(item, "fixturenames", ()):
             return False
-        # The simulator is used by the tests of tests/npu; whoever changes it names its own.
+        # The tests of tests/npu use the simulator. The simulator's own tests run only if named.
         is_simulators = item.path.is_relative_to(SIMULATORS_OWN_DIR) and item.path.stem != "test_samples"
         return config.option.all or not (is_simulators or item.get_closest_marker("exhaustive"))
 
@@ -126,16 +126,16 @@ def _seed() -> None:
 
 @pytest.fixture
 def any_device() -> torch.device:
-    """An npu where there is one, for tests that launch nothing or need not."""
+    """An npu if there is one. For tests that need not launch kernels."""
     return torch.device("npu" if HAS_NPU else "cpu")
 
 
 @pytest.fixture
 def device(any_device: torch.device) -> Iterator[torch.device]:
-    """Where the numeric tests compute; they make their inputs on the CPU and move them here.
+    """The device of numeric tests; they make their inputs on the CPU and move them here.
 
-    On a virtual npu, the test fails unless kernels of ours ran there and left something. Each such test has a forward
-    pass; tests/on_npu/test_on_npu_launches.py looks at each pass.
+    On a virtual npu, the test fails unless kernels of the forward pass ran and wrote there. The other passes are
+    checked by tests/on_npu/test_on_npu_launches.py.
     """
     if IS_VIRTUAL:
         observe.clear_reports()
@@ -149,7 +149,7 @@ def device(any_device: torch.device) -> Iterator[torch.device]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """No machine lacks what the virtual CANN needs, so none of its tests may be skipped, but for an old torch."""
+    """No machine lacks what the virtual CANN needs, so its tests may be skipped only where torch is too old."""
     report = yield
     if report.skipped and _needs_only_the_virtual_cann(item.path) and not _needs_another_torch(report):
         report.outcome = "failed"
@@ -162,6 +162,6 @@ def _needs_only_the_virtual_cann(file: Path) -> bool:
 
 
 def _needs_another_torch(report: pytest.TestReport) -> bool:
-    from torch_features import REASONS  # below tests/support, which pytest alone puts on the path
+    from torch_features import REASONS  # in tests/support, which only pytest puts on the path
 
     return isinstance(report.longrepr, tuple) and report.longrepr[2].removeprefix("Skipped: ") in REASONS

@@ -71,7 +71,7 @@ def test_the_figures_belong_together(capsys):
         if row["implementation"] == "the limit":
             assert row["share of the limit"] == 1
         else:
-            assert row["value"] == pytest.approx(4.8, abs=1)  # ln 70, and half the variance of the logits
+            assert row["value"] == pytest.approx(4.8, abs=1)  # ln 70, plus half the variance of the logits
         peers = {
             one["implementation"]
             for one in rows
@@ -83,7 +83,7 @@ def test_the_figures_belong_together(capsys):
 
 
 def test_memory_is_counted_over_the_inputs(capsys):
-    """What each loss must allocate, from its description alone, at a size beside which rows' statistics are small."""
+    """The memory that each loss must allocate, by its description, at a size where rows' statistics are negligible."""
     rows = ran(report_of(capsys, "64x4096")["rows"])
     peaks = {(row["implementation"], row["form"]): row["peak over logits"] for row in rows if "value" in row}
     logits_that_are_made = {
@@ -98,7 +98,7 @@ def test_memory_is_counted_over_the_inputs(capsys):
 
 
 def test_a_call_starts_with_the_logits_that_another_one_overwrote():
-    """In place, each call leaves its gradient where the logits were."""
+    """In place, each call overwrites the logits with its gradient."""
     seen = []
 
     def loss(x, target):
@@ -201,7 +201,7 @@ def test_the_first_npu_or_why_there_is_none(monkeypatch, torch_npu, count, said)
     backend = types.SimpleNamespace(device_count=lambda: count)
     monkeypatch.setitem(sys.modules, "torch_npu", torch_npu)
     monkeypatch.setattr(torch, "get_device_module", lambda name: backend)
-    monkeypatch.setattr(torch, "device", lambda *place: place)  # "npu" is a name that torch_npu registers
+    monkeypatch.setattr(torch, "device", lambda *place: place)  # "npu" is a device name only with torch_npu
     if said is None:
         assert require_npu() == ("npu", 0)
     else:
@@ -224,7 +224,7 @@ def test_rounds_end_when_their_time_is_over_but_three_are_made():
 
 def test_what_is_allocated_is_counted_at_its_peak():
     def call():
-        torch.empty(3000, dtype=torch.uint8)  # given back at once
+        torch.empty(3000, dtype=torch.uint8)  # freed at once
         return torch.empty(1000, dtype=torch.uint8), torch.empty(1500, dtype=torch.uint8)
 
     assert peak_allocated(call) == 3000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The questions to a board, told the answers by stand-ins: what is asked, compared, and written down."""
+"""The questions to a board, with stand-ins that answer: what is asked, compared, and written down."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Chip:
-    """Stands for the kernels: computes with torch, whose numbers another unit may change."""
+    """In place of the kernels: computes with torch; subclasses change the results."""
 
     def vector(self, operation: str, a: Tensor, b: Tensor) -> Tensor:
         elementwise = {"Exp": a.exp(), "Ln": a.log(), "Div": a / b, "Max": a.fmax(b)}

@@ -18,7 +18,7 @@ from npu_ce_jit.settings import Settings
 
 @pytest.fixture
 def session(tmp_path, monkeypatch):
-    """A session whose cache is below `tmp_path`; what the commands get instead of this process's own."""
+    """A session with its cache below `tmp_path`, which the commands get instead of this process's own."""
 
     def make(**changes):
         settings = Settings.from_env({"NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"})

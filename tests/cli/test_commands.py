@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a process, on machines that have little: no PATH, no home, no compiler, no CANN."""
+"""The command line in a process of its own, on machines without PATH, home, compiler or CANN."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _run(site: Path, *words: str, **variables: str) -> subprocess.CompletedProce
 
 @pytest.fixture
 def bare(tmp_path) -> dict[str, str]:
-    """Nothing on PATH, no home that could be written; only TMPDIR is there."""
+    """An empty PATH and a home that cannot be written; only TMPDIR exists."""
     return {"PATH": "", "HOME": "/proc/self/nothing", "TMPDIR": str(tmp_path)}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print, on a terminal and elsewhere: whole, as it is, and never a traceback for want of a reader."""
+"""What commands print, on a terminal and elsewhere: complete, unchanged, and no traceback without a reader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print_table = partial(console.print_table, may_colour=True)
 
 @pytest.fixture
 def printed(monkeypatch):
-    """Runs something with standard output on a terminal of 80 columns, and gives the screen."""
+    """Runs a function with standard output on a terminal of 80 columns, and returns the screen."""
 
     def run(print_it):
         with (
@@ -106,7 +106,7 @@ def _start(site: Path, *words: str, stdout: int, **variables: str) -> subprocess
     return subprocess.Popen(
         [sys.executable, "-m", "npu_ce_jit", *words],
         env=environment | variables,
-        cwd=site,  # which stands before all else on the path of `-m`
+        cwd=site,  # first on the path of `-m`
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=stdout,

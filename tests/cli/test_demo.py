@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first screen that a newcomer sees."""
+"""The first output that a new user sees."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of `doctor` on a known machine, its last line on others, and the JSON that programs read."""
+"""The text of `doctor` on a known machine, its last line on others, and its JSON output."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ DOCTOR = {
 
 
 def _require_shape(value, shape, where=""):
-    """Fails where keys or types differ."""
+    """Fails where keys or types differ from the shape."""
     if isinstance(shape, list):
         assert isinstance(value, list) and value, where
         for number, one in enumerate(value):
@@ -74,7 +74,7 @@ def _require_shape(value, shape, where=""):
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """A package with toy sources, a home, a compiler in it, and a variable that leads nowhere."""
+    """A package with toy sources, a home with a compiler, and a variable that names a missing directory."""
     home = tmp_path_factory.mktemp("ada")
     site = copy_package(home / "site")
     (home / "bin").mkdir()
@@ -91,7 +91,7 @@ def _output(known, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "npu_ce_jit", *words],
         env=environment,
-        cwd=home / "site",  # which stands before all else on the path of `-m`
+        cwd=home / "site",  # first on the path of `-m`
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel driver on every instruction set that this machine can compile for and run."""
+"""The kernel driver, for every instruction set that this machine can compile for and run."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ from kernel_problems import (
 
 Run = Callable[[list[Problem]], list[dict[str, np.ndarray]]]
 INF, NAN = np.inf, np.nan
-# One class, rows shorter than a vector, more of them than are read together, primes, both sides of 64 (rows on their
-# side), of a block (2048), of a chunk.
+# One class, rows shorter than a vector, more rows than are processed together, primes, both sides of 64 (narrow rows),
+# of a block (2048), of a chunk.
 SIZES = [(0, 5), (1, 1), (7, 1), (3, 2), (19, 10), (5, 63), (5, 64), (5, 65), (9, 31), (2, 127), (3, 2047), (3, 2048)]
 SIZES += [(203, 10), (131, 3), (70, 33), (2, 2049), (1, 16384), (2, 16385), (3, 40009)]
 
@@ -53,7 +53,7 @@ def draw(rng: np.random.Generator, dtype: str, rows: int, classes: int, spread: 
 def with_all_gradients(rng: np.random.Generator, problem: Problem) -> Problem:
     rows, classes = problem.logits.shape
     gradients = {bit: rounded(rng.normal(size=rows), problem.acc) for bit in (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY)}
-    if problem.reduction != NONE:  # one number stands for all rows
+    if problem.reduction != NONE:  # a gradient of one element, for all rows
         gradients = {bit: np.full(1, 0.5 + 0.25 * i) for i, bit in enumerate(gradients)}
     gradients[OF_LOG_PROB] = rounded(rng.normal(size=(rows, classes)), problem.dtype)
     return replace(problem, gradients=gradients)
@@ -126,13 +126,13 @@ def test_a_gradient_that_is_not_finite_stays_in_its_row(run: Run, dtype: str, cl
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_gradients_are_within_half_a_percent(run: Run, dtype: str) -> None:
-    """Element by element, the true class of confident rows and the smallest p included; a GradScaler's 2^16 as well."""
+    """For each element, also the true class of confident rows and the smallest p, and with a GradScaler's 2^16."""
     rng = np.random.default_rng(3)
     problems = []
     for classes in (10, 300, 32000):
         for scale in (1.0, 2.0**16):
             problem = draw(rng, dtype, 24, classes, spread=2.0)
-            # The true class ahead by ever more: 1 - p runs through 1e-4 and below; the others reach subnormal p.
+            # The true class leads by more and more: 1 - p falls below 1e-4, and the other classes' p becomes subnormal.
             lead = np.linspace(0, 30, 24) if dtype == "float16" else np.linspace(0, 110, 24)
             problem.logits[np.arange(24), problem.target] = rounded(lead, dtype)
             reduction = SUM if dtype == "bfloat16" else MEAN
@@ -141,7 +141,7 @@ def test_half_gradients_are_within_half_a_percent(run: Run, dtype: str) -> None:
         expected = truth(problem)["gradient"]
         largest = {"bfloat16": 3.4e38, "float16": 65504.0}[dtype]
         allowed = np.where(np.abs(expected) > largest, INF, 0.005 * np.abs(expected) + SMALLEST[dtype])
-        # The kernels sum exp in double, so 1 - p has an absolute error; at 1e-4 it is nothing.
+        # The kernels sum exp in double, so 1 - p has a small absolute error, which is negligible at 1e-4.
         allowed[np.arange(24), problem.target] += 1e-15 * problem.gradients[OF_LOSS]
         assert_close(replace(problem, name="confident"), "gradient", got["gradient"], expected, allowed)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random problems for the CPU kernels under sanitizers, briefly; tests/programs/fuzz_kernels.py is for more of them."""
+"""A short run of tests/programs/fuzz_kernels.py: random problems for the CPU kernels under sanitizers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU kernels take as many instructions as were recorded: a guard of their speed that no load can disturb."""
+"""The CPU kernels execute as many instructions as recorded: a check of their speed that is independent of the load."""
 
 from __future__ import annotations
 

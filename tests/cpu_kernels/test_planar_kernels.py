@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU kernels on [N, C, L] logits, whose positions lie side by side, against float64 and against [N, C]."""
+"""The CPU kernels on [N, C, L] logits, with contiguous positions, against float64 and against [N, C]."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kernel_problems import (
 Run = Callable[[list[Problem]], list[dict[str, np.ndarray]]]
 INF, NAN = np.inf, np.nan
 ALL = Z_LOSS | LSE | ARGMAX | ENTROPY
-# (images, classes, positions): nothing at all, one of each, less than a vector, whole vectors, both sides of a block of
+# (images, classes, positions): empty ones, one of each, less than a vector, whole vectors, both sides of a block of
 # classes (8) and of a tile of positions (512), many classes.
 SIZES = [(0, 5, 3), (2, 4, 0), (1, 1, 1), (3, 7, 1), (2, 1, 9), (5, 3, 2), (1, 2, 16), (2, 8, 33), (3, 9, 49)]
 SIZES += [(1, 19, 511), (2, 21, 512), (1, 17, 513), (2, 3, 1031), (1, 150, 67), (1, 2500, 5)]
@@ -47,7 +47,7 @@ def with_all_gradients(rng: np.random.Generator, problem: Problem) -> Problem:
     bits = (OF_LOSS, OF_Z_LOSS, OF_LSE, OF_ENTROPY)
     if problem.reduction == NONE:
         gradients = {bit: rounded(rng.normal(size=len(problem.logits)), problem.acc) for bit in bits}
-    else:  # one number stands for all rows
+    else:  # a gradient of one element, for all rows
         gradients = {bit: np.full(1, 0.5 + 0.25 * i) for i, bit in enumerate(bits)}
     return replace(problem, gradients=gradients)
 
@@ -70,7 +70,7 @@ def variants(rng: np.random.Generator, problem: Problem) -> Iterator[Problem]:
 
 
 def one_image(problem: Problem) -> Problem:
-    """All images at one place: the logits of the first stand for all."""
+    """All images share the memory of the first one."""
     first = np.tile(problem.logits[: problem.positions], (len(problem.logits) // max(problem.positions, 1), 1))
     return replace(problem, logits=first) if problem.name == "one image" else problem
 
@@ -123,7 +123,7 @@ def test_a_gradient_that_is_not_finite_stays_in_its_position(run: Run, dtype: st
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_offset_and_many_classes_cost_no_digits(run: Run, dtype: str) -> None:
-    """The sum over classes, of exp and of smoothed logits, is as exact as the rows' own, which is carried in double."""
+    """Sums over classes, of exp and of smoothed logits, are as exact as those over rows, which are in double."""
     rng = np.random.default_rng(5)
     problem = draw(rng, dtype, 1, 20_000, 3)
     far = replace(problem, logits=rounded(problem.logits / 8 + 200, dtype), label_smoothing=0.5, reduction=MEAN)
@@ -135,7 +135,7 @@ def test_an_offset_and_many_classes_cost_no_digits(run: Run, dtype: str) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_terms_of_a_long_sum_cost_no_digits(run: Run, dtype: str) -> None:
-    """Each is rounded in the same direction when it is added, so that errors do not cancel."""
+    """Each addition rounds in the same direction, so errors do not cancel."""
     problem = draw(np.random.default_rng(6), dtype, 1, 200_003, 3)
     logits = np.full_like(problem.logits, -2.3)
     logits[:, 7] = 0.0

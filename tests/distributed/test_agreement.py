@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong on one rank, or differs between ranks, is an error on all of them, at once."""
+"""An error on one rank, or a difference between ranks, raises on all of them at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS, CLASSES = 6, 5
 
 
 class Mistake(NamedTuple):
-    """What rank 1 does otherwise; the message that it gets."""
+    """Arguments that only rank 1 passes, and the message that it gets."""
 
     arguments: Callable[[], dict[str, Any]]
     message: str
@@ -77,7 +77,7 @@ def check_all(rank: int) -> None:
             call(**(arguments() if rank == 1 else {}))
         assert re.search(message, str(raised.value)), (name, str(raised.value))
     check_other_functions(rank)
-    # And the group is as it was.
+    # The group still works.
     torch.testing.assert_close(call(), torch.tensor(15.0).log())
     dist.barrier()
 
@@ -100,7 +100,7 @@ def test_it_is_an_error_on_every_rank():
 
 
 def check_where_ranks_tell(rank: int) -> None:
-    """One collective of four numbers a rank; none in a compiled graph, nor with tensors that have no values."""
+    """The checks are one collective of four numbers a rank; none in a compiled graph, or on fake tensors."""
     import torch.distributed as dist
 
     from npu_ce_jit.parallel.arguments import _ranks_tell
@@ -110,7 +110,7 @@ def check_where_ranks_tell(rank: int) -> None:
         call()
     assert [bytes for _, bytes in watched.collectives] == [2 * 4 * 8, ROWS * 4, 2 * ROWS * 4]
     assert _ranks_tell(torch.ones(2), group)
-    assert _ranks_tell(None, group)  # of gloo alone
+    assert _ranks_tell(None, group)  # the group is of gloo only
     assert not torch.compile(lambda x: x + _ranks_tell(x, group), backend="eager")(torch.zeros(1)).any()
     with FakeTensorMode():
         assert not _ranks_tell(torch.ones(2), group)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that fully_shard has taken apart: what is right, and a refusal of what would be 1/ranks of right."""
+"""A model sharded by fully_shard: right gradients, and an error where they would be 1 / ranks of right."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from torch_features import CAN_ADD_UP, GLOO_AVERAGES
 import npu_ce_jit
 from npu_ce_jit import cross_entropy, linear_cross_entropy
 
-FEATURES, CLASSES, ROWS = 6, 13, 4  # rows of each rank
+FEATURES, CLASSES, ROWS = 6, 13, 4  # ROWS: of each rank
 
 Loss = Callable[["Model", Tensor, Tensor], Tensor]
 
 
 class Model(nn.Module):
-    """The same on every rank. With `options`, its forward is the loss, else the hidden states."""
+    """The same on every rank. With `options`, forward returns the loss, else the hidden states."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def exact() -> list[Tensor]:
-    """The gradients of one process, by torch's own operators."""
+    """The gradients of one process, computed by torch's own operators."""
     model, (x, target) = Model(), batch()
     return list(torch.autograd.grad(F.cross_entropy(model.head(model(x, target)), target), tuple(model.parameters())))
 
@@ -68,7 +68,7 @@ def sharded(mesh: DeviceMesh, head: bool = True, adds_up: bool = False, **option
 
 
 def gradients(model: Model, loss: Loss) -> list[Tensor | None]:
-    """After a step of this rank's rows."""
+    """The whole gradients after a step on this rank's rows."""
     x, target = (t[dist.get_rank() * ROWS :][:ROWS] for t in batch())
     loss(model, x, target).backward()
     found = [parameter.grad for parameter in model.parameters()]
@@ -80,7 +80,7 @@ def data_parallel_mesh(shape: tuple[int, ...]) -> DeviceMesh:
 
 
 def shared(tensor: Tensor, mesh: DeviceMesh) -> DTensor:
-    """This rank's rows of all ranks' rows."""
+    """This rank's rows as a DTensor of all ranks' rows."""
     return DTensor.from_local(tensor, mesh, [Shard(0)] * mesh.ndim)
 
 
@@ -134,14 +134,14 @@ def check_ways(rank: int, mesh_shape: tuple[int, ...]) -> None:
     mesh, right = data_parallel_mesh(mesh_shape), exact()
     for model, loss in ways(mesh):
         torch.testing.assert_close(gradients(model, loss), right)
-    # The head's gradient is all ranks' from the start, and nobody reduces it again.
+    # Only the head gets a gradient: that of all ranks' rows from the start, which is not reduced again.
     found = gradients(sharded(mesh), of_frozen_backbone)
     assert found[:2] == [None, None]
     torch.testing.assert_close(found[2:], right[2:])
 
 
 def check_sums(rank: int) -> None:
-    """Where fully_shard adds up, DTensors' gradients are right as they are."""
+    """Where fully_shard sums, gradients of DTensors are right without change."""
     mesh, right = init_device_mesh("cpu", (2,)), exact()
     for options in ({}, {"reduction": "none"}):
         model = sharded(mesh, adds_up=True)
@@ -163,7 +163,7 @@ def check_refusals(rank: int, mesh_shape: tuple[int, ...]) -> None:
         said = rf"fully_shard averages \(input \[.*\): .* 1/{mesh.size()} of itself\. .*{hint}.*{add_up}"
         with pytest.raises((RuntimeError, torch._dynamo.exc.BackendCompilerFailed), match=said):
             gradients(sharded(mesh), loss)
-    with torch.no_grad():  # the number itself is right
+    with torch.no_grad():  # the loss itself is right
         model, (x, target) = sharded(mesh), batch()
         own = slice(rank * ROWS, (rank + 1) * ROWS)
         loss = of_dtensors(model, x[own], target[own])
@@ -177,7 +177,7 @@ def check_mixed(rank: int) -> None:
     both = r"linear_weight\.full_tensor\(grad_placements=\[Partial\('avg'\)\]\) and linear_bias\.full_tensor"
     with pytest.raises(RuntimeError, match=f"to be DTensors.* got Tensor and DTensor; {apart}{both}"):
         gradients(sharded(mesh), lambda m, x, y: loss_of(m(x, y), m.head, y))
-    with pytest.raises(RuntimeError, match=f"got Tensor and DTensor; {apart}{both}"):  # the head was sharded by itself
+    with pytest.raises(RuntimeError, match=f"got Tensor and DTensor; {apart}{both}"):  # the head is a sharded module
         gradients(sharded(mesh, reduction="mean"), Model.__call__)
     with pytest.raises(RuntimeError, match=rf"{apart}pass linear_bias\.full_tensor"):
         gradients(
@@ -187,7 +187,7 @@ def check_mixed(rank: int) -> None:
 
 
 def check_mixed_of_nobody(rank: int) -> None:
-    """No fully_shard in this process: then each call makes DTensors of the plain tensors, or the other way round."""
+    """Without fully_shard, each message says how to make DTensors of the plain tensors, or plain ones of DTensors."""
     from npu_ce_jit import parallel
 
     mesh = init_device_mesh("cpu", (2,))
@@ -223,7 +223,7 @@ def test_two_ranks_share_the_parameters():
 
 
 def check_beside_a_vocabulary(rank: int) -> None:
-    """fully_shard over one dimension, the vocabulary over the other: nothing is reduced twice there."""
+    """fully_shard over one mesh dimension, the vocabulary over the other: nothing is reduced twice."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "vocabulary"))
     data, vocabulary = mesh["data"], mesh["vocabulary"]
     model, (x, target) = sharded(data, head=False), batch()

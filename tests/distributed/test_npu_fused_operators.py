@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch_npu's three fused operators, as their pages define them, and what stands here in the place of all three.
+"""torch_npu's three fused operators, by their documentation, against the one function here that replaces them.
 
 npu_fused_linear_online_max_sum, npu_fused_cross_entropy_loss_with_max_sum and
-npu_fused_linear_cross_entropy_loss_with_max_sum_backward of CANN 9.0 are steps between which the caller puts
-collectives. None of them is a loss, so none is redirected; these are their formulas, written out.
+npu_fused_linear_cross_entropy_loss_with_max_sum_backward of CANN 9.0 are steps, between which the caller runs
+collectives. None of them is a loss, so none is redirected. Their formulas are written out here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from ranks import run_on_ranks
 from torch import Tensor
 
-ROWS, FEATURES, SHARE = 13, 7, 19  # classes of a rank
+ROWS, FEATURES, SHARE = 13, 7, 19  # SHARE: classes of a rank
 
 
 def online_max_sum(input: Tensor, weight: Tensor, target: Tensor, start: int, end: int) -> tuple[Tensor, ...]:
-    """Of this rank's classes: the max, the sum of exp(x - max), the target's x - max, whether it is another rank's (a
-    bit a row in the operator), and the target here. `end` is the last class.
-    """
+    """For this rank's classes: the max, the sum of exp(x - max), the target's x - max, whether the target is on another
+    rank (one bit a row in the operator), and the target's local index. `end` is the last class, inclusive."""
     logits = F.linear(input, weight).float()
     greatest = logits.amax(-1)
     shifted = logits - greatest[:, None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary over the ranks of a group: numbers against one process and the float64 formula, and what it costs."""
+"""The vocabulary shared by the ranks of a group: numbers against one process and the float64 formula, and the costs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Problem(NamedTuple):
 
 
 def problem(case: Case) -> Problem:
-    """The same on every rank."""
+    """The same problem on every rank."""
     torch.manual_seed(len(case.sizes) + case.rows)
     classes = sum(case.sizes)
     logits = (torch.randn(case.rows, classes, dtype=torch.float64) * 3).to(case.dtype)
@@ -77,7 +77,7 @@ def columns(rank: int, case: Case) -> slice:
 
 
 def assert_as_exact(ours: Tensor, one_process: Tensor, exact: Tensor, what: object) -> None:
-    """No further from the formula than twice what one process is, and four roundings of the largest result."""
+    """The error is at most twice that of one process, plus four roundings of the largest result."""
     if not exact.numel():
         assert ours.shape == exact.shape
         return
@@ -98,7 +98,7 @@ def run(local: Tensor, target: Tensor, weight: Tensor | None, options: Options, 
 def check_numbers(rank: int, case: Case) -> None:
     logits, target, weight, grad_loss = problem(case)
     own = columns(rank, case)
-    local = logits[:, own].t().contiguous().t() if case.rows % 2 else logits[:, own]  # strides of either kind
+    local = logits[:, own].t().contiguous().t() if case.rows % 2 else logits[:, own]  # strides of either order
     local = local.detach().requires_grad_()
     with Watched() as forward:
         ours = run(local, target, weight, case.options, own)
@@ -135,7 +135,7 @@ def test_numbers_are_those_of_one_process_for_three_collectives(ranks):
 
 
 def check_special(rank: int) -> None:
-    """NaN, infinities, masked classes and shards of them, in rows that count and in rows that do not."""
+    """NaN, infinities, masked classes and wholly masked shards, in rows that count and in ignored rows."""
     sizes = (3, 40)
     classes, own = sum(sizes), slice(0, 3) if rank == 0 else slice(3, 43)
     nan, inf = torch.nan, torch.inf
@@ -153,7 +153,7 @@ def check_special(rank: int) -> None:
         logits[start + 7, 2], logits[start + 7, 9] = inf, nan
     logits[16] = 200 * torch.randn(classes)
     logits[17, 5] = 1e4
-    target[[2, 3, 5]] = torch.tensor([5, 1, 20])  # finite ones
+    target[[2, 3, 5]] = torch.tensor([5, 1, 20])  # with finite logits
     weight = torch.rand(classes)
     several = (Options(), ALL._replace(softcap=None), ALL, Options(label_smoothing=1.0))
     for options, w in product([o._replace(reduction="none") for o in several], (None, weight)):
@@ -182,7 +182,7 @@ def check_errors(rank: int) -> None:
 
 
 def check_memory(rank: int) -> None:
-    """Nothing of the logits' size is made but their gradient."""
+    """The gradient is the only tensor of the logits' size that is allocated."""
     rows, classes = 64, 2000
     own = slice(classes * rank, classes * (rank + 1))
     torch.manual_seed(0)
@@ -233,7 +233,7 @@ def test_special_values_errors_memory_and_compile():
 
 
 def check_subgroups(rank: int) -> None:
-    """Two groups of two ranks, each with another problem."""
+    """Two groups of two ranks, each with its own problem."""
     import torch.distributed as dist
 
     groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
@@ -255,11 +255,11 @@ def test_a_group_of_some_ranks():
 
 
 def error_of_a_missing_rank(rank: int) -> str | None:
-    """Rank 1 does not come in time to one loss, and dies before the next; the errors of rank 0."""
+    """Rank 1 comes too late to one loss, and dies before the next; returns rank 0's errors."""
     import torch.distributed as dist
 
     logits, target = torch.randn(3, 4), torch.tensor([0, 7, 3])
-    dist.barrier()  # so that they meet in the time that is theirs to meet, too
+    dist.barrier()  # so that both ranks are there when the timeout starts
     hasty = dist.new_group(timeout=dt.timedelta(seconds=10))
     message = None
     if rank == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/distributed.md: its formulas against what is counted on 2 and 4 ranks, its tables, and its example."""
+"""docs/distributed.md: its formulas against counts on 2 and 4 ranks, its tables, and its example."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ costs = importlib.import_module("parallel_costs")
 
 
 def counted(rank: int, ranks: int) -> dict[str, Any]:
-    """Collectives and peak bytes of each way, by its name and the bytes of a logit."""
+    """Collectives and peak bytes of each implementation, by its name and the bytes of a logit."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
     from torch.distributed.tensor.parallel import loss_parallel
@@ -58,7 +58,7 @@ def counted(rank: int, ranks: int) -> dict[str, Any]:
         for name, step in (("ours", ours), ("loss_parallel", in_context), ("gathered", gathered)):
             with Watched() as watched:
                 step()
-            # The least of several: gloo's threads may hold a buffer for a moment longer.
+            # The minimum of several: gloo's threads may hold a buffer for a moment longer.
             found[name, dtype.itemsize] = watched.collectives, min(peak_allocated(step) for _ in range(4))
     return found
 
@@ -70,7 +70,7 @@ def test_the_formulas_are_what_is_counted(ranks):
         for (name, logit_bytes), (collectives, peak) in of_rank.items():
             problem = costs.Sizes(64, 2048 * ranks, ranks, logit_bytes)
             assert collectives == getattr(costs, name)(problem), (name, logit_bytes)
-            # Beside what the formula counts there are some numbers a row; a logits' worth is 4096 bytes a row or more.
+            # The formula leaves out a few numbers for each row; logits would be at least 4096 bytes a row.
             beside = peak - getattr(costs, f"{name}_memory")(problem)
             assert 0 <= beside <= 128 * problem.rows, (name, logit_bytes, beside / problem.rows)
 
@@ -98,6 +98,6 @@ def test_the_example_of_the_page_runs(tmp_path):
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    # Both write to one pipe, and may do so in one line.
+    # Both ranks write to one pipe, so their text may share a line.
     assert sorted(re.findall(r"rank \d: loss", done.stdout)) == ["rank 0: loss", "rank 1: loss"]
     assert done.stdout.count("gradient of its head [500, 16]") == 2

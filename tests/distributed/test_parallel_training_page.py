@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/parallel-training.md: each block's step, on two ranks, is that of one process with all rows."""
+"""docs/parallel-training.md: the step of each block, on two ranks, is that of one process with all rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def modules() -> tuple[nn.Module, npu_ce_jit.LinearCrossEntropyLoss]:
 def batch() -> tuple[Tensor, Tensor]:
     torch.manual_seed(6)
     tokens, labels = torch.randint(VOCABULARY, (ROWS,)), torch.randint(VOCABULARY, (ROWS,))
-    labels[[1, 8]] = -100  # one of each rank's
+    labels[[1, 8]] = -100  # one row of each rank
     return tokens, labels
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss from hidden states over a shared vocabulary matrix: against one process, in chunks, and what it holds."""
+"""The loss from hidden states with a shared vocabulary matrix: against one process, in chunks, and its memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = (Options(), Options(reduction="sum", z_loss=0.01, ignore_index=3), ALL
 
 
 def layer(dtype: torch.dtype, ignore_index: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Input, linear_weight and linear_bias, the targets, and the classes' weights: the same on every rank."""
+    """Input, linear_weight and linear_bias, the targets, and the class weights; the same on every rank."""
     torch.manual_seed(7)
     shapes = ((ROWS, FEATURES), (CLASSES, FEATURES), (CLASSES,))
     target = torch.randint(CLASSES, (ROWS,))
@@ -40,7 +40,7 @@ def of_formula(tensors: list[Tensor], target: Tensor, weight: Tensor | None, opt
 
 
 def small_chunks() -> None:
-    """Of a few rows, since these problems are smaller than any chunk would be."""
+    """Makes chunks of a few rows, since these problems are smaller than a chunk."""
     chunks._FEWEST, chunks._SHARE = CLASSES, 0.3
 
 
@@ -62,7 +62,7 @@ def check_group(rank: int, sizes: tuple[int, ...]) -> None:
         exact = of_formula(tensors, target, weight if weighted else None, options)
         exact[2:] = [of_all[own] for of_all in exact[2:]]
         for a, b in zip(ours, exact, strict=True):
-            # A two-byte gradient is rounded once a chunk and once a rank.
+            # A two-byte gradient is rounded once for each chunk and each rank.
             bound = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 8 * torch.finfo(dtype).eps)
             scale = b.abs().max() if b.numel() else torch.tensor(0.0)
             assert a.dtype == dtype
@@ -70,7 +70,7 @@ def check_group(rank: int, sizes: tuple[int, ...]) -> None:
 
 
 def check_cost(rank: int) -> None:
-    """Peak far below this rank's logits, and the gradient of input in one collective."""
+    """The peak is far below this rank's logits, and the gradient of input takes one collective."""
     from npu_ce_jit.parallel import vocab_parallel_linear_cross_entropy
 
     rows, features, classes = 4096, 16, 4096
@@ -85,7 +85,7 @@ def check_cost(rank: int) -> None:
     inside, watched = vocab_parallel_linear.linear_of_group, Watched(large=rows * classes)
 
     def is_watched(*arguments: Any) -> Any:
-        with watched:  # a mode outside sees one operator
+        with watched:  # outside of it, a dispatch mode would see a single operator
             return inside(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:

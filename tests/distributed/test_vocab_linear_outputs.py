@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the linear loss gives beside the loss where ranks share the vocabulary: against float64, in every form."""
+"""The outputs of the linear loss beside the loss, where ranks share the vocabulary: against float64, in every form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = (Options("none"), Options("mean", 3, 0.2, 0.1, 5.0, 1.3))
 
 
 def total(found: Any) -> Tensor:
-    """A scalar that every differentiable output has a part in."""
+    """A scalar that depends on every differentiable output."""
     return sum((n + 1.5) * getattr(found, name).square().sum() for n, name in enumerate(DIFFERENTIABLE))  # type: ignore[return-value]
 
 

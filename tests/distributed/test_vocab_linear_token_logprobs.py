@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities from hidden states over ranks that share the head: numbers, compiled or not, and refusals."""
+"""Log-probabilities from hidden states over ranks that share the head: numbers, also compiled, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_numbers(rank: int, sizes: tuple[int, ...]) -> None:
 
 
 def check_refusals(rank: int) -> None:
-    """What one rank refuses is an error on both, in seconds: each waits for the other in the next collective."""
+    """An error on one rank is an error on both, in seconds: each would otherwise wait for the other in a collective."""
     from npu_ce_jit.parallel import vocab_parallel_linear_cross_entropy, vocab_parallel_linear_token_logprobs
 
     x, w, y = torch.randn(4, 6), torch.randn(5, 6), torch.randint(10, (4,))
@@ -62,7 +62,7 @@ def check_refusals(rank: int) -> None:
     with pytest.raises(RuntimeError, match=r"got temperature 1\.0 \(rank 0\), 0\.5 \(rank 1\)$"):
         vocab_parallel_linear_token_logprobs(x, w, y, temperature=1.0 / (rank + 1))
     assert time.monotonic() - begin < 30
-    # All classes' weights are the same as this rank's own.
+    # The weights of all classes give the same loss as this rank's own.
     weight = torch.arange(10.0)
     losses = [
         vocab_parallel_linear_cross_entropy(torch.ones(4, 6), torch.ones(5, 6), torch.tensor([0, 3, 7, 9]), weight=each)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vocab_parallel_cross_entropy` as Megatron calls it: `[s, b, V/tp]`, in place, its smoothing; and all weights."""
+"""`vocab_parallel_cross_entropy` as Megatron uses it: `[s, b, V/tp]`, in place, its smoothing; and all weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {2: ((5, 8), (40, 0)), 3: ((3, 1, 9),)}
 
 
 def of_megatron(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    """Its _VocabParallelCrossEntropy with one rank, whose own classes are all of them. `[s, b]`"""
+    """Megatron's _VocabParallelCrossEntropy on one rank with all classes. `[s, b]`"""
     classes = logits.shape[-1]
     logits = logits - logits.max(-1, keepdim=True).values
     exp_logits = logits.exp()
@@ -45,7 +45,7 @@ def check_smoothing(rank: int, of_ranks: tuple[tuple[int, ...], ...]) -> None:
                 x, y, label_smoothing=0.3, label_smoothing_formula="megatron", **options
             )
 
-        if compiles and min(sizes):  # a rank without classes has a graph of its own, whose sizes need not match
+        if compiles and min(sizes):  # a rank without classes would compile a graph of its own
             call = torch.compile(call, fullgraph=True, backend="aot_eager")
         local, true = logits[..., own].clone().requires_grad_(), logits.double().requires_grad_()
         factors = torch.rand(5, 3) + 0.5
@@ -65,7 +65,7 @@ def test_the_smoothing_of_megatron_over_all_classes(ranks):
 
 
 def check_weights(rank: int, of_ranks: tuple[tuple[int, ...], ...]) -> None:
-    """All classes' weights are those of the rank's own, wherever they are asked for."""
+    """The weights of all classes give the result of the rank's own, with and without the ranks' checks."""
     from npu_ce_jit.parallel import arguments, vocab_parallel_cross_entropy
 
     options = Options(label_smoothing=0.2, z_loss=0.1)
@@ -114,7 +114,7 @@ def check_in_place(rank: int) -> None:
         size = logits.numel() * logits.element_size()
         _, expected = step(False)
         assert peak_allocated(lambda step=step: step(True), warm_up=False) < 0.1 * size
-        assert torch.equal(logits, expected)  # the one there was is gone
+        assert torch.equal(logits, expected)  # the logits are overwritten
     logits = torch.randn(4, 3, classes, requires_grad=True) * 1
     target = torch.randint(2 * classes, (4, 3))
     loss = vocab_parallel_cross_entropy(logits, target, inplace_backward=True)

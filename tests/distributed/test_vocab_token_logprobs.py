@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities over the ranks of a group: against the float64 formula, and against verl's, written out."""
+"""Log-probabilities over the ranks of a group: against the float64 formula, and against verl's formulas."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SIZES = {2: ((5, 8), (40, 0), (64, 65)), 4: ((3, 1, 2, 9), (0, 70, 0, 3))}
 
 
 def of_verl(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """vocab_parallel_log_probs_from_logits, vocab_parallel_entropy, vocab_parallel_sum_pi_squared, on one rank.
+    """verl's vocab_parallel_log_probs_from_logits, vocab_parallel_entropy and vocab_parallel_sum_pi_squared, on one
+    rank.
 
-    As verl computes them: entropy as log-sum-exp minus the mean logit, the sum of squares from softmax.
+    Computed as in verl: entropy as log-sum-exp minus the mean logit, the sum of squares from the softmax.
     """
     logits_max = logits.max(-1, keepdim=True).values
     normalized = logits - logits_max
@@ -67,7 +68,7 @@ def check_numbers(rank: int, of_ranks: tuple[tuple[int, ...], ...]) -> None:
         torch.testing.assert_close(gradient.double(), of_all[..., own], rtol=eps, atol=5e-5 + 34 * eps)
 
         one = vocab_parallel_token_logprobs(local, target, **kinds)
-        torch.testing.assert_close(one, found.logprobs, rtol=1e-6, atol=1e-6)  # sums in another order
+        torch.testing.assert_close(one, found.logprobs, rtol=1e-6, atol=1e-6)  # it adds in another order
         (plain,) = torch.autograd.grad(one.sum(), local)
         whole = logits.clone().requires_grad_()
         npu_ce_jit.token_logprobs(whole, target, **kinds).sum().backward()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the package says of itself at a prompt, and that asking costs a training script nothing."""
+"""What the package shows at a prompt, and that this costs a training script nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import npu_ce_jit
 from npu_ce_jit import bootstrap
 from npu_ce_jit.errors import BuildError, NpuCeJitError
 
-# Beside torch's own: a module that is added here is time that every process of every rank spends.
+# The package's modules after an import: each one more takes time in every process of every rank.
 WARM = """
     npu_ce_jit _version bootstrap errors log session settings torch_compat
     api api.cross_entropy api.numbers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels of the running process that are exchanged for others. The loss in SCALE tells whose computed."""
+"""Kernels that are replaced in the running process. SCALE is a factor of the loss, which tells them apart."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_example_computes_what_it_says(capsys):
 @pytest.mark.exhaustive
 def test_calls_in_other_threads_run_on_one_set_of_kernels_or_the_other(doubled, capfd, recwarn):
     doubled(check=False)
-    capfd.readouterr()  # what is said of a build
+    capfd.readouterr()  # discards the build's messages
     right_gradient, stop = gradient(), threading.Event()
     seen: list[float] = []
     faults: list[object] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reloading the package, a module at a time or whole, in a process that goes on computing. Notebooks do it all day."""
+"""Reloading the package, one module or all, in a process that goes on computing, as in a notebook."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ check(first.CrossEntropyLoss())  # torch.compile of what calls a function of the
 def _run(code: str, backend: str, **variables: str) -> None:
     done = torch_processes.start(f"BACKEND = {backend!r}\n{CHECKS}{code}", os.environ | variables).wait(600.0)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "a kernel that overrides another is reported there"
+    said = [line for line in done.stderr.splitlines() if "triton not found" not in line]  # torch 2.11, of itself
+    assert said == [], "a kernel that overrides another is reported there"
 
 
 both_ways = pytest.mark.parametrize("code", [EVERY_MODULE, AGAIN], ids=["every module", "imported again"])
@@ -125,7 +126,7 @@ assert shape(npu_ce_jit.cross_entropy) == (7,)
 assert shape(cross_entropy) == (7,), "there is one operator, and the last import made it"
 """
 
-# What IPython's %autoreload 2 does to each function of a module that was edited.
+# What IPython's %autoreload 2 does to each function of an edited module.
 PATCH = """
 import importlib
 meta = npu_ce_jit.op.meta

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warning points at the line of the program that led to it, however the program got there."""
+"""A warning names the line of the user's program that led to it, however it got there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch_processes
 
 import npu_ce_jit
 
-# Where the file `user.py` is to be blamed is said beside the line.
+# The line of `user.py` that the warning must name is marked with "# here".
 AT_IMPORT = {
     "import": "import os\nimport npu_ce_jit  # here\n",
     "from": "import os\n\nfrom npu_ce_jit import (  # here\n    CrossEntropyLoss,\n    cross_entropy,\n)\n",
@@ -34,7 +34,7 @@ AT_THE_SWITCH = {
 
 
 def blamed(directory: Path, program: str, **variables: str) -> list[str]:
-    """The places that are named in what warnings of ours a program gives, as `file:line`."""
+    """The places, as `file:line`, that this package's warnings name when a program runs."""
     code = "import torch, warnings\nwarnings.simplefilter('always')\n" + program
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
     places = os.pathsep.join((str(directory), str(Path(npu_ce_jit.__file__).parents[1])))
@@ -46,7 +46,7 @@ def blamed(directory: Path, program: str, **variables: str) -> list[str]:
 
 
 def line_of(directory: Path, text: str) -> str:
-    """Writes `user.py`, and says where it is to be blamed."""
+    """Writes `user.py`, and returns the place that a warning must name."""
     file = directory / "user.py"
     file.write_text(text, "utf-8")
     return f"{file}:{1 + text[: text.index('# here')].count(chr(10))}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache that travels: packed on one machine, unpacked on another, and what a bad file must not do."""
+"""Packing a cache on one machine and unpacking it on another; a bad archive does no harm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def packed(tmp_path_factory) -> tuple[Path, Artifact]:
 
 
 def _elsewhere(tmp_path: Path) -> Toy:
-    """The same key, another cache, and no compiler."""
+    """A toy with the same key, another cache, and no compiler."""
     one = toy(tmp_path)
     return one._replace(toolchain=one.toolchain.replace(cxx=one.toolchain.cxx._replace(value=None)))
 
@@ -80,7 +80,7 @@ def _archive(file: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
 
 
 def _changed(file: Path, into: Path, change) -> Path:
-    """A copy with each member as `change` (name, content) gives it back."""
+    """A copy of the archive, in which each member is replaced by change(name, content)."""
     with tarfile.open(file) as archive:
         members = [change(member.name, archive.extractfile(member).read()) for member in archive]
     return _archive(into, *((tarfile.TarInfo(name), content) for name, content in members))
@@ -142,9 +142,10 @@ def test_a_truncated_archive_is_refused(packed, tmp_path, size):
 
 @pytest.mark.parametrize("is_compressed", [True, False])
 def test_random_flips_of_bits_give_an_error_or_what_verifies(packed, tmp_path, is_compressed):
-    """Compressed, most flips reach what is read; without it they reach names, sizes, manifests and libraries.
+    """In a compressed archive, most flips are detected when it is read; in a plain one they hit names, sizes, manifests
+    and libraries.
 
-    How many hit the padding behind the last file, which nobody reads, is chance.
+    How many hit the padding behind the last file, which is never read, is chance.
     """
     content = packed[0].read_bytes()
     content = content if is_compressed else gzip.decompress(content)

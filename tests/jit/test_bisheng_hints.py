@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about each way in which bisheng fails; where g++'s headers are not found, a build does it itself."""
+"""The hints for each way in which bisheng fails. Where g++'s headers are not found, a build adds them itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a compiler's failures the probe sees, and which of them end a build."""
+"""Which of a compiler's failures the probe detects, and which of them end a build."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_library_that_does_not_open_or_lacks_a_launcher_is_no_success(machine,
 
 
 def test_a_symbol_that_nobody_defines_is_found_at_once(machine, libraries):
-    """Only a call would find it, where the linker binds lazily."""
+    """Otherwise, with lazy binding, only a call would find it."""
     recipe = machine(asc=make(libraries["undefined"]), cce_soc=make(libraries["good"])).first()
     assert "undefined symbol: nowhere" in recipe.facts["bisheng_flags_tried"][0]
 
@@ -59,7 +59,7 @@ def test_a_compiler_that_hangs_is_stopped_with_what_it_started_and_not_started_a
     pids = tmp_path / "pids"
 
     class Impatient(subprocess.Popen):
-        """Its time is over when the compiler has started something."""
+        """Its timeout expires as soon as the compiler has started a process."""
 
         def wait(self, timeout=None):
             if timeout is None:

@@ -58,7 +58,7 @@ def test_a_source_that_does_not_compile_gives_the_compilers_words_the_command_an
     assert "undeclared_name" in Path(error.log_path).read_text("utf-8")
     assert "doctor" in error.hint
     assert not list(one.key_dir.glob("[.e]*")), "nothing but the log is left"
-    toy(tmp_path).build()  # mended: the next one builds
+    toy(tmp_path).build()  # mended, it builds
 
 
 def test_a_symbol_that_nobody_defines_is_an_error_of_the_build(tmp_path):
@@ -104,7 +104,7 @@ def test_a_full_disk_is_an_error_that_names_the_place(tmp_path, monkeypatch):
 
 def test_a_build_that_ends_without_a_word_goes_on_in_the_next_root(tmp_path):
     one = toy(tmp_path)
-    # Of a full disk it cannot tell, since its log is there.
+    # Since it could write its log, it does not take the disk for full.
     ninja = tmp_path / "ninja"
     fails_in_the_cache = f'case "$PWD" in {tmp_path}/cache/*) exit 1;; esac'
     ninja.write_text(f'#!/bin/sh\n{fails_in_the_cache}\nexec {one.toolchain.ninja.value} "$@"\n', "utf-8")

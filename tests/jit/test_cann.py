@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where CANN and its compiler are looked for, and what is said of one that is missing or broken."""
+"""Where CANN and its compiler are searched for, and the messages for one that is missing or broken."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def program(file: Path) -> Path:
 
 
 def tree(home: Path, generation: int = 8, version: str = "8.1.RC1") -> Path:
-    """A CANN of which there are the compiler, its linker and the file that states the version."""
+    """A CANN with only the compiler, its linker and the file that states the version."""
     program(home / PLACE_OF[generation] / "bisheng")
     program(home / PLACE_OF[generation] / "ld.lld")
     (home / "runtime").mkdir()

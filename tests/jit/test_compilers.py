@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CXX may be beside a C++ compiler that works, and what becomes of its exit code."""
+"""Values of CXX other than a working C++ compiler, and how a compiler's exit code is found."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_compiler_that_succeeds_and_writes_nothing_is_told_by_what_it_did_not_
 @pytest.mark.parametrize("ninja", sorted({*filter(None, [shutil.which("ninja", path="/usr/bin:/bin")]), ""}))
 def test_where_sigchld_is_ignored_a_build_works_and_a_failure_has_the_compilers_words(tmp_path, ninja):
     toys = toy(tmp_path), toy(tmp_path / "broken", BROKEN)
-    if ninja:  # releases differ in what they make of an ignored signal
+    if ninja:  # releases of ninja treat an ignored signal differently
         found = toys[0].toolchain.ninja._replace(value=ninja)
         toys = tuple(each._replace(toolchain=each.toolchain.replace(ninja=found)) for each in toys)
 
@@ -77,7 +77,7 @@ def test_where_sigchld_is_ignored_a_build_works_and_a_failure_has_the_compilers_
         assert one.build() == one.find()
         assert any("undeclared_name" in line for line in _error(broken).first_lines)
         assert subprocess.run(["false"]).returncode == 0, "the signal is ignored as before"
-        with pytest.raises(ChildProcessError):  # and no dead child was left
+        with pytest.raises(ChildProcessError):  # no child process is left
             os.waitpid(-1, os.WNOHANG)
 
     assert exit_code(fork(task)) == 0
@@ -133,7 +133,7 @@ def test_a_compiler_that_does_not_ask_for_the_cpu_leaves_it_out_of_the_key(tmp_p
 
 
 def _asan() -> str:
-    """The runtime, or an empty string."""
+    """The path of AddressSanitizer's runtime; "" if there is none."""
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     return found if os.path.isabs(found) and os.path.exists(found) else ""
 
@@ -159,7 +159,7 @@ def test_a_sanitizer_in_cxx_kills_no_import_and_serves_where_its_runtime_comes_f
     if hidden:
         cxx = compiler_script(tmp_path, 'set -- -fsanitize=address "$@"')
     variables = {"CXX": cxx, "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    for _ in range(2):  # one that builds, and one that finds
+    for _ in range(2):  # the first builds, the second finds
         said = run_python(site_dir, IMPORT, **variables).stdout
         assert said.startswith("reference npu_ce_jit: The slower reference implementation is used."), said
         assert (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many processes and threads at once: one of them compiles, all are served, and a warm one starts nothing."""
+"""Many processes and threads at once: one of them compiles, all get the library, and a warm process starts nothing."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ print(*said, sep="\\n")
 
 
 def _counting_compiler(tmp_path: Path) -> tuple[str, Path]:
-    """A compiler for CXX, and the file to which each link adds a dot."""
+    """A compiler for CXX, and the file to which it adds a dot at each link."""
     links = tmp_path / "links"
     return compiler_script(tmp_path, f'case "$*" in *-shared*) printf . >> {links};; esac; sleep 0.3'), links
 
 
 def _reports(site_dir: Path, count: int, **variables: str) -> list[dict[str, Any]]:
-    """Of as many processes that import at once."""
+    """The reports of `count` processes that import at once."""
     processes = [start_python(site_dir, IMPORT, **variables) for _ in range(count)]
     reports = []
     for process in processes:
@@ -93,7 +93,7 @@ def test_64_cold_processes_compile_once_and_64_warm_ones_start_nothing(tmp_path)
         assert ctypes.CDLL(str(artifact.library)).toy() == 42
 
     def use_warm():
-        for name in COLD_ONLY:  # whose parent has built
+        for name in COLD_ONLY:  # imported when the parent built
             sys.modules.pop(name, None)
         sys.addaudithook(lambda event, _: started.append(event) if event in STARTS else None)
         use()
@@ -107,7 +107,7 @@ def test_64_cold_processes_compile_once_and_64_warm_ones_start_nothing(tmp_path)
 
 
 def test_8_threads_whose_first_call_comes_at_once_compile_once(tmp_path):
-    """The lock between processes is out of the way, so that only the one between threads is left."""
+    """The lock between processes is off, so that only the one between threads is tested."""
     site_dir = copy_package(tmp_path / "site")
     compiler, links = _counting_compiler(tmp_path)
     variables = {"NPU_CE_JIT_BUILD": "lazy", "NPU_CE_JIT_LOCK_TIMEOUT": "0", "CXX": compiler}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A damaged entry ends no process by a signal: it is reported once, set aside, built anew. Each use in a process."""
+"""A damaged entry never kills a process: it is reported once, set aside and rebuilt. Each use has its own process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _load(one: Toy) -> Artifact:
 
 
 def _require_healed(one: Toy, caplog: pytest.LogCaptureFixture) -> None:
-    """One process tells of the damage and builds; the next finds nothing amiss."""
+    """The first process reports the damage and builds; the next one finds nothing wrong."""
 
     def use(warnings: int) -> None:
         caplog.clear()
@@ -121,7 +121,7 @@ def test_an_entry_whose_manifest_is_damaged_is_built_again(built, caplog, state)
 
 
 def _fake_libstdcxx(directory: Path) -> list[str]:
-    """The linker's arguments for a library of that name with a version of symbols that no machine has."""
+    """The linker's arguments for a libstdc++ that defines a symbol version which no machine has."""
     directory.mkdir()
     (directory / "fake.map").write_text("GLIBCXX_3.4.999 { npu_ce_future; };\n", "ascii")
     (directory / "fake.cpp").write_text('extern "C" int npu_ce_future() { return 0; }\n', "ascii")
@@ -131,7 +131,7 @@ def _fake_libstdcxx(directory: Path) -> list[str]:
     return [str(directory / "libstdc++.so.6"), "-Wl,-u,npu_ce_future", "-Wl,--no-as-needed"]
 
 
-# What another machine may link that this one refuses, and dlerror's words for it.
+# Libraries that another machine may link and this one refuses: dlerror's message, and how to link them.
 UNLOADABLE = {
     "undefined symbol": ("undefined symbol: npu_ce_nowhere", lambda path: ["-Wl,-z,undefs", "-Wl,-u,npu_ce_nowhere"]),
     "newer libstdc++": ("version `GLIBCXX_3.4.999' not found", _fake_libstdcxx),
@@ -152,7 +152,7 @@ def _unloadable(tmp_path: Path, fault: str) -> tuple[Toy, str]:
 @pytest.mark.parametrize("fault", UNLOADABLE)
 def test_a_library_that_this_machine_cannot_load_is_built_once_more_and_then_used(tmp_path, caplog, monkeypatch, fault):
     one, said = _unloadable(tmp_path, fault)
-    one.build().entry_dir.rename(one.key_dir / "e-0")  # so that it comes before any other
+    one.build().entry_dir.rename(one.key_dir / "e-0")  # so that it is found before any other
     foreign = one.find()
     assert foreign is not None
     with pytest.raises(LoadError, match=said):
@@ -160,7 +160,7 @@ def test_a_library_that_this_machine_cannot_load_is_built_once_more_and_then_use
     (tmp_path / "here").touch()
     own = _load(one)
     assert own.entry_dir != foreign.entry_dir
-    monkeypatch.setattr(entry, "_refused", set())  # as in the next process
+    monkeypatch.setattr(entry, "_refused", set())  # as in a new process
     assert _load(one) == own
     assert caplog.text.count(said) == 1, "neither tried nor reported again"
     assert foreign.library.is_file(), "for the machines that it serves"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of one node tell each other of a build that failed."""
+"""How processes on one node share the failure of a build."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_all_who_wait_get_the_compilers_words_from_one_compile(tmp_path):
     one = _broken(tmp_path, compiles)
 
     def task():
-        wait_until(all_are_there.exists)  # who begins after the failure builds again
+        wait_until(all_are_there.exists)  # a process that starts after the failure builds again
         with pytest.raises(BuildError) as caught:
             one.build()
         (tmp_path / f"said-{os.getpid()}").write_text(str(caught.value), "utf-8")
@@ -53,12 +53,12 @@ def test_a_process_that_starts_after_the_failure_builds_again(tmp_path):
 
     for _ in range(2):
         assert exit_code(fork(task)) == 0
-        time.sleep(0.05)  # a process's start is known to 10 ms
+        time.sleep(0.05)  # start times of processes have a resolution of 10 ms
     assert compiles.read_text("utf-8").count(".") == 2
 
 
 def test_sources_that_were_mended_meanwhile_are_built_at_once(tmp_path):
-    """By a process that began before the failure, and would be told of one with the same key."""
+    """The process began before the failure, and would reuse it if the key were the same."""
     broken, begun = toy(tmp_path, "int broken(\n"), tmp_path / "begun"
 
     def task():

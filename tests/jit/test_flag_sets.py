@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which set of flags a build takes, and what each set is."""
+"""Which set of flags a build uses, and the content of each set."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_when_none_works_the_error_tells_each_flag_set_the_command_the_log_and_a
 
 
 def test_a_flag_set_that_takes_the_probe_and_not_the_kernels_is_left(machine, libraries):
-    """The fault of which there are reports: one unit links, and several define the same symbol."""
+    """A reported fault: one unit links, but several define the same symbol."""
     one = machine(otherwise=make(libraries["good"]))
     recipes = one.recipes()
     recipe = next(recipes)
@@ -159,7 +159,7 @@ def test_what_failed_with_the_kernels_got_further_than_what_failed_with_the_prob
     assert caught.value.command == "bisheng for asc"
 
 
-# What packages have, by where their build rules look: 8.x, and 9.x, whose headers include each other by bare names.
+# Where packages have what build rules look for: 8.x, and 9.x, whose headers include each other by bare names.
 PLACES = {
     "8": ("compiler", ("tikcpp/tikcfw", "tikcpp/tikcfw/interface", "tikcpp/tikcfw/impl"), "tikcpp/tikcfw"),
     "9": (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children and neighbours of a process: forked in a build and after loading, spawned, or cleaning under its feet."""
+"""Children and other processes around one that builds or has loaded: forked, spawned, or cleaning the cache."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ for loss in (torch.nn.functional.cross_entropy, npu_ce_jit.cross_entropy):
 
 @pytest.fixture
 def slow(tmp_path) -> Toy:
-    """It says when its compiler has started, and how often it links."""
+    """It records the start of its compiler, and each link."""
     lines = f'touch {tmp_path}/started; case "$*" in *-shared*) printf . >> {tmp_path}/links;; esac; sleep 0.7'
     return toy(tmp_path, CXX=compiler_script(tmp_path, lines))
 
@@ -110,7 +110,7 @@ def test_a_fork_while_another_thread_loads_leaves_the_child_able_to():
 
 
 def test_children_forked_during_a_build_end_without_harm_or_wait_for_it(tmp_path, slow):
-    """A data loader's workers, say: what they inherit is no lock of theirs to release, and no directory to remove."""
+    """As a data loader's workers: they must not release the inherited lock, nor remove the inherited directory."""
     results = []
     thread = threading.Thread(target=lambda: results.append(slow.build()))
     thread.start()
@@ -153,7 +153,7 @@ def test_a_child_forked_after_loading_goes_on_with_the_library(tmp_path):
 
 @needs_the_library
 def test_a_child_forked_after_a_parallel_region_fares_as_with_torchs_loss():
-    """It hangs where torch's OpenMP is GNU's, whose threads are not in the child; with one thread it ends."""
+    """Both hang where torch's OpenMP is GNU's, whose threads do not exist in the child; with one thread, both end."""
     run = torch_processes.start(AFTER_A_PARALLEL_REGION, os.environ).wait(60.0)
     torchs, ours = run.stdout.splitlines()
     assert ours == torchs
@@ -161,7 +161,7 @@ def test_a_child_forked_after_a_parallel_region_fares_as_with_torchs_loss():
 
 
 def test_a_process_goes_on_computing_after_another_has_cleaned_everything(tmp_path):
-    """Its pages of the library are read from the disk when they are first touched, so also after the files are gone."""
+    """Pages of the library that are touched first after its files were removed are still read from the disk."""
     pages = 64
     body = f"""
         struct alignas(4096) Page {{ volatile int number; }};

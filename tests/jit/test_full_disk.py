@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache on a disk that is full, over quota, read-only or noexec; real ones, mounted where only a child sees them."""
+"""A cache on a disk that is full, over quota, read-only or noexec. The disks are real mounts that only a child sees."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = needs_compiler
 
 
 def _load(one: Toy) -> Path:
-    """The directory that it was loaded from."""
+    """Loads the library, and returns the directory of its entry."""
     artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
     assert artifact is not None
     assert ctypes.CDLL(str(artifact.library)).toy() == 42
@@ -34,7 +34,7 @@ def _next_root(tmp_path: Path) -> Path:
 
 
 def _fill(directory: Path) -> str:
-    """The shell's line that leaves no byte on the disk of `directory`."""
+    """A shell line that fills the disk of `directory` to the last byte."""
     return f"cat /dev/zero > {directory}/filler 2>/dev/null"
 
 

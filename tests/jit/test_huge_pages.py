@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which outputs of the CPU kernels ask for huge pages, as the kernel tells of the memory that they lie in."""
+"""Which outputs of the CPU kernels request huge pages, according to the kernel's VmFlags of their memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from npu_ce_jit import bootstrap
 from npu_ce_jit.jit.toolchain.discovery import HUGE_PAGES_MIB
 
 SMAPS = Path("/proc/self/smaps")
-# VmFlags are hg where somebody has asked; a kernel without huge pages takes no advice.
+# VmFlags have hg after a request; a kernel without huge pages ignores requests.
 pytestmark = [
     needs_the_library,
     pytest.mark.skipif(
@@ -53,7 +53,7 @@ def set_limit() -> Iterator[Callable[[int], None]]:
 def test_outputs_up_to_the_limit_ask_for_them(set_limit, most_mib, expected):
     set_limit(most_mib)
     asked = []
-    for rows in (1 << 10, 1 << 11):  # 32 and 64 MiB
+    for rows in (1 << 10, 1 << 11):  # gradients of 32 and 64 MiB
         logits = torch.zeros(rows, 1 << 13, requires_grad=True)
         npu_ce_jit.cross_entropy(logits, torch.zeros(rows, dtype=torch.int64)).backward()
         assert logits.grad is not None

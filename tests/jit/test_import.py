@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`import npu_ce_jit` in fresh processes, with toy sources in the place of the real ones."""
+"""`import npu_ce_jit` in fresh processes, with toy sources in place of the real ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_without_compiler_home_or_working_directory_the_reference_computes(tmp_p
     site_dir = copy_package(tmp_path / "site")
     gone = tmp_path / "gone"
     gone.mkdir()
-    # torch first: its MKL, not we, ends a process whose working directory is gone
+    # torch first: in a removed working directory, importing its MKL ends the process
     code = f"import os, torch; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); os.environ.pop('HOME', None)\n{REPORT}"
     code += f"os.chdir('/')\n{COMPUTE}"
     report = _report(site_dir, code, PATH="", TMPDIR=str(tmp_path), MAX_JOBS="many")
@@ -168,7 +168,7 @@ def test_a_broken_cann_is_one_warning_with_the_cure_and_leaves_the_cpu_its_kerne
 
 
 def _copy_with_torch_npu(tmp_path: Path) -> Path:
-    """The package with sources for both targets, beside a torch_npu that must not be imported."""
+    """The package with sources for both targets, and a torch_npu that must not be imported."""
     site_dir = copy_package(tmp_path / "site")
     write_npu_sources(site_dir / "npu_ce_jit")
     (site_dir / "torch_npu").mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the cache holds, and what the commands that look after it do to it."""
+"""The cache's content, and what the maintenance commands do to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _dead_builder(one: Toy) -> Path:
 
 @pytest.fixture
 def full(built) -> tuple[Toy, dict[str, Path]]:
-    """One of each kind."""
+    """A cache with one item of each kind."""
     one, artifact = built
     entry_dir = artifact.entry_dir.rename(one.key_dir / "e-0")
     remember(artifact._replace(entry_dir=entry_dir), "checked")
@@ -117,7 +117,7 @@ def test_a_note_goes_with_its_entry(built):
         remember(each, "checked")
     (note,) = one.key_dir.glob(f"note-{artifact.entry_dir.name}-*")
     half = note.with_name(f".{note.name}")
-    half.touch()  # its writer was killed
+    half.touch()  # left by a writer that was killed
     assert _clean(one) == 0
     assert set(one.key_dir.iterdir()) == {artifact.entry_dir, note, half}
     shutil.rmtree(artifact.entry_dir)
@@ -127,7 +127,7 @@ def test_a_note_goes_with_its_entry(built):
 
 def test_what_disappears_while_it_is_measured_counts_nothing(built, monkeypatch):
     one, artifact = built
-    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # as it was a moment ago
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # as if it had just existed
     gone = inventory.Item(one.store.roots[0], artifact.entry_dir.with_name("e-gone"), "entry")
     assert gone.size == 0
     assert gone._replace(path=artifact.entry_dir).size > artifact.library.stat().st_size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many compilers run at once, on machines and in containers of every size."""
+"""The number of parallel compilers, on machines and in containers of every size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_jobs_are_limited_by_request_processors_memory_and_work(tmp_path, monkey
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("place", ["job/step", ""])  # where a batch system puts a process, and what a container sees
+@pytest.mark.parametrize("place", ["job/step", ""])  # as a batch system places a process, and as a container sees it
 def test_jobs_are_limited_by_the_control_group(tmp_path, monkeypatch, version, place):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setattr(jobs, "_CGROUPS", tmp_path / "groups")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builders that are killed or interrupted at any moment harm nobody: who comes next builds, and what is left goes."""
+"""A builder that is killed or interrupted at any moment does no harm: the next one builds, and leftovers are
+removed."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _names(one: Toy) -> list[str]:
-    """What lies in the key's directory, each by the beginning of its name."""
+    """The names in the key's directory, each shortened to its prefix."""
     return sorted(path.name[:2] for path in one.key_dir.iterdir())
 
 
@@ -87,7 +88,7 @@ def test_a_builder_that_is_killed_while_it_publishes_leaves_all_or_nothing(tmp_p
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patched:
-        if step == "rename":  # the last, which makes it visible
+        if step == "rename":  # the last step, which publishes the entry
             real = Path.rename
             patched.setattr(Path, "rename", lambda path, to: die() if Path(to).name[:2] == "e-" else real(path, to))
         else:
@@ -104,7 +105,7 @@ def test_the_next_build_removes_what_a_killed_one_left(tmp_path, monkeypatch):
     slow = toy(tmp_path, CXX=compiler_script(tmp_path, f"touch {started}; [ -e {stop} ] || exec sleep 300"))
     builder = fork(slow.build)
     wait_until(started.exists)
-    for pid in (builder, *_descendants(builder)):  # the tests above have compilers that live on
+    for pid in (builder, *_descendants(builder)):  # the compiler would otherwise survive, as in the tests above
         os.kill(pid, signal.SIGKILL)
     assert exit_code(builder) == -signal.SIGKILL
     stop.touch()
@@ -132,7 +133,7 @@ def test_an_interrupt_stops_the_compilers_and_leaves_nothing_and_the_next_call_b
 
 
 def test_control_c_at_a_terminal_reaches_the_builder_which_stops_its_compilers(tmp_path):
-    """It goes to the whole group of processes, as from a keyboard; the group is the child's own here."""
+    """The signal goes to the whole process group, as from a keyboard; the child has a group of its own here."""
     pids = tmp_path / "pids"
     one = toy(tmp_path, CXX=compiler_script(tmp_path, f"echo $$ >> {pids}; exec sleep 300"))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the cache or the compiler into this process, while others use the same cache."""
+"""Loading from the cache or the compiler, while other processes change the same cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _loaded(one: Toy) -> Artifact:
 
 
 def _come_from_another_node(artifact: Artifact) -> Artifact:
-    """Of which this machine's linker thinks nothing."""
+    """As if another node had built it: whether this machine can link it is unknown."""
     manifest = {**artifact.manifest, "host": "elsewhere"}
     (artifact.entry_dir / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     return artifact._replace(manifest=manifest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who builds on a node and who waits; and that nobody waits for ever, nor for a lock that cannot be had."""
+"""Who builds on a node and who waits; no process waits for ever, or for a lock that cannot be taken."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_one_who_waits_takes_what_the_other_has_built(tmp_path):
 
 
 def test_who_cannot_see_what_the_other_has_published_builds_and_uses_its_own(tmp_path, monkeypatch):
-    """Another node's rename may take a minute to be seen on a network disk, and so may one's own."""
+    """On a network disk, a rename by another node, or one's own, may become visible only after a minute."""
     one = toy(tmp_path)
     other = one.build()
     monkeypatch.setattr(Store, "find", lambda store, key: None)
@@ -191,7 +191,7 @@ def test_one_of_many_who_wait_for_a_killed_builder_goes_on(tmp_path):
     def wait():
         with build_lock(_name(one), one.settings, lambda: regained.exists() or None) as found:
             if found is None:
-                regained.write_text(str(time.monotonic()), "ascii")  # one clock for all processes of a machine
+                regained.write_text(str(time.monotonic()), "ascii")  # the clock of all processes of a machine
 
     builder = fork(hold)
     wait_until(held.exists)

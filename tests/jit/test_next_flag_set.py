@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A build whose set of flags takes the probe and not the kernels, from the first command to the manifest: ninja, the
-real C++ compiler for the glue, and a bisheng that is a shell script."""
+"""A build whose set of flags accepts the probe and not the kernels, from the first command to the manifest. With ninja,
+the real C++ compiler for the glue, and a shell script as bisheng."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from npu_ce_jit.jit.targets import npu_target
 pytestmark = needs_compiler
 
 NAMES = [flag_set.name for flag_set in FLAG_SETS]
-# bisheng as a script: it makes one library of everything, unless it was told that it cannot make that one.
+# The bisheng script: it makes the same library of everything, unless it was told to refuse that output.
 _BISHENG = """#!/bin/sh
 all=" $* "
 while [ "$1" != -o ]; do shift; done
@@ -37,13 +37,13 @@ cp {library} "$out"
 
 
 class Machine(NamedTuple):
-    """An environment for a build of the toy's NPU libraries."""
+    """An environment that builds the toy's NPU libraries."""
 
     directory: Path
     one: Toy
 
     def refuse(self, lines: str) -> None:
-        """bisheng runs these shell lines before it makes `$out`, which is a `$kind`."""
+        """Makes bisheng run these shell lines first. `$out` is the output; `$kind` says what it is."""
         script = self.directory / "bisheng"
         names = {"said": str(self.directory / "said"), "library": str(self.directory / "everything.so")}
         quoted = {name: shlex.quote(path) for name, path in names.items()}
@@ -51,7 +51,7 @@ class Machine(NamedTuple):
         script.chmod(0o755)
 
     def kernels_of(self, *names: str) -> str:
-        """A shell pattern for the outputs of these sets of flags."""
+        """A shell pattern that matches the outputs of these sets of flags."""
         return "|".join(f"*kernels-{name}-{self.one.key.digest}*" for name in names)
 
     @property
@@ -65,7 +65,7 @@ class Machine(NamedTuple):
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What stands for bisheng's result, and for the libraries that the glue is linked with."""
+    """Stand-ins for bisheng's result, and for the libraries that the glue links."""
     directory = tmp_path_factory.mktemp("libraries")
     names = (*probe_kernels.LAUNCHERS, "toy_launch")
     source = "".join(f'extern "C" void {name}() {{}}\n' for name in names)

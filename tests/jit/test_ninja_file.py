@@ -51,7 +51,7 @@ def test_each_unit_of_the_cpu_library_becomes_one_object():
 
 
 def _npu_recipe(tmp_path, monkeypatch, flag_set):
-    """As it is where the probe passes on this set of flags first."""
+    """The recipe of a build whose probe accepts this set of flags first."""
     takes = lambda self, tried: iter([Attempt(tried, output="" if tried is flag_set else "error: no")])  # noqa: E731
     monkeypatch.setattr(Probe, "attempts", takes)
     sources = Sources(Path("/src"), ("ascendc/a.asc", "ascendc/b.asc", "csrc/npu/n.cpp"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the first NPU call does with libraries in every state, told to it by functions in the place of the JIT's."""
+"""What the first NPU call does for libraries in every state; functions stand in for the JIT's and report the state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEVICE = torch.device("privateuseone", 0)
 
 
 class Stage:
-    """The functions that a session calls, and what they were called with."""
+    """The functions that a session calls, and a record of the calls."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
@@ -80,7 +80,7 @@ def test_the_first_call_loads_and_checks_the_next_does_neither(stage, state):
     assert stage.call()
     assert stage.calls == ["load", "check"]
     assert bootstrap.current().npu.state == "loaded"
-    stage.begin(state)  # the next process
+    stage.begin(state)  # as in a new process
     assert stage.call()
     assert stage.calls == ["load", "check", "load"]
 

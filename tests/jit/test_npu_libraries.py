@@ -20,7 +20,7 @@ from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 
 PYTHON_ON_NPU = (*ON_NPU, "python")
 
-# What the toy's glue registers: the reference, by way of the CPU, with an error as large as asked.
+# The toy's glue registers this: the reference, computed through the CPU, with an adjustable error.
 TOY_KERNELS = """
 import os, torch
 from npu_ce_jit.op import reference
@@ -97,7 +97,7 @@ PRINT = "print(json.dumps(report))"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package with toy sources for both targets, and its CPU library, built where there is no CANN."""
+    """The package with toy sources for both targets, and its CPU library, built without a CANN."""
     site_dir = copy_package(tmp_path_factory.mktemp("npu") / "site")
     write_npu_sources(site_dir / "npu_ce_jit")
     (site_dir / "toy_kernels.py").write_text(TOY_KERNELS, "utf-8")
@@ -137,7 +137,7 @@ def test_built_at_import_loaded_at_the_first_call_checked_once_and_set_aside_if_
     assert warm["calls"] == 2
     assert cold["calls"] > 2, "only the first process checks"
 
-    # A chip that has not run them yet, and on which they go wrong.
+    # As on a chip that has not run the kernels yet, and on which they are wrong.
     (note,) = (site.parent / "cache").glob("v1/*/note-*")
     note.unlink()
     wrong = report_of(site, CALL, TOY_ERROR="0.5")
@@ -220,11 +220,11 @@ def test_without_npu_kernels_the_cpu_computes_and_an_npu_call_says_why(site: Pat
 
 def cut_short(file: Path) -> None:
     content = file.read_bytes()
-    file.unlink()  # a link to what others use
+    file.unlink()  # removed first: a link to a file that others use
     file.write_bytes(content[: len(content) // 2])
 
 
-# (what happened to CANN's home, what is said of it).
+# (what happens to CANN's directory, the message).
 DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "gone": (shutil.rmtree, ("is no directory", "set_env.sh")),
     "no headers": (
@@ -240,7 +240,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "damage", [pytest.param(name, marks=[] if name == "gone" else pytest.mark.exhaustive) for name in DAMAGES]
 )
 def test_a_broken_cann_costs_the_npu_and_nothing_else(site: Path, tmp_path: Path, damage: str) -> None:
-    """torch_npu itself does not load there; torch is told to leave it alone."""
+    """torch_npu itself does not load either, so torch is told not to load it."""
     whole = prepare()
     home = shutil.copytree(whole.home, tmp_path / "cann", symlinks=True)
     act, said = DAMAGES[damage]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches on volumes that others can write, caches of root's, and root in a user's home: the message says what helps."""
+"""Caches on volumes that others can write, root's caches, and root in a user's home: the message says what helps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _refusal(one: Toy) -> UntrustedError:
 
 
 def _make_group_writable(directory: Path) -> None:
-    """As Kubernetes does at each start, where a pod has an fsGroup."""
+    """As Kubernetes does at each start of a pod with an fsGroup."""
     for path in (directory, *directory.rglob("*")):
         path.chmod(path.stat().st_mode | 0o060)
 
@@ -84,7 +84,7 @@ def test_on_a_volume_of_root_s_that_all_can_write_one_s_own_directory_serves(ope
     volume = open_dir / "cache"
     volume.mkdir()
     volume.chmod(mode)
-    toy(open_dir).build()  # what is imported on the way, another user cannot read
+    toy(open_dir).build()  # imports modules that the other user cannot read
 
     def task() -> None:
         refusal = _refusal(toy(open_dir / "user", NPU_CE_JIT_CACHE_DIR=str(volume), TMPDIR=str(volume)))
@@ -116,7 +116,7 @@ def test_a_volume_of_root_s_that_this_user_cannot_write_is_root_s_to_mend(open_d
 
 
 def _prebuilt(open_dir: Path) -> Path:
-    """As `build --into` makes it, by root and under any umask, for everybody."""
+    """A directory from `build --into`, made by root under a strict umask, which everybody can read."""
     one = toy(open_dir)
     session = bootstrap.State(one.settings, one.toolchain, one.target.sources)
     previous = os.umask(0o077)
@@ -223,7 +223,7 @@ def test_nothing_of_root_s_appears_in_a_user_s_home(tmp_path, monkeypatch, caplo
         os.chown(path, UID, UID)
     places = {"HOME": home, "XDG_CACHE_HOME": home / ".cache", "NPU_CE_JIT_CACHE_DIR": home / "mine", "TMPDIR": home}
     variables = {"NPU_CE_JIT_CACHE_DIR": "", "TMPDIR": str(tmp_path / "tmp")}
-    if variable != "XDG_CACHE_HOME":  # which sudo leaves as it is also where it sets HOME
+    if variable != "XDG_CACHE_HOME":  # sudo keeps it even where it sets HOME
         variables["HOME"] = str(home)
     one = toy(tmp_path, **variables | {variable: str(places[variable])})
     artifact = one.build()

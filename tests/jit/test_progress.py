@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees of a build: where and why, how far it is, how it ended; on a terminal, a notebook, a log."""
+"""What a person sees of a build: its place, reason, progress and end; on a terminal, in a notebook, in a log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from npu_ce_jit.log import set_up_log
 
 
 def _screen(text: str) -> list[str]:
-    """The lines that are left to see: after a carriage return, what follows lies over what was there."""
+    """The visible lines: after a carriage return, text overwrites the line."""
     lines = []
     for line in text.replace("\r\n", "\n").split("\n"):
         shown = ""
@@ -42,7 +42,7 @@ def _screen(text: str) -> list[str]:
 
 
 class OutStream(io.StringIO):
-    """As a notebook's kernel has it: no terminal, no descriptor, and known by its class alone."""
+    """Like the stream of a notebook's kernel: no terminal and no descriptor; only its class identifies it."""
 
     __module__ = "ipykernel.iostream"
 
@@ -55,16 +55,16 @@ class OutStream(io.StringIO):
 
 @pytest.fixture
 def stderr(monkeypatch):
-    """Puts a stream in the place of standard error, with this package's own handler on it alone, as in a program.
+    """Replaces standard error by a stream, with this package's own handler only, as in a program.
 
-    Time passes a second each time that somebody asks.
+    The clock advances one second at each query.
     """
     clock = iter(range(10_000))
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
     logger = logging.getLogger("npu_ce_jit")
 
     def put(stream, level=logging.INFO):
-        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's, which it adds when the test begins
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest adds its own when a test begins
         monkeypatch.setattr(logger, "handlers", [])
         monkeypatch.setattr(logger, "level", logging.NOTSET)
         monkeypatch.setattr(sys, "stderr", stream)
@@ -72,7 +72,7 @@ def stderr(monkeypatch):
         return stream
 
     yield put
-    logger.setLevel(logging.INFO)  # drops what isEnabledFor has cached
+    logger.setLevel(logging.INFO)  # clears the cache of isEnabledFor
 
 
 def _build(error: type[BaseException] | None = None) -> None:
@@ -168,7 +168,7 @@ def test_where_nobody_listens_the_build_goes_on(stderr, stream):
 
 
 def _key(text: str) -> types.SimpleNamespace:
-    """Another key than that of what was built."""
+    """A key that differs from the built one's."""
     return types.SimpleNamespace(text=text, name="other")
 
 

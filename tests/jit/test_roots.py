@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the cache may be, and what becomes of a place that refuses, is full, or is only there to be read."""
+"""Where the cache may be, and what happens if a place refuses, is full, or is read-only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = needs_compiler
 
 
 def _prebuilt(tmp_path) -> tuple[Toy, Path]:
-    """A toy without a cache of its own, and a directory in which another has built the same."""
+    """A toy without a cache of its own, and a prebuilt entry for it in another directory."""
     prebuilt = tmp_path / "prebuilt"
     built = toy(tmp_path, NPU_CE_JIT_CACHE_DIR=str(prebuilt)).build()
     one = toy(tmp_path, NPU_CE_JIT_PREBUILT_DIR=str(prebuilt))
@@ -50,7 +50,7 @@ def test_what_is_noted_on_a_prebuilt_entry_stands_in_one_s_own_cache(tmp_path):
     assert knows(artifact, "passed")
     reject(artifact, "it computes wrongly")
     assert one.find() is None
-    _refused.clear()  # the next process has only what was written
+    _refused.clear()  # as in a new process, which knows only what was written
     assert one.find() is None
     assert entry_dir.is_dir()
     assert _contents(tmp_path / "prebuilt") == before
@@ -110,7 +110,7 @@ def test_a_loop_of_links_in_the_place_of_a_root_is_passed_over(tmp_path):
 
 
 def _unloadable(tmp_path, **variables: str) -> Toy:
-    """A toy whose library needs another one, in `needed/`, which is removed before the first is loaded."""
+    """A toy whose library needs another one, in `needed/`, which is removed before the toy's is loaded."""
     needed = tmp_path / "needed"
     needed.mkdir()
     source = needed / "needed.cpp"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package in a zip file, and in a frozen application that ships its modules and maybe not its sources."""
+"""The package in a zip file, and in a frozen application that ships its modules, with or without its sources."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _zipped(site_dir: Path) -> Path:
 
 
 def _report(place: Path, before: str = "", **variables: str) -> dict[str, Any]:
-    """Of a program that finds the package there."""
+    """The report of a program that finds the package there."""
     said = run_python(place.parent, f"import sys; sys.path.insert(0, {str(place)!r})\n{before}{REPORT}", **variables)
     report: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
     assert report["file"].startswith(str(place))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The soak of tests/programs, for a quarter of a minute: longer ones are run by hand."""
+"""The soak of tests/programs for a quarter of a minute; longer ones are run by hand."""
 
 from __future__ import annotations
 

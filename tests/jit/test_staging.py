@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What builders leave behind that were killed, and that nobody removes what a living one works in."""
+"""Directories that killed builders leave are removed; those of living builders are not."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from npu_ce_jit.jit.cache.staging import staging_dir
 from npu_ce_jit.jit.cache.store import Store, make_key_dir
 from npu_ce_jit.settings import Settings
 
-NO_DIRECTORY = "/proc/self/nothing"  # where even root can make none
+NO_DIRECTORY = "/proc/self/nothing"  # where even root can make no directory
 
 
 @pytest.fixture
 def stored(tmp_path) -> tuple[Toy, Artifact]:
-    """An entry as a build would publish it; its bytes are no library, which the store need not know."""
+    """An entry as a build publishes it. Its bytes are no library, which the store does not check."""
     one = toy(tmp_path)
     return one, _publish(one)
 
@@ -212,7 +212,7 @@ def test_without_a_usable_home_the_build_goes_to_a_private_temporary_directory(t
 
 def _make_read_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory.mkdir(mode=0o500)
-    if os.access(directory, os.W_OK):  # root writes where it likes, so the kernel's answer has to be played
+    if os.access(directory, os.W_OK):  # root ignores permissions, so the kernel's answer is simulated
         real_mkdir = os.mkdir
 
         def mkdir(path, mode=0o777, **options):

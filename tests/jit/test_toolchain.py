@@ -146,7 +146,7 @@ def test_the_best_instructions_of_this_cpu_unless_it_lacks_what_is_asked(monkeyp
         (4, "what", "", "yes"),
         (4, "9", "1", "yes"),
         (4, "-1", "0", "no"),
-        # Kernels of aarch64, whose huge pages have 32 and 512 MiB.
+        # On aarch64, with pages of 16 and 64 KiB, huge pages have 32 and 512 MiB.
         (16, "-1", "", "no"),
         (64, "-1", "", "no"),
         (64, "9", "", "no"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests/on_npu: what only an npu has."""
+"""Runs tests/on_npu, whose tests need an npu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from locations import CHECKOUT, TESTS_DIR
 from npu_runs import require_all_pass_on_npu
 
-# Files that share a process, since it takes as long to start as most of them to run.
+# Files that share a process, because starting one takes as long as most of them.
 GROUPS = (
     ("device", "runtime"),
     ("calls", "launches", "operators", "refused"),
@@ -29,7 +29,7 @@ def test_no_file_is_left_out() -> None:
     assert sorted(name for group in GROUPS for name in group) == there
 
 
-IN_SHORT = GROUPS[1:4]  # the others start many processes, or build many times
+IN_SHORT = GROUPS[1:4]  # the other groups start many processes, or build many times
 
 
 @pytest.mark.parametrize(

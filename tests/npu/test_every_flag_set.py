@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every set of bisheng's flags on a virtual CANN that refuses all sets of flags before it: the package's own kernels,
-compiled, linked, loaded and right; and toys for a set of flags that takes the probe and not the kernels."""
+"""Each set of bisheng's flags, on a virtual CANN that refuses all sets before it: the package's own kernels compile,
+link, load and are right. Toys stand for kernels that a flag set refuses
+although it takes the probe."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from npu_ce_jit.jit.bisheng.flag_sets import FLAG_SETS
 
 NAMES = [flag_set.name for flag_set in FLAG_SETS]
 
-# What a generation of CANN looks like and refuses, so that this set of flags is the first that works.
+# Flag set -> (generation of CANN, what it refuses): this flag set is then the first that works.
 REFUSALS = {
     "asc": ("9.1", ""),
     "asc-dirs": ("9.1", "asc-dirs"),
@@ -67,16 +68,16 @@ def test_each_flag_set_builds_kernels_that_pass_the_self_check(tmp_path: Path, n
 @pytest.mark.parametrize(
     ("refuses", "flag_set", "said"),
     [
-        # The real compile: three units in one command, where the probe has two.
+        # Compiling: three units in one command, where the probe has two.
         ("units>2", "cce-two-steps", "3 device sources in one command"),
-        # The real link, also that of two steps.
+        # Linking, also in two steps.
         ("link-units>2", "cce-one-unit", "error"),
     ],
 )
 def test_a_build_whose_probe_passes_and_whose_kernels_fail_ends_on_another_flag_set(
     tmp_path: Path, refuses: str, flag_set: str, said: str
 ) -> None:
-    prepare()  # whose time is no part of the process's
+    prepare()  # so that its time does not count in the process's
     site_dir = copy_package(tmp_path / "site")
     write_npu_sources(site_dir / "npu_ce_jit")
     for name in ("two", "three"):

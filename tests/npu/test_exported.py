@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that are exported for `npu` where there is none, and then run on one: torch_npu on the virtual CANN."""
+"""Programs that are exported for `npu` on a machine without one, and then run on one: torch_npu on the virtual CANN."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_program_exported_without_an_npu_runs_on_one(tmp_path: Path) -> None:
 @needs_fake_npu
 @pytest.mark.exhaustive
 def test_the_pages_export_runs_on_an_npu(tmp_path: Path) -> None:
-    """Exported without a compiler. With weights and hidden states that are all alike, so are the classes."""
+    """Exported without a compiler. Its weights and hidden states are constant, so all classes are equally probable."""
     exported, loaded, *_ = blocks()
     done = run_block(exported, tmp_path, environment=fresh_environment(tmp_path / "cache") | {"PATH": ""})
     assert done.returncode == 0, done.stderr

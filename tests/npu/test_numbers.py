@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the tests of numbers on an npu: of the files in `NUMBERS`, what asks for `any_device` or `device`."""
+"""Runs numeric tests on an npu: those of the files in `NUMBERS` that use `any_device` or `device`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A launch that the runtime does not take: what of it the host can see, for each generation's compiler."""
+"""A launch that the runtime refuses: what the host sees of it, with each generation's compiler."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Python read from the headers of ascendc/abi/ is what a C++ compiler makes of them, field by field."""
+"""The structs that Python reads from the headers of ascendc/abi/ have the C++ compiler's layout, field by field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_struct_and_every_field_lies_where_the_compiler_puts_it() -> None:
     command = ["g++", "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # A struct has no more than these: where one lacked its last field, only padding could hide that.
+    # All structs are here. A missing last field could only be hidden by padding.
     text = "".join((ABI_DIR / name).read_text("utf-8") for name in HEADERS)
     assert list(STRUCTS) == re.findall(r"^struct (\w+)", text, re.MULTILINE)
     assert {"CeProblem", "CeForwardPlan", "CeBackwardPlan"} <= {*STRUCTS}

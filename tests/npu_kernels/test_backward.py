@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backward kernels on the virtual NPU: right to rounding against float64, no rule broken."""
+"""The backward kernels on the virtual NPU: right to rounding against float64, and no rule is broken."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_ignored_rows_whose_gradients_of_lse_and_entropy_are_0_are_zero(
         of_others = [gradient for gradient in (inputs.lse, inputs.entropy) if gradient is not None]
         for gradient in of_others:
             gradient[::4] = 0
-            gradient[1] = 0  # which counts
+            gradient[1] = 0  # a row that is not ignored
         truth = expected(inputs)
         poison = torch.tensor([torch.nan, torch.inf, -torch.inf, 0]).repeat(shape[1])[: shape[1]].to(dtype)
         inputs.logits[::4] = poison
@@ -204,7 +204,7 @@ def test_weights_matter_to_the_gradient_of_the_loss_alone(backward: Backward, sh
 @pytest.mark.parametrize("shape", [(12, 10), (12, 1031)], ids=["narrow", "wide"])
 @pytest.mark.parametrize("outputs", [("loss",), ("lse",), ("loss", "lse", "entropy")], ids="-".join)
 def test_masked_classes_have_gradient_0(backward: Backward, outputs: tuple[str, ...], shape: tuple[int, int]) -> None:
-    """As if the classes were not there; a masked target's is -t."""
+    """As if the classes were absent. A masked target has gradient -t, where t is the row's gradient of loss."""
     for dtype in DTYPES:
         inputs = inputs_of(*shape, dtype, outputs, ignored=0)
         inputs.target[:] = inputs.target // 2 * 2
@@ -234,7 +234,7 @@ def test_what_is_not_a_number_stays_in_its_row(backward: Backward, shape: tuple[
 @every_dtype
 @pytest.mark.parametrize("classes", [10, 1031])
 def test_the_true_class_of_confident_rows(backward: Backward, dtype: torch.dtype, classes: int) -> None:
-    """Its gradient, p - 1, is accurate where p is 1 to three digits and more."""
+    """The gradient p - 1 of the true class is accurate, even where p is close to 1."""
     inputs = inputs_of(8, classes, dtype, ignored=0)
     inputs.logits[:] = 0
     rows = torch.arange(8)
@@ -245,7 +245,7 @@ def test_the_true_class_of_confident_rows(backward: Backward, dtype: torch.dtype
 
 
 def test_from_log_prob(backward: Backward) -> None:
-    """What the drop-in has: log_prob for logits, and row_stats of zeros."""
+    """The drop-in's case: log_prob in place of logits, and row_stats of zeros."""
     for dtype in DTYPES:
         for shape in ((20, 10), (3, 2503)):
             inputs = inputs_of(*shape, dtype)
@@ -265,6 +265,6 @@ def test_fuzz(backward: Backward) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 10), (2, 600)], ids=["narrow", "wide"])
 def test_rows_beyond_2_to_the_31(backward: Backward, shape: tuple[int, int]) -> None:
-    """Gaps of 2^32 bytes, which no copy takes; they are never touched, so that this takes no memory."""
+    """Gaps of 2^32 bytes, more than a copy's stride holds. They are never touched, so they take no memory."""
     inputs = inputs_of(*shape, torch.bfloat16, ("loss", "log_prob"))
     assert_right(backward(inputs, gap=2**31 + 8), inputs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the backward kernels cost on the virtual NPU: as promised, and as recorded."""
+"""The costs of the backward kernels on the virtual NPU are as promised, and as recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def backward(tmp_path_factory: pytest.TempPathFactory) -> Backward:
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.066), (torch.bfloat16, 0.10)])
 def test_what_a_wide_row_costs(backward: Backward, dtype: torch.dtype, most: float) -> None:
-    """Of vector repeats an element, and of bytes in units of the logits. Few cores, so that they have many rows."""
+    """Vector repeats for each element, and bytes relative to the logits. Two cores, so that each has many rows."""
 
     def cost(**options: object) -> dict[str, float]:
         inputs = inputs_of(128, 8080, dtype, reduction="mean", ignored=0, **options)
@@ -30,7 +30,7 @@ def test_what_a_wide_row_costs(backward: Backward, dtype: torch.dtype, most: flo
 
     plain = cost()
     assert plain["vector_repeats"] <= most
-    assert plain["bank_conflicts"] <= 0.0005  # casts within a third of UB cost 0.008
+    assert plain["bank_conflicts"] <= 0.0005  # casts within a third of UB would cost 0.008
     assert plain["read"] <= 1.02
     assert plain["written"] == 1
     assert cost(label_smoothing=0.1)["vector_repeats"] <= plain["vector_repeats"] + 0.05
@@ -39,7 +39,7 @@ def test_what_a_wide_row_costs(backward: Backward, dtype: torch.dtype, most: flo
 
 
 def test_all_that_is_read_goes_round_the_l2(backward: Backward) -> None:
-    """The gradient of log_prob, too: what passes through the L2 takes the time of reads and writes together."""
+    """All reads bypass the L2, also those of log_prob's gradient: otherwise reads and writes would share HBM's rate."""
     inputs = inputs_of(1100, 8080, torch.float32, ("log_prob",))
     (report,) = (each for each in backward(inputs).reports if "wide" in each["kernel"])
     through = (report["total"]["gm_bytes_read"] + report["total"]["gm_bytes_written"]) / 1.6e6
@@ -49,7 +49,7 @@ def test_all_that_is_read_goes_round_the_l2(backward: Backward) -> None:
 
 @every_dtype
 def test_what_narrow_rows_cost(backward: Backward, dtype: torch.dtype) -> None:
-    """Two cores with as many rows each as one of 48 has of 65,536."""
+    """Two cores, with as many rows each as one of 48 cores has of 65,536."""
     rows, classes = 2731, 10
     inputs = inputs_of(rows, classes, dtype, reduction="mean", ignored=0)
     counters, elements = backward(inputs, cores=2).counters, inputs.logits.numel()

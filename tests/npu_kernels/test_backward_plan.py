@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of backward over random shapes: UB holds it, columns are covered once, cores are evenly busy."""
+"""The plan of backward for random shapes: buffers fit UB, each column is covered once, cores have even work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan_of(planner: ctypes.CDLL, problem: CeProblem, pointers: CeGradients, cor
 
 
 def size(random_: random.Random, most: int) -> int:
-    """As many small ones as large ones."""
+    """A size whose logarithm is uniform, so that small ones are as likely as large ones."""
     return min(most, int(2 ** random_.uniform(0, most.bit_length())))
 
 
@@ -47,7 +47,7 @@ def random_case(random_: random.Random) -> tuple[CeProblem, CeGradients]:
 
 
 def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
-    """The UB bytes that the kernels ask for."""
+    """The UB bytes of the buffers that the kernels allocate."""
     sizes = plan.buffers
     vector = plan.row_vector * 4
     words = 2 if problem.target_dtype == INT64 else 1
@@ -61,12 +61,12 @@ def buffers_of(plan: CeBackwardPlan, problem: CeProblem) -> int:
     )
     buffers = sizes.weights + sizes.work + sizes.result + sizes.term + sizes.row_vectors + sizes.gap
     narrow = sizes.row_blocks + sizes.column_index + sizes.bits
-    singles = 16 * 32  # of eight numbers, as they are read and as float32
+    singles = 16 * 32  # eight numbers each, as read and as float32
     return queues + buffers + narrow + sizes.row_starts + singles + targets + (32 if problem.softcap else 0)
 
 
 def work_of_cores(plan: CeBackwardPlan, problem: CeProblem) -> list[int]:
-    """Elements of each core, after checking that its pieces are there."""
+    """The number of elements of each core, in the kernels' division into units."""
     units = problem.rows * plan.pieces
     ends = [units * core // plan.blocks for core in range(plan.blocks + 1)]
 
@@ -94,8 +94,8 @@ def test_random_shapes(planner: ctypes.CDLL, cores: int) -> None:
         if plan.narrow:
             assert problem.classes <= plan.tile_columns < problem.classes + 32 // element, said
             by_blocks = plan.tile_columns <= 248
-            assert plan.tile_columns // 8 * (8 if by_blocks else 1) <= 255, said  # a repeat stride
-            assert plan.group_rows // (8 if by_blocks else 1) <= 255, said  # repeats of an instruction
+            assert plan.tile_columns // 8 * (8 if by_blocks else 1) <= 255, said  # limit of a repeat stride
+            assert plan.group_rows // (8 if by_blocks else 1) <= 255, said  # limit of an instruction's repeats
             assert plan.group_rows * plan.tile_columns * element <= plan.buffers.tile, said
         else:
             assert plan.tile_columns * element <= plan.buffers.tile, said
@@ -126,7 +126,7 @@ def test_cores_are_evenly_busy_for_any_number_of_rows(planner: ctypes.CDLL, dtyp
 
 @pytest.mark.parametrize("cores", [40, 48])
 def test_with_little_work_a_core_has_whole_rows_or_a_piece_of_one(planner: ctypes.CDLL, cores: int) -> None:
-    """Else it has up to three groups of rows, each with numbers of its own to work out."""
+    """With more work, a core has up to three groups of rows, each of which computes row numbers of its own."""
     pointers = CeGradients(loss=CeRowVector(PRESENT, FLOAT32, 0))
     for rows in range(1, 700):
         for classes in (641, 1000, 8080, 32_000, 131_072, 151_936):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forward kernels on the virtual CANN: the numbers against float64, and the judge's verdict."""
+"""The forward kernels on the virtual CANN: results against float64, and no rule is broken."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from npu_kernels import Arguments, forward
 INF, NAN = float("inf"), float("nan")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 
-# One class; below, at and above a block, a vector repeat, strides by blocks, the narrow layout, a tile; several tiles.
+# One class; around a block, a vector repeat, the limits of strides by blocks and of the narrow layout, a tile; several.
 CLASSES = [1, 2, 7, 10, 16, 17, 63, 64, 65, 127, 240, 248, 249, 1000, 1024, 1025, 2049, 8080, 33333]
 
 
@@ -56,7 +56,7 @@ def test_awkward_numbers_of_rows(dtype: torch.dtype, classes: int, rows: int) ->
 @every_dtype
 @pytest.mark.parametrize(("rows", "classes"), [(1, 40001), (3, 20011), (2, 100003), (70, 14303)])
 def test_rows_cut_into_spans(dtype: torch.dtype, rows: int, classes: int) -> None:
-    """With log_prob, only those that are too long for UB, or much work. One block merges up to 64, and reduces them."""
+    """With log_prob, only rows too long for UB, or much work, are split. One block merges and reduces up to 64 rows."""
     torch.manual_seed(rows)
     outputs = EVERYTHING if rows * classes > 200_000 else tuple(name for name in EVERYTHING if name != "log_prob")
     a = Arguments(outputs=outputs, z_loss=0.01, label_smoothing=0.1, weight=torch.rand(classes), reduction="none")
@@ -70,7 +70,7 @@ def test_rows_cut_into_spans(dtype: torch.dtype, rows: int, classes: int) -> Non
 @every_dtype
 @pytest.mark.parametrize(("rows", "classes"), [(1, 1), (13, 1000), (1999, 10), (17, 1100), (2, 9001)])
 def test_one_block_reduces_its_rows(dtype: torch.dtype, rows: int, classes: int) -> None:
-    """Of several groups too: the lanes behind the rows of the last hold what was there before."""
+    """Also of several groups. In the last one, the lanes behind its rows hold values of the group before."""
     torch.manual_seed(rows)
     plain, all_terms = Arguments(), Arguments(weight=torch.rand(classes), z_loss=0.1, outputs=("z_loss", "log_prob"))
     for a in (plain, all_terms):
@@ -81,7 +81,7 @@ def test_one_block_reduces_its_rows(dtype: torch.dtype, rows: int, classes: int)
 
 
 def test_many_rows() -> None:
-    """Several groups of a core, of several tiles, of several steps."""
+    """Each core has several groups, of several tiles, of several steps."""
     a = Arguments(z_loss=0.1, weight=torch.rand(7), outputs=("log_prob",))
     result = check(logits_of(33000, 7, torch.float16), targets_of(33000, 7), a, cores=3)
     tiling = result.plan.forward
@@ -91,7 +91,7 @@ def test_many_rows() -> None:
 @pytest.mark.parametrize("sum_rows", [1, 2, 8, 64])
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 129, 500])
 def test_reduction(sum_rows: int, rows: int) -> None:
-    """Of rows in sums of any length, by one block and by several."""
+    """Sums of any number of rows, reduced by one block and by several."""
     torch.manual_seed(rows)
     logits, target, weight = logits_of(rows, 5, torch.float32), targets_of(rows, 5), torch.rand(5)
     weight[2] = 0
@@ -111,10 +111,10 @@ def test_reduction_of_several_reads() -> None:
 
 @pytest.mark.parametrize("rows", [130, 600])
 def test_what_the_sums_leave_out(rows: int) -> None:
-    """Ignored rows add nothing, whatever they hold; a row whose target is no class makes the sum NaN, and counts."""
+    """Ignored rows add nothing, whatever they hold. A row whose target is no class counts, and makes the sum NaN."""
     logits, target = logits_of(rows, 10, torch.float32), torch.randint(10, (rows,))
     logits[::3], target[::3] = NAN, -100
-    target[rows - 1] = -100  # the lanes behind it hold what the rows of the group before did
+    target[rows - 1] = -100  # the lanes behind it hold values of the group's earlier rows
     a = Arguments(weight=torch.rand(10) + 0.1, reduction="sum")
     for cores in (1, 48):
         result = forward(logits, target, a, cores)
@@ -149,7 +149,7 @@ def test_options(name: str, rows: int, classes: int) -> None:
 @pytest.mark.parametrize("classes", [10, 100, 1024, 30000])
 @every_dtype
 def test_what_takes_most_of_ub(dtype: torch.dtype, classes: int, name: str) -> None:
-    """The plan's count of UB is the kernels' own: so many rows have the largest tiles, and one span each."""
+    """The plan counts UB as the kernels do: with so many rows, tiles are the largest, and each row has one span."""
     torch.manual_seed(classes)
     a = arguments_of(OPTIONS[name], classes)
     check(logits_of(2, classes, dtype), targets_of(2, classes), a, plan_rows=1200 if classes > 1000 else 70_000)
@@ -167,7 +167,7 @@ def test_rows_kept_for_log_prob(dtype: torch.dtype) -> None:
 @every_dtype
 @pytest.mark.parametrize("name", ["log_prob", "everything", "scaled_softcap"])
 def test_rows_read_again_for_log_prob(dtype: torch.dtype, name: str) -> None:
-    """Rows larger than UB, more than a group of them, and one alone."""
+    """Rows larger than UB: more than a group of them, and a single one."""
     classes = 70001
     a = arguments_of(OPTIONS[name] | {"outputs": OPTIONS[name].get("outputs", ("log_prob",))}, classes)
     for rows in (9, 1) if name == "log_prob" else (2,):
@@ -186,7 +186,7 @@ def test_what_stays_of_a_row_is_not_read_again(dtype: torch.dtype, classes: int)
     again = (-(-classes // tiling.tile_columns) - tiling.kept_tiles) * tiling.tile_columns
     logits = 3 * (classes + again) * dtype.itemsize
     assert 0 < again < classes
-    assert logits <= result.total("gm_bytes_read") <= logits + 1024  # targets, and the reduction's sums
+    assert logits <= result.total("gm_bytes_read") <= logits + 1024  # and targets, and the reduction's sums
 
 
 @pytest.mark.parametrize("classes", [10, 300, 1500, 30000])
@@ -194,18 +194,18 @@ def test_what_stays_of_a_row_is_not_read_again(dtype: torch.dtype, classes: int)
 def test_special_rows(dtype: torch.dtype, classes: int) -> None:
     torch.manual_seed(classes)
     logits, target = logits_of(12, classes, dtype), torch.zeros(12, dtype=torch.long)
-    logits[0, 1:] = -INF  # all but the target masked
-    logits[1, :5] = -INF  # the target too
+    logits[0, 1:] = -INF  # all but the target are masked
+    logits[1, :5] = -INF  # the target is masked too
     logits[2] = -INF
     logits[3, classes - 1] = NAN
     logits[4, 3] = INF
-    logits[5, 2] = logits[5, 5] = NAN  # the first counts
+    logits[5, 2] = logits[5, 5] = NAN  # the first is the argmax
     logits[6] = -INF
     logits[6, classes // 2] = 1.0
     logits[7] = 1e18
     logits[8] *= 1000
     logits[9, 4] = NAN
-    target[9] = -100  # ignored, and so 0
+    target[9] = -100  # ignored, so its loss is 0
     logits[10] = 2.5  # a tie
     a = Arguments(reduction="none", outputs=EVERYTHING, z_loss=0.01)
     result = forward(logits, target, a)
@@ -213,7 +213,7 @@ def test_special_rows(dtype: torch.dtype, classes: int) -> None:
     truth, peer = truths(logits, target, a)
     for name in ("loss", "lse"):
         want = truth[name].clone()
-        want[[2, 4]] = NAN  # where float64 says inf
+        want[[2, 4]] = NAN  # where float64 gives inf
         assert_close(name, result.tensors[name], want, peer[name], 0)
     rows = [0, 1, 6, 8, 10, 11]
     for name in ("entropy", "log_prob"):
@@ -232,7 +232,7 @@ def test_targets_that_are_no_class(dtype: torch.dtype, classes: int) -> None:
     for weight in (None, torch.rand(classes)):
         a = Arguments(reduction="none", weight=weight)
         result = forward(logits, target, a)
-        assert result.message == ""  # nothing outside was read
+        assert result.message == ""  # nothing out of bounds was read
         assert result.loss[:-1].isnan().all() and result.loss[-1].isfinite()
         result = forward(logits, target, a._replace(reduction="mean"))
         assert result.loss.isnan().all()
@@ -275,7 +275,7 @@ def test_the_same_bits_on_any_number_of_cores(rows: int, classes: int) -> None:
 
 
 def test_addresses_beyond_32_bits() -> None:
-    """Rows 2^31 elements apart, with gaps of 2^32 bytes, which no copy takes: only what is touched is ever memory."""
+    """Rows 2^31 elements apart, in gaps of 2^32 bytes, which no copy's stride holds. Untouched pages take no memory."""
     logits, target = logits_of(3, 10, torch.bfloat16), torch.tensor([1, 2, 3])
     check(logits, target, Arguments(outputs=("lse",)), row_stride=2**31 + 100)
     logits, target = logits_of(3, 1500, torch.bfloat16), torch.tensor([1, 2, 1499])
@@ -283,7 +283,7 @@ def test_addresses_beyond_32_bits() -> None:
 
 
 def test_random_problems() -> None:
-    """What tests/programs/fuzz_npu_forward.py does for longer."""
+    """A short run of tests/programs/fuzz_npu_forward.py."""
     chance = random.Random(5)
     for _ in range(250):
         check(*any_case(chance))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the forward kernels read, write and compute, by the virtual NPU's counters."""
+"""The bytes that the forward kernels read and write, and their instructions, by the virtual NPU's counters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 
 
 def traffic(result: Forward, logits: Tensor) -> tuple[float, float, float]:
-    """Bytes read and written over those of the logits, and vector repeats per element."""
+    """Bytes read and written, relative to those of the logits, and vector repeats for each element."""
     size = logits.numel() * logits.element_size()
     read, written = result.total("gm_bytes_read") / size, result.total("gm_bytes_written") / size
     return read, written, result.total("vector_repeats") / logits.numel()
@@ -35,7 +35,7 @@ def test_one_read(dtype: torch.dtype, rows: int, classes: int) -> None:
     assert classes < 8080 or repeats <= REPEATS[dtype]
 
 
-# Cycles per element. Trees in place cost 0.02, and casts within a third of UB 0.008; float32 has the max's in place.
+# Conflicts for each element. Trees in place would cost 0.02, casts within a third of UB 0.008. float32 keeps the max's.
 CONFLICTS = {torch.float32: 0.012, torch.float16: 0.004, torch.bfloat16: 0.004}
 
 
@@ -70,7 +70,7 @@ def test_rows_beyond_ub_are_read_again_in_part(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("rows", "kernel"), [(480, "forward_wide"), (60, "log_prob")])
 def test_reads_round_the_l2_where_log_prob_is_written(rows: int, kernel: str) -> None:
-    """What passes through the L2 takes the time of reads and writes together, at HBM's rate."""
+    """Reads bypass the L2 there: otherwise reads and writes would share HBM's rate."""
     classes = 11_520_000 // rows
     logits = logits_of(rows, classes, torch.float32)
     result = forward(logits, targets_of(rows, classes), Arguments(outputs=("log_prob",)))
@@ -92,7 +92,7 @@ def test_what_options_cost(name: str, more: float) -> None:
 @every_dtype
 @pytest.mark.parametrize("outputs", [("lse",), ("lse", "log_prob")], ids=len)
 def test_rows_of_ten(dtype: torch.dtype, outputs: tuple[str, ...]) -> None:
-    """The logits and the targets are read once, in few copies."""
+    """Logits and targets are read once, in few large copies."""
     logits, target = logits_of(65536, 10, dtype), targets_of(65536, 10)
     result = forward(logits, target, Arguments(outputs=outputs))
     read, written, repeats = traffic(result, logits)
@@ -104,7 +104,7 @@ def test_rows_of_ten(dtype: torch.dtype, outputs: tuple[str, ...]) -> None:
 
 
 def test_rows_do_not_leave_their_terms() -> None:
-    """Of narrow rows the workspace has sums, however few rows there are; 12 bytes a row are lse and row_stats."""
+    """For narrow rows the workspace has only sums, for any number of rows. lse and row_stats are 12 bytes a row."""
     for rows in (41, 650, 2000):
         result = forward(logits_of(rows, 10, torch.bfloat16), targets_of(rows, 10))
         assert result.total("gm_bytes_written") <= 16 * rows + 100

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of forward: whatever the shape, every column once, no more UB than there is, and no core idle for long."""
+"""The plan of forward for any shape: it covers each column once, fits UB, and leaves no core idle for long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from npu_kernels import CeForwardOutputs, CeForwardPlan, CeForwardTiling, CeProb
 
 LANES, BLOCK_PITCH, NARROW, INPUT_TILES, STATES, COPY_ROWS = 64, 248, 1024, 7, 8, 4095
 UB_THIRD = 65536
-PRESENT = 1  # a pointer of which only that it is not null matters
+PRESENT = 1  # a non-null pointer; its value is not used
 OPTIONAL = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 
 
@@ -40,7 +40,7 @@ def any_problem(chance: random.Random) -> tuple[CeProblem, CeForwardOutputs]:
 
 
 def busiest_over_mean(problem: CeProblem, plan: CeForwardPlan) -> float:
-    """Elements of the logits, by the runs of units that the kernels give each core."""
+    """The largest number of elements of a core over the mean, in the kernels' division into units."""
     tiling, blocks = plan.forward, plan.forward_blocks
     units = ceil_div(problem.rows, plan.sum_rows) * tiling.spans
     last = problem.classes - (tiling.spans - 1) * tiling.span_columns
@@ -62,10 +62,10 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
     if tiling.tile_rows:
         assert tiling.spans == 1 and problem.classes <= NARROW
         assert tiling.step_rows % 8 == tiling.tile_rows % 8 == 0 < tiling.step_rows <= tiling.tile_rows
-        assert tiling.group_units % LANES == 0  # and so whole sums
+        assert tiling.group_units % LANES == 0  # so that sums are whole
         assert tiling.tile_rows <= COPY_ROWS
         assert tiling.pitch >= problem.classes and tiling.pitch * size % 32 == 0
-        # Fields of strides and repeats, of 8 bits.
+        # Strides and repeats have fields of 8 bits.
         by_blocks = tiling.pitch <= BLOCK_PITCH
         assert by_blocks or (tiling.pitch % LANES == 0 and tiling.pitch // 8 <= 255)
         assert tiling.step_rows // (8 if by_blocks else 1) <= 255
@@ -76,7 +76,7 @@ def check_tiles(problem: CeProblem, tiling: CeForwardTiling) -> None:
         if tiling.kept_tiles:
             assert tiling.spans == 1
             tiles = ceil_div(problem.classes, tiling.tile_columns)
-            # The whole row, or what leaves two buffers for the rest of it.
+            # All tiles of the row, or all buffers but two, which the rest of the row needs.
             assert tiling.kept_tiles in (tiles, min(tiles, tiling.input_tiles - 2)) and tiling.kept_tiles > 0
             assert tiling.kept_tiles <= tiling.input_tiles
         if tiling.apart:
@@ -125,12 +125,12 @@ def test_properties_of_any_plan() -> None:
 def test_the_l2_is_left_to_large_log_prob(rows: int, bypass_l2: int) -> None:
     problem = problem_of(rows, 2048)
     assert plan_forward(problem, CeForwardOutputs(log_prob=PRESENT)).bypass_l2 == bypass_l2
-    assert plan_forward(problem, CeForwardOutputs()).bypass_l2 == 0  # backward is to find the logits there
+    assert plan_forward(problem, CeForwardOutputs()).bypass_l2 == 0  # so that backward finds the logits in the L2
 
 
 @pytest.mark.parametrize("cores", [40, 48])
 def test_balance_for_few_rows(cores: int) -> None:
-    """Every number of rows for which whole rows alone would leave cores idle."""
+    """All numbers of rows for which whole rows alone would leave cores idle."""
     for rows in [*range(1, 500), 960, 961, 1999]:
         for classes in {max(1, ceil_div(10**6, rows)), 32000, 128256, 152064}:
             if rows * classes < 10**6:
@@ -155,7 +155,7 @@ def test_only_numbers_of_blocks_depend_on_the_cores() -> None:
 
 
 def test_rows_of_a_sum() -> None:
-    """As many as leave no core idle: 64 from a few thousand rows on."""
+    """As many rows in a sum as leave no core idle: 64 from a few thousand rows on."""
     assert {plan_forward(problem_of(rows, 10), CeForwardOutputs()).sum_rows for rows in range(24_000, 25_000)} == {64}
     assert {plan_forward(problem_of(rows, 1000), CeForwardOutputs()).sum_rows for rows in range(2600, 3000)} <= {8, 64}
     plan = plan_forward(problem_of(16384 * 64 + 1, 10), CeForwardOutputs())
@@ -165,7 +165,7 @@ def test_rows_of_a_sum() -> None:
 @pytest.mark.parametrize("dtype", [0, 1, 2])
 @pytest.mark.parametrize("entropy", [None, PRESENT])
 def test_a_row_of_up_to_1024_classes_is_one_cores_however_many_there_are(dtype: int, entropy: int | None) -> None:
-    """Its bits are then the same among any others. Of longer ones, the spans depend on how many rows there are."""
+    """So its bits do not depend on the other rows. Longer rows have spans that depend on the number of rows."""
     outputs = CeForwardOutputs(entropy=entropy)
     for rows, classes in itertools.product((1, 2, 7, 48, 1000, 40_000), (1, 63, 640, 1000, NARROW)):
         problem = problem_of(rows, classes, dtype, reduction=0, softcap=30.0)
@@ -175,7 +175,7 @@ def test_a_row_of_up_to_1024_classes_is_one_cores_however_many_there_are(dtype: 
 
 
 def launches(plan: CeForwardPlan) -> list[int]:
-    """The blocks of each."""
+    """The number of blocks of each launch."""
     blocks = [plan.forward_blocks, plan.merge_blocks, plan.log_prob_blocks, plan.reduce_blocks]
     return [number for number in blocks if number > 0]
 
@@ -187,7 +187,7 @@ def launches(plan: CeForwardPlan) -> list[int]:
     [(1, 1, 1), (1, 20000, 1), (8, 1000, 1), (48, 1000, 12), (16, 8080, 16), (100, 5000, 34)],
 )
 def test_small_problems_take_few_cores(rows: int, classes: int, blocks: int, log_prob: int | None, dtype: int) -> None:
-    """And one launch where it is one core; a second one for what several cores have found."""
+    """With one core, everything is one launch; with several, a second launch combines their results."""
     plan = plan_forward(problem_of(rows, classes, dtype), CeForwardOutputs(log_prob=log_prob))
     assert launches(plan) == ([1] if blocks == 1 else [blocks, 1])
 
@@ -219,7 +219,7 @@ def test_no_denominators_no_reduction() -> None:
 
 
 def test_a_million_rows_are_summed_in_two_reads() -> None:
-    """tests/npu_kernels/test_forward.py runs a reduction of two blocks, of fewer rows."""
+    """Here the plan alone; tests/npu_kernels/test_forward.py runs a reduction of two blocks, with fewer rows."""
     rows = 16384 * 64
     assert plan_forward(problem_of(rows, 2), CeForwardOutputs()).reduce_blocks == 1
     plan = plan_forward(problem_of(rows + 1, 2), CeForwardOutputs())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CANN's own operator, as benchmarks/official_npu.py costs it: beside what was published, and by hand."""
+"""The cost model of CANN's own operator in benchmarks/official_npu.py, against published times and counts by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if not (CHECKOUT / "benchmarks").is_dir():
 model = importlib.import_module("official_npu")
 
 
-PUBLISHED = {(1024, 1024): 44.64, (4, 131072): 26.66}  # us of halves, on a chip that is not named
+PUBLISHED = {(1024, 1024): 44.64, (4, 131072): 26.66}  # us, for halves, on an unnamed chip
 
 
 def test_the_page_has_the_estimates_of_what_was_published() -> None:
@@ -32,16 +32,16 @@ def test_waits_make_up_for_what_the_rates_leave_of_one_published_time_and_not_mo
 
 
 def test_the_other_published_time_lies_between_the_ends() -> None:
-    """No wait was fitted to it."""
+    """The waits were fitted to the other time only."""
     times = model.official("forward", 4, 131072, 2, "Ascend910B2").times
     assert times["fast"].estimate < PUBLISHED[4, 131072] < times["slow"].estimate
 
 
 def test_a_long_row_takes_what_its_copies_and_its_arithmetic_take() -> None:
-    """One core, float32, a row of ten tiles. At 32 bytes a cycle it is read three times and written once, and each of
-    the 30 reads has its latency; of 64 elements a max and a sum take 2.12 reductions of 2 cycles, exp 4, two others 1
-    each; of each 8192 elements nine reductions begin, in 22 cycles, and the scalar unit reads one sum, in 11.
-    """
+    """One core, float32, a row of ten tiles. The row is read three times and written once, at 32 bytes a cycle, and
+    each of the 30 reads has its latency. For each 64 elements, a max and a sum take 2.12 reductions of 2 cycles, exp
+    takes 4 cycles, two other instructions 1 each. For each 8192 elements, nine reductions start, in 22 cycles each, and
+    the scalar unit reads one sum, in 11."""
     classes, chunks = 10 * 47744, 59
     copies, vector = 4 * classes * 4 / 32 + 30 * 190, classes / 64 * (2.12 * 2 + 4 + 2) + chunks * 9 * 22
     chip = model.chips("Ascend910B2")["table"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual CANN's C API, for what torch_npu does not pass on."""
+"""The virtual CANN's C API, for functions that torch_npu does not expose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ctypes import byref, c_void_p
 
 import torch
 
-# What the tests expect of ACL's codes.
+# ACL's error codes, as the tests expect them.
 SUCCESS = 0
 PARAM_INVALID = 107000
 OUT_OF_MEMORY = 207001
@@ -28,7 +28,7 @@ def message() -> str:
 
 
 def refused(code: int, *parts: str) -> str:
-    """Asserts that a call failed and that its message has all the parts; returns the message."""
+    """Asserts that a call failed with this code, and that its message contains all parts; returns the message."""
     assert code != SUCCESS
     text = message()
     for part in parts:

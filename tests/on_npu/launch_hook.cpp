@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands between the kernels' launches and the virtual runtime. Loaded before all other libraries of a process, so that
-// its names come first.
+// Intercepts the kernels' launches before the virtual runtime. To be preloaded (LD_PRELOAD), so that its symbols come
+// first.
 #include <dlfcn.h>
 
 #include <string>
@@ -18,9 +18,9 @@ bool drops = false;
 
 extern "C" {
 
-// The last block of this kernel does nothing from now on.
+// From now on, the last block of this kernel does nothing.
 void hook_lame(const char* kernel) { lame = kernel; }
-// Launches are not made and leave no error, as CANN 8.5.0's once it could not register the kernels.
+// Launches are dropped and leave no error, like CANN 8.5.0's launches after the kernels could not be registered.
 void hook_drop(bool on) { drops = on; }
 
 }  // extern "C"

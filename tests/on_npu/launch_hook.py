@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs in whose processes launch_hook.cpp stands between the kernels' launches and the virtual runtime."""
+"""Runs programs in processes where launch_hook.cpp intercepts the kernels' launches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from virtual_cann import observe
 from virtual_process import run_from_the_start
 
-# What each program begins with. Each buffer is an allocation of its own: what no kernel writes is NaN.
+# The beginning of each program. Each buffer is an allocation of its own, so bytes that no kernel writes are NaN.
 _PROLOGUE = """
 import ctypes, json, torch, torch_npu, npu_ce_jit
 hook = ctypes.CDLL(None)
@@ -20,7 +20,7 @@ hook = ctypes.CDLL(None)
 
 
 def run_hooked(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A program that has `hook` with the functions of launch_hook.cpp, and that ends well."""
+    """Runs a program in which `hook` has the functions of launch_hook.cpp; asserts that it exits with 0."""
     variables = {"LD_PRELOAD": str(_library()), "PYTORCH_NO_NPU_MEMORY_CACHING": "1"} | environment
     done = run_from_the_start(_PROLOGUE + code, **variables)
     assert done.returncode == 0, done.stdout + done.stderr

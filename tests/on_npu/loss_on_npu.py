@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss with its gradient on the device, the truth beside them, and a device that no test leaves faults on."""
+"""A loss and its gradient on the device, their exact values, and a fixture that clears faults after each test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def whole_device() -> Iterator[None]:
 
 
 def loss_and_gradient(x: Tensor, target: Tensor, **options: object) -> tuple[Tensor, Tensor]:
-    """Where `x` is, without waiting for it."""
+    """On the device of `x`, without waiting for it."""
     leaf = x.detach().requires_grad_()
     loss = cross_entropy(leaf, target, **options)
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)

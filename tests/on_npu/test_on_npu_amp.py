@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual device's operators of automatic mixed precision, against torch's on the CPU."""
+"""The virtual device's operators for automatic mixed precision, compared with torch's on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @pytest.mark.parametrize("wrong", [None, torch.inf, -torch.inf, torch.nan], ids=str)
 def test_what_a_grad_scaler_asks_for(wrong: float | None) -> None:
-    """Unscaling twice, for gradients of two dtypes; then scales that grow, stay, back off and cannot grow."""
+    """Unscaling, for gradients of two dtypes; then scale updates that grow, keep, back off, and cannot grow."""
     finite, maybe = torch.randn(3, 7), torch.randn(5, 4).half().t()
     if wrong is not None:
         maybe[1, 2] = wrong

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `python -m npu_ce_jit board` finds on the virtual device: its answers are what the package says is assumed."""
+"""`python -m npu_ce_jit board` on the virtual device finds the answers that the package assumes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from npu_ce_jit.board.probes import Probes
 from npu_ce_jit.board.questions import questions
 
 SHOWN = CHECKOUT / "docs" / "first-board.json"
-# The virtual device refuses to read what the manual calls random, and is gone after that.
+# The virtual device refuses to read bytes that the manual calls random, and is lost after that.
 REFUSED = "pad_filler_unpadded_right"
-# Which is asked next, in a process of its own.
+# The next question, asked in a new process.
 GRAPH = "npu_graph_step"
 
 
@@ -79,16 +79,16 @@ def test_every_cost_is_a_number(report: dict[str, Any]) -> None:
 
 
 def test_passes_over_the_same_bytes_keep_their_order() -> None:
-    """How many passes a measurement takes depends on how fast the machine is."""
+    """A measurement takes several passes, the number of which depends on the machine's speed."""
     probes = Probes(bootstrap.load_all(may_build=True), torch.device("npu", 0))
-    source, to = torch.rand(2048).npu(), torch.zeros(2048).npu()  # one piece a core
+    source, to = torch.rand(2048).npu(), torch.zeros(2048).npu()  # one piece for each core
     probes.copy(source, to, 4096, blocks=2, writes=True, passes=3)(probes.stream())
     torch.npu.synchronize()
     assert torch.equal(source.cpu(), to.cpu())
 
 
 def numbers_of(value: Any) -> list[float]:
-    """Those that are times or rates: what is subtracted from a time may come out below 0 where times mean nothing."""
+    """The times and rates. Differences of times are left out: they may be negative here, where times mean nothing."""
     if isinstance(value, dict):
         return [
             number for key, item in value.items() if key != "ns of a repeat, ns beside" for number in numbers_of(item)
@@ -99,7 +99,7 @@ def numbers_of(value: Any) -> list[float]:
 def test_the_losses_beside_their_peers(report: dict[str, Any]) -> None:
     losses = report["answers"]["losses"]["answer"]
     ours = losses["cross_entropy, forward, float32, 16 x 1000"]["cross_entropy"]
-    assert ours["value"] == pytest.approx(7.4, abs=0.5)  # ln 1000, and half the variance of the logits
+    assert ours["value"] == pytest.approx(7.4, abs=0.5)  # ln 1000, plus half the variance of the logits
     assert ours["peak over logits"] == pytest.approx(0, abs=0.05)
     assert "aclnn" in losses["not run"]["F.cross_entropy"], "the virtual NPU has none of the peers' operators"
 
@@ -143,6 +143,6 @@ def test_the_file_in_the_docs_has_these_answers(report: dict[str, Any]) -> None:
 
 
 def _without_times(answer: dict[str, Any]) -> dict[str, Any]:
-    """Those of the virtual NPU mean nothing."""
+    """The times of the virtual NPU mean nothing."""
     semantics = {name: value for name, value in answer["answer"].items() if not name.startswith("us, ")}
     return answer | {"answer": semantics}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call refuses, how a refused launch is reported, what memory a step takes, and how calls are traced."""
+"""Arguments that a call refuses, reports of a refused launch, the memory of a step, and traces of calls."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ except RuntimeError as error:
 def test_a_launch_that_is_refused_is_told_with_call_code_and_meaning(queue: str) -> None:
     done = run(REFUSED_LAUNCH, TASK_QUEUE_ENABLE=queue)
     said = r"npu_ce_jit::_forward: expected its kernels to be launched, got .*ACL error 507010: .*device 0 is lost"
-    # What fails in its queue, torch_npu tells on stderr; ACL gave the text to us, and gives it once.
+    # In the queue's thread, torch_npu prints an error to stderr; ACL gives its text once, to our message.
     assert re.search(said, done.stdout if queue == "0" else done.stderr), done.stdout + done.stderr
     assert "npu_ce_jit::_forward" in done.stdout, done.stderr
 
@@ -168,14 +168,14 @@ def step(loss: str, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     return (*outputs, *torch.autograd.grad(outputs[0].sum(), leaf))
 
 
-# Room for the drop-in's log_prob and gradient, and a little for what has a value a row.
+# The drop-in needs room for log_prob and the gradient; each loss needs a little for values of each row.
 @pytest.mark.parametrize(("loss", "most"), [("cross_entropy", 1.05), ("in place", 0.1), ("drop-in", 2.05)])
 def test_the_memory_that_a_step_takes_over_its_inputs(device: torch.device, loss: str, most: float) -> None:
     x, target = (
         torch.empty(2048, 32000, dtype=torch.bfloat16, device=device).fill_(0.5),
         targets(2048, 32000).to(device),
     )
-    step(loss, x[:8], target[:8])  # what is allocated once
+    step(loss, x[:8], target[:8])  # so that one-time allocations are not counted
     peak = peak_memory(lambda: step(loss, x, target), device)
     assert peak is not None
     assert peak / (x.numel() * x.element_size()) <= most
@@ -203,7 +203,7 @@ def test_a_fake_npu_is_refused_beside_a_real_one() -> None:
 
 
 class Operators(TorchDispatchMode):
-    """Which run below autograd, and which of their logits are not contiguous."""
+    """Records the operators that run below autograd, and which of them got logits that are not contiguous."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/first-board.md asks of the first person with a board and more time."""
+"""The commands that docs/first-board.md asks of a person with a board and more time."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_bench_says_what_the_page_promises(commands: dict[str, str]) -> None:
     assert report["device"] == "Ascend910B2"
     assert report["flags"] == "asc"
     ours = [row for row in report["rows"] if row["ours"]]
-    assert len(ours) == 3 * 2 * 2 + 3  # dtypes, forms and losses, and one in place, which has no forward alone
+    assert len(ours) == 3 * 2 * 2 + 3  # dtypes, forms and losses; and in place, without a forward alone
     for row in ours:
         gradients = row["form"] != "forward" and not row["implementation"].endswith("in place")
         assert row["peak over logits"] == pytest.approx(gradients + (row["loss"] == "drop-in"), abs=0.05)
-        assert row["value"] == pytest.approx(8.8, abs=0.1)  # ln 4096, and half the variance of the logits
+        assert row["value"] == pytest.approx(8.8, abs=0.1)  # ln 4096, plus half the variance of the logits
     peers = {row["implementation"]: row["not run"] for row in report["rows"] if "not run" in row}
     for name in ("F.cross_entropy", "log_softmax + nll_loss", "torch_npu's"):
         assert "aclnn" in peers[name], "the virtual NPU has none of the peers' operators, and says so"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices, memory, streams and events of the virtual CANN, through the real torch_npu where it gets there."""
+"""Devices, memory, streams and events of the virtual CANN, through the real torch_npu where it uses them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_start_warns_of_nothing_that_is_missing() -> None:
         "import torch, torch_npu; torch.ones(3).npu().add_(1).cpu(); print(torch.npu.get_device_name(0))"
     )
     assert done.returncode == 0
-    # The padding is how torch_npu allocates on these chips.
+    # torch_npu always prints the padding of its allocations on these chips.
     warnings = [line for line in done.stderr.splitlines() if "32 padding size" not in line]
     assert warnings == []
 

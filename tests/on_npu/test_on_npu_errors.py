@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of launches and memory that fail on torch_npu's streams, and that the next call works."""
+"""Messages for launches and allocations that fail on torch_npu's streams; the next call works."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ print(npu_ce_jit.cross_entropy(*there).item())
 def test_a_lost_device_is_told_and_the_other_one_works(queue: str) -> None:
     done = run(LOST, TASK_QUEUE_ENABLE=queue)
     first, second = done.stdout.splitlines()
-    # A launch that fails in its queue, torch_npu tells there, with the text that ACL gives once.
+    # In the queue's thread, torch_npu prints the error to stderr, with the text that ACL gives once.
     ours = [line for line in done.stderr.splitlines() if "npu_ce_jit::_forward: expected" in line]
     assert re.search("507010.*device 0 is lost", "\n".join([first, *ours])), done.stderr
     assert float(second) == pytest.approx(1.609438), done.stderr
@@ -84,7 +84,7 @@ print(round(loss.item(), 4), earlier != 0, acl.library.aclrtPeekAtLastError(0) =
 
 
 def test_an_error_from_before_is_neither_ours_nor_taken_away() -> None:
-    done = run(EARLIER, TASK_QUEUE_ENABLE="0")  # which launches in the thread that calls
+    done = run(EARLIER, TASK_QUEUE_ENABLE="0")  # so that the launch is made in the calling thread
     assert done.stdout.split() == ["1.6094", "True", "True"], done.stderr
 
 
@@ -104,7 +104,7 @@ except RuntimeError as error:
 @pytest.mark.parametrize("queue", ["0", "1"])
 def test_a_launch_that_does_nothing_and_leaves_no_error_is_told(queue: str) -> None:
     done = run_hooked(DROPPED, TASK_QUEUE_ENABLE=queue)
-    said = done.stdout if queue == "0" else done.stderr  # what fails in its queue, torch_npu tells there
+    said = done.stdout if queue == "0" else done.stderr  # in the queue's thread, torch_npu prints the error to stderr
     assert "npu_ce_jit::_forward: expected its kernels to be launched, got nothing on its stream" in said
 
 

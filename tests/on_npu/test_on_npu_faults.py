@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the virtual device: when they come, what they say, and what works after them."""
+"""Injected faults of the virtual device: when they occur, their messages, and what works after them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_failed_launch_is_raised_at_the_synchronise_and_later_tasks_are_droppe
     stream = torch.npu.current_stream()
     observe.set_faults("launch=2,slow=1000ms")
     for _ in range(3):
-        kernels.launch(1, stream.npu_stream, x.data_ptr())  # returns before the device comes to it
+        kernels.launch(1, stream.npu_stream, x.data_ptr())  # returns before the device runs it
     assert not stream.query()
     x.add_(1)
     with pytest.raises(RuntimeError, match=r"(?s)507035.*kernel touch on device 0: VIRTUAL_CANN_FAULTS"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels on torch_npu's streams: order, devices, memory, and what a process does before its first call."""
+"""The kernels on torch_npu's streams: order, devices, memory, and the state of a process before its first call."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["whole_device"]  # a fixture
 def test_a_kernel_sees_what_was_queued_before_it_and_is_seen_by_what_comes_after(device: torch.device) -> None:
     x, target = logits(6, 300, torch.float32), targets(6, 300)
     on_npu, there = torch.zeros(6, 300).to(device), target.to(device)
-    cross_entropy(on_npu, there)  # the first call waits
+    cross_entropy(on_npu, there)  # the first call waits, for its self-check
     pinned = x.pin_memory()
     torch.npu.synchronize()
-    observe.set_faults("slow=50ms")  # two seconds in all, which the host takes for nothing it does here
+    observe.set_faults("slow=50ms")  # two seconds in all, much longer than the host's work here
     for _ in range(40):
         on_npu.add_(1)
     on_npu.copy_(pinned, non_blocking=True)
@@ -41,7 +41,7 @@ def test_a_kernel_sees_what_was_queued_before_it_and_is_seen_by_what_comes_after
 
 
 def test_memory_that_is_given_back_at_once_is_used_again_in_order(device: torch.device) -> None:
-    """Each call's workspace and outputs die while its kernels still wait."""
+    """Each call's workspace and outputs are freed while its kernels are still queued."""
     x, target = logits(16, 4096, torch.float32), targets(16, 4096)
     on_npu, there = x.to(device), target.to(device)
     first = loss_and_gradient(on_npu, there)
@@ -196,7 +196,7 @@ print(torch.npu.get_device_name(), digest.hexdigest())
 """
 
 
-# Without caching, each buffer is an allocation of its own: its bounds are exact, and it goes when torch lets go of it.
+# Without caching, each buffer is a separate allocation: bounds are exact, and it is unmapped as soon as torch frees it.
 @pytest.mark.parametrize(
     "environment",
     [

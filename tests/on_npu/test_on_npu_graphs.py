@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams that are captured, and what was captured run again: by torch.npu.NPUGraph, and by the calls below it."""
+"""Stream captures and their replay: through torch.npu.NPUGraph, and through the ACL calls below it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_step_is_captured_and_replayed_on_other_values(shape: tuple[int, int],
 
 
 class Buffer:
-    """Sixteen floats on the device, and pinned ones to read them with."""
+    """Sixteen floats on the device, and pinned memory to read them."""
 
     def __init__(self) -> None:
         self.block = acl.allocate(64)
@@ -199,7 +199,7 @@ def test_a_thread_may_ask_for_calls_that_wait() -> None:
 
 
 def joined() -> tuple[c_void_p, c_void_p, c_void_p]:
-    """A stream that is captured, another that joined it by an event, and an event."""
+    """A capturing stream, another stream that has joined it through an event, and the event."""
     origin, side, event = acl.create_stream(), acl.create_stream(), new_event()
     begin(origin)
     assert acl.library.aclrtRecordEvent(event, origin) == acl.SUCCESS

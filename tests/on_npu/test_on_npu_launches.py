@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each pass of each operator is computed on the npu: its kernels read and write there what the pass has to."""
+"""Each pass of each operator runs on the npu: its kernels read and write the bytes that the pass needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from npu_ce_jit import cross_entropy, npu_cross_entropy_loss, npu_cross_entropy_
 
 
 def launched(compute: Callable[[], Any], kernel: str, *, read: int, written: int = 0) -> Any:
-    """The result, of whose launches those of this name have read and written so many bytes of device memory."""
+    """The result of `compute`; asserts how many bytes of device memory its launches of this kernel read and wrote."""
     torch.npu.synchronize()
     observe.clear_reports()
     result = compute()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss from hidden states on an NPU: the host waits for nothing, so that a step can be captured and replayed."""
+"""The loss from hidden states on an NPU never synchronises with the host, so a step can be captured and replayed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def expected(reduction: str, hidden: Tensor, head: Tensor, target: Tensor) -> li
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_step_is_captured_and_replayed_with_other_rows_ignored(reduction: str, device: torch.device) -> None:
-    """A capture refuses whatever waits, and the number of rows that count is another one in each replay."""
+    """A capture refuses calls that wait. The number of rows that are not ignored differs between replays."""
     hidden, head = torch.randn(11, 7).to(device).requires_grad_(), torch.randn(53, 7).to(device).requires_grad_()
     target = targets(11, 53, 0.5).to(device)
     aside = torch.npu.Stream()
@@ -64,7 +64,7 @@ def test_a_step_is_captured_and_replayed_with_other_rows_ignored(reduction: str,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_log_probabilities_and_entropy_take_the_memory_of_the_loss(dtype: torch.dtype, device: torch.device) -> None:
-    """Forward and backward, where the logits would be four chunks."""
+    """Forward and backward, in chunks: whole logits would be four chunks."""
     rows, features, classes = 2048, 40, 4099
     hidden, head = (
         torch.randn(length, features, dtype=dtype).to(device).requires_grad_() for length in (rows, classes)
@@ -79,7 +79,7 @@ def test_log_probabilities_and_entropy_take_the_memory_of_the_loss(dtype: torch.
         return torch.autograd.grad(logprobs.sum() + entropy.sum(), (hidden, head))
 
     for step in (loss, logprobs_and_entropy):
-        step()  # what is allocated once
+        step()  # so that one-time allocations are not counted
     of_loss, of_both = (peak_memory(step, device) for step in (loss, logprobs_and_entropy))
     assert of_loss is not None and of_both is not None
     assert of_both <= 1.05 * of_loss

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators of the virtual device that compute are right."""
+"""The virtual device's operators compute the right results."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ ARITHMETIC = [operator.add, operator.sub, operator.mul, operator.truediv]
 def test_arithmetic(compute: Callable[..., torch.Tensor], dtype: torch.dtype) -> None:
     a, b = sample(7, 13, dtype=dtype), sample(7, 13, dtype=dtype)
     b = torch.where(b == 0, torch.ones_like(b), b)
-    # A division by a scalar may be a product with its reciprocal.
+    # A division by a scalar may be a multiplication by its reciprocal.
     near = {"rtol": torch.finfo(dtype).eps, "atol": 0.0} if dtype.is_floating_point else {"rtol": 2e-7, "atol": 0.0}
     check(compute(a.npu(), b.npu()), compute(a, b))
     check(compute(a.npu(), b[3].npu()), compute(a, b[3]))
@@ -119,7 +119,7 @@ def test_comparisons() -> None:
         check(compare(torch.arange(3).npu(), 0.5), compare(torch.arange(3), 0.5))
     check(torch.isfinite(a.npu()) & (a.npu() > 0), torch.isfinite(a) & (a > 0))
     assert torch.equal(a[:1].npu(), a[:1].npu())
-    assert not torch.equal(a.npu(), a.npu())  # it has a NaN
+    assert not torch.equal(a.npu(), a.npu())  # one element is NaN
 
 
 def test_choices() -> None:

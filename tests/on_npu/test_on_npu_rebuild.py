@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels of an npu that are exchanged in the running process. The loss in SCALE tells whose computed."""
+"""Kernels of an npu that are replaced in the running process. The factor SCALE of the loss tells them apart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_next_call_runs_the_new_kernels_and_what_is_queued_runs_the_old_ones
     there, target = X.npu(), TARGET.npu()
     compiled = torch.compile(cross_entropy, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(there, target).cpu(), RIGHT)
-    doubled(check=False)  # builds, so that the next exchange takes no time
+    doubled(check=False)  # builds, so that the next rebuild is immediate
     npu_ce_jit.rebuild(device="npu")
     queued = [cross_entropy(there, target) for _ in range(50)]
     result = doubled(check=False)

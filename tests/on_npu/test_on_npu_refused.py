@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the virtual CANN does not compute refuses by name, and every name that torch_npu asks for is there."""
+"""Operators that the virtual CANN lacks are refused by name, and every name that torch_npu requests exists."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_function_that_torch_npu_links_is_there_and_the_unmodelled_ones_re
 
 
 def test_an_operator_refused_on_the_queues_thread_leaves_no_junk_behind() -> None:
-    """With this queue the refusal comes late, and torch_npu drops all later work after one error without a word."""
+    """With this queue, the refusal comes late, and torch_npu silently drops all later work after one error."""
     code = """
 import torch, torch_npu
 def failed(act):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the runtime says of itself: errors of a thread, tasks that were put on streams, and limits of cores."""
+"""The runtime's reports: a thread's last error, the task last put on a stream, and limits of cores."""
 
 from __future__ import annotations
 

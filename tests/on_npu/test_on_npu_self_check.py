@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The self-check on an npu: which kernels it runs, which it names, and what has no part in it."""
+"""The self-check on an npu: which kernels it runs and names, and which state does not affect it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _whole_device() -> Iterator[None]:
 
 
 def all_kernels() -> list[str]:
-    """Those that the sources define."""
+    """The kernels that the sources define."""
     sources = sorted((Sources.installed().root_dir / "ascendc").glob("*ward/*.asc"))
     return [name for source in sources for name in _KERNEL.findall(source.read_text("utf-8"))]
 
@@ -54,7 +54,7 @@ def test_every_kernel_runs_in_the_case_that_says_so(device: torch.device, monkey
         for report in reports:
             most_blocks[report["kernel"]] = max(report["blocks"], most_blocks.get(report["kernel"], 0))
     assert sorted(most_blocks) == sorted(all_kernels())
-    assert [name for name, blocks in most_blocks.items() if blocks == 1] == ["npu_ce_reduce_last"]  # it never has two
+    assert [name for name, blocks in most_blocks.items() if blocks == 1] == ["npu_ce_reduce_last"]  # always one block
 
 
 LAME = """
@@ -119,7 +119,7 @@ def test_what_failed_before_the_check_is_none() -> None:
     x = torch.zeros(8).to(NPU)
     torch.npu.synchronize()
     observe.set_faults("slow=500ms,launch=1")
-    cross_entropy(x.view(2, 4), torch.zeros(2, dtype=torch.int64).to(NPU))  # fails when the check has begun
+    cross_entropy(x.view(2, 4), torch.zeros(2, dtype=torch.int64).to(NPU))  # fails after the check has begun
     with pytest.raises(RuntimeError, match="507035") as caught:
         self_check.run(NPU)
     assert not isinstance(caught.value, SelfCheckError)
@@ -140,7 +140,7 @@ def test_inputs_that_arrive_as_something_else_are_none(monkeypatch: pytest.Monke
     assert not isinstance(caught.value, SelfCheckError)
 
 
-# The first call of a process, whose check has not been passed before.
+# The first call of a process; the check has not been passed before.
 FIRST_CALL = """
 import torch, torch_npu, npu_ce_jit
 from npu_ce_jit import bootstrap, session

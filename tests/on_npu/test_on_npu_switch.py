@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch_npu's operator, by its three names, while it is redirected; and torch's function on an npu."""
+"""torch_npu's operator, under its three names, while it is redirected; and torch's function on an npu."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_is_not_asked_is_empty_as_theirs() -> None:
 
 
 def test_what_our_checks_refuse_is_theirs() -> None:
-    """The virtual npu has none of the vendor's kernels, so whatever gets to them says so."""
+    """The virtual npu has none of the vendor's kernels, so a call that reaches them fails with their name."""
     x, target = logits(3, 5, torch.float32).npu(), targets(3, 5).npu()
     with npu_ce_jit.installed():
         for options in ({"reduction": "avg"}, {"label_smoothing": 1.5}, {"weight": torch.rand(4).npu()}):
@@ -103,7 +103,7 @@ def test_fake_tensors_have_the_shapes_of_real_ones_and_theirs_again_afterwards()
                 tuple(one.shape) for one in (*torch_npu.npu_cross_entropy_loss(x, target), F.cross_entropy(x, target))
             ]
 
-    theirs = [(1,), (4, 5), (1,), (4,), ()]  # torch_npu's Meta gives shapes to what its kernel leaves empty
+    theirs = [(1,), (4, 5), (1,), (4,), ()]  # Meta gives shapes to outputs that torch_npu's kernel leaves empty
     assert shapes() == theirs
     with npu_ce_jit.installed():
         assert shapes() == [(1,), (4, 5), (0,), (0,), ()]
@@ -132,7 +132,7 @@ def test_compiled_fullgraph(backend: str) -> None:
 
 @pytest.mark.feature("autocast on npu, F.cross_entropy redirected")
 def test_autocast_dtypes_are_theirs() -> None:
-    """Theirs computes nothing here, but autocast casts fake tensors too."""
+    """torch_npu's operator cannot run here, but autocast also casts fake tensors."""
 
     def dtypes() -> list[torch.dtype]:
         with FakeTensorMode(), torch.autocast("npu", torch.bfloat16):
@@ -155,7 +155,7 @@ def test_a_training_loop_on_the_npu_takes_the_steps_of_the_cpu() -> None:
         x, target = torch.randn(64, 6), targets(64, 11, 0.1).to(device)
         criterion, found = nn.CrossEntropyLoss(label_smoothing=0.05), []
         for _ in range(5):
-            # A product on the CPU: the virtual npu has none.
+            # The product is on the CPU for both devices, so that only the loss differs.
             loss = criterion((x @ weight.cpu().T).to(device), target)
             (step,) = torch.autograd.grad(loss, weight)
             weight = (weight.detach().cpu() - 0.5 * step.cpu()).to(device).requires_grad_()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Python process of its own on the virtual device, for what a process is told at its start."""
+"""Runs a Python process on the virtual device, for variables that a process reads at its start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch_processes
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process that has imported torch, and torch_npu with it."""
+    """Runs the code after importing torch, and with it torch_npu."""
     return torch_processes.start(code, os.environ | environment).wait()
 
 

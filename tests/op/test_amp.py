@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Automatic mixed precision: what autocast makes of the three forms, and GradScaler around them."""
+"""Automatic mixed precision: what autocast does to the three forms, and GradScaler around them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from npu_ce_jit import cross_entropy, linear_cross_entropy, npu_cross_entropy_lo
 
 HALVES = [torch.bfloat16, torch.float16]
 halves = pytest.mark.parametrize("half", HALVES, ids=str)
-# What a result may be off when hidden states, head and logits were rounded to the half.
+# The relative error where hidden states, head and logits were rounded to the half type.
 COARSE = {torch.bfloat16: 4e-2, torch.float16: 5e-3}
 
 
@@ -28,7 +28,8 @@ def places(device: torch.device) -> list[Tensor]:
 @halves
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_with_float32_parameters(form: str, half: torch.dtype, device: torch.device) -> None:
-    """The layer runs in the half; the loss is float32, but the drop-in's, and gradients have the parameters' dtype."""
+    """The layer runs in the half type. The loss is float32, but for the drop-in; gradients have the parameters'
+    dtype."""
     hidden, head, target, weight = places(device)
     expected = gradients(theirs, *(t.cpu() for t in (hidden, head, target, weight)))
     with torch.autocast(device.type, half):
@@ -48,7 +49,7 @@ def test_the_loss_of_half_logits_is_float32_and_its_gradient_is_not(half: torch.
     expected = F.cross_entropy(exact, target, weight.double())
     expected.backward()
     leaf = logits.to(device, copy=True).requires_grad_()
-    # Class weights in the half too, as a model's .half() leaves them.
+    # Class weights in the half type too, as after a model's .half().
     for class_weight in (weight, weight.to(half)):
         with torch.autocast(device.type, half):
             loss = cross_entropy(leaf, target.to(device), class_weight.to(device))
@@ -101,7 +102,7 @@ def test_autocast_within_a_compiled_step(form: str, device: torch.device) -> Non
     assert results[1][0].dtype == (torch.bfloat16 if form == "drop-in" else torch.float32)
 
 
-# torch_npu has one of its own beside torch's.
+# torch_npu has a GradScaler of its own, besides torch's.
 SCALERS = {"torch.amp": torch.amp.GradScaler, **({"torch.npu.amp": torch.npu.amp.GradScaler} if ON_NPU else {})}
 
 
@@ -109,7 +110,7 @@ SCALERS = {"torch.amp": torch.amp.GradScaler, **({"torch.npu.amp": torch.npu.amp
 @pytest.mark.parametrize("scaler", SCALERS)
 @pytest.mark.parametrize("form", FORMS)
 def test_grad_scaler_with_float16(form: str, scaler: str, device: torch.device) -> None:
-    """A step is that of float32 to float16's precision; one that overflows leaves the parameters as they are."""
+    """A step agrees with float32 to float16's precision; one that overflows leaves the parameters unchanged."""
     hidden, head, target, weight = operands(dtype=torch.float32)
     expected = head - 0.1 * gradients(theirs, hidden, head, target, weight)[2]
     parameter = torch.nn.Parameter(head.to(device, copy=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of gradients by torch's older vmap: `is_grads_batched`, `vectorize=True`, gradcheck's batched checks."""
+"""Batches of gradients through torch's older vmap: `is_grads_batched`, `vectorize=True`, gradcheck's batched checks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HEAD = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(6, 3).sin()
 
 
 def in_place(x: Tensor) -> Tensor:
-    """Logits of its own, since the gradient may be written over them."""
+    """On a copy of the logits, over which the gradient may be written."""
     return cross_entropy(x * 1, TARGET, reduction="none", inplace_backward=True)
 
 
-# Each with the same loss in torch's own operators.
+# (the loss, the same loss from torch's own operators).
 FORMS: dict[str, tuple[Loss, Loss]] = {
     "cross_entropy": (
         lambda x: cross_entropy(x, TARGET, label_smoothing=0.1),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activation checkpointing of the three forms: both kinds, and selectively, with our operators in the policy."""
+"""Activation checkpointing of the three forms: both kinds, and selective, with our operators in the policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 
 class Calls(TorchDispatchMode):
-    """Counts what reaches a device."""
+    """Counts the operators that reach a device."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many graphs torch.compile makes of a loss, forward and backward, while the number of rows and classes changes."""
+"""The number of graphs that torch.compile makes of a loss, while the numbers of rows and classes change."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from saved_programs import on, outputs_and_gradient
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-# Two rows come first, or later. 0 and 1 are the sizes that torch makes graphs of their own for.
+# Two rows come first, or later. torch specialises graphs for the sizes 0 and 1.
 ROWS = [(2, 6, 7, 50, 3), (6, 7, 9, 2, 50)]
 
 
 def graphs_of(form: Form, calls: list[tuple[Tensor, ...]]) -> int:
-    """How many graphs the calls took, each of which gave the right numbers."""
+    """The number of graphs that the calls took; checks the results of each call."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(form.module(), backend=counter, fullgraph=True)
@@ -44,5 +44,5 @@ def test_one_graph_where_sizes_are_marked_dynamic(
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("rows", ROWS, ids=str)
 def test_two_graphs_where_nothing_is_marked(rows: tuple[int, ...], form: Form, device: torch.device) -> None:
-    """One of the first number of rows alone, and one of all others."""
+    """One graph for the first number of rows, and one for all others."""
     assert graphs_of(form, [on(device, form.inputs(n, 33)) for n in rows]) == 2

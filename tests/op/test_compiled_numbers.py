@@ -49,13 +49,13 @@ class Numbers(NamedTuple):
 
 
 FIRST = Numbers(0.9, 0.3, 4.0, 0.5, 1)
-SECOND = Numbers(0.8, 0.2, 3.0, 0.7, 3)  # torch makes symbolic what has changed once
+SECOND = Numbers(0.8, 0.2, 3.0, 0.7, 3)  # torch makes a number symbolic once it has changed
 THIRD = Numbers(0.7, 0.6, 5.0, 0.3, 4)
 CALLS = [FIRST, SECOND, *(SECOND._replace(**{name: value}) for name, value in THIRD._asdict().items())]
 
 
 class Way(NamedTuple):
-    """How torch.compile is asked."""
+    """The arguments of torch.compile."""
 
     backend: str
     dynamic: bool | None  # None: only numbers that have changed once become symbolic
@@ -96,7 +96,7 @@ FORMS = {
     "linear": Form(lambda x, y, n: npu_ce_jit.linear_cross_entropy(x, head(), y, **n.options())),
     "drop-in": Form(drop_in, lambda n: {**n.smoothing(), "z_loss": n.share / 3}),
     "installed": Form(lambda x, y, n: F.cross_entropy(x, y, **n.smoothing()), Numbers.smoothing),
-    # Each of these graphs takes seconds.
+    # Each of these graphs takes seconds to compile.
     "vocab-parallel": Form(
         lambda x, y, n: parallel.vocab_parallel_cross_entropy(x, y, **n.options()),
         calls=(FIRST, SECOND, THIRD),
@@ -128,7 +128,7 @@ def _group() -> Iterator[None]:
 
 @contextmanager
 def compiling(way: Way) -> Iterator[Callable[..., Any]]:
-    """torch.compile, which leaves every operator to torch's kernels: a compiler would take seconds."""
+    """torch.compile, with a compiler that leaves every operator to torch's kernels: Inductor's would take seconds."""
     with (
         inductor_config.patch(fallback_by_default=True, fx_graph_cache=way.has_caches),
         autograd_config.patch(enable_autograd_cache=way.has_caches),
@@ -141,7 +141,7 @@ def factor(n: Numbers) -> float:
 
 
 def require_right(found: tuple[Tensor, Tensor], n: Numbers, options: Options, x: Tensor) -> None:
-    """Fails unless a loss and its gradient, `factor` times, are what the formula gives."""
+    """Fails unless a loss and its gradient are those of the formula."""
     expected = truth(x.detach().double(), TARGET, None, options).loss * factor(n)
     slope = gradient(x, TARGET, None, options, torch.tensor(factor(n)), torch.float64)
     reported = f"{n}: {{}}".format

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.compile over what differentiates or batches the three forms, and compiled autograd, against F.cross_entropy."""
+"""torch.compile over torch.func and forward AD of the three forms, and compiled autograd, against F.cross_entropy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any]] = {
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled() -> None:
-    """Each test compiles the same lines for other losses: as recompilations, torch allows eight."""
+    """Each test compiles the same code for other losses, and torch allows eight recompilations."""
     torch._dynamo.reset()
 
 
@@ -56,7 +56,7 @@ def test_transforms_inside_of_a_compiled_function(form: str, transform: str) -> 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("form", FORMS)
 def test_forward_mode_that_a_graph_enters_past_python(form: str, backend: str) -> None:
-    """The tangent would be None, and taken for zero, if Python's count of levels were believed."""
+    """If Python's count of dual levels decided, the tangent would be None, and count as zero."""
     hidden, *others = operands()
     results = [
         torch.compile(lambda x, loss=loss: dual_level(lambda y: loss(y, *others), x), backend=backend, fullgraph=True)(

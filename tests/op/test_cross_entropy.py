@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of cross_entropy: against the textbook formula in float64, with F.cross_entropy's own error as the budget."""
+"""The numbers of cross_entropy, against the textbook formula in float64, with F.cross_entropy's error as the bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from npu_ce_jit import cross_entropy
 
-# Accumulation is float32 whatever the input; float64 input is accumulated in float64.
+# The accumulation dtype is float32 for all inputs but float64, which is accumulated in float64.
 RELATIVE = {torch.float64: 1e-13}
 
 
@@ -33,7 +33,8 @@ def close_or_no_worse(ours: Tensor, peer: Tensor, true: Tensor, dtype: torch.dty
 
 
 def gradient_is_accurate(ours: Tensor, true: Tensor, dtype: torch.dtype) -> bool:
-    """0.5 % of each element for two-byte types, one smallest step where it is subnormal; 2e-6 of the largest else."""
+    """Two-byte types: an error of 0.5 % of each element, plus the smallest subnormal. Others: 2e-6 of the largest
+    element."""
     error = (ours.double() - true).abs()
     if dtype in (torch.bfloat16, torch.float16):
         step = 2.0**-133 if dtype is torch.bfloat16 else 2.0**-24
@@ -108,7 +109,7 @@ def test_every_option_in_every_dtype(
         assert output.lse.dtype == output.entropy.dtype == wide
         assert close_or_no_worse(output.lse.detach().cpu(), peer_truth.lse, true.lse, wide)
         assert close_or_no_worse(output.entropy.detach().cpu(), peer_truth.entropy, true.entropy, wide)
-        # The oracle's argmax in the dtype that the kernel computes in: softcap rounds near maxima together.
+        # The argmax may differ from the oracle's: in the accumulation dtype, softcap rounds near maxima together.
         chosen = true.log_prob.gather(1, output.argmax.cpu()[:, None])[:, 0]
         assert torch.allclose(chosen, true.log_prob.amax(1), rtol=0, atol=1e-5)
 
@@ -116,9 +117,9 @@ def test_every_option_in_every_dtype(
         output.loss.backward(grad_loss.to(device))
         expected = gradient(x, target, weight, options, grad_loss, torch.float64)
         ours = leaf.grad.cpu()
-        # Terms that cancel each other leave a rounding of the larger ones: measured against the formula in float32.
+        # Where terms cancel, the larger ones' rounding remains: it is bounded by the error of the formula in float32.
         budget = 4 * (gradient(x, target, weight, options, grad_loss, wide).double() - expected).abs().max()
-        # An NPU's slope of the softcap keeps all its digits where the cap bites upwards only, where p is not small.
+        # An NPU computes the softcap's slope to full accuracy only for large positive logits: elsewhere p is small.
         digits = 4 if options.softcap and device.type == "npu" else 1
         floor = digits * relative_error_allowed(dtype) * expected.abs().max()
         rounding = (expected.to(dtype).double() - expected).abs()
@@ -131,7 +132,7 @@ def test_every_option_in_every_dtype(
 def test_the_gradient_of_a_confident_row_keeps_its_digits(
     margin: float, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """9.2 is 1 - p of 1e-4: p - 1 in the logits' dtype would be 0 or 100 % off."""
+    """At a margin of 9.2, 1 - p is 1e-4; p - 1 in the logits' dtype would be 0 or off by 100 %."""
     x = torch.zeros(4, 2, dtype=dtype)
     x[:, 1] = -margin
     target = torch.tensor([0, 1, 0, 1])
@@ -143,7 +144,7 @@ def test_the_gradient_of_a_confident_row_keeps_its_digits(
 
 @needs_the_library
 def test_a_confident_row_in_float32_keeps_more_than_p_has() -> None:
-    """p in float32 has an error of 6e-8, which is 6e-4 of 1 - p = 1e-4: only expm1 at the target keeps the digits."""
+    """p in float32 has an error of 6e-8, which is 6e-4 of 1 - p = 1e-4: only expm1 at the target keeps the accuracy."""
     x = torch.zeros(64, 2)
     x[:, 1] = -torch.linspace(0, 12, 64)
     leaf, target = x.clone().requires_grad_(), torch.zeros(64, dtype=torch.int64)
@@ -189,7 +190,7 @@ def test_lse_entropy_and_z_loss_are_differentiable(dtype: torch.dtype, device: t
     true_leaf = x.double().requires_grad_()
     total(truth(true_leaf, target, None, options)).backward()
     error = (leaf.grad.double() - true_leaf.grad).abs()
-    # Terms of opposite signs cancel, so what float32 leaves is measured against the largest element.
+    # Terms of opposite signs cancel, so float32's error is measured against the largest element.
     floor = relative_error_allowed(dtype) * 2 * true_leaf.grad.abs().max()
     assert (error <= torch.finfo(dtype).eps * true_leaf.grad.abs() + floor).all()
 
@@ -214,7 +215,7 @@ def test_any_strides(layout: str, target_dtype: torch.dtype, device: torch.devic
         ours = cross_entropy(leaf, strided_target, reduction=r)
         theirs = F.cross_entropy(dense, target.long(), reduction=r)
         torch.testing.assert_close(ours.cpu(), theirs)
-        # .sum() hands the rows a gradient of stride 0.
+        # .sum() gives the rows a gradient of stride 0.
         (a,) = torch.autograd.grad(ours.sum(), leaf)
         (b,) = torch.autograd.grad(theirs.sum(), dense)
         torch.testing.assert_close(a.cpu(), b)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`npu_ce_jit.decompositions()`: programs of torch's own operators, with our numbers, where this package is not."""
+"""`npu_ce_jit.decompositions()`: programs of torch's own operators that give our numbers without this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch.export.experimental import _export_forward_backward
 from npu_ce_jit import cross_entropy, decompositions, linear_cross_entropy, npu_cross_entropy_loss_backward
 from npu_ce_jit.op import schema
 
-SIZES = [(6, 33), (2, 2), (11, 40)]  # the first ones are exported with
+SIZES = [(6, 33), (2, 2), (11, 40)]  # the first ones are used to export
 EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 pytestmark = pytest.mark.feature("decompositions into torch's own operators")
 
@@ -37,7 +37,7 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
 
 def test_every_operator_that_a_program_may_hold_is_in_the_table() -> None:
-    """`_backward_` is in none: what is traced is not written in place."""
+    """`_backward_` is in no program: traced code does not write in place."""
     names = {operator.name() for operator in decompositions()}
     assert names == {f"npu_ce_jit::{name}" for name in schema.SCHEMAS if name != "_backward_"}
 
@@ -65,7 +65,7 @@ def test_programs_run_where_the_package_is_not(tmp_path: Path) -> None:
 
 
 class Head(nn.Module):
-    """A layer and one form of the loss, summed to the number that a training program ends in."""
+    """A layer and one form of the loss, summed to one number, as at the end of a training step."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_a_training_program_with_its_backward_runs_where_the_package_is_not(name
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_every_dtype_is_computed_in_its_accumulation_dtype(reduction: str, dtype: torch.dtype) -> None:
-    """Of the rounded logits, a loss that is not rounded itself is as exact as float32, or float64, can say it."""
+    """A loss that is not rounded itself is exact to float32, or float64, for the rounded logits."""
     options = Options(reduction, -100, 0.1, 1e-2, 9.0, 0.7)
 
     class Loss(nn.Module):

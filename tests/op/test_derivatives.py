@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every derivative that torch can ask for, with our operator at the bottom, against F.cross_entropy's."""
+"""Every derivative that torch offers, with our operator as the innermost function, against F.cross_entropy's."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def row_losses_reference(x: Tensor) -> Tensor:
 
 
 def everything(x: Tensor) -> Tensor:
-    """Loss, z_loss, lse and entropy in one number, with softcap."""
+    """The sum of loss, z_loss, lse and entropy, with softcap."""
     o = cross_entropy(
         x, *target_and_weight(x), label_smoothing=0.1, z_loss=0.3, softcap=3.0, logit_scale=1.3,
         return_z_loss=True, return_lse=True, return_entropy=True,
@@ -81,7 +81,7 @@ FORMS = {
 
 
 def squared(loss: Loss) -> Loss:
-    """A second derivative of the loss alone misses the terms in which its gradient is differentiated."""
+    """A second derivative of the loss alone would not differentiate the gradient with respect to grad_loss."""
     return lambda x: (loss(x) ** 2).sum()
 
 
@@ -120,14 +120,14 @@ def test_transforms_agree_with_torch(form: str, transform: str) -> None:
     torch.testing.assert_close(result, TRANSFORMS[transform](theirs), rtol=1e-9, atol=1e-9)
 
 
-# Those that need no derivative of the gradient: that is plain torch operators, on any device.
+# Transforms that do not differentiate the gradient: that would run plain torch operators on any device.
 FIRST_ORDER = ["grad", "vjp", "vmap", "vmap over the last dim", "jacrev", "vmap(grad)", "grad(vmap)", "vmap(vmap)"]
 
 
 @pytest.mark.parametrize("transform", FIRST_ORDER)
 @pytest.mark.parametrize("form", FORMS)
 def test_first_derivatives_come_from_the_kernels_of_the_device(form: str, transform: str, device: torch.device) -> None:
-    """The transforms are the CPU's, in float64, through copies; the loss and its gradient are the device's."""
+    """The transforms run on the CPU in float64, through copies; the loss and its gradient run on the device."""
     ours, theirs = FORMS[form]
     torch.manual_seed(1)
     result = TRANSFORMS[transform](lambda x: ours(x.float().to(device)).cpu().double())
@@ -206,7 +206,7 @@ def test_vmap_over_any_argument(in_dims: tuple[int | None, ...], reduction: str)
 
 
 def test_double_backward_keeps_the_terms_of_log_prob() -> None:
-    """A gradient penalty next to another path: dropping the second-order part would raise nothing."""
+    """A gradient penalty beside another path: if the second-order part were dropped, no error would be raised."""
     x = logits().requires_grad_()
     for ours, theirs in FORMS.values():
         results = []

@@ -16,7 +16,7 @@ from npu_ce_jit import linear_kl_div
 from npu_ce_jit.bench.timing import peak_allocated
 from npu_ce_jit.op.linear import layer
 
-# (N, in_features, teacher's, V): one of each, primes, one past a block of 256 classes and past one of 4096.
+# (N, in_features, the teacher's in_features, V): all 1, primes, one more than a block of 256 classes, and of 4096.
 SHAPES = [
     (1, 1, 1, 1),
     (13, 7, 5, 31),
@@ -41,7 +41,7 @@ class Models(NamedTuple):
         return [t for t in self[:3] if t is not None]
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Models:
-        """New leaves, of which the student's require gradients."""
+        """New leaves; those of the student require gradients."""
         copies = [None if t is None else t.detach().to(device, dtype, copy=True) for t in self]
         return Models(*(t if t is None else t.requires_grad_() for t in copies[:3]), *copies[3:])
 
@@ -71,17 +71,17 @@ def ours(on: Models, mask: Tensor | None = None, **options: Any) -> Tensor:
 
 
 def require_close(result: Any, expected: Any) -> None:
-    """Compared on the CPU."""
+    """Compares on the CPU."""
     torch.testing.assert_close(*([t.cpu() for t in side] for side in (result, expected)))
 
 
 def gradients_of(loss: Tensor, leaves: list[Tensor], grad_loss: Tensor | None = None) -> list[Tensor]:
-    """On the CPU."""
+    """The gradients, copied to the CPU."""
     return [g.cpu() for g in torch.autograd.grad(loss, leaves, grad_loss, retain_graph=True)]
 
 
 def log_probs(x: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, softcap: float | None) -> Tensor:
-    """On the CPU in float32, or float64: the products alone are in the dtype and on the device of `x`."""
+    """On the CPU, in float32 or float64; only the products run in the dtype and on the device of `x`."""
     values = F.linear(x, weight, bias).cpu()
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     if softcap is not None:
@@ -110,9 +110,10 @@ def textbook(on: Models, mask: Tensor | None, options: Options) -> Tensor:
 
 
 def check(case: Models, mask: Tensor | None, options: Options, device: torch.device) -> None:
-    """Loss and gradients, with the formula over whole logits in the case's dtype as the peer.
+    """Checks loss and gradients; the peer is the formula over whole logits in the case's dtype.
 
-    A loss adds up log-probabilities, and a gradient probabilities, which are at most 1; a sum does so over the rows.
+    A loss is a sum of log-probabilities, and a gradient one of probabilities, which are at most 1; reduction "sum" adds
+    over rows.
     """
     results = []
     for name, where, dtype in (("ours", device, None), ("peer", device, None), ("truth", None, torch.float64)):
@@ -184,13 +185,13 @@ def test_no_rows_and_no_row_that_counts(rows: int, reduction: str, device: torch
     torch.testing.assert_close(loss.cpu(), expected, equal_nan=True)
     for gradient in gradients_of(loss.sum(), case.student):
         assert not gradient.any()
-    ours(models((1, 3, 2, 5), torch.float32).to(device))  # what has rows runs on the device
+    ours(models((1, 3, 2, 5), torch.float32).to(device))  # on an NPU, a test must launch a kernel
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("beta", BETAS)
 def test_a_row_that_does_not_count_takes_part_in_nothing(beta: float, reduction: str, device: torch.device) -> None:
-    """Its hidden states may hold NaN, and NaN * 0 is NaN."""
+    """Its hidden states may be NaN; multiplying by 0 would keep the NaN."""
     case, mask = models((9, 5, 3, 11), torch.float32), torch.ones(9, dtype=torch.bool)
     left_out = torch.tensor([0, 4, 5])
     case.input[left_out], case.teacher_input[left_out[:2]], mask[left_out] = torch.nan, torch.inf, False
@@ -208,7 +209,7 @@ def test_a_row_that_does_not_count_takes_part_in_nothing(beta: float, reduction:
 
 @pytest.mark.parametrize("beta", BETAS)
 def test_classes_of_no_probability_add_nothing(beta: float, device: torch.device) -> None:
-    """Biases of -inf, as those of a padded vocabulary, for both models."""
+    """Biases of -inf in both models, as for a padded vocabulary."""
     case = models((7, 5, 3, 11), torch.float32)
     real = Models(case.input, case.linear_weight[:9], case.linear_bias[:9], case.teacher_input,
                   case.teacher_linear_weight[:9], case.teacher_linear_bias[:9]).to(device)  # fmt: skip
@@ -279,7 +280,7 @@ def test_scaling_the_loss_saves_what_would_vanish_in_float16(device: torch.devic
     [(0.0, torch.bfloat16, "mean"), (0.3, torch.float32, "none"), (1.0, torch.float32, "mean")],
 )
 def test_memory(beta: float, dtype: torch.dtype, reduction: str) -> None:
-    """Above what is returned: half of the float32 logits of one model, where whole ones take six times as much."""
+    """Beside the returned gradients, half of one model's float32 logits; whole logits take six times as much."""
     rows, features, classes = 2048, 16, 8192
     case = models((rows, features, 8, classes), dtype, bias=False).to()
     returned, whole = case.input.nbytes + case.linear_weight.nbytes, rows * classes * 4
@@ -290,4 +291,4 @@ def test_memory(beta: float, dtype: torch.dtype, reduction: str) -> None:
     with_logits = peak_allocated(
         lambda: torch.autograd.grad(textbook(few, None, Options(beta)), (few.input, few.linear_weight))
     )
-    assert with_logits >= 4 * of_few  # what is measured is counted
+    assert with_logits >= 4 * of_few  # checks that the measurement counts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: each bad input gets the same type and text from real tensors, Meta and fakes."""
+"""Distillation: each bad input raises the same type and text for real tensors, Meta and fakes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation under torch.compile, FakeTensor, autocast and checkpoints: the same numbers as in a plain step."""
+"""Distillation under torch.compile, FakeTensor, autocast and checkpoints gives the numbers of a plain step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def divergence_of_rows(*on: Tensor) -> Tensor:
 
 
 def topk(*on: Tensor) -> Tensor:
-    """Forward KL over the teacher's five greatest."""
+    """Forward KL divergence over the teacher's five largest classes."""
     log_t, indices = linear_topk_logprobs(on[3], on[4], 5, linear_bias=on[5])
     log_s = linear_selected_logprobs(on[0], on[1], indices, linear_bias=on[2])
     return (log_t.exp() * (log_t - log_s)).sum(-1).mean()
@@ -53,7 +53,7 @@ def test_one_graph_compiled(loss: Loss, dtype: torch.dtype, device: torch.device
     for rows in (6, 7, 9):
         on = models((rows, 5, 3, 11), dtype).to(device)
         require_close(step(compiled, on), step(loss, on))
-    assert counter.frame_count == 2  # one of the first number of rows alone, and one of all others
+    assert counter.frame_count == 2  # one for the first number of rows, and one for all others
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -68,12 +68,12 @@ def test_fake_tensors_have_the_shapes_and_dtypes_of_real_ones(loss: Loss, any_de
 
 
 def test_the_operators_are_what_they_say() -> None:
-    """torch's own check: schema, autograd registration, fakes, AOT."""
+    """torch's own check of schema, autograd registration, fakes and AOT."""
     on = models((6, 5, 3, 11), torch.float32).to()
     mask, indices = torch.arange(6) > 1, torch.randint(11, (6, 3))
     options = (0.7, None, 3.0, 0.5)
     torch.library.opcheck(linear_divergence, (*on, mask, None, *options, 0, [False] * 3))
-    # Not through AOT, which cannot have a graph return the gradients that its backward reads; nobody asks for that.
+    # Not AOT: a graph cannot return the gradients that its backward reads, and the losses never request that.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(linear_divergence, (*on, mask, None, *options, 1, [True] * 3), test_utils=checks)
     torch.library.opcheck(linear_selected, (*on[:3], indices, None, 0.7, None, [False] * 3))

@@ -32,7 +32,7 @@ FORMS = pytest.mark.parametrize("form", [cross_entropy, drop_in], ids=["cross_en
 
 @pytest.fixture(params=[cross_entropy, drop_in], ids=["cross_entropy", "drop-in"])
 def form(request: pytest.FixtureRequest, device: torch.device) -> Form:
-    """Either loss, computed on the device, from and to the CPU."""
+    """Either loss, computed on the device; its inputs and result are on the CPU."""
 
     def loss(x: Tensor, target: Tensor, weight: Tensor | None = None, **options: object) -> Tensor:
         weight = None if weight is None else weight.to(device)
@@ -135,7 +135,7 @@ def test_a_bad_row_is_nan_and_the_others_are_not(
 @pytest.mark.parametrize("classes", [5, 100])
 @pytest.mark.parametrize("bits", [2**31 - 1, -1], ids=["positive", "negative"])
 def test_a_nan_of_any_bits_stays_nan_in_bfloat16(bits: int, classes: int, device: torch.device) -> None:
-    """Rounding must not carry a full mantissa into the exponent and the sign."""
+    """A NaN's mantissa may be all ones: rounding must not carry into the exponent and the sign."""
     leaf = logits(3, classes, torch.bfloat16).to(device).requires_grad_()
     gradient = torch.ones(3)
     gradient.view(torch.int32)[1] = bits
@@ -149,7 +149,7 @@ def test_a_nan_of_any_bits_stays_nan_in_bfloat16(bits: int, classes: int, device
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("classes", [3, 63, 64, 65, 4099])
 def test_argmax_is_torchs(dtype: torch.dtype, classes: int, device: torch.device) -> None:
-    """Lowest index on ties, a NaN where there is one, for ignored rows too."""
+    """The lowest index on ties; the NaN's index if there is one; also in ignored rows."""
     x = torch.randint(-2, 3, (40, classes)).to(dtype)
     x[3, classes // 2] = NAN
     x[4] = -INF

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error table: each bad input gets the same type and text from the function, torch.ops, Meta and FakeTensor."""
+"""The error table: a bad input raises the same type and text from the function, torch.ops, Meta and FakeTensor."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def value(v: object) -> Callable[[str], Any]:
     return lambda _: v
 
 
-# (what is wrong, the arguments, the error, its text)
+# (what is wrong, the arguments, the error's type, its text)
 TABLE: list[tuple[str, Make, type[Exception], str]] = [
     ("int input", case(input=empty(3, 5, dtype=torch.int64)), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got int64 on {device}"),
     ("bool input", case(input=empty(3, 5, dtype=torch.bool)), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got bool on {device}"),
@@ -62,7 +62,7 @@ TABLE: list[tuple[str, Make, type[Exception], str]] = [
     ("smoothing below", case(label_smoothing=value(-0.1)), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got -0.1"),
     ("smoothing nan", case(label_smoothing=value(float("nan"))), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got nan"),
     ("weight gradient", case(weight=empty(5, grad=True)), RuntimeError, "expected weight without requires_grad, got requires_grad=True: the loss is not differentiable with respect to weight; pass weight.detach()"),
-    # Several things wrong: dtype before rank, rank before sizes, sizes before options, options before values.
+    # Where several things are wrong: dtype before rank, rank before sizes, sizes before options, options before values.
     ("dtype first", case(input=empty(3, 5, 2, dtype=torch.int64), reduction=value("avg")), NotImplementedError, "expected input of dtype float32, bfloat16, float16, or float64 except on npu, got int64 on {device}"),
     ("sizes before options", case(weight=empty(4), reduction=value("avg")), RuntimeError, "expected weight of shape [5], one for each class, got [4]"),
     ("options before values", case(label_smoothing=value(2.0), weight=empty(5, grad=True)), RuntimeError, "expected label_smoothing between 0.0 and 1.0, got 2.0"),
@@ -95,7 +95,7 @@ def identity(row: object) -> str | None:
     return row.replace(" ", "_") if isinstance(row, str) and len(row) < 40 else None
 
 
-# A weight that requires gradients is an error in grad mode alone: see the last test of this file.
+# A weight that requires gradients is an error in grad mode only: see the last test of this file.
 CASES = [
     (caller, *row)
     for caller in CALLERS
@@ -213,7 +213,7 @@ def test_a_tensor_where_a_number_belongs_does_not_lose_its_gradient(function: Ca
 def test_targets_of_a_wrong_batch_size_are_told_as_torch_tells_them(
     is_linear: bool, extra: tuple[int, ...], sizes: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    """Whatever else is wrong with them."""
+    """The batch size is reported first, whatever else is wrong."""
     target = torch.zeros(sizes).to(dtype)
     if is_linear:
         functions, arguments = (

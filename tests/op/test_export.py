@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.export and AOTInductor: one node of ours, for any number of rows and classes, here and in another process."""
+"""torch.export and AOTInductor: one node of ours, for any number of rows and classes, also run in another process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch_features import needs_aot_inductor, needs_error_of_programs
 
 from npu_ce_jit import CrossEntropyOutput, cross_entropy
 
-SIZES = [(6, 33), (2, 2), (11, 40)]  # the first ones are exported with
+SIZES = [(6, 33), (2, 2), (11, 40)]  # the first ones are used to export
 MODES = pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 EVERY_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
@@ -41,7 +41,7 @@ def test_a_program_keeps_one_node_for_any_number_of_rows_and_classes(
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the program of each form and mode."""
+    """A directory with the exported program of each form and mode."""
     directory = tmp_path_factory.mktemp("saved")
     for name, form in FORMS.items():
         calls = [form.inputs(*sizes) for sizes in SIZES]
@@ -82,7 +82,7 @@ def test_a_program_that_returns_the_named_tuple_can_be_saved(tmp_path: Path) -> 
 
 
 class EveryForm(nn.Module):
-    """All forms in one program, because a package takes a minute to compile."""
+    """All forms in one program, because compiling a package takes a minute."""
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         outputs, rest = [], list(inputs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`register_fake_npu`: where it registers a device, where it refuses, and what that device refuses."""
+"""`register_fake_npu`: where it registers a device, where it refuses, and what the device refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.feature("fake npu device")
 
 
 def in_a_child(task: Callable[[], object]) -> None:
-    """A device is registered for good, so no test may do it in its own process."""
+    """Registering a device cannot be undone, so no test may do it in its own process."""
     assert exit_code(fork(task)) == 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three forms of the loss on tensors without data: FakeTensors, meta tensors, and an npu that is not there."""
+"""The three forms of the loss on tensors without data: FakeTensors, meta tensors, and a fake npu."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch_features import needs_fake_npu
 
 
 def real_looks(device: str, dtype: torch.dtype, reduction: str, asked: bool, name: str) -> dict[str, list[object]]:
-    """Of real tensors on `device`, as if it were called `name`."""
+    """The looks of real tensors on `device`, with `name` as the device."""
     real = looks(forward_and_backward(device, dtype, reduction, asked))
     return {form: [[*look[:3], name, look[4]] for look in of_form] for form, of_form in real.items()}
 
@@ -46,7 +46,7 @@ def test_meta_outputs_look_like_real_ones(asked: bool, reduction: str, dtype: to
 
 @pytest.fixture(scope="module")
 def on_fake_npu(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[object]]]:
-    """Of each of CASES, in a process that has neither an NPU nor torch_npu nor a compiler."""
+    """The looks for each of CASES, from a process without NPU, torch_npu and compiler."""
     environment = fresh_environment(tmp_path_factory.mktemp("cache")) | {"PATH": ""}
     done = subprocess.run(
         [sys.executable, fake_calls.__file__], env=environment, capture_output=True, text=True, timeout=300

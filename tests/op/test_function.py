@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the public functions do around the operator: shapes, fallbacks, autocast, the gradient in place, the module."""
+"""The public functions around the operator: shapes, fallbacks, autocast, the gradient in place, the module."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_autocast_gives_float32_as_torch_does(device: torch.device) -> None:
         weight = torch.rand(9).bfloat16()
         ours = cross_entropy(on_device.float(), there, weight.to(device))
         torch.testing.assert_close(ours.cpu(), F.cross_entropy(x.float(), target, weight))
-        # The drop-in is torch_npu's, and that one is not autocast.
+        # torch_npu's operator is not autocast, so the drop-in is not either.
         assert npu_ce_jit.npu_cross_entropy_loss(on_device, there)[0].dtype == torch.bfloat16
     assert cross_entropy(on_device, there).dtype == torch.bfloat16
 
@@ -106,7 +106,7 @@ def test_the_gradient_lands_in_the_logits(dtype: torch.dtype, device: torch.devi
 
 
 def test_in_place_steps_accumulate_on_a_leaf(device: torch.device) -> None:
-    """The first gradient lies over the logits: a second one written there would take its place, not be added."""
+    """The first gradient shares the logits' memory: a second one written there would replace it."""
     leaf, target = torch.zeros(1, 2).to(device).requires_grad_(), torch.tensor([0])
     cross_entropy(leaf, target.to(device), inplace_backward=True).backward()
     first = leaf.grad.cpu().clone()
@@ -148,7 +148,7 @@ def test_in_place_refuses_what_it_cannot_do(device: torch.device) -> None:
 
 def test_a_reader_of_the_overwritten_logits_is_told(device: torch.device) -> None:
     hidden = torch.randn(6, 8).to(device).requires_grad_() * 1
-    squared = hidden * hidden  # its backward reads what ours overwrites
+    squared = hidden * hidden  # its backward reads the logits that ours overwrites
     loss = cross_entropy(hidden, targets(6, 8).to(device), inplace_backward=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (loss + squared.sum()).backward()
@@ -159,7 +159,7 @@ def cross_entropy_in_place(x: Tensor, target: Tensor) -> Tensor:
 
 
 def test_in_place_steps_aside(device: torch.device) -> None:
-    """create_graph, torch.func, checkpointing and saved-tensor hooks get a new tensor, and the logits stay."""
+    """create_graph, torch.func, checkpointing and saved-tensor hooks get a new gradient tensor; the logits stay."""
     before, target = torch.randn(6, 8), targets(6, 8)
     expected = torch.func.grad(lambda a: F.cross_entropy(a, target))(before)
     x, target = before.to(device, copy=True), target.to(device)

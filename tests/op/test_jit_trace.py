@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.jit.trace of the three forms, saved, and loaded where nothing else has been called."""
+"""torch.jit.trace of the three forms, saved, and loaded in a process that has called nothing else."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from npu_ce_jit import linear_cross_entropy
 from npu_ce_jit.bench.timing import peak_allocated
 from npu_ce_jit.torch_compat import LinearCrossEntropyOptions
 
-# (N, in_features, C): one of each, primes, one class, one past a widened block of 256 classes.
+# (N, in_features, C): all 1, one class, primes, one more than a block of 256 classes that was widened.
 SHAPES = [(1, 1, 1), (5, 3, 1), (1, 4, 7), (13, 7, 31), (17, 64, 65), (7, 4201, 257)]
 
 
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
     linear_bias: Tensor | None
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Layer:
-        """New leaves."""
+        """New leaves, on the device and in the dtype."""
         return Layer(*(None if t is None else t.detach().to(device, dtype, copy=True).requires_grad_() for t in self))
 
     def logits(self) -> Tensor:
@@ -62,9 +62,9 @@ def ours(on: Layer, target: Tensor, weight: Tensor | None = None, **options: Any
 def check(
     case: Layer, target: Tensor, weight: Tensor | None, options: Options, device: torch.device, rows: int | None = None
 ) -> None:
-    """Loss and gradients in the case's dtype, with F.linear and the formula in that dtype as the peer."""
+    """Checks loss and gradients in the case's dtype; the peer is F.linear and the formula in that dtype."""
     results = []
-    # The peer's products are the device's as well: it adds in an order of its own.
+    # The peer multiplies on the same device, whose order of additions is its own.
     for name, where, dtype in (("ours", device, None), ("peer", device, None), ("truth", None, torch.float64)):
         leaves = case.to(where, dtype)
         if name == "ours":
@@ -118,11 +118,11 @@ def test_no_rows_and_every_row_ignored(rows: int, reduction: str, device: torch.
     torch.testing.assert_close(loss.cpu(), expected, equal_nan=True)
     for gradient in case.gradients(loss, torch.ones_like(loss)):
         assert not gradient.any()
-    ours(layer((1, 3, 5), torch.float32).to(device), targets(1, 5))  # what has rows runs on the device
+    ours(layer((1, 3, 5), torch.float32).to(device), targets(1, 5))  # on an NPU, a test must launch a kernel
 
 
 def test_an_ignored_row_takes_part_in_nothing(device: torch.device) -> None:
-    """Not even in the products: its input may hold NaN, and NaN * 0 is NaN."""
+    """Not even in the products: its input may be NaN, and multiplying by 0 would keep the NaN."""
     case, target = layer((9, 5, 11), torch.float32), targets(9, 11)
     ignored = torch.tensor([0, 4, 5])
     case.input[ignored], target[ignored] = torch.nan, -100
@@ -203,7 +203,7 @@ def test_a_weight_that_was_changed_since_is_noticed(device: torch.device) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_scaling_the_loss_saves_what_would_vanish(dtype: torch.dtype, device: torch.device) -> None:
-    """Unscaled, most gradients of a mean over these rows are below float16's smallest number."""
+    """Without scaling, most gradients of a mean over these rows are below float16's smallest number."""
     case, target, scale = layer((1024, 5, 300), dtype), targets(1024, 300), 2.0**16
     case = Layer(case.input * 2**-12, case.linear_weight, None)
     leaves, exact = case.to(device), case.to(dtype=torch.float64)
@@ -221,14 +221,14 @@ def test_scaling_the_loss_saves_what_would_vanish(dtype: torch.dtype, device: to
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory(dtype: torch.dtype, reduction: str) -> None:
-    """Above the inputs and the gradients that are returned: 0.35 of the logits."""
-    rows, features, classes = 4096, 16, 8192  # few features: a CPU may multiply bfloat16 slowly
+    """Beside the inputs and the returned gradients: at most 0.35 of the logits."""
+    rows, features, classes = 4096, 16, 8192  # few, since a CPU may multiply bfloat16 slowly
     case, target = layer((rows, features, classes), dtype, bias=False).to(), targets(rows, classes, 0.05)
     returned = case.input.nbytes + case.linear_weight.nbytes
     peak = peak_allocated(lambda: torch.autograd.grad(ours(case, target, reduction=reduction).sum(), case[:2]))
     assert returned < peak <= returned + 0.35 * rows * classes * dtype.itemsize
     with_logits = peak_allocated(lambda: torch.autograd.grad(F.cross_entropy(case.logits(), target), case[:2]))
-    assert with_logits >= rows * classes * dtype.itemsize  # what is measured is counted
+    assert with_logits >= rows * classes * dtype.itemsize  # checks that the measurement counts
 
 
 def test_autocast_is_that_of_linear_and_cross_entropy(device: torch.device) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss from hidden states: each bad input gets the same type and text from the function, torch.ops, Meta and fakes."""
+"""The loss from hidden states: a bad input raises the same type and text from the function, torch.ops, Meta, fakes."""
 
 from __future__ import annotations
 

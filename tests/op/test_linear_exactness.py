@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients of the loss from hidden states in two-byte types: little but their own rounding is lost on a CPU."""
+"""On a CPU, gradients of the loss from hidden states in two-byte types have little more error than one rounding."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_gradients_are_as_exact_as_their_rounding(cell: tuple[int, int, int, flo
     got = torch.autograd.grad(linear_cross_entropy(leaves[0], leaves[1], target, reduction="sum"), leaves)
     rounded_once = [relative_error(gradient.to(dtype), gradient) for gradient in true]
     assert relative_error(got[0], true[0]) <= 1.02 * rounded_once[0]
-    # It is rounded after each of at most eight chunks, when it has an eighth of its rows, two eighths, ...
+    # The weight's gradient is rounded after each of at most eight chunks, while it grows from an eighth to the whole.
     assert relative_error(got[1], true[1]) <= 1.75 * rounded_once[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the loss from hidden states: torch's calls, derivatives of every kind, tracing, the module."""
+"""Around the loss from hidden states: torch's calls, derivatives of every kind, tracing, the module."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_transforms_agree_with_torch(of: str, transform: str) -> None:
     hidden = layer()
     results = []
     for loss in (ours, theirs):
-        # TRANSFORMS hands out [5, 6]; as a weight, that is one class less.
+        # TRANSFORMS pass tensors of shape [5, 6]; a weight of that shape lacks one class.
         form = loss if of == "input" else lambda w, loss=loss: loss(hidden, torch.cat((w, WEIGHT[:1])))
         torch.manual_seed(1)
         results.append(TRANSFORMS[transform](form))
@@ -121,7 +121,7 @@ def test_transforms_agree_with_torch(of: str, transform: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_vmap_over_any_argument(in_dims: tuple[int | None, ...], reduction: str) -> None:
-    """Also of the gradients, under vmap(grad): of input, linear_weight and linear_bias."""
+    """Also the gradients under vmap(grad), with respect to input, linear_weight and linear_bias."""
     single = layer(), WEIGHT, TARGET, BIAS, torch.rand(6, dtype=F64)
     tensors = [
         t if d is None else torch.stack([t.roll(i, 0) + 0 * t for i in range(3)], d)

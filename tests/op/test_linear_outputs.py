@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loss from hidden states gives beside the loss: values, gradients of all of them together, every form."""
+"""The outputs of the loss from hidden states beside the loss: values, their joint gradients, every form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY = Options("mean", 3, 0.1, 1e-2, 5.0, 1.7)
 
 
 def directions(found: Any) -> list[Tensor]:
-    """One for each differentiable output, the same for every dtype and device."""
+    """A random vector for each differentiable output, the same for every dtype and device."""
     generator = torch.Generator().manual_seed(3)
     return [torch.rand(getattr(found, name).shape, generator=generator) for name in DIFFERENTIABLE]
 
@@ -74,7 +74,7 @@ def test_values_and_gradients_of_all_of_them_together(
 @pytest.mark.parametrize("asked", [{name: True} for name in ALL], ids=lambda asked: next(iter(asked)))
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_one_alone(asked: dict[str, bool], reduction: str, device: torch.device) -> None:
-    """The others are None, and the loss is what it is without."""
+    """The other outputs are None, and the loss is as without any."""
     case, target = layer((11, 5, 17), torch.float32).to(device), targets(11, 17)
     options: dict[str, Any] = {"reduction": reduction, "z_loss": 0.1}
     found, plain = ours(case, target, **options, **asked), ours(case, target, **options)
@@ -147,7 +147,7 @@ def test_every_row_ignored(device: torch.device) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory(dtype: torch.dtype, reduction: str) -> None:
-    """Entropy and all else cost a few numbers a row: the bound is that of the loss alone."""
+    """Entropy and the others take a few numbers for each row: the bound is that of the loss alone."""
     rows, features, classes = 4096, 16, 8192
     case, target = layer((rows, features, classes), dtype, bias=False).to(), targets(rows, classes, 0.05)
     returned = case.input.nbytes + case.linear_weight.nbytes
@@ -255,7 +255,7 @@ def test_a_module_and_its_export_for_any_number_of_rows(any_device: torch.device
 
 @pytest.mark.parametrize(("name", "order"), [*itertools.product(["lse", "entropy"], [1, 2])])
 def test_gradients_of_one_output_follow_those_of_the_loss(name: str, order: int, device: torch.device) -> None:
-    """Forward has made gradients of the loss alone; those of another output are its own, before and after."""
+    """Forward computes gradients of the loss only; another output's gradients are its own, in either order."""
     case, target = layer((7, 4, 9), torch.float32).to(device), targets(7, 9)
     found = ours(case, target, return_lse=True, return_entropy=True)
     wanted = list(case)

@@ -73,7 +73,7 @@ def test_any_number_of_leading_dimensions_and_ignored_rows_of_nan(shape: tuple[i
 @pytest.mark.feature("logits never whole")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory(dtype: torch.dtype) -> None:
-    """Above the inputs and the gradients that are returned: 0.35 of the logits, as for the loss."""
+    """Beside the inputs and the returned gradients: at most 0.35 of the logits, as for the loss."""
     rows, features, classes = 4096, 16, 8192
     case, target = layer((rows, features, classes), dtype, bias=False).to(), targets(rows, classes, 0.05)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nn.Module forms beside torch's: constructors, results, and all that a program does with a module."""
+"""The nn.Module forms beside torch's: constructors, results, and what programs do with modules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def targets_of(rows: tuple[int, ...], kind: str) -> Tensor:
 
 
 def require_same(ours: nn.Module, theirs: nn.Module, input: Tensor, target: Tensor) -> None:
-    """The loss and all gradients of two modules with the same parameters."""
+    """Compares the loss and all gradients of two modules with the same parameters."""
     found = []
     for module in (ours, theirs):
         leaf = input.clone().requires_grad_()
@@ -163,7 +163,7 @@ def test_what_a_program_does_with_a_module(
     assert module.to(torch.bfloat16)(input.bfloat16(), target).dtype is torch.bfloat16
     for attribute in ("reduction", "ignore_index", "label_smoothing"):
         assert getattr(module, attribute) == getattr(torchs, attribute)
-    assert getattr(module, "__constants__", None) == getattr(torchs, "__constants__", None)  # torch's own have it
+    assert getattr(module, "__constants__", None) == getattr(torchs, "__constants__", None)  # torch's modules have it
 
 
 @pytest.mark.parametrize(("ours", "theirs", "sizes"), PAIRS)

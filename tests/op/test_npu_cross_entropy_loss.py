@@ -33,7 +33,7 @@ def test_log_prob_is_rounded_once(shape: tuple[int, int], dtype: torch.dtype, de
     true = x.double().log_softmax(1)
     assert log_prob.dtype == dtype
     assert log_prob.is_contiguous()
-    # Computed in float32 to a few 1e-6, then at most half a step of the output's dtype.
+    # The float32 result has an error of a few 1e-6; then it is rounded to the output's dtype, by at most half a step.
     error = (log_prob.cpu().double() - true).abs()
     half_step = torch.finfo(dtype).eps / 2 * true.abs()
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
@@ -86,7 +86,7 @@ def test_outputs_and_gradients_against_the_textbook(
     if scale:
         torch.testing.assert_close(lse.cpu().double(), true.lse.detach(), rtol=1e-6, atol=1e-6)
 
-    # Gradients through loss, zloss and log_prob at once.
+    # Gradients through loss, zloss and log_prob together.
     pull = torch.rand(9, 31).to(dtype).double()
     total = 0.75 * loss.cpu().double().sum() + (log_prob.cpu().double() * pull).sum()
     expected = 0.75 * true.loss.sum() + (true.log_prob * pull).sum()
@@ -105,7 +105,7 @@ def test_outputs_and_gradients_against_the_textbook(
 def test_the_backward_operator(
     weighted: bool, scale: float, reduction: str, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """From log_prob it can be no better than log_prob's rounding: |log_prob| * eps of each element, relatively."""
+    """The input is log_prob, rounded: the relative error of p is up to |log_prob| * eps."""
     x, target = logits(8, 13, dtype), targets(8, 13, 0.25)
     weight = torch.rand(13) + 0.2 if weighted else None
     options = Options(reduction, label_smoothing=0.1, z_loss=scale)
@@ -133,7 +133,7 @@ def test_the_backward_operator(
 
 
 def test_autograd_does_not_pay_for_the_rounding_of_log_prob(device: torch.device) -> None:
-    """What the vendor's op saves is log_prob in bf16, and its gradient is 3.5 to 7 % off."""
+    """The vendor's operator saves log_prob in bf16, and its gradient is off by 3.5 to 7 %."""
     x, target = logits(64, 4096, torch.bfloat16), targets(64, 4096)
     leaf, true_leaf = x.clone().to(device).requires_grad_(), x.double().requires_grad_()
     loss, log_prob, _, _ = npu_cross_entropy_loss(leaf, target.to(device), reduction="sum")
@@ -148,7 +148,7 @@ def test_autograd_does_not_pay_for_the_rounding_of_log_prob(device: torch.device
 
 
 def test_the_backward_operator_looks_up_no_weight_of_a_target_out_of_range(any_device: torch.device) -> None:
-    """On the CPU, the text is that of all operators; on an npu, the row is NaN, and the mean is over the others."""
+    """On the CPU it raises the usual IndexError; on an npu the row is NaN, and the mean is over the others."""
     log_prob, target, weight = torch.randn(4, 7).log_softmax(1), torch.tensor([7, 2, -1, 3]), torch.rand(7) + 0.2
 
     def gradient(log_prob: Tensor, target: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def test_the_operator_keeps_the_vendors_names_order_and_defaults() -> None:
 
 
 def test_a_gradient_that_nobody_asked_for_is_not_made_up(device: torch.device) -> None:
-    """A zero gradient for log_prob would be one more [N, C]."""
+    """A gradient of zeros for log_prob would be another [N, C] tensor."""
     seen: list[Tensor | None] = []
     original = npu_ce_jit.op.autograd.functions.CrossEntropy.backward
 

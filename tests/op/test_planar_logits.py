@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits [N, C, d1, ...] whose positions lie side by side: read in place, with F.cross_entropy's results."""
+"""Logits [N, C, d1, ...] with contiguous positions: read in place, with F.cross_entropy's results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def gradient_of(loss: Callable[..., Tensor], logits: Tensor, target: Tensor, **o
 
 
 class Operators(TorchDispatchMode):
-    """The names of what runs below autograd."""
+    """Records the names of the operators that run below autograd."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process has set for itself (default dtype, default device, autocast and others) has no part in our numbers."""
+"""A process's settings (default dtype, default device, autocast and others) do not affect our numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIONS = (Options(), ALL, ALL._replace(reduction="none"), Options(reduction="su
 
 @contextmanager
 def everything_set(autocast: bool = False) -> Iterator[None]:
-    """All at once: what one of them breaks is red, and the others say no less."""
+    """All settings at once: if one of them breaks a result, the test fails."""
     before = torch.get_rng_state()
     with ExitStack() as undo:
         undo.callback(torch.set_default_dtype, torch.get_default_dtype())
@@ -63,7 +63,7 @@ def tensors(dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def with_gradients(outputs: Any, leaves: list[Tensor]) -> list[Tensor]:
-    """The outputs, their gradients as a step makes them, and those of the gradients."""
+    """The outputs; their gradients, without and with create_graph; and the gradients' gradients."""
     outputs = [o for o in ((outputs,) if isinstance(outputs, Tensor) else outputs) if o is not None]
     total = sum((o.double() ** 2).sum() for o in outputs if o.requires_grad)
     plain = torch.autograd.grad(total, leaves, retain_graph=True)
@@ -101,7 +101,7 @@ def public_forms(of: dict[str, Tensor]) -> Iterator[list[Tensor]]:
 
 
 def reference_forms(of: dict[str, Tensor]) -> Iterator[list[Tensor]]:
-    """What runs where there is no compiler."""
+    """The reference, which runs where there is no compiler."""
     accumulated = accumulation_dtype(of["logits"].dtype)
     weight = of["weight"].to(accumulated)
     terms = (MEAN, -100, 0.1, 1e-3, 5.0, 0.7)
@@ -127,7 +127,7 @@ def test_every_form_and_its_gradients(forms: Callable[..., Iterator[list[Tensor]
     with everything_set():
         among_settings = list(forms(of))
     torch.testing.assert_close(among_settings, plain, rtol=0, atol=0, equal_nan=True)
-    # Autocast leaves float64 alone, and it knows nothing of what the reference is made of.
+    # Autocast leaves float64 unchanged, and does not affect the reference's operators.
     if dtype is torch.float64 or forms is reference_forms:
         with everything_set(autocast=True):
             autocast = list(forms(of))
@@ -162,7 +162,7 @@ def check_ranks(rank: int) -> None:
 @needs_the_library
 @pytest.mark.skipif(not MAPS.exists(), reason=f"asks {MAPS} which libraries are open")
 def test_threads_are_those_that_torch_was_told_of():
-    """With an OpenMP runtime of its own, the library would start as many as that one likes."""
+    """If the library loaded an OpenMP runtime of its own, that would choose its own number of threads."""
     npu_ce_jit.cross_entropy(torch.randn(ROWS, CLASSES), torch.zeros(ROWS, dtype=torch.int64))
     assert len(set(re.findall(r"/\S*lib[gi]?omp\S*", MAPS.read_text("utf-8")))) == 1
 

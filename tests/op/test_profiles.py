@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch's profiler and flop counter show of the three forms."""
+"""How torch's profiler and flop counter show the three forms."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_names_in_a_profile(form: str, device: torch.device) -> None:
     ours = [event for event in events if event.name.startswith("npu_ce_jit::")]
     outermost = [event.name for event in ours if not any(parent in ours for parent in ancestors(event))]
     public = FORMS[form].public.name()
-    # In backward, what autograd's node runs; the linear form has made the gradients in forward.
+    # In backward, the operator of autograd's node; the linear form has computed the gradients in forward.
     assert outermost == ([public] if form == "linear" else [public, "npu_ce_jit::_backward"])
     assert [e.name for e in events].count(FORMS[form].node) == 1
     leaf = tensors[0].clone().requires_grad_()
-    loss = FORMS[form].loss(leaf, *tensors[1:])  # kept: before 2.8 a node knows nothing once its tensor is gone
+    loss = FORMS[form].loss(leaf, *tensors[1:])  # kept: before 2.8, a node loses its data once its tensor is freed
     assert FORMS[form].node in (loss.grad_fn.name(), loss.grad_fn.next_functions[0][0].name())
 
 
@@ -42,7 +42,7 @@ def ancestors(event: torch.autograd.profiler_util.FunctionEvent) -> list[torch.a
 @pytest.mark.feature("torch.utils.flop_counter")
 @pytest.mark.parametrize("form", FORMS)
 def test_flops_are_those_of_the_layer(form: str) -> None:
-    """On the CPU: torch_npu's layers are other operators, of which the counter knows no formula."""
+    """On the CPU: torch_npu's layers are other operators, for which the counter has no formulas."""
     tensors = operands(dtype=torch.float32)
     counts = []
     for loss in (FORMS[form].loss, theirs):
@@ -91,7 +91,7 @@ print(counter.get_total_flops())
 
 
 def test_whoever_counts_flops_finds_the_formulas(tmp_path) -> None:
-    """Also where the package was imported anew; and an import of it alone has not paid for the counter."""
+    """Also after the package was imported anew. The import alone does not load the counter."""
     names, flops = run(COUNTS, tmp_path).splitlines()
     assert names.split() == sorted(f"npu_ce_jit.{name}" for name in schema.SCHEMAS)
     assert int(flops) == 2 * 4 * 3 * 9

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kernel answers where no library has one."""
+"""Which kernel runs where no library has one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch_processes
 from probes import fresh_environment
 from torch_features import needs_fake_npu
 
-# An npu tensor without torch_npu: the PrivateUse1 key on a tensor that has no storage.
+# An npu tensor without torch_npu: it has the PrivateUse1 key and no storage.
 ON_NPU = """
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend

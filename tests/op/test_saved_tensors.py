@@ -132,7 +132,7 @@ def told_of_freed_storages() -> None:
 
 
 def test_a_storage_that_was_freed_is_an_error_and_no_crash() -> None:
-    """As FSDP does it: the shape stays."""
+    """FSDP frees a storage and keeps the tensor's shape."""
     program = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_saved_tensors as t"
     ran = subprocess.run(
         [sys.executable, "-c", f"{program}; t.told_of_freed_storages()"], capture_output=True, text=True, check=False

@@ -22,7 +22,7 @@ from npu_ce_jit.bench.timing import peak_allocated
 def test_selected_logprobs(
     temperature: float, softcap: float | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Classes in any order, and one twice."""
+    """The classes are in any order, and one is repeated."""
     case, classes = models(shape, dtype), shape[-1]
     indices = torch.randint(classes, (shape[0], 5))
     indices[:, 4] = indices[:, 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the self-check takes for right, what for wrong, and what for no verdict. Which kernels it runs: on_npu."""
+"""Which results the self-check accepts or rejects, and when it has no verdict. tests/on_npu has the rest."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-# What a process may have on when its first call comes.
+# States that a process may be in at its first call.
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "bfloat16": lambda: _default_dtype(torch.bfloat16),
     "float64": lambda: _default_dtype(torch.float64),
@@ -64,7 +64,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 @pytest.fixture
 def spoiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts others in the kernels' place."""
+    """Replaces the kernels."""
 
     def spoil(forward: Any = OPS._forward.default, backward: Any = OPS._backward.default) -> None:
         kernels = {"_forward": forward, "_backward": backward}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds where nobody can read what they say: streams closed, redirected, full, or no files at all."""
+"""Builds whose messages nobody can read: streams that are closed, redirected, full, or not files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = needs_compiler
 
 
 class NotebookStream(io.TextIOBase):
-    """As a notebook's: it has write and flush, and neither a descriptor nor a terminal."""
+    """Like a notebook's stream: it has write and flush, but no descriptor and no terminal."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -32,7 +32,7 @@ class NotebookStream(io.TextIOBase):
 
 
 class BareStream:
-    """No isatty, no flush, no fileno."""
+    """Has no isatty, flush and fileno."""
 
     def write(self, _: str) -> None:
         raise OSError(28, "No space left on device")
@@ -45,7 +45,7 @@ def _closed() -> io.StringIO:
 
 
 def _use_own_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours prints only where nobody else does, and pytest would."""
+    """Removes pytest's handlers: this package's prints only where no other handler does."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     logger = logging.getLogger("npu_ce_jit")
     monkeypatch.setattr(logger, "handlers", [])
@@ -85,7 +85,7 @@ def test_a_terminal_that_goes_away_while_it_is_written_to_stops_no_build(tmp_pat
 
 
 def test_a_process_whose_three_descriptors_are_closed_builds_and_loads(tmp_path):
-    """The next files that it opens get the numbers 0 to 2, which its children take for their streams."""
+    """Files that it opens get the numbers 0 to 2, which its children would take for their standard streams."""
     one = toy(tmp_path)
 
     def task():

@@ -35,7 +35,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 def exact(
     logits: Tensor, target: Tensor, temperature: float = 1.0, softcap: float | None = None, ignore_index: int = -100
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition, in float64."""
+    """The definitions, in float64."""
     x = logits.double()
     if softcap is not None:
         x = softcap * torch.tanh(x / softcap)
@@ -54,7 +54,7 @@ def targets_of(logits: Tensor, ignore_index: int = -100) -> Tensor:
 
 
 def weighted(values: Any) -> Tensor:
-    """A number that weighs each row of each result differently."""
+    """A sum in which the rows of each result have different weights."""
     results = (v for v in values if v is not None)
     return sum((v.double().cpu() * (1 + torch.arange(v.numel()).view(v.shape) % 5)).sum() for v in results)
 
@@ -82,7 +82,7 @@ def test_numbers_and_gradients_are_the_formulas(view, dtype, device):
             torch.testing.assert_close(ours.detach().cpu().double(), truth.detach(), rtol=2e-6, atol=4e-6)
         for results in values, expected:
             weighted(results).backward()
-        # With the sum of squares, two roundings of up to 2 * 5 / 0.6 each.
+        # With the sum of squares, there are two roundings of up to 2 * 5 / 0.6 each.
         close = {"rtol": torch.finfo(dtype).eps, "atol": 5e-5 + 9 * len(expected) * torch.finfo(dtype).eps}
         torch.testing.assert_close(leaf.grad.cpu().double(), true.grad, **close)
 
@@ -106,7 +106,7 @@ def test_ignored_rows_are_0_whatever_they_hold(device):
 
 
 def test_masked_classes_are_as_if_they_were_not_there(device):
-    """-inf logits, as a sampler that keeps the top ones has them."""
+    """-inf logits, as from a sampler that keeps only the top classes."""
     whole, kept = torch.randn(5, 40), [0, 7, 8, 31]
     target = torch.tensor([7, 0, 31, 8, 7])
     masked = torch.full_like(whole, -torch.inf)
@@ -123,9 +123,9 @@ def test_masked_classes_are_as_if_they_were_not_there(device):
 
 
 def results_of(logits: Tensor, target: Tensor, **options: Any) -> list[Tensor]:
-    """All results and the gradient, row by row, on the CPU."""
+    """All results, row by row, and the gradient, on the CPU."""
     leaf = logits.detach().requires_grad_()
-    # Detached, a view keeps its strides.
+    # detach() keeps a view's strides.
     assert leaf.stride() == logits.stride()
     found = token_logprobs(leaf, target, temperature=0.7, **options, **ALL)
     factors = (target.cpu() % 7).to(leaf.device)
@@ -133,7 +133,7 @@ def results_of(logits: Tensor, target: Tensor, **options: Any) -> list[Tensor]:
     return [*(v.detach().cpu() for v in found), gradient.cpu()]
 
 
-# On an NPU, cores share out a longer row's classes where rows are few, and so add them up in another order.
+# On an NPU, several cores share the classes of a longer row where there are few rows, and so add in another order.
 LONG = [] if ON_NPU else [8193, pytest.param(70_001, marks=pytest.mark.exhaustive)]
 
 
@@ -180,7 +180,7 @@ def test_the_gradient_is_the_one_tensor_of_the_logits_size(view):
             return torch.autograd.grad(weighted(found if options else (found,)), leaf)[0]
 
         assert peak_allocated(forward) < 0.02 * size
-        # The sum of squares has a chunk's gradient beside it: here everything, as little as it is.
+        # With the sum of squares, a chunk has a second gradient; here one chunk has all rows.
         assert peak_allocated(step) < (2.02 if options is ALL else 1.02) * size
         with Watched(large=logits.numel()) as watched:
             step()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""opcheck and torch.compile; this file and others that trace run once more in a process that has no compiler."""
+"""opcheck and torch.compile. This file and others that trace also run in a process without a compiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPS = torch.ops.npu_ce_jit
 
 
 class Model(nn.Module):
-    """A head and a loss, with everything that cross_entropy can return."""
+    """A head and a loss, with all outputs of cross_entropy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,11 +99,11 @@ def test_compile_of_every_public_form(device: torch.device) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.skipif("NPU_CE_JIT_TEST_INNER" in os.environ, reason="this is the inner run")
 def test_all_of_it_in_a_process_without_a_compiler(tmp_path: Path) -> None:
-    """PATH is empty and so is the cache: import, tracing, export and the reference still work."""
+    """With an empty PATH and cache, import, tracing, export and the reference still work."""
     environment = fresh_environment(tmp_path) | {"PATH": "", "NPU_CE_JIT_TEST_INNER": "1"}
     here = Path(__file__).parent
     files = [here / f"test_{name}.py" for name in ("tracing", "fake_tensors", "export")]
-    # Inductor needs a compiler, and what starts a process of its own decides there what that one has.
+    # Inductor needs a compiler. Tests that start processes set the environment of these themselves.
     selection = ["-k", "not inductor and not process and not fake_npu"]
     options = ["-q", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider"]
     run = subprocess.run(

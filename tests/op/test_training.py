@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training code asks for: transformers' loss, log-probabilities of tokens, padded vocabularies."""
+"""Common needs of training code: transformers' loss, log-probabilities of tokens, padded vocabularies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def written_out(logits: Tensor, labels: Tensor, items: Any = None, ignore_index: int = -100) -> Tensor:
-    """Each position predicts the next label: its log-probability, summed and divided by the items."""
+    """The formula: each position predicts the next label; the sum of the log-probabilities, divided by the items."""
     total, count = logits.new_zeros((), dtype=torch.float64), 0
     for row, targets in zip(logits.double().log_softmax(-1), labels.tolist(), strict=True):
         for position, target in enumerate(targets[1:]):
@@ -91,7 +91,7 @@ def test_what_the_loss_of_a_language_model_refuses() -> None:
 
 
 class Sizes(TorchDispatchMode):
-    """The elements of everything that operators make anew."""
+    """Records the sizes of all tensors that operators allocate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def test_log_probabilities_of_tokens(temperature: float, device: torch.device) -
     for log_probs, x in ((ours, logits.to(device, copy=True)), (theirs, logits.clone())):
         leaf = x.requires_grad_()
         value = log_probs(leaf).cpu()
-        # A policy gradient: the ratio to the policy that sampled, times the advantage.
+        # A policy gradient: the ratio to the sampling policy, times the advantage.
         ((value - value.detach()).exp() * advantages).sum().backward()
         results.append((value.detach(), leaf.grad.cpu()))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
@@ -163,7 +163,7 @@ def test_a_padded_vocabulary_is_a_slice(options: dict[str, float], device: torch
 
 @pytest.mark.feature("padded vocabulary")
 def test_a_padded_vocabulary_is_masked_in_place(device: torch.device) -> None:
-    """No second tensor of the logits' size: -inf in the padding, and the gradient over the logits."""
+    """Without a second tensor of the logits' size: -inf in the padding, and the gradient over the logits."""
     hidden, head, target = torch.randn(5, 6), torch.randn(PADDED, 6), torch.randint(VOCAB, (5,))
     sliced, masked = (head.to(device, copy=True).requires_grad_() for _ in range(2))
     x, y = hidden.to(device), target.to(device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a model does to the logits of its head, the loss and what is read are those of logits that were made."""
+"""Whatever a model does to its head's logits, the loss and the values read are those of materialised logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from npu_ce_jit.patch.exchange import Change, exchange
 ROWS, FEATURES, CLASSES = 7, 5, 13
 Step = Callable[[Tensor], Tensor]
 
-# What models do between head and loss, and needs no logits.
+# Operations between head and loss that do not materialise the logits.
 NOTED: dict[str, Step] = {
     "nothing": lambda x: x,
     "a factor": lambda x: x * 0.3,
@@ -31,7 +31,7 @@ NOTED: dict[str, Step] = {
     "float": lambda x: x.float(),
     "to, contiguous": lambda x: x.to(torch.float32).contiguous().to(dtype=torch.float32) * 0.3,
 }
-# What makes them.
+# Operations that do.
 OTHERS: dict[str, Step] = {
     "a factor of 0": lambda x: x * 0,
     "a negative factor": lambda x: x * -0.3,
@@ -138,5 +138,5 @@ def test_outside_of_a_model_a_head_multiplies() -> None:
     deferred(head, hidden)
     assert type(head(hidden)) is Tensor
     torch.testing.assert_close(head(hidden), expected)
-    with heads(DeferredLogits.of):  # as in the model's forward, which may read them itself
+    with heads(DeferredLogits.of):  # inside the model's forward, which may read the logits itself
         torch.testing.assert_close(deferred(head, hidden) + 0, expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of toys: what an attribute is while they are in effect, and afterwards, in whatever order they are undone."""
+"""Patches of toys: the attribute while they are in effect, and afterwards, in whatever order they are undone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Toy(nn.Module):
         self.number = number
 
     def forward(self, x: int, scale: int = 1) -> list[Any]:
-        """Returns what it was called with."""
+        """Returns its arguments."""
         return [self.number, x, scale]
 
 
@@ -39,7 +39,7 @@ class Maker:
 
 
 class Derived(Maker):
-    """Has its `make` from its base, as a torch.autograd.Function has its apply."""
+    """Inherits `make`, as a torch.autograd.Function inherits apply."""
 
 
 class Static:
@@ -67,7 +67,7 @@ def patch(word: str, owner: Any, name: str) -> Patch:
 
 
 def owners() -> Iterator[tuple[Any, str, list[Any]]]:
-    """Of each kind: what has an attribute, its name, and what it returns for 3."""
+    """For each kind of attribute: its owner, its name, and its result for 3."""
     yield Toy(), "forward", [1, 3, 1]
     yield module, "double", [6]
     yield Derived, "make", ["Derived", 3]
@@ -93,7 +93,7 @@ def test_undone_in_any_order(orders: tuple[int, ...]) -> None:
             patches[number].undo()
             left.remove("abc"[number])
             assert [one.is_in_effect() for one in patches] == [word in left for word in "abc"]
-            patches[number].undo()  # does nothing
+            patches[number].undo()  # undone already: does nothing
         assert getattr(owner, name)(3) == plain
         assert own_attributes(owner) == before
 
@@ -123,7 +123,7 @@ def test_who_comes_after_keeps_the_attribute_and_is_told() -> None:
     first = patch("a", toy, "forward")
     theirs = functools.wraps(toy.forward.__func__)(lambda self, x: ["theirs", x])
     toy.forward = MethodType(theirs, toy)  # type: ignore[method-assign]
-    del theirs.__wrapped__  # it calls nobody
+    del theirs.__wrapped__  # as if theirs did not call ours
     assert not first.is_in_effect()
     assert "not in effect, it is test_exchange.Toy.forward" in repr(first)
     with pytest.warns(RuntimeWarning, match=r"expected ours in Toy.forward, got .*: it stays, and is left alone"):
@@ -141,7 +141,7 @@ def test_who_takes_the_attribute_away_is_told_too() -> None:
 
 
 def test_what_others_have_wrapped_around_ours_passes_calls_on_once_it_is_undone() -> None:
-    """As accelerate does with a model's forward."""
+    """As accelerate wraps a model's forward."""
     toy = Toy()
     first = patch("a", toy, "forward")
     inside = toy.forward.__func__

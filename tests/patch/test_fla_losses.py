@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""flash-linear-attention's losses, patched, against themselves without: on a CPU, Triton interprets its kernels."""
+"""flash-linear-attention's losses with the patch, against themselves without; Triton interprets their kernels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS, HIDDEN, VOCAB = 13, 19, 211
 
 
 def packages() -> tuple[Any, Any]:
-    """Of the loss from logits, and of that from hidden states; before Triton's decorators have run."""
+    """The modules of the losses from logits and from hidden states; Triton's decorators read the variable."""
     os.environ["TRITON_INTERPRET"] = "1"
     from fla.modules import fused_cross_entropy, fused_linear_cross_entropy
 
@@ -114,7 +114,7 @@ def test_what_it_answers(task: Any) -> None:
 
 
 def _softcap(rank: int) -> None:
-    """Triton's interpreter cannot run this: softcap * tanh(logits / softcap), in float64."""
+    """Triton's interpreter cannot run fla's softcap, so the truth is softcap * tanh(logits / softcap) in float64."""
     of_logits, of_hidden = packages()
     hidden, weight, bias, target = problem()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight, bias)]
@@ -134,7 +134,7 @@ def test_softcap() -> None:
 
 
 def _over_ranks(rank: int) -> None:
-    """fla's collectives want NCCL or HCCL: here stands what takes its place, with its signature."""
+    """fla's collectives need NCCL or HCCL, so a stand-in with the same signature is patched."""
     for package, name in zip(packages(), ("cross_entropy_loss", "fused_linear_cross_entropy_loss"), strict=True):
         signature, module = inspect.signature(getattr(package, name)), sys.modules[f"{package.__name__}.ops"]
 

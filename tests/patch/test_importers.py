@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules that hold a function of another module, when that is exchanged and put back."""
+"""Modules that have imported a function of another module, when that function is exchanged and put back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from npu_ce_jit.patch.importers import everywhere
 
 
 class Scorer:
-    """As an autograd.Function, whose `apply` a framework gives a name of its own."""
+    """Like an autograd.Function, whose `apply` a framework binds to a name of its own."""
 
     @classmethod
     def apply(cls, value: int) -> list[str]:
@@ -29,7 +29,7 @@ def score(value: int) -> list[str]:
 
 @pytest.fixture
 def modules() -> Iterator[dict[str, Any]]:
-    """The one that defines `score` and `method`, and two that have imported them, by other names too."""
+    """The module that defines `score` and `method`, and two that have imported them, also under other names."""
     made = {name: ModuleType(name) for name in ("defining", "before", "beside")}
     vars(made["defining"]).update(score=score, method=Scorer.apply)
     vars(made["before"]).update(renamed=score, method=made["defining"].method)
@@ -49,7 +49,7 @@ def patch(modules: dict[str, Any], name: str) -> Patch:
 
 
 def said(modules: dict[str, Any]) -> list[list[str]]:
-    """Of each place."""
+    """The result at each place."""
     places = [("defining", "score"), ("defining", "method"), ("before", "renamed"), ("before", "method")]
     return [getattr(modules[module], name)(3) for module, name in places]
 
@@ -79,7 +79,7 @@ def test_undone_in_any_order(order: tuple[str, ...], modules: dict[str, Any]) ->
 
 
 def test_what_is_imported_while_it_is_in_effect(modules: dict[str, Any]) -> None:
-    """It is ours already, is no place for the same patch again, and is one for the next."""
+    """It is ours already: the same patch does not exchange it again, but the next one does."""
     one = patch(modules, "a")
     modules["before"].later = modules["defining"].score
     assert patch(modules, "a") is one

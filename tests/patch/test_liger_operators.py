@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Liger's losses, patched, against themselves without the patch: on a CPU its kernels run in Triton's interpreter."""
+"""Liger's losses with the patch, against themselves without: on a CPU, Triton interprets its kernels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCALED = [{"use_token_scaling": True, **options} for options in OPTIONS]
 
 
 def functional() -> Any:
-    """Liger's, whose kernels Triton interprets; before its import, as it reads this there."""
+    """Liger's module; the variable is set before its import, which reads it."""
     os.environ["TRITON_INTERPRET"] = "1"
     import liger_kernel.transformers.functional as module
 
@@ -42,7 +42,7 @@ def functional() -> Any:
 
 
 def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, weight, bias; targets of which some are ignored, and some are what is predicted."""
+    """Hidden states, weight, bias; targets of which some are ignored, and some equal the prediction."""
     hidden, weight, bias = torch.randn(ROWS, HIDDEN), torch.randn(VOCAB, HIDDEN), torch.randn(VOCAB)
     target = F.linear(hidden, weight, bias).argmax(-1)
     target[::3] = torch.randint(VOCAB, target[::3].shape)
@@ -51,7 +51,7 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor,
 
 
 def results(found: Any, *of: Tensor) -> list[Tensor | None]:
-    """What a loss has returned, and the gradients of its loss; z_loss has none."""
+    """The outputs of a loss, and the loss's gradients; z_loss has none."""
     outputs = [found, None, None, None]
     if not isinstance(found, Tensor):
         outputs = [found.loss, found.z_loss, found.token_accuracy, found.predicted_tokens]
@@ -128,7 +128,7 @@ def _its_modules_and_dispatcher(rank: int) -> None:
 
 
 def _over_the_logits(rank: int) -> None:
-    """Liger writes the gradient there in forward, ours in backward; not where rows do not lie side by side."""
+    """Liger overwrites the logits with the gradient in forward, ours does in backward, if the logits are contiguous."""
     liger = functional()
     target = problem()[3]
     for logits in (
@@ -157,7 +157,7 @@ def _nothing_to_count(rank: int) -> None:
 
 
 def _a_model_trains_the_same(rank: int) -> tuple[list[float], list[float]]:
-    """20 steps of a tiny Llama, as Liger patches it."""
+    """Losses of 20 steps of a tiny Llama, as Liger patches it."""
     functional()
     from liger_kernel.transformers import apply_liger_kernel_to_llama
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -204,7 +204,7 @@ def test_a_model_trains_the_same() -> None:
 
 @pytest.mark.parametrize("use_token_scaling", [False, True])
 def test_softcap_and_class_weights(use_token_scaling: bool) -> None:
-    """Triton's interpreter cannot run these: the formula of liger_kernel/ops/cross_entropy.py, 0.8.5, in float64."""
+    """Triton's interpreter cannot run these; the truth is the formula of liger_kernel/ops/cross_entropy.py, 0.8.5."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     hidden, weight, bias, target = problem()
@@ -240,7 +240,7 @@ def test_halves_and_what_is_not_followed() -> None:
 
 
 def test_the_implementation_for_an_npu_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signature of liger_kernel/ops/backends/_ascend/ops/fused_linear_cross_entropy.py, 0.8.5."""
+    """With the signature of liger_kernel/ops/backends/_ascend/ops/fused_linear_cross_entropy.py, 0.8.5."""
     import liger_kernel.ops as ops
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Default
 

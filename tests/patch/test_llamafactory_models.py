@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaMA-Factory's load_model, patched: stand-ins of its modules have its signature, its way to Liger, its importers.
+"""LLaMA-Factory's load_model, patched. Stand-ins for its modules have its signature, its call of Liger, its importers.
 
-From src/llamafactory/model/loader.py, model/model_utils/liger_kernel.py and train/sft/workflow.py of LLaMA-Factory
-0.9.5, which needs an older trl than the others here.
+Written after src/llamafactory/model/loader.py, model/model_utils/liger_kernel.py and train/sft/workflow.py of
+LLaMA-Factory 0.9.5, which needs an older trl than the other frameworks here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load_model(
 
 @pytest.fixture
 def workflow(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Of the stage sft, which has imported load_model by its name."""
+    """The workflow module of the stage sft, which has imported load_model by name."""
     names = ("llamafactory", "llamafactory.model", "llamafactory.model.loader", "llamafactory.train.sft.workflow")
     modules = {name: ModuleType(name) for name in names}
     for name in names[1:]:

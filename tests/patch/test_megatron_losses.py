@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Megatron-core's losses, patched, against themselves without the patch."""
+"""Megatron-core's losses with the patch, against themselves without."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from npu_ce_jit.errors import PatchError
 
 pytestmark = needs_frameworks("megatron")
 
-SHARE = 103  # of the classes, a rank's
+SHARE = 103  # classes of a rank
 S, B = 7, 3
 
 
 def modules() -> tuple[Any, Any, Any]:
-    """Who defines the functions, who has imported one, and who defines the fused one."""
+    """The modules that define the functions, have imported one, and define the fused one."""
     from megatron.core import tensor_parallel
     from megatron.core.fusions import fused_cross_entropy
     from megatron.core.tensor_parallel import cross_entropy
@@ -60,7 +60,7 @@ def _losses_on_a_rank(rank: int, ranks: int) -> None:
         plain, importer, fused = modules()
 
         def their(smoothing: float) -> tuple[Tensor, Tensor]:
-            copy = logits.detach().float().requires_grad_()  # theirs works over float32 logits  # noqa: B023
+            copy = logits.detach().float().requires_grad_()  # theirs overwrites float32 logits  # noqa: B023
             return with_gradient(plain.vocab_parallel_cross_entropy(copy * 1, target, smoothing), copy)  # noqa: B023
 
         truth, smoothed = their(0.0), their(0.1)
@@ -117,7 +117,7 @@ def test_the_gradient_lies_over_the_logits_where_it_is_asked_for() -> None:
 
 
 def _with_group(rank: int) -> None:
-    """The signature of NVIDIA/Megatron-LM at d98e8a64, megatron/core/tensor_parallel/cross_entropy.py."""
+    """With the signature in NVIDIA/Megatron-LM at d98e8a64, megatron/core/tensor_parallel/cross_entropy.py."""
     mine = own_group()
     plain, _, _ = modules()
 

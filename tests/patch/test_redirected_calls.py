@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What F.cross_entropy answers while it is redirected: torch's result or torch's error, and by whom."""
+"""What F.cross_entropy returns while it is redirected: torch's result or error, and who computed it."""
 
 from __future__ import annotations
 

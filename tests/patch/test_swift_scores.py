@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Megatron-SWIFT's function, patched, against itself without the patch, and against float64 on whole logits."""
+"""Megatron-SWIFT's function with the patch, against itself without, and against float64 on whole logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from npu_ce_jit.errors import PatchError
 MODULE = "swift.megatron.trainers.vocab_parallel_utils"
 pytestmark = needs_import(MODULE)
 
-SHARE = 103  # of the classes, a rank's
+SHARE = 103  # classes of a rank
 
 
 def exact(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the switch is on, for whom, what it leaves as it was, and what others may do with F.cross_entropy meanwhile."""
+"""When the switch is on, for whom, what it leaves unchanged, and what others may do with F.cross_entropy meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ X, TARGET = torch.linspace(-2, 3, 20).reshape(4, 5), torch.tensor([0, 4, -100, 2
 
 
 def what_the_switch_could_touch() -> tuple[Any, ...]:
-    """The warnings module notes in a module's namespace what it has warned of there: no test's doing."""
+    """Without __warningregistry__, in which the warnings module notes what it has warned of in a module."""
     names = {name: value for name, value in vars(F).items() if name != "__warningregistry__"}
     return F.cross_entropy, F.cross_entropy.__code__, dict(vars(F.cross_entropy)), names
 
@@ -131,7 +131,7 @@ def test_a_child_can_switch_although_another_thread_was_switching() -> None:
         for _ in range(20):
             child = os.fork()
             if child == 0:
-                signal.alarm(60)  # ends a child that waits for a thread which it does not have
+                signal.alarm(60)  # ends a child that waits for a lock of a thread that it does not have
                 npu_ce_jit.install()
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0

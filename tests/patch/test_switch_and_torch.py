@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch makes of F.cross_entropy while it is redirected: objects, overrides, torch.jit, torch.compile, export."""
+"""How torch treats the redirected F.cross_entropy: objects, overrides, torch.jit, torch.compile, export."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Overriding(Tensor):
 
 
 class Labelled(Tensor):
-    """Keeps its class through torch's functions."""
+    """A tensor class that torch's functions preserve."""
 
 
 class OfItsOwnOperators(Tensor):
@@ -218,7 +218,7 @@ def test_the_users_tag_of_compile_caches_is_kept() -> None:
 
 
 def test_compile_caches_on_disk_tell_the_two_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A criterion that is made inside the graph stands in it as torch's function, and the caches are keyed by that."""
+    """A criterion made inside the graph appears there as torch's function, which is also in the caches' keys."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     def made_in_the_graph(x: Tensor, target: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logits of a patched model of transformers: made when somebody reads them, and right then."""
+"""The logits of a patched model of transformers are materialised when they are read, and are right then."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def test_logits_are_made_when_they_are_read(kind: str) -> None:
     torch.testing.assert_close(logits + 0, expected.logits)
     assert logits.is_made()
     torch.testing.assert_close(logits.argmax(-1), expected.logits.argmax(-1))
-    # A term of the user's own, which needs the logits' gradient too.
+    # With a term of the user's own, which also needs the logits' gradient.
     step = [gradients(m, lambda m=m: (o := m(**inputs)).loss + o.logits.square().mean()) for m in (ours, theirs)]
     require_close(*step, 5e-6)
 
 
 def test_a_wider_copy_of_the_logits_is_not_made_before_it_is_read() -> None:
-    """accelerate widens the outputs of a model, with mixed precision."""
+    """With mixed precision, accelerate converts a model's outputs to float32."""
     theirs, ours = pair()
     with torch.autocast("cpu", torch.bfloat16):
         expected, found = theirs(**batch()).logits.float(), ours(**batch()).logits.float()
     assert isinstance(found, DeferredLogits)
     assert (found.dtype, found.is_made()) == (torch.float32, False)
-    torch.testing.assert_close(found[:, -1], expected[:, -1])  # outside of autocast
+    torch.testing.assert_close(found[:, -1], expected[:, -1])  # read outside of autocast
 
 
 def test_logits_of_a_head_that_was_changed_since_are_refused() -> None:
@@ -76,7 +76,7 @@ def test_without_labels_it_is_as_before() -> None:
 
 
 def test_a_head_that_is_whole_inside_its_module_alone() -> None:
-    """As ZeRO-3 has it: hooks of the module put the weight in, and take it out again."""
+    """As in ZeRO-3: hooks of the module gather the weight, and release it afterwards."""
     theirs, ours = pair()
     head = ours.get_output_embeddings()
     weight, gathered = head.weight.data, []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A patched model of transformers trains as the same model without the patch, which is the truth here."""
+"""A patched model of transformers trains like the unpatched one, whose results are the truth here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_halves_are_as_near_to_the_truth_as_theirs(kind: str) -> None:
     truth, expected, found = (gradients(m, lambda m=m: m(**inputs).loss) for m in (exact, theirs, ours))
     assert found[0].dtype == torch.float32
     assert len(found) == len(expected) == len(truth)
-    # Of all parameters at once: what the layers below the loss round is chance in a vector of twelve elements.
+    # Over all parameters together: in a vector of twelve elements, the layers' rounding is a matter of chance.
     their_errors, our_errors = (
         torch.stack([(x.double() - true.double()).norm() / true.norm() for x, true in zip(values, truth, strict=True)])
         for values in (expected, found)
@@ -132,7 +132,7 @@ def test_activation_checkpointing() -> None:
 
 
 def test_a_step_takes_a_third_of_the_logits_at_most() -> None:
-    """Above what the body takes, and above the head's gradient."""
+    """In addition to the body's memory and the head's gradient."""
     classes, inputs = 40009, batch(rows=48)
     model = tiny(dtype=torch.bfloat16, vocab_size=classes)
     model.model.embed_tokens.requires_grad_(False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A patched model of transformers on two ranks: the gradients are those of one process with both ranks' rows."""
+"""A patched model of transformers on two ranks: its gradients are those of one process with both ranks' rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import npu_ce_jit
 from npu_ce_jit.patch.deferred_logits import DeferredLogits
 
 pytestmark = needs_frameworks("transformers")
-ROWS = 4  # of all ranks
+ROWS = 4  # of both ranks
 
 
 def step(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """The logits, which are read after the loss, and the gradients."""
+    """The logits, read after the loss, and the gradients."""
     outputs = model(**inputs, num_items_in_batch=20)
     assert isinstance(outputs.logits, DeferredLogits)
     logits = outputs.logits.detach()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' Trainer with a patched model takes the same steps as without: what accelerate wraps around included."""
+"""transformers' Trainer takes the same steps with a patched model as without, including accelerate's wrapping."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""trl's scores, patched: nearer to float64 than trl's own or as near, and the same losses of its trainers."""
+"""trl's scores, patched: at most as far from float64 as trl's own, and the same losses in its trainers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEMPERATURE, SCALE = 0.7, 1.3
 
 
 def layer(dtype: torch.dtype, has_bias: bool) -> tuple[list[Tensor], Tensor]:
-    """hidden, weight and bias, and targets of which some are the largest."""
+    """hidden, weight and bias; and targets of which some are the argmax."""
     hidden, weight, bias = torch.randn(ROWS, FEATURES), torch.randn(CLASSES, FEATURES) / 2, torch.randn(CLASSES)
     tensors = [t.to(dtype) for t in (hidden, weight, bias)[: 3 if has_bias else 2]]
     target = torch.randint(CLASSES, (ROWS,))
@@ -35,7 +35,7 @@ def layer(dtype: torch.dtype, has_bias: bool) -> tuple[list[Tensor], Tensor]:
 
 
 def scored(tensors: list[Tensor], target: Tensor, cap: float | None, outputs: tuple[str, ...]) -> list[Tensor | None]:
-    """trl's five outputs, and the gradients of a loss over the two that have one."""
+    """trl's five outputs, and the gradients of a loss over the two differentiable ones."""
     from trl.kernels import ChunkedLogProbFunction
 
     leaves = [t.clone().requires_grad_() for t in tensors]
@@ -45,7 +45,7 @@ def scored(tensors: list[Tensor], target: Tensor, cap: float | None, outputs: tu
 
 
 def written_out(tensors: list[Tensor], target: Tensor, cap: float | None) -> list[Tensor]:
-    """The same in float64, by their definitions."""
+    """The same outputs and gradients in float64, by definition."""
     leaves = [t.double().requires_grad_() for t in tensors]
     hidden, weight, bias = (*leaves, torch.zeros(CLASSES))[:3]
     z = SCALE * (hidden @ weight.T + bias)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""trl's trainers of preferences by one answer and of rewards take the same steps with the one line and without it."""
+"""trl's trainers for unpaired preferences and for rewards take the same steps with the patch as without it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STEPS = 6
 
 
 def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """Of answers of many different tokens."""
+    """Rewards a completion for its number of different tokens."""
     return [len({token % 7 for token in ids}) / 7 for ids in completion_ids]
 
 
 def arguments(kind: str) -> dict[str, Any]:
-    """What the kinds of trainers want beside what all of them do."""
+    """The arguments that only this kind of trainer needs."""
     ids = torch.cat([batch(seed=seed)["input_ids"] for seed in range(8)])
     prompts = [text(row[:5]) for row in ids]
     if kind == "KTO":
@@ -36,7 +36,7 @@ def arguments(kind: str) -> dict[str, Any]:
 
 
 def steps(kind: str, folder: Path) -> tuple[list[list[float]], Any]:
-    """What each step has logged, and the model."""
+    """The logged values of each step, and the model."""
     import trl
     from datasets import Dataset
 

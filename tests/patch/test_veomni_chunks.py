@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VeOmni's chunked functions, patched, against themselves without the patch, on float64."""
+"""VeOmni's chunked functions with the patch, against themselves without, in float64."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_gradients(found: tuple[Tensor, Tensor | None], *of: Tensor) -> list[Ten
 
 
 def shard_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels come shifted then, and the loss goes through a reduction over ranks."""
+    """Makes VeOmni expect shifted labels, and reduce the loss over ranks."""
     from veomni.ops.kernels.cross_entropy import chunk_logprobs, chunk_loss
 
     for one in (chunk_logprobs, chunk_loss):
@@ -92,7 +92,7 @@ def test_labels_that_are_shifted_by_the_caller() -> None:
 
 
 def test_the_losses_that_models_have_are_reached() -> None:
-    """Through the table of transformers into which VeOmni puts its loss."""
+    """They are in the table of transformers, where VeOmni registers its loss."""
     from transformers.loss.loss_utils import LOSS_MAPPING
 
     before = dict(LOSS_MAPPING)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's functions, patched, against themselves without the patch, on float64."""
+"""verl's functions with the patch, against themselves without, in float64."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def functions() -> ModuleType:
 
 
 def gradients_of(result: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
-    """Under a gradient that tells rows apart."""
+    """The gradients of a weighted sum, in which each row has its own weight."""
     weights = torch.linspace(-1, 2, result.numel(), dtype=torch.float64).view(result.shape)
     return torch.autograd.grad(result, of, weights.to(result.dtype), retain_graph=True)
 
@@ -85,7 +85,7 @@ def test_the_gradient_lies_over_the_logits_where_verl_asks_for_it(inplace_backwa
 
 
 def test_a_model_trains_the_same() -> None:
-    """Policy gradient with an entropy bonus: 20 steps."""
+    """20 steps of policy gradient with an entropy bonus."""
     module = functions()
 
     def losses() -> Tensor:
@@ -102,18 +102,18 @@ def test_a_model_trains_the_same() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            history.append(loss.detach() - (advantages * logprobs.detach()).mean())  # the ratio alone is 1
+            history.append(loss.detach() - (advantages * logprobs.detach()).mean())  # the ratio is always 1
         return torch.stack(history)
 
     theirs = losses()
     with npu_ce_jit.patch.verl():
         ours = by_ours(losses)
-    assert theirs[0] - theirs[-1] > 0.1  # it has learned something
+    assert theirs[0] - theirs[-1] > 0.1  # the model has learned
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
 
 
 def test_what_torch_compile_makes_of_the_entropy() -> None:
-    """As verl's FSDP engine compiles it: one graph, with our operator in it."""
+    """As in verl's FSDP engine: one graph, which contains our operator."""
     logits = torch.randn(9, VOCAB, requires_grad=True)
     truth = functions().entropy_from_logits(logits.detach().double())
     graphs: list[torch.fx.GraphModule] = []
@@ -125,7 +125,7 @@ def test_what_torch_compile_makes_of_the_entropy() -> None:
     with npu_ce_jit.patch.verl():
         found = torch.compile(functions().entropy_from_logits, dynamic=True, backend=backend)(logits)
         (graph,) = graphs
-        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]  # of an autograd.Function
+        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]  # of autograd.Functions
         assert any("npu_ce_jit" in str(node.target) for part in parts for node in part.graph.nodes)
         require_near(found, truth, torch.float32)
         found.sum().backward()
@@ -133,7 +133,7 @@ def test_what_torch_compile_makes_of_the_entropy() -> None:
 
 
 def importer(name: str, value: object) -> ModuleType:
-    """A module that did `from verl... import function`."""
+    """A module that ran `from verl... import function`."""
     module = ModuleType(name)
     module.function = value  # type: ignore[attr-defined]
     sys.modules[name] = module
@@ -153,7 +153,7 @@ def test_modules_that_have_imported_a_function() -> None:
         patch = npu_ce_jit.patch.verl()
         assert "imported_before.function in effect" in repr(patch)
         later = importer("imported_later", module.logprobs_from_logits)
-        assert npu_ce_jit.patch.verl() is patch  # what was imported since is ours already
+        assert npu_ce_jit.patch.verl() is patch  # what was imported since then is ours already
         assert [who(m.function) for m in (before, later)] == [True, True]
         patch.undo()
         assert before.function is module.logprobs_from_logits is theirs
@@ -171,7 +171,7 @@ def exact_scores(hidden: Tensor, weight: Tensor, labels: Tensor, temperature: fl
 
 
 def of_hidden_states(score: Call, hidden: Tensor, weight: Tensor, labels: Tensor) -> list[Tensor]:
-    """Log-probabilities, entropy, and the gradients of a mixture of both."""
+    """Log-probabilities, entropy, and the gradients of a weighted sum of both."""
     logprobs, entropy = (one.view(labels.shape) for one in score(hidden, weight, labels, 1.3))
     return [logprobs, entropy, *gradients_of(logprobs + 0.5 * entropy, hidden, weight)]
 
@@ -197,7 +197,7 @@ def test_scores_from_hidden_states_are_as_near_to_the_truth(shape: tuple[int, ..
 
 
 def test_verls_kernel_makes_one_row_of_all_positions_and_reduces_log_probabilities() -> None:
-    """verl/utils/kernel/kernels.py at verl-project/verl@1dda039b, efficient_entropy_triton_kernel_epilogue."""
+    """As in verl/utils/kernel/kernels.py at verl-project/verl@1dda039b, efficient_entropy_triton_kernel_epilogue."""
     import verl.utils.kernel.linear_cross_entropy as kernel
 
     hidden, weight, labels = torch.randn(3, 5, HIDDEN), torch.randn(VOCAB, HIDDEN), torch.randint(VOCAB, (3, 5))
@@ -241,7 +241,7 @@ def _on_a_rank(rank: int) -> None:
             if not arguments:
                 (true,) = gradients_of(truth, exact)
                 require_near(gradients_of(found, local)[0], true[..., own], torch.float32)
-        padded = labels.masked_fill(labels < 300, -1)  # Megatron's masks what is out of range
+        padded = labels.masked_fill(labels < 300, -1)  # Megatron's function masks targets out of range
         found = sharded.vocab_parallel_log_probs_from_logits(local, padded)
         assert found[padded < 0].count_nonzero() == 0
         require_near(found[padded >= 0], truths["vocab_parallel_log_probs_from_logits"][padded >= 0], torch.float32)
@@ -257,7 +257,7 @@ def _on_a_rank(rank: int) -> None:
         of_hidden, of_weight = gradients_of(found[0] + 0.5 * found[1], *own_parts)
         true_hidden, true_weight = gradients_of(truth[0] + 0.5 * truth[1], *exact_parts)
         require_near(of_weight, true_weight[own], torch.float32)
-        # tests/utils/test_special_linear_cross_entropy_tp.py of verl adds up the ranks' gradients of hidden.
+        # As in verl's tests/utils/test_special_linear_cross_entropy_tp.py, the ranks' gradients of hidden are summed.
         dist.all_reduce(of_hidden)
         require_near(of_hidden, true_hidden, torch.float32)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command on aarch64, by emulation; for example: python tests/programs/aarch64.py pytest tests/op/test_errors.py
+"""Runs a command on aarch64, emulated; for example: python tests/programs/aarch64.py pytest tests/op/test_errors.py
 
-The first time makes an environment of aarch64, in a minute: `tests/support/aarch64_python.py` says how.
+The first run makes an environment for aarch64, in a minute (see `tests/support/aarch64_python.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from virtual_cann.cache import PreparationError
 
 
 def main() -> None:
-    """Becomes the command."""
+    """Replaces this process by the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", default=aarch64_python.TORCH, metavar="VERSION", help="(%(default)s)")
     parser.add_argument("--npu", action="store_true", help="with torch_npu, on the virtual CANN")

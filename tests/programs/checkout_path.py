@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets the programs of this folder import what the tests share, as pyproject.toml lets pytest."""
+"""Lets the programs of this folder import the tests' shared modules, as pyproject.toml does for pytest."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works here, and what peers say of it: python tests/programs/compatibility.py
+"""Writes docs/compatibility.md: python tests/programs/compatibility.py
 
-Runs the tests that say with `@pytest.mark.feature(...)` what they show, and writes docs/compatibility.md if all of them
-pass. The peers' columns are what their documentation says, which is named there.
+Runs the tests that are marked with `@pytest.mark.feature(...)`, and writes the page if all of them pass. The peers'
+columns are from their documentation, which the page names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ON_NPU = TESTS_DIR / "on_npu"
 
 
 class Shown(NamedTuple):
-    """One test that shows a feature."""
+    """One test that demonstrates a feature."""
 
     feature: str
     file: Path
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 
 
 def shown() -> Iterator[Shown]:
-    """Of every test file; a test that asks for a device runs on the virtual NPU too, where its file does."""
+    """The marked tests of every file. A test that uses a device also runs on the virtual NPU, if its file does."""
     files_on_npu = {TESTS_DIR / f"{name}.py" for group in NUMBERS for name in group}
     for file in sorted(TESTS_DIR.glob("**/test_*.py")):
         body = ast.parse(file.read_text("utf-8")).body
@@ -65,7 +65,7 @@ def _features(marks: list[ast.expr]) -> Iterator[str]:
 
 
 def page(tests: list[Shown]) -> str:
-    """Of what `tests` have shown."""
+    """The page for the features that `tests` demonstrate."""
     lines = [_HEAD]
     for group, rows in GROUPS.items():
         peers = PEERS_OF.get(group, PEERS)

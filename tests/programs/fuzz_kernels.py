@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random problems for the CPU kernels under sanitizers.
+"""Solves random problems with the CPU kernels under sanitizers.
 
     python tests/programs/fuzz_kernels.py CASES [--seed N] [--first N]
 
-Each is solved on one thread and on several, which must agree in every bit, and the answer compared with float64. A case
-depends on its seed and number alone: what a failure names runs it again.
+Each is solved on one thread and on several, whose answers must have the same bits, and compared with float64. A case
+depends on its seed and number only: the command that a failure prints runs it again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from kernel_problems import (
     rounded,
 )
 
-BATCH = 25  # problems that one process solves
+BATCH = 25  # problems for each process
 FASTEST = next(isa for isa in (AVX2, BASELINE) if not why_it_cannot_run(isa))
 
 
@@ -48,7 +48,7 @@ FASTEST = next(isa for isa in (AVX2, BASELINE) if not why_it_cannot_run(isa))
 class Sanitizer:
     name: str
     flags: tuple[str, ...]
-    options: dict[str, str]  # of its runtime, by environment variable
+    options: dict[str, str]  # environment variables of the sanitizer's runtime
 
     def __str__(self) -> str:
         return self.name
@@ -58,7 +58,7 @@ class Sanitizer:
         return {**os.environ, **self.options}
 
     def why_it_cannot_run(self, folder: Path) -> str | None:
-        """A compiler may come without the runtimes, and an address space be laid out in a way that they refuse."""
+        """None if it can. A compiler may lack the runtimes, or these may refuse the address-space layout."""
         program = folder / "nothing"
         compile_it = [compiler_of(FASTEST), *self.flags, "-x", "c++", "-", "-o", str(program)]
         for command, text in [(compile_it, "int main() {}"), ([str(program)], "")]:
@@ -73,17 +73,17 @@ SANITIZERS = [
     Sanitizer(
         "address+undefined",
         ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS", *_READABLE),
-        # Looking for leaks takes ptrace, which containers often forbid.
+        # Leak detection needs ptrace, which containers often forbid.
         {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
     ),
     Sanitizer("thread", ("-fsanitize=thread", *_READABLE), {"TSAN_OPTIONS": "halt_on_error=1"}),
 ]
 
 
-# -- the problems
+# -- problems
 def shape(rng: np.random.Generator) -> tuple[int, int]:
-    """Both sides of every way that the kernels take: 64 classes, a block, a chunk, and 32768 logits, where several
-    threads begin."""
+    """Sizes on both sides of every limit of the kernels: 64 classes, a block, a chunk, and the 32768 logits from which
+    on several threads run."""
     few, many = rng.integers(1, 3000), rng.integers(33_000, 50_000)
     match rng.integers(6):
         case 0:
@@ -112,7 +112,7 @@ def problem_of(seed: int, number: int) -> Problem:
     dtype = DTYPES[rng.integers(len(DTYPES))]
     logits = rng.normal(one_of(0, 0, 50), one_of(0.1, 3, 30), (rows, classes))
     masked = one_of(False, False, True)
-    if masked:  # the first class stays, so that no row is empty
+    if masked:  # the first class stays unmasked, so that no row is empty
         logits[:, 1:][rng.random((rows, classes - 1)) < 0.5] = -np.inf
     in_place = one_of(False, True)
     row_padding = 0 if in_place else one_of(0, 1, 17, -classes)
@@ -162,7 +162,7 @@ def problem_of(seed: int, number: int) -> Problem:
 
 
 def planar(rng: np.random.Generator, problem: Problem) -> Problem:
-    """The rows as positions that lie side by side, of one image or of several."""
+    """The rows as contiguous positions, of one image or of several."""
     rows = len(problem.logits)
     images = rng.choice([count for count in (1, 2, 3, 7, rows) if count and rows % count == 0])
     paddings = (0, 0) if problem.in_place else rng.choice([0, 1, 13], 2)
@@ -178,12 +178,12 @@ def planar(rng: np.random.Generator, problem: Problem) -> Problem:
     )
 
 
-# -- their answers
+# -- answers
 Answer = tuple[dict[str, np.ndarray], bytes]
 
 
 def run(command: list[str], sanitizer: Sanitizer, problems: list[Problem]) -> Iterator[Answer]:
-    """Answers, and their bytes; an AssertionError where a sanitizer stops. It ends by looking how the process did."""
+    """Yields answers and their bytes; at last checks the process. AssertionError if a sanitizer stops it."""
     sent = b"".join(problem.encoded() for problem in problems)
     done = subprocess.run(command, input=sent, capture_output=True, env=sanitizer.environment)
     how_it_ended = f"exit code {done.returncode}\n{done.stderr.decode()[-6000:]}"
@@ -210,14 +210,14 @@ def fuzz(command: list[str], sanitizer: Sanitizer, seed: int, numbers: range) ->
             try:
                 (found, serial), (_, parallel) = next(answers), next(answers)
                 assert serial == parallel, f"{many} threads changed bits"
-                if problem.softcap:  # logits that differ may come to the same float, and then the first of them counts
+                if problem.softcap:  # several logits may be rounded to the same max, of which the first is the argmax
                     found.pop("argmax", None)
                 assert_true(problem, found)
             except AssertionError as error:
                 facts = replace(problem, logits=problem.logits.shape, target=None, weight=None, gradients={})
                 again = f"python tests/programs/fuzz_kernels.py 1 --seed {seed} --first {number}"
                 raise AssertionError(f"{again}\n{sanitizer}, {many} threads: {facts}\n{error}") from error
-        assert next(answers, None) is None  # and the process ended well
+        assert next(answers, None) is None  # the process also exited with 0
 
 
 def main() -> None:

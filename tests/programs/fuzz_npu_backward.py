@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random problems for the backward kernels: python tests/programs/fuzz_npu_backward.py [cases]."""
+"""Solves random problems with the backward kernels: python tests/programs/fuzz_npu_backward.py [cases]."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random problems for the forward kernels: python tests/programs/fuzz_npu_forward.py [cases] [seed]."""
+"""Solves random problems with the forward kernels: python tests/programs/fuzz_npu_forward.py [cases] [seed]."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OUTPUTS = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 
 
 def any_case(chance: random.Random) -> tuple[Tensor, Tensor, Arguments, int, int]:
-    """Logits, target, arguments, cores, row stride."""
+    """Logits, target, arguments, number of cores, row stride."""
     torch.manual_seed(chance.getrandbits(31))
     classes = round(10 ** chance.uniform(0, 3.8))
     rows = min(round(10 ** chance.uniform(0, 2.5)), max(1, 12000 // classes))
     dtype = chance.choice((torch.float32, torch.float16, torch.bfloat16))
     logits = (torch.randn(rows, classes) * chance.choice((0.1, 3, 30)) + chance.choice((0, 0, 50))).to(dtype)
-    if chance.random() < 0.3:  # the first class stays, so that no row is empty
+    if chance.random() < 0.3:  # the first class stays unmasked, so that no row is empty
         logits[:, 1:][torch.rand(rows, classes - 1) < 0.5] = -torch.inf
     target = torch.randint(classes, (rows,), dtype=chance.choice((torch.int32, torch.int64)))
     target[torch.rand(rows) < chance.choice((0, 0.3))] = -100

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts anew what the kernels cost, and keeps it in recorded_counts.json: python tests/programs/record_counts.py
+"""Counts the kernels' costs anew, and writes recorded_counts.json: python tests/programs/record_counts.py
 
-Instructions are kept for the compiler that is found here; what is recorded for others stays.
+Instructions are recorded for this machine's compiler; the records for other compilers stay.
 """
 
 from __future__ import annotations

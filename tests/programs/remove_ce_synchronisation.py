@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take each barrier, flag, queue call and tail out of the cross-entropy kernels in turn: does the virtual NPU notice?
+"""Removes each barrier, flag, queue call and tail of the cross-entropy kernels in turn: does the virtual NPU notice?
 
     tests/virtual_cann/run python tests/programs/remove_ce_synchronisation.py [file ...]
 
-prints, for each removal, the rules that are then broken and where, or that the numbers come out wrong, or that it
-survived; and at the end the survivors, each with the reason why it is harmless. It takes minutes; names of files
-restrict it to the calls in them.
+prints, for each removal, the rules that are then broken and where, or that the results are wrong, or that it survived;
+and at the end the survivors, each with the reason why it is harmless. It takes minutes; file names restrict it to the
+calls in these files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ UNITS = [*(f"forward/{name}.asc" for name in ("forward", "merge", "log_prob", "r
 EVERYTHING = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 PROCESSES = 2
 
-# Why the kernels are right without a call, and where: file, function, call, and which of those in the function.
+# Reason why the kernels are right without a call -> the calls: file, function, call, and its index in the function.
 REASONS = {
     "a step leaves what it wrote ready for the next one, which has a barrier of its own before it reads that": """
         backward/narrow.h TakeElements VectorBarrier 3
@@ -99,11 +99,11 @@ def forward_case(
     sums: tuple[int, int] | None = None,
     **more: Any,
 ) -> Case:
-    """`tiled_as`: as one of so many rows, which are then not cut into spans."""
+    """`tiled_as`: tiles as for that many rows, which are not split into spans."""
     torch.manual_seed(classes)
     logits = (torch.randn(rows, classes) * 3).to(dtype)
     target = torch.randint(classes, (rows,), dtype=more.pop("target_dtype", torch.int64))
-    target[::4], target[1::5] = classes - 1, -100  # the last class lies in a tail
+    target[::4], target[1::5] = classes - 1, -100  # the last class is in a tail
     weight = torch.rand(classes) + 0.1 if more.pop("weight", False) else None
     arguments = Arguments(weight=weight, **more)
 
@@ -132,7 +132,7 @@ def backward_case(
         gradient: list[Tensor] = []
         try:
             gradient = [backward_npu.run(library, planner(), inputs, cores=cores).gradient]
-        except AssertionError:  # of the launch
+        except AssertionError:  # run() asserts that no rule is broken
             assert violations()
         return Ran(violations(), gradient)
 
@@ -166,7 +166,7 @@ ALONE_BACKWARD: list[dict[str, Any]] = [
 def forward_cases(dtype: torch.dtype) -> list[Case]:
     everything = ALL_OPTIONS | {"outputs": EVERYTHING}
     return [
-        # Rows of ten, several tiles and groups; rows of more than a repeat.
+        # Rows of ten classes, in several tiles and groups; rows longer than a repeat.
         forward_case(4201, 10, dtype),
         forward_case(301, 10, dtype, **everything, target_dtype=torch.int32),
         forward_case(101, 333, dtype, **everything),
@@ -189,7 +189,7 @@ def forward_cases(dtype: torch.dtype) -> list[Case]:
         *(forward_case(301, 3, dtype, sums=(rows, 20), **ALL_OPTIONS) for rows in (1, 2, 8, 64)),
         forward_case(9001, 1, dtype, sums=(1, 9001), weight=True, reduction="sum"),
         forward_case(9001, 3, dtype, sums=(1, 4500)),
-        # One option alone: what orders its work is not that of another.
+        # One option at a time: the barriers of one option do not order the work of another.
         *(forward_case(5, classes, dtype, **option) for classes in (13, 333, 2049, 9001) for option in ALONE),
         *(forward_case(5, 2049, dtype, tiled_as=1200, **option) for option in ALONE),
     ]
@@ -217,7 +217,7 @@ def cases() -> list[Case]:
 
 
 def places_of(removals: list[Removal]) -> list[str]:
-    """Without the number of the line, which changes: file, function, call, and which of those in the function."""
+    """The place of each call, without its changing line number: file, function, call, its index in the function."""
     lines = {path.relative_to(ROOT / "ascendc").as_posix(): path.read_text().splitlines() for path in sources()}
     seen: Counter[str] = Counter()
     places = []

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many processes use one cache while it is broken under them.
+"""Runs many processes that use one cache while other processes break it.
 
     python tests/programs/soak_cache.py [seconds] [processes]
 
 Each process finds or builds small libraries, loads them and calls them; a library returns a number that only its key
-has. Meanwhile processes and compilers are killed (kill -9) in every step, entries damaged in every way, the cache
-cleaned, a small disk filled, and one builder stands still with the lock. At the end nothing may have hung, died by a
-signal that nobody sent, got a wrong library, grown, or be left over; and every fault must have hit something.
+has. Meanwhile processes and compilers are killed (kill -9) in every step, entries are damaged in every way, the cache
+is cleaned, a small disk is filled, and one builder is stopped while it holds the lock. At the end, no process may have
+hung, died by a signal that was not sent, got a wrong library, or grown; nothing may be left over; and every fault must
+have had an effect.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 import checkout_path  # noqa: F401  before what the tests share
 
 # isort: split
-import filelock  # noqa: F401  imported once here, and not by each process that is forked
+import filelock  # noqa: F401  imported here once, and not in each forked process
 import soak_faults
 import torch.utils.cpp_extension  # noqa: F401
 from soak_crowd import Crowd
@@ -40,7 +41,7 @@ KILLS = [
     *((what, phase) for phase in ("compiling", "linking") for what in ("python", "compiler", "all")),
     *(("python", phase) for phase in ("looking", "waiting", "preparing", "publishing", "recording", "loading")),
 ]
-# Beginnings of events, each of which a soak of a minute must have seen.
+# Beginnings of events; a soak of a minute must have seen each of them.
 MUST_HIT = (
     *FAULTS,
     *(f"kill -9: {what}, while {phase}" for what, phase in KILLS if phase not in ("looking", "preparing", "recording")),
@@ -62,11 +63,11 @@ MUST_HIT = (
     "used: right",
 )
 SHORT_SECONDS = 60  # a shorter soak may miss some
-YOUNG_SECONDS = 6.0  # what a builder works in is nobody's to remove for 5 s, even where no lock is on it
+YOUNG_SECONDS = 6.0  # a builder's directory may not be removed for 5 s, even without a lock
 
 
 def soak(scene: Scene, ledger: Ledger, seconds: float, processes: int) -> None:
-    """Ends when all processes have ended."""
+    """Runs the soak; returns when all processes have ended."""
     crowd = Crowd(processes, ledger)
     try:
         for task in (soak_faults.damage, soak_faults.fill, soak_faults.clean):
@@ -98,7 +99,7 @@ def _use_and_kill(crowd: Crowd, scene: Scene, ledger: Ledger, seconds: float) ->
 
 
 def judge_failures(ledger: Ledger) -> None:
-    """A compiler that failed without refusing its source was killed: nobody else may end one."""
+    """A compiler that failed without refusing its source must be one that was killed."""
     totals = ledger.totals()
     killed = sum(count for event, count in totals.items() if event.startswith("kill -9: compiler"))
     if totals["builds: the compiler died"] > killed:
@@ -106,7 +107,7 @@ def judge_failures(ledger: Ledger) -> None:
 
 
 def judge_what_is_left(scene: Scene, ledger: Ledger) -> None:
-    """`clean` leaves one entry for a key, and what was noted beside it; `clean --all` leaves nothing."""
+    """`clean` leaves one entry for each key, with its notes; `clean --all` leaves nothing."""
     time.sleep(YOUNG_SECONDS)
     for place in scene.places:
         soak_faults.run_clean(place.toys[0].store, ledger)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a soak: which are alive, who is killed or stopped and in which step, and how each ended."""
+"""The processes of a soak: which are alive, which are killed or stopped in which step, and how each ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from soak_ledger import AMISS, Ledger
 
 HANG_SECONDS = 60.0
-WITNESS_SECONDS = 0.5  # to write down where it hangs
+WITNESS_SECONDS = 0.5  # for the tracebacks to be written
 
 _PR_SET_CHILD_SUBREAPER = 36
 _BUILDING = ("compiling", "linking")
@@ -29,7 +29,7 @@ class _One(NamedTuple):
 
 
 class Crowd:
-    """A fixed number of places for members; `others` are processes that run to the end."""
+    """Members in a fixed number of places; `others` are processes that run until the soak's end."""
 
     def __init__(self, size: int, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -37,9 +37,9 @@ class Crowd:
         self._others: dict[int, str] = {}
         self._free = set(range(size))
         self._killed: set[int] = set()
-        self._stopped: dict[int, float] = {}  # until when
-        self.longest = 0.0  # seconds that a member took, but for those that were stopped
-        # Compilers whose builder was killed become children of this process, so that none is overlooked.
+        self._stopped: dict[int, float] = {}  # pid -> when it continues
+        self.longest = 0.0  # seconds of the longest visit, without stopped time
+        # Compilers whose builder was killed become children of this process, so they are all seen.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def is_empty(self) -> bool:
@@ -56,7 +56,7 @@ class Crowd:
         self._others[pid] = name
 
     def kill(self, what: str, phase: str) -> bool:
-        """Kills the process, its compilers, or both, of some member in this phase. Whether there was one."""
+        """Kills a member in this phase, its compilers, or both; returns whether there was one."""
         for pid in random.sample(list(self._running), len(self._running)):
             if pid not in (*self._stopped, *self._killed) and self._phase(pid) == phase:
                 children = _descendants(pid)
@@ -72,7 +72,7 @@ class Crowd:
         return False
 
     def stop_builders(self, seconds: float) -> None:
-        """One stands still to the end, with a lock and a directory of its own, and always another one for a while."""
+        """One builder is stopped until the end, with its lock and its directory; and always another one for a while."""
         now = time.monotonic()
         for pid in [pid for pid, until in self._stopped.items() if until < now]:
             self._go_on(pid)
@@ -92,7 +92,7 @@ class Crowd:
         return set(self._running) <= set(self._stopped)
 
     def look_after(self) -> None:
-        """Writes down who hung, and how those ended that did. To be called again and again."""
+        """Reports members that hang, and how members ended. To be called repeatedly."""
         for pid, one in self._running.items():
             if pid not in (*self._stopped, *self._killed) and time.monotonic() - one.since > HANG_SECONDS:
                 self._ledger.count(f"{AMISS}hung while {self._phase(pid)}")
@@ -105,7 +105,7 @@ class Crowd:
             self.look_after()
 
     def wait_for_others(self) -> None:
-        """They see by themselves that it is over."""
+        """Waits for the other processes, which see the end of the soak themselves."""
         deadline = time.monotonic() + HANG_SECONDS
         while self._others and time.monotonic() < deadline:
             self.look_after()
@@ -114,12 +114,12 @@ class Crowd:
             self._end(pid)
 
     def kill_all(self) -> None:
-        """Nobody is left, whatever happened."""
+        """Kills all descendants, whatever happened."""
         for pid in _descendants(os.getpid()):
             _signal(pid, signal.SIGKILL)
 
     def orphans_left(self) -> int:
-        """Compilers that outlived their builder get as long as a build takes; how many there are then."""
+        """The number of compilers that outlived their builder, and still run after the time that a build takes."""
         deadline = time.monotonic() + HANG_SECONDS / 2
         while (left := _descendants(os.getpid())) and time.monotonic() < deadline:
             self.look_after()
@@ -161,7 +161,7 @@ class Crowd:
         return phase
 
     def _end(self, pid: int) -> None:
-        """Has its tracebacks written first."""
+        """Kills the process, after it has written its tracebacks."""
         self._killed.add(pid)
         _signal(pid, signal.SIGUSR1)
         time.sleep(WITNESS_SECONDS)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who breaks a cache during a soak: one damages entries, one fills the disk, one cleans. Each goes on until its end.
+"""The processes that break a cache during a soak: one damages entries, one fills the disk, one cleans.
 
-Damaged bytes come in under a new name, as a copy: a file that changes while it is mapped ends a process, and no cache
-can help that.
+Damaged bytes are written to a new file: a change of a mapped file would end a process, which no cache can prevent.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from npu_ce_jit.jit.cache.entry import MANIFEST, PREFIX
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.toolchain.flags import CPU_LIBRARY
 
-SIZES = (0, 1, 64, 1000, 4096, 8192, -4096, -64, -1)  # what a library is cut to; where negative, by
-AWAY = "away-"  # names what is on its way in or out
+SIZES = (0, 1, 64, 1000, 4096, 8192, -4096, -64, -1)  # a library is cut to this size or, if negative, by it
+AWAY = "away-"  # prefix of names that are being put in place or removed
 NOBODY = 65534
-IS_ROOT = os.getuid() == 0  # who alone can give a file away
+IS_ROOT = os.getuid() == 0  # only root can change a file's owner
 PAUSE_SECONDS = 0.3
 ENTRY_DELETED = "entry deleted"
 PAGE = bytes(4096)
 
 
 def start(task: Callable[[Scene, Ledger], None], scene: Scene, ledger: Ledger) -> int:
-    """Does it again and again, in a process of its own, until the soak is over."""
+    """Runs the task again and again, in a process of its own, until the soak is over."""
 
     def run() -> None:
         random.seed()
@@ -50,9 +49,9 @@ def start(task: Callable[[Scene, Ledger], None], scene: Scene, ledger: Ledger) -
 
 
 def damage(scene: Scene, ledger: Ledger) -> None:
-    """Breaks one entry, or plants one as another user would.
+    """Damages one entry, or plants one as another user would.
 
-    Now and then one source is not compiled, and others could write one node's locks.
+    From time to time it also lets one source fail to compile, and makes one node's locks writable for others.
     """
     _toggle(scene.unwilling_file)
     with contextlib.suppress(FileNotFoundError):
@@ -61,7 +60,7 @@ def damage(scene: Scene, ledger: Ledger) -> None:
     if not entries:
         return
     entry_dir = random.choice(entries)
-    with contextlib.suppress(OSError, ValueError, LookupError):  # gone, damaged before, or the small disk is full
+    with contextlib.suppress(OSError, ValueError, LookupError):  # removed or damaged before, or the small disk is full
         if random.random() < 0.1:
             name = ENTRY_DELETED
             shutil.rmtree(entry_dir)
@@ -75,7 +74,7 @@ def damage(scene: Scene, ledger: Ledger) -> None:
 
 
 def fill(scene: Scene, ledger: Ledger) -> None:
-    """Leaves the small disk a few pages and names, or none, for a while."""
+    """Leaves the small disk only a few pages and inodes, or none, for a while."""
     if not scene.is_mounted:
         _toggle(scene.full_file)
         return
@@ -98,7 +97,7 @@ def _toggle(file: Path) -> None:
 
 
 def clean(scene: Scene, ledger: Ledger) -> None:
-    """Runs `clean` with some choice of options, as a user in another terminal; with some luck it is killed."""
+    """Runs `clean` with random options, as a user in another terminal would; sometimes it is killed."""
     time.sleep(1.0)
     options = random.choice(list(_CLEANINGS))
     store = random.choice(scene.places).toys[0].store
@@ -127,7 +126,7 @@ _CLEANINGS: Mapping[str, Mapping[str, object]] = {
 
 
 def _damage_copy(entry_dir: Path, change: Callable[[Path], None]) -> None:
-    """Puts a damaged copy in an entry's place."""
+    """Replaces an entry by a damaged copy."""
     copy_dir, old_dir = (entry_dir.with_name(f"{AWAY}{os.urandom(6).hex()}") for _ in range(2))
     try:
         shutil.copytree(entry_dir, copy_dir, symlinks=True)
@@ -167,7 +166,7 @@ def _exchange_entry(entry_dir: Path) -> None:
 
 
 def _others(entry_dir: Path) -> list[Path]:
-    """Entries for other keys."""
+    """Entries of other keys."""
     found = [path for path in entry_dir.parent.parent.glob(f"*/{PREFIX}*") if path.parent != entry_dir.parent]
     if not found:
         raise FileNotFoundError("no other entry")
@@ -199,9 +198,9 @@ _DAMAGES: Mapping[str, Callable[[Path], None]] = {
 
 
 def _plant(entry_dir: Path, expose: Callable[[Path], None]) -> None:
-    """Puts an entry there for a while that fits its manifest and is for this key, and holds another key's library.
+    """Plants an entry for a while. It matches its manifest and has this key, but contains another key's library.
 
-    Its name comes first, so that everybody looks at it.
+    Its name sorts first, so that every process examines it.
     """
     planted_dir = entry_dir.with_name(f"{AWAY}{os.urandom(6).hex()}")
     visible_dir = entry_dir.with_name(f"{PREFIX}000{os.urandom(4).hex()}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a soak tell each other, and what they leave behind however they end."""
+"""How the processes of a soak share events and their state, which remain however they end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-AMISS = "amiss: "  # begins what may never happen
+AMISS = "amiss: "  # prefix of events that must never happen
 PHASES = ("between", "looking", "waiting", "preparing", "compiling", "publishing", "recording", "loading")
 
 
 class Ledger:
-    """Events, a line each, appended at once; and in shared memory whether the soak is over and who does what."""
+    """Events, appended as one line each; and in shared memory whether the soak is over, and each member's phase."""
 
     def __init__(self, directory: Path, members: int) -> None:
         self._events_file = directory / "events"
@@ -30,7 +30,7 @@ class Ledger:
 
     @contextmanager
     def witness(self, who: str) -> Iterator[None]:
-        """Whatever is raised here is a fault."""
+        """Reports any exception as a fault."""
         try:
             yield
         except BaseException as error:
@@ -52,7 +52,7 @@ class Ledger:
         return PHASES[self._shared[1 + member]]
 
     def enter(self, member: int, phase: str) -> str:
-        """Returns the phase that ends with it."""
+        """Enters a phase; returns the phase before."""
         before = self.phase(member)
         self._shared[1 + member] = PHASES.index(phase)
         return before

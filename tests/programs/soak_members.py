@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a soak do with the cache, and how each judges what it got.
+"""What the processes of a soak do with the cache, and how each checks the result.
 
-Steps of `jit/` are wrapped, so that a killer sees in which one a process is; a disk that syncs slowly gives it time.
+Steps of `jit/` are wrapped, so that a killer sees a process's current step; a slowed fsync gives it time.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from npu_ce_jit.jit.cache.entry import MANIFEST
 from npu_ce_jit.jit.cache.store import Store
 from npu_ce_jit.jit.loader import find_or_build, load_or_build
 
-USES = 4  # of one process; it forks and ends as often as a user's does
+USES = 4  # uses by one process, which then ends, as a user's would
 SLOW_SECONDS = 0.1
-MOST_GROWTH_KIB = 4096  # of one that stays; its first third warms it up
+MOST_GROWTH_KIB = 4096  # of a process that stays, after the first third of its uses
 
-SILENT = "said nothing"  # what the package says of compilers whose words found no room
+SILENT = "said nothing"  # the package's message for a compiler without output, as on a full disk
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _STEPS: tuple[tuple[Any, str, str], ...] = (
     (Store, "find", "looking"),
@@ -51,7 +51,7 @@ _STEPS: tuple[tuple[Any, str, str], ...] = (
     (build_module, "record_failure", "recording"),
     (loader_module, "open_library", "loading"),
 )
-# Beginnings of what the package logs, and what a soak calls that.
+# Beginnings of the package's log messages, and the events that they are counted as.
 _MESSAGES = {
     "set aside": "healed: set aside",
     "not used": "healed: passed over",
@@ -63,7 +63,7 @@ _MESSAGES = {
 
 
 class Member:
-    """One process of a soak: who it is and where it is."""
+    """One process of a soak: its number and its place."""
 
     def __init__(self, number: int, place: Place, scene: Scene, ledger: Ledger) -> None:
         self._number, self._place, self._scene, self._ledger = number, place, scene, ledger
@@ -84,7 +84,7 @@ class Member:
             self._use(random.choice(self._place.toys))
 
     def stay(self) -> None:
-        """Looks for or builds libraries to the end, and lets children use them. It may not grow."""
+        """Finds or builds libraries until the end, and has forked children use them. It must not grow."""
         sizes: list[tuple[int, int]] = []
         while not self._ledger.is_over:
             one = random.choice(self._place.toys)
@@ -102,13 +102,13 @@ class Member:
         with self._ledger.witness("a use"), self._judged(one):
             artifact = load_or_build(one.target, one.settings, one.toolchain, may_build=True)
             assert artifact is not None
-            value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle again, also where the file is gone
+            value = ctypes.CDLL(str(artifact.library)).toy()  # the same handle each time, even if the file was removed
             is_right = value == self._place.toys.index(one) and artifact.manifest["key"] == one.key.text
             self._ledger.count("used: right" if is_right else f"{AMISS}a wrong library")
 
     @contextmanager
     def _judged(self, one: Toy) -> Iterator[None]:
-        """A build may fail: when its source does not compile, or somebody killed the compiler."""
+        """Accepts a failed build if the source does not compile, or the compiler was killed."""
         number = self._place.toys.index(one)
         try:
             yield
@@ -121,9 +121,9 @@ class Member:
                 raise
 
     def _move_in(self) -> None:
-        """Makes this process one of its place, and lets it be seen. Nothing of it reaches the process it came from."""
+        """Makes this process one of its place, and its steps visible. Only this forked process is changed."""
         random.seed()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for who started the soak
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGINT is for the process that started the soak
         faulthandler.enable(self._ledger.evidence)
         faulthandler.register(signal.SIGUSR1, self._ledger.evidence)
         node_module._SHARED_MEMORY = self._place.shared_memory
@@ -139,7 +139,7 @@ class Member:
         logger.setLevel(logging.INFO)
 
     def _seen(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        """The same step, in sight."""
+        """Wraps a step so that its phase is visible."""
         ledger, number = self._ledger, self._number
 
         def step(*arguments: Any, **options: Any) -> Any:
@@ -183,7 +183,7 @@ class Member:
         return with_kept_log
 
     def _slow_sync(self, descriptor: int) -> None:
-        # Nobody cuts the power here, so nothing needs to reach a disk.
+        # There is no power failure here, so nothing needs to reach a disk.
         time.sleep(random.random() ** 2 * SLOW_SECONDS)
         if (
             self._scene.full_file.exists()
@@ -192,7 +192,7 @@ class Member:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _linker(self, load_library: Callable[[str], None]) -> Callable[[str], None]:
-        """One that refuses some libraries of another node, as where system libraries are older."""
+        """Wraps the loading of libraries: it refuses some of another node's, as older system libraries would."""
 
         def load(path: str) -> None:
             if self._place.node != "one" and zlib.crc32(os.path.dirname(path).encode()) % 4 == 0:
@@ -205,7 +205,7 @@ class Member:
 
 
 class _Listener(logging.Handler):
-    """Counts what the package says. A build goes on in another root only because a disk was full."""
+    """Counts the package's messages. A full disk is the only accepted reason to build in another root."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a soak happens: libraries that tell which key they are for, and the places that a cache may be in."""
+"""The scene of a soak: libraries that return the number of their key, and the places of caches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from npu_ce_jit.jit.cache.roots import Root
 from npu_ce_jit.jit.cache.store import Store
 
 NUMBERS = range(6)  # of the libraries; each returns its own
-UNWILLING = 5  # its source does not compile while `Scene.unwilling_file` is there
+UNWILLING = 5  # its source does not compile while `Scene.unwilling_file` exists
 PREBUILT, PREBUILT_DAMAGED = 0, 1
 LOCK_SECONDS = 4.0
 
-_SMALL_SIZE = "size=320k,nr_inodes=160"  # a build takes some 20 pages of 4 KiB, and as many inodes
+_SMALL_SIZE = "size=320k,nr_inodes=160"  # a build takes about 20 pages of 4 KiB and 20 inodes
 _CLONE_NEWNS = 0x20000
 
 
 class Place(NamedTuple):
-    """A node that uses a cache, and the same toys there."""
+    """A node that uses a cache, and its toys."""
 
     name: str
     node: str
@@ -35,11 +35,11 @@ class Place(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """The places, and the files that make faults."""
+    """The places, and the files that control faults."""
 
     places: tuple[Place, ...]
     small_dir: Path
-    is_mounted: bool  # whether `small_dir` is a small file system; where it cannot be, `full_file` says that it is full
+    is_mounted: bool  # whether `small_dir` is a small file system; if not, `full_file` simulates a full disk
     full_file: Path
     unwilling_file: Path
     prebuilt_dir: Path
@@ -47,7 +47,7 @@ class Scene(NamedTuple):
 
     @property
     def cache_dirs(self) -> tuple[Path, ...]:
-        """All that anybody builds in."""
+        """All directories in which a process builds."""
         roots = (root for place in self.places for root in place.toys[0].store.build_roots)
         return tuple(sorted({root.layout_dir for root in roots}))
 
@@ -94,7 +94,7 @@ def set_up(directory: Path) -> Scene:
 
 
 def content(directory: Path) -> Mapping[Path, tuple[int, int, bytes]]:
-    """Everything below a directory: mode, time and bytes."""
+    """Everything below a directory: path -> mode, time and bytes."""
     found = {}
     for path in directory.rglob("*"):
         status = path.lstat()
@@ -108,7 +108,7 @@ def _toy(directory: Path, number: int, variables: Mapping[str, str]) -> Toy:
 
 
 def _build_ahead(place: Place, prebuilt_dir: Path) -> None:
-    """One sound entry, and one whose library is cut off."""
+    """Builds a valid entry, and one whose library is truncated."""
     store = Store((Root(prebuilt_dir, "--into"),))
     for number in (PREBUILT, PREBUILT_DAMAGED):
         one = place.toys[number]
@@ -118,7 +118,7 @@ def _build_ahead(place: Place, prebuilt_dir: Path) -> None:
 
 
 def _mount(directory: Path) -> bool:
-    """Mounts a small file system there that only this process and its children see. Whether that could be done."""
+    """Mounts a small file system that only this process and its children see; returns whether that worked."""
     if ctypes.CDLL(None).unshare(_CLONE_NEWNS) != 0:
         return False
     commands = (["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", _SMALL_SIZE, "tmpfs", directory])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On which versions of torch the package runs: python tests/programs/torch_versions.py [ROW ...]
+"""Tests the package with several versions of torch: python tests/programs/torch_versions.py [ROW ...]
 
-A row is named by its torch, and on the virtual NPU by its CANN before it: 2.10.0, 9.1+2.10.0. Each has an environment
-of its own, kept in the cache for the next time, where short tests run. Each row's result is written into
-docs/compatibility.md as soon as it is there; those of other rows stay. An index of packages is needed, a compiler, and
-the Pythons of the rows.
+A row has the name of its torch, on the virtual NPU after that of its CANN: 2.10.0, 9.1+2.10.0. Each row has an
+environment of its own, kept in the cache, in which short tests run. Each result replaces the row's line in
+docs/compatibility.md as soon as it is there; other rows' lines stay. Needs a package index, a compiler, and the rows'
+versions of Python.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ HEAD = (
     "date",
 )
 
-# What uses torch: its dispatcher, tracing, autograd, compilers, processes, what is exchanged in it, the key of the
-# cache, the import. Left out are
-# * the rest of jit/ and interactive/, cpu_kernels/, npu_kernels/, cli/, repository/ and the simulator's own: compilers,
-#   locks, caches, kernels, commands and pages, which would say the same of any torch;
-# * the rest of patch/: each framework asks for a torch of its own;
-# * op/test_compiled_numbers.py: the forms of the other files that compile, with every number once more.
+# The tests that depend on torch: on its dispatcher, tracing, autograd, compilers, processes and patched functions; and
+# on the cache's key and the import. Left out are:
+# * the rest of jit/ and interactive/, cpu_kernels/, npu_kernels/, cli/, repository/ and the simulator's own tests:
+#   they test compilers, locks, caches, kernels, commands and pages, with the same result for any torch;
+# * the rest of patch/: each framework needs a torch of its own;
+# * op/test_compiled_numbers.py: it repeats the other files' compiled forms with every number.
 TESTS = (
     "op", "distributed",
     "patch/test_switch.py", "patch/test_switch_and_torch.py", "patch/test_redirected_calls.py",
@@ -76,7 +76,7 @@ class Row(NamedTuple):
     torch: str
     python: str
     cann: str = ""  # empty: on the CPU
-    torch_npu: str = ""  # empty: the newest that was tried for this torch
+    torch_npu: str = ""  # empty: the newest tested one for this torch
 
     @property
     def name(self) -> str:
@@ -98,14 +98,14 @@ ROWS = (
     Row("2.13.0", "3.11"),
     Row("2.14.1", "3.11"),
     Row("2.15.0", "3.13"),
-    # Not with 2.7.1.post4, the last whose release notes name CANN 8.3: the headers that it brings lack names which the
-    # simulator's runtime is compiled with.
+    # Not 2.7.1.post4, the last whose release notes name CANN 8.3: its headers lack names that the simulator's runtime
+    # needs.
     Row("2.7.1", "3.10", "8.3"),
     Row("2.7.1", "3.10", "9.1"),
     Row("2.9.1", "3.11", "8.5"),
     Row("2.10.0", "3.12", "9.1"),
     Row("2.12.1", "3.12", "9.1"),
-    Row("2.14.0", "3.11", "9.1"),  # torch_npu 2.14.0 asks for this very one
+    Row("2.14.0", "3.11", "9.1"),  # torch_npu 2.14.0 requires exactly this version
 )
 
 
@@ -128,7 +128,7 @@ def run(row: Row, arguments: argparse.Namespace) -> Outcome:
             [VIRTUAL_CANN / "run", "python", *pytest, *(f"tests/{name}.py" for name in group)] for group in groups
         ]
     else:
-        # As test paths and not as arguments: whoever names a file means its long tests too.
+        # Passed as testpaths, not as arguments, because naming a file would also run its exhaustive tests.
         paths = " ".join(f"tests/{name}" for name in (QUICK if arguments.quick else TESTS))
         workers = ["-n", arguments.workers, "--dist", "loadfile"]
         left_out = [f"--ignore=tests/{name}" for name in LEFT_OUT]
@@ -142,7 +142,7 @@ def run(row: Row, arguments: argparse.Namespace) -> Outcome:
 
 
 def _outcome(variables: dict[str, str], command: Sequence[str | Path], log: Path) -> Outcome:
-    """Of one run of pytest."""
+    """The outcome of one run of pytest."""
     with tempfile.TemporaryDirectory() as folder, log.open("w") as output:
         results = Path(folder, "results.xml")
         done = subprocess.run(
@@ -152,7 +152,7 @@ def _outcome(variables: dict[str, str], command: Sequence[str | Path], log: Path
             return Outcome(0, [f"pytest ended with {done.returncode} before it wrote its results: {log}"], Counter())
         cases = list(ET.parse(results).getroot().iter("testcase"))
     names = [f"{case.attrib['classname']}::{case.attrib['name']}".removeprefix("::") for case in cases]
-    # Twice where it failed and what cleans up after it did too.
+    # A test is listed twice if its teardown failed too.
     failed = [*dict.fromkeys(name for name, case in zip(names, cases, strict=True) if _has(case, "failure", "error"))]
     skipped = Counter(skip.attrib["message"] for case in cases for skip in case.iter("skipped"))
     return Outcome(len({*names}) - len(failed) - skipped.total(), failed, skipped)
@@ -163,7 +163,7 @@ def _has(case: ET.Element, *tags: str) -> bool:
 
 
 def section(page: str, ran: Mapping[Row, str] = MappingProxyType({})) -> str:
-    """The page's section on versions, with these lines of its table; those of other rows stay."""
+    """The page's section on versions, with the new lines of these rows and the old ones of the others."""
     before = page.partition(_TITLE)[2]
     lines = [line for row in ROWS if (line := ran.get(row) or _line_of(row, before))]
     return "".join((_TITLE, _ABOUT, _line(HEAD), _line(["---"] * len(HEAD)), *lines))
@@ -215,7 +215,7 @@ def _arguments() -> argparse.Namespace:
 
 
 class Report:
-    """What ran, reported as it comes; `lines` are those of the table."""
+    """Runs rows, and reports results at once; `lines` are the new lines of the table."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -224,7 +224,7 @@ class Report:
         self.lacked_room = False
 
     def run(self, row: Row) -> bool:
-        """Whether the row's environment could be made; that it could not, is reported."""
+        """Whether the row's environment could be made; if not, that is reported."""
         began, used = time.monotonic(), _processor_seconds()
         try:
             outcome = run(row, self._arguments)
@@ -249,7 +249,7 @@ class Report:
 
 
 def _processor_seconds() -> float:
-    """Of what this process has started: on a machine with other work, the time alone says little."""
+    """CPU time of the started processes: on a busy machine, wall-clock time alone says little."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -260,7 +260,7 @@ def _say(text: str) -> None:
 
 
 def ran_both_ends(report: Report, arguments: argparse.Namespace) -> bool:
-    """Or could run neither since the disk is too full, which is no fault of the package's."""
+    """Whether the oldest and the newest torch ran. Also True, with a message, if a full disk prevented it."""
 
     def run(row: Row) -> bool:
         if not report.run(row):
@@ -269,7 +269,7 @@ def ran_both_ends(report: Report, arguments: argparse.Namespace) -> bool:
         return True
 
     on_cpu = [row for row in ROWS if not row.cann]
-    if any(map(run, on_cpu)):  # each up to the first that can be had
+    if any(map(run, on_cpu)):  # any() stops at the first that is available
         return any(row in report.lines or run(row) for row in reversed(on_cpu))
     if report.lacked_room:
         _say("NO OTHER TORCH WAS TRIED: there is no room for an environment\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/api.md: every public name has its place there."""
+"""docs/api.md lists every public name."""
 
 from __future__ import annotations
 

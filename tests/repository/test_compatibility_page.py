@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/compatibility.md says what the tests show, no more and no less."""
+"""docs/compatibility.md says what the tests demonstrate, no more and no less."""
 
 from __future__ import annotations
 

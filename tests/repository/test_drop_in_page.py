@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/drop-in.md: its code runs as it stands, and what it says is ours is."""
+"""docs/drop-in.md: its code runs unchanged, and the calls that it says are ours are computed by ours."""
 
 from __future__ import annotations
 

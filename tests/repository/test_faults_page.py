@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/faults.md names a test for each fault; each must be there."""
+"""docs/faults.md names a test for each fault; each of them exists."""
 
 from __future__ import annotations
 

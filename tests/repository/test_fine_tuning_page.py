@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the code of docs/fine-tuning.md as it stands, each block on a fresh tiny model, with the frameworks."""
+"""Runs each block of docs/fine-tuning.md unchanged, on a new tiny model, with the frameworks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/large-vocabulary.md: its code runs from top to bottom, and compares with torch as it goes."""
+"""docs/large-vocabulary.md: its code runs from top to bottom, and its comparisons with torch hold."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses imports and #includes: every edge is in the table of docs/design.md section 1, and none closes a circle."""
+"""Imports and #includes: every edge is in the table of docs/design.md section 1, and there are no cycles."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FOLDERS = {".".join(file.parent.relative_to(PACKAGE_DIR).parts) for file in FILE
 PAGE = PACKAGE_DIR.parent / "docs" / "design.md"
 if not PAGE.is_file():
     pytest.skip("the package under test is installed, not a checkout", allow_module_level=True)
-# Which parts of the package a part may import beside itself. A part is a folder without folders in it, or a module of
-# one that has some.
+# part -> the other parts of the package that it may import. A part is a folder without subfolders, or a module of a
+# folder that has some.
 ALLOWED = {
     part: re.findall(r"`([\w.]+)`", others)
     for part, others in re.findall(
@@ -42,12 +42,12 @@ def _part(module: str) -> str:
 
 
 def _module(name: str) -> str:
-    """What a dotted name below the package is of."""
+    """The module that a dotted name below the package belongs to."""
     return name if name in FILES else name.rpartition(".")[0] or "__init__"
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Also those inside functions, and those that are for the type checker alone."""
+    """Also imports inside functions, and those for type checkers only."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,7 +60,7 @@ def _imports(file: Path) -> Iterator[str]:
 
 
 def _own_imports(module: str) -> set[str]:
-    """Modules of the package."""
+    """The package's modules that a module imports."""
     names = (name.partition(".")[2] for name in _imports(FILES[module]) if name.split(".")[0] == "npu_ce_jit")
     return {_module(name) for name in names} - {module}
 
@@ -83,7 +83,7 @@ def test_no_circle_of_modules_and_none_of_parts():
         {module: _own_imports(module) for module in FILES if module != "__init__"},
         ALLOWED,
     ):
-        TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+        TopologicalSorter(graph).prepare()  # raises CycleError if there is a cycle
 
 
 def test_the_top_of_the_package_stays_small():
@@ -94,7 +94,7 @@ def test_the_top_of_the_package_stays_small():
 def test_only_the_settings_read_the_environment(module):
     text = FILES[module].read_text("utf-8")
     reads = re.findall(r"\bos\.(?:environ|getenv)\b|\bfrom os import\b.*\b(?:environ|getenv)\b", text)
-    # It hands the environment to Settings.from_env.
+    # bootstrap passes the environment to Settings.from_env.
     assert reads == (["os.environ"] if module == "bootstrap" else [])
 
 
@@ -123,6 +123,6 @@ def test_the_heavy_torch_headers_are_included_nowhere():
     heavy = re.compile(r"#\s*include\s*<(?:torch/(?:extension|library|all|torch)\.h|ATen/|torch_npu/)")
     sources = Sources.installed()
     for name in sources.names:
-        if name == "csrc/glue/torch_compat.h":  # for an older torch, whose C ABI lacks what these have
+        if name == "csrc/glue/torch_compat.h":  # for older versions of torch, whose C ABI lacks functions
             continue
         assert not heavy.search((sources.root_dir / name).read_text("utf-8")), name

@@ -42,7 +42,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Of all tables with the head of this manual's."""
+    """The rows of all tables with this manual's header."""
     found = []
     for page in PAGES:
         in_table = False
@@ -66,8 +66,8 @@ def without_comments(text: str) -> str:
 
 def declared(header: str) -> Iterator[str]:
     """The functions that the header declares in namespace AscendC: `f` or `Class::f`, and `Class` for a constructor."""
-    scopes: list[str] = []  # of each open brace: what it opened, or nothing for the body of a function
-    depth, opens = 0, ""  # of parentheses; the class or namespace that the next brace opens
+    scopes: list[str] = []  # for each open brace, the scope that it opened; "" for a function's body
+    depth, opens = 0, ""  # depth of parentheses; the class or namespace that the next brace opens
     tokens = re.findall(r"operator *(?:\[\]|\(\))|\w+|::|\S", re.sub(r"^\s*#.*$", "", header, flags=re.MULTILINE))
     for i, token in enumerate(tokens[:-1]):
         if token in ("namespace", "class", "struct") and tokens[i + 1].isidentifier() and not depth:
@@ -91,7 +91,7 @@ def declared(header: str) -> Iterator[str]:
 
 @functools.cache
 def api() -> frozenset[str]:
-    """Of the virtual NPU's headers as the compiler sees them: macros declare some of the functions."""
+    """The functions of the virtual NPU's headers after preprocessing, since macros declare some of them."""
     include = VIRTUAL_CANN / "include"
     command = ["g++", "-E", "-x", "c++", "-std=c++17", "-I", str(include.parent), str(include / "kernel_operator.h")]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -102,7 +102,7 @@ def api() -> frozenset[str]:
 
 @functools.cache
 def called_by_kernels() -> frozenset[str]:
-    """By name alone: what may be a member of one of several classes counts for each of them."""
+    """Matched by name only: a member's name counts for each class that has it."""
     sources = [
         path
         for path in (CHECKOUT / "ascendc").rglob("*.*")
@@ -120,7 +120,7 @@ def called_by_kernels() -> frozenset[str]:
 
 @functools.cache
 def called_by_glue() -> frozenset[str]:
-    """Calls of ACL, and what torch_npu_abi.h declares of torch_npu's own."""
+    """Calls of ACL, and the functions of torch_npu that torch_npu_abi.h declares."""
     folder = CHECKOUT / "csrc" / "npu"
     sources = [path for path in folder.iterdir() if path.suffix in (".h", ".cpp")]
     text = "\n".join(without_comments(path.read_text("utf-8")) for path in sources)
@@ -132,7 +132,7 @@ def called_by_glue() -> frozenset[str]:
 
 
 def test_names_are_found() -> None:
-    """Of each kind one that is certainly there, and none that is the kernels' own or inside the virtual NPU."""
+    """Each kind has an example that is found, and none of the kernels' own or the virtual NPU's internal names are."""
     assert {"DataCopyPad", "SetFlag", "TPipe", "TPipe::InitBuffer", "TQue::EnQue", "TBuf::Get", "GetTPipePtr"} <= api()
     assert {"LocalTensor::operator[]", "GlobalTensor::GetValue", "WholeReduceSum", "Exp", "Cast"} <= api()
     assert {"DataCopyPad", "TQue::DeQue", "GlobalTensor::SetL2CacheHint", "__gm__", "<<<>>>"} <= called_by_kernels()
@@ -196,7 +196,7 @@ def test_the_tests_of_a_row_exist(row: Row) -> None:
 def test_the_parameters_of_tests_exist() -> None:
     named = {name for row in ROWS for name in row.tests if name.startswith("tests/") and name.endswith("]")}
     files = sorted({name.split("::")[0] for name in named})
-    # By the settings of this repository: those of the simulator, where all files lie, would name them from its folder.
+    # With this repository's settings: with the simulator's, names would be relative to its folder.
     settings = ["-c", str(CHECKOUT / "pyproject.toml")]
     command = [sys.executable, "-m", "pytest", *settings, "--collect-only", "-q", "-p", "no:cacheprovider", *files]
     listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
@@ -205,7 +205,7 @@ def test_the_parameters_of_tests_exist() -> None:
 
 
 def test_the_questions_of_rows_are_asked() -> None:
-    """By the command for the first run on a board, whose questions have these names."""
+    """The command for the first run on a board asks questions with these names."""
     named = {name.removeprefix("board: ") for row in ROWS for name in row.tests if name.startswith("board: ")}
     board = CHECKOUT / "npu_ce_jit" / "board"
     strings = {

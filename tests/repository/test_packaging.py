@@ -31,7 +31,7 @@ print(json.dumps([str(sources.root_dir), sources.digests()]))
 
 
 def _build(kind: str, out_dir: Path) -> Path:
-    """Calls the build backend as pip does, without a copy of the environment."""
+    """Calls the build backend as pip does, without build isolation."""
     out_dir.mkdir()
     code = f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(out_dir)], cwd=CHECKOUT, capture_output=True, text=True)

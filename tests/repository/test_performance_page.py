@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""benchmarks/report.py: what it judges and writes, from figures that are made up here; nothing is timed."""
+"""benchmarks/report.py: what it judges and writes, with invented figures; nothing is timed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ABOUT = {
 
 
 def rows_of(cell: Cell, everybody: bool = True, ratio: float = 2.0, absent: tuple[str, ...] = ()) -> list[dict]:
-    """Ours take a nanosecond for each of the logits' elements and reach half the limit; peers `ratio` times that."""
+    """Ours take 1 ns for each element of the logits, twice the limit's time; peers take `ratio` times that."""
     own = cell.rows * cell.classes * 1e-6
     peers = [one.name for one in IMPLEMENTATIONS[cell.loss] if not one.ours and one.timed and one.name not in absent]
     rows = []
@@ -101,7 +101,7 @@ def test_growth_is_judged_with_time_and_memory():
     judged = {one.what: one for one in growth.verdicts(whole())}
     assert judged[f"{CROSS_ENTROPY}, {STEP}: growth of time with rows, slope"].met is True
     memory = judged[f"{CROSS_ENTROPY}, {FORWARD}: growth of memory with classes, slope"]
-    assert (memory.figure, memory.met) == ("1.00", False)  # as large as the logits, which it may not be
+    assert (memory.figure, memory.met) == ("1.00", False)  # as large as the logits, which is not allowed
 
 
 def test_blocks_are_written_between_their_markers_and_nothing_else_is():
@@ -145,7 +145,7 @@ def test_results_are_the_same_after_they_were_kept(tmp_path):
 
 @pytest.mark.parametrize("page", report.PAGES)
 def test_the_pages_say_what_was_measured(page):
-    """README and docs/performance.md hold what docs/performance.json renders to, and no other figures."""
+    """The figures in README and docs/performance.md are those rendered from docs/performance.json."""
     results = Results.load(CHECKOUT / "docs" / "performance.json")
     text = (CHECKOUT / page).read_text("utf-8")
     assert text == tables.filled(text, tables.blocks(results, report.all_verdicts(results)), page)

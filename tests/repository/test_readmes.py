@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two READMEs give the same commands, pictures and pages, and these are there."""
+"""The two READMEs have the same commands, pictures and links, whose targets exist."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/recipes.md: every block runs, and gives the numbers and gradients of its paper's formula over whole logits."""
+"""docs/recipes.md: every block runs, and has the numbers and gradients of its paper's formula over whole logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = needs_the_pages
 
 
 class Response(nn.Module):
-    """A tiny model's hidden states and head, for a batch of responses."""
+    """The hidden states and head of a tiny model, for a batch of responses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,14 +30,14 @@ class Response(nn.Module):
         return (self.head(self.hidden) / temperature).log_softmax(-1)
 
     def logps(self, temperature: float = 1.0) -> Tensor:
-        """By the textbook: `[PAIRS, LENGTH]`, 0 where nothing counts."""
+        """Log-probabilities by the textbook formula: `[PAIRS, LENGTH]`, 0 for ignored tokens."""
         of_labels = self.log_softmax(temperature).gather(-1, self.labels.clamp(min=0)[..., None])[..., 0]
         return torch.where(COUNTED, of_labels, 0)
 
 
 @pytest.fixture
 def page() -> dict[str, Any]:
-    """What the page defines."""
+    """The names that the page defines."""
     names: dict[str, Any] = {}
     for block in code_of("recipes.md"):
         exec(block, names)
@@ -107,7 +107,7 @@ def test_orpo(page: Any, of_page: Any) -> None:
 def test_grpo(page: Any, of_page: Any) -> None:
     policy, old, reference = models(3)
     advantages = torch.tensor([1.5, -0.5, 0.25], dtype=torch.float64)
-    with torch.no_grad():  # the sampling policy is near
+    with torch.no_grad():  # the sampling policy is close to the current one
         old.load_state_dict(
             {name: value + 0.1 * torch.randn_like(value) for name, value in policy.state_dict().items()}
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/rl-frameworks.md: its blocks run, each by the framework that it names."""
+"""docs/rl-frameworks.md: its blocks run, each with the framework that it names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def block(framework: str) -> str:
 
 
 def _run(rank: int, framework: str) -> list[str]:
-    """In a process of its own: a line of the page holds until its end."""
+    """Each framework in a process of its own: a patch of the page lasts until the process ends."""
     os.environ["TRITON_INTERPRET"] = "1"
     shape = (3, 7)
     names: dict[str, Any] = {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every name of torch's that the package uses and that is private to torch: the torch that is here has it.
+"""Every private name of torch that the package uses exists in the installed torch.
 
-A new torch that lacks one is reported by that name. What is used for another torch alone is left out: the branches that
-`torch_compat` does not take here.
+A new torch that lacks one is reported with that name. Names for other versions of torch are left out: they are in the
+branches that `torch_compat` does not take here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ONLY_WITH_AN_NPU = "torch.npu"
 
 
 class Names(ast.NodeVisitor):
-    """The dotted names of torch's in a module that have a private part, and the lines that they stand in."""
+    """The dotted names of torch in a module that have a private part, and their lines."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.origins: dict[str, str] = {}  # of what is imported from torch, by the name it has here
+        self.origins: dict[str, str] = {}  # local name -> what was imported from torch under it
         self.found: dict[str, int] = {}
         self.visit(tree)
 
@@ -79,7 +79,7 @@ def _uses() -> list[tuple[str, str]]:
 
 
 def _resolve(name: str) -> Any:
-    """Raises AttributeError for the first part that is not there."""
+    """Raises AttributeError for the first part that does not exist."""
     parts = name.split(".")
     value: Any = importlib.import_module(parts[0])
     for end, part in enumerate(parts[1:], 2):
@@ -106,7 +106,7 @@ def averaging_groups_of_two_kinds(rank: int) -> None:
 
 
 def test_fully_shard_has_each_private_attribute_that_is_read() -> None:
-    """Python names a missing one."""
+    """A missing attribute raises AttributeError with its name."""
     run_on_ranks(1, averaging_groups_of_two_kinds)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program that shows on which torch the package runs: its table, and the environments that it makes."""
+"""The program that tests several versions of torch: its table, and the environments that it makes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_rows_cover_the_range_that_the_package_says() -> None:
 
 
 def test_each_feature_is_shown_by_a_test_that_every_row_runs() -> None:
-    """But for those of frameworks, and what only files of an NPU show."""
+    """Except features of frameworks, and those that only tests on an NPU demonstrate."""
     run = [TESTS_DIR / name for name in torch_versions.TESTS]
     left_out = [TESTS_DIR / name for name in torch_versions.LEFT_OUT]
     assert all(path.exists() for path in (*run, *left_out))
@@ -80,7 +80,7 @@ def script(path: Path, text: str) -> str:
     "venv",
     [
         'mkdir -p "$3/bin"; echo "[Errno 28] No space left on device"; exit 1',
-        # pip's own words are a traceback
+        # pip fails with a traceback
         'mkdir -p "$3/bin"; printf "#!/bin/sh\\necho Errno 28; exit 1" > "$3/bin/python"; chmod +x "$3/bin/python"',
         'mkdir -p "$3/bin"',  # no python: OSError
     ],
@@ -107,7 +107,7 @@ def environments(cache: Path) -> list[Path]:
 
 
 def both_ends(cache: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[Row], None]) -> tuple[bool, list[str]]:
-    """What `--ends` comes to, and the rows that ran."""
+    """The result of `--ends`, and the rows that ran."""
     ran: list[str] = []
 
     def run(row: Row, arguments: argparse.Namespace) -> torch_versions.Outcome:
@@ -150,7 +150,7 @@ def test_ends_that_no_room_prevents_are_told_plainly_and_are_no_failure(
     assert said.endswith("NO OTHER TORCH WAS TRIED: there is no room for an environment\n")
     assert both_ends(tmp_path, monkeypatch, no_python) == (False, []), "another reason is a failure"
     only_one = both_ends(tmp_path, monkeypatch, lambda row: no_room(row) if row.torch != "2.10.0" else None)
-    assert only_one == (True, ["2.10.0"])  # the oldest that can be had, and the newest
+    assert only_one == (True, ["2.10.0"])  # the oldest available one is also the newest
 
 
 def library(folder: Path, name: str, code: str, *options: str) -> None:
@@ -186,6 +186,6 @@ def test_what_stands_in_for_a_library_has_its_functions_and_all_of_them_fail(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["libcutoy.so.3", "libncclplain.so.2", "libtorch_toy.so"]
     toy = ctypes.CDLL(str(tmp_path / "libtorch_toy.so"), mode=ctypes.RTLD_LOCAL | 2)  # RTLD_NOW
     assert (toy.versioned(), toy.plain()) == (100, 100)
-    for tells in (toy.returned, toy.written):  # torch throws on a null text
+    for tells in (toy.returned, toy.written):  # torch throws for a null text
         tells.restype = ctypes.c_char_p
         assert b"stand-in" in tells()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the code of docs/training.md in its order, on small tensors, with a stand-in for transformers' Trainer."""
+"""Runs the code of docs/training.md in order, on small tensors, with a stand-in for transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Loss = Callable[..., Tensor]
 
 
 class Trainer:
-    """Calls a `compute_loss_func` as transformers' Trainer does, for one batch."""
+    """Calls a `compute_loss_func` like transformers' Trainer, for one batch."""
 
     def __init__(self, model: nn.Module, train_dataset: Tensor, compute_loss_func: Loss, **_: Any) -> None:
         labels = train_dataset

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/zh/ translates every how-to page: the same code, sections, tables and links; each leads to the other."""
+"""docs/zh/ translates every how-to page: same code, sections, tables and links; each page links to the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ of_every_page = pytest.mark.parametrize("page", HOW_TO)
 
 
 def _code(file: Path) -> list[str]:
-    """The blocks in their order: fenced ones whole, of indented ones each line."""
+    """The code blocks in order: fenced blocks as a whole, indented ones by line."""
     text = file.read_text("utf-8")
     return [*FENCED.findall(text), *re.findall(r"^    \S.*$", FENCED.sub("", text), re.MULTILINE)]
 
@@ -35,7 +35,7 @@ def _links(file: Path) -> set[Path]:
 
 
 def _tables(file: Path) -> list[int]:
-    """The rows of each table that stands on the page for good; made ones are on the English page alone."""
+    """The number of rows of each hand-written table; generated tables are on the English page only."""
     by_hand = re.sub(r"^<!-- \w+: .*?^<!-- end -->$", "", _prose(file), flags=re.MULTILINE | re.DOTALL)
     return [table.count("\n") for table in re.findall(r"(?:^\|.*\n)+", by_hand, re.MULTILINE)]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/troubleshooting.md shows what `doctor` prints on machines that lack something: here are these machines.
+"""docs/troubleshooting.md shows what `doctor` prints on machines that lack something; these machines are made here.
 
-Each is made below a home of its own, with small sources in the place of the real ones. Of the output, the page leaves
-out the checks that are ok.
+Each is below a home of its own, with small sources in place of the real ones. The page leaves out the checks that are
+ok.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ mounts = pytest.mark.skipif(not may_mount(), reason="needs the right to mount a 
 
 
 class Machine(NamedTuple):
-    """One home, with the package in its site-packages."""
+    """A home, with the package in its site-packages."""
 
     home: Path
     environment: dict[str, str]
@@ -46,7 +46,7 @@ class Machine(NamedTuple):
         return self.home / "site-packages"
 
     def run(self, command: str, *wrapper: str) -> str:
-        """Standard error and output of a command of this package, as the page has them."""
+        """The output and errors of a command of this package, as shown on the page."""
         environment = {name: value for name, value in self.environment.items() if value}
         done = subprocess.run(
             [*wrapper, environment.pop("PYTHON", sys.executable), "-m", *command.split()[1:]],
@@ -57,7 +57,7 @@ class Machine(NamedTuple):
 
 
 def _neutral(text: str, home: Path) -> str:
-    """Without what differs between machines and days."""
+    """Replaces what differs between machines and days."""
     text = text.replace(f"{home}/tmp", "/tmp").replace(str(home), HOME)
     text = re.sub(r"; \S+\+\+\)", "; /usr/bin/g++)", text.replace(f"npu_ce_jit-{os.getuid()}", "npu_ce_jit-1000"))
     text = text.replace(f"{__version__}-torch{torch.__version__}-{platform.machine()}", "0.1.0-torch2.13.0-x86_64")
@@ -142,7 +142,7 @@ def _nothing(_: Machine) -> None:
 
 
 def _mounted(options: str, places: str = ".cache tmp") -> tuple[str, ...]:
-    """A wrapper that first mounts a file system over the cache, and over TMPDIR as well; nobody else sees it."""
+    """A wrapper that mounts a file system over the cache, and over TMPDIR too; only the command sees it."""
     mount = f'for place in {places}; do mkdir -p "$HOME/$place"; mount -t tmpfs -o {options} tmpfs "$HOME/$place"; done'
     return ("unshare", "-m", "sh", "-c", f'PATH=$PATH:/bin:/usr/bin; {mount}; exec "$@"', "sh")
 
@@ -164,7 +164,7 @@ MACHINES: dict[str, tuple[Callable[[Machine], None], tuple[str, ...]]] = {
 
 
 def _output_of(name: str, home: Path) -> list[str]:
-    """The lines that the page has, under their command."""
+    """The lines that the page must show, after their command."""
     set_up, wrapper = MACHINES[name]
     machine = Machine(home, {
         "HOME": str(home), "TMPDIR": str(home / "tmp"), "PATH": os.environ["PATH"], "NPU_CE_JIT_CPU_ISA": "baseline",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/virtual-npu.md states the rules and the rates that the machine has."""
+"""docs/virtual-npu.md states the machine's rules and rates."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Python of aarch64 with torch, which runs on another machine by user-mode emulation.
 
-`python` in its environments is a script that starts the emulator, and it is `sys.executable` there: whoever starts that
-gets an emulated process, though the kernel knows of no emulator. What else an emulated process starts is of this
-machine: ninja, and the cross compilers, which have the names of native ones there.
+`python` in its environments is a script that starts the emulator, and it is `sys.executable` there: so subprocesses of
+sys.executable are emulated too, although the kernel has no binfmt handler. Other programs that an emulated process
+starts run natively: ninja, and the cross compilers, which have the names of native ones there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from locations import CHECKOUT
 from virtual_cann.cache import PreparationError, build_once
 from virtual_cann.environment import MARK, install, torch_npu_for
 
-TORCH = "2.10.0"  # what most train with on Ascend; indexes have it for aarch64 without CUDA, as those before
+TORCH = "2.10.0"  # most training on Ascend uses it, and package indexes have it for aarch64 without CUDA
 
-# ARMv8.2 without SVE, as Kunpeng 920 is. By default the emulator has every extension there is.
+# ARMv8.2 without SVE, as Kunpeng 920. The emulator's default has every extension.
 _CPU = "neoverse-n1"
 _EMULATOR = "qemu-aarch64"
 _COMPILERS = {name: f"aarch64-linux-gnu-{name}" for name in ("gcc", "g++")}
@@ -38,7 +38,7 @@ def default_cache_dir() -> Path:
 
 
 def environment(cache: Path, torch: str) -> Path:
-    """With this version of torch. Raises PreparationError."""
+    """An environment with this torch. Raises PreparationError."""
     root, packages = _root(cache), (f"torch=={torch}", *_PACKAGES)
     path = cache / "environments" / _digest(root.name, *packages)
     what = f"installing {packages[0]} for aarch64"
@@ -46,8 +46,8 @@ def environment(cache: Path, torch: str) -> Path:
 
 
 def npu_environment(cache: Path, torch: str) -> Path:
-    """With torch_npu beside all that, for `virtual_cann/run` to find an NPU there. Raises PreparationError."""
-    clang = _clang_dir()  # which is quickly told where it is missing
+    """An environment that also has torch_npu, with which `virtual_cann/run` finds an NPU. Raises PreparationError."""
+    clang = _clang_dir()  # first, because it fails quickly where clang is missing
     torch_environment = environment(cache, torch)
     wanted = (f"torch_npu=={torch_npu_for(torch)}", "pyyaml")
     path = cache / "environments" / _digest(torch_environment.name, *wanted, str(clang))
@@ -64,7 +64,7 @@ def npu_environment(cache: Path, torch: str) -> Path:
 
 
 def variables(environment: Path, callers: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment variables with what activation sets, and the package on Python's path."""
+    """The caller's variables, with those that activation sets, and the package on PYTHONPATH."""
     paths = {"PATH": environment / "bin", "PYTHONPATH": CHECKOUT}
     joined = {name: os.pathsep.join(filter(None, (str(path), callers.get(name)))) for name, path in paths.items()}
     kept = {name: value for name, value in callers.items() if name not in ("CXX", "PYTHONHOME")}
@@ -72,13 +72,13 @@ def variables(environment: Path, callers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _root(cache: Path) -> Path:
-    """Debian's packages for aarch64, as many as Python needs."""
+    """A root directory with those of Debian's packages for aarch64 that Python needs."""
     path = cache / "roots" / _digest(platform.freedesktop_os_release().get("VERSION", ""), *_DEBIAN_PACKAGES)
     return build_once(path, "unpacking Debian's Python of aarch64", _build_root)
 
 
 def _build_root(private: Path) -> None:
-    """By an apt whose lists and packages are its own, and which believes that nothing is installed."""
+    """Installs them with an apt that has its own lists and cache, and takes nothing as installed."""
     apt = private / "apt"
     for directory in ("state/lists/partial", "cache/archives/partial"):
         (apt / directory).mkdir(parents=True)
@@ -93,7 +93,7 @@ def _build_root(private: Path) -> None:
     _run([*apt_get, "--yes", "--download-only", "install", *_DEBIAN_PACKAGES])
     for package in sorted((apt / "cache/archives").glob("*.deb")):
         _run([_required("dpkg"), "--extract", str(package), str(private)])
-    if not (private / "lib").exists():  # where packages have all in /usr
+    if not (private / "lib").exists():  # where the packages have all files in /usr
         (private / "lib").symlink_to("usr/lib")
     shutil.rmtree(apt)
 
@@ -104,7 +104,7 @@ def _build_environment(private: Path, final: Path, root: Path, packages: Iterabl
     interpreter = root / "usr" / "bin" / "python3"
     for name, program in {**_COMPILERS, "ninja": "ninja"}.items():
         (programs / name).symlink_to(_required(program))
-    # Named by the script, Python finds pyvenv.cfg and is in a virtual environment.
+    # With its path from the script, Python finds pyvenv.cfg, and so is in a virtual environment.
     python = programs / "python"
     python.write_text(
         f'#!/bin/sh\nexec {_required(_EMULATOR)} -cpu {_CPU} -L {root} -0 "$0" {interpreter} "$@"\n', "utf-8"
@@ -123,7 +123,7 @@ def _packages_dir(environment: Path, root: Path) -> Path:
 
 
 def _clang_dir() -> Path:
-    """This machine's: the virtual CANN's compiler runs on it, as all compilers do."""
+    """The clang of this machine: all compilers, also the virtual CANN's, run natively."""
     found = importlib.util.find_spec("clang")
     if found is None or not found.submodule_search_locations:
         raise PreparationError("there is no libclang here: pip install -e '.[test]'")
@@ -131,7 +131,7 @@ def _clang_dir() -> Path:
 
 
 def _required(program: str) -> str:
-    """Beside the running Python, or on PATH."""
+    """The path of a program beside the running Python or on PATH."""
     found = shutil.which(program, path=os.path.dirname(sys.executable)) or shutil.which(program)
     if found is None:
         raise PreparationError(
@@ -148,5 +148,5 @@ def _run(command: list[str]) -> None:
 
 
 def _digest(*facts: str) -> str:
-    """Of the facts, and of how things are made."""
+    """A hash of the facts and of this file."""
     return hashlib.sha256("\n".join((*facts, Path(__file__).read_text("utf-8"))).encode()).hexdigest()[:16]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The structs and enumerators of ascendc/abi/, read from its headers, so that Python does not spell them again."""
+"""The structs and enumerators of ascendc/abi/, parsed from its headers, so that Python need not repeat them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from npu_ce_jit.jit.sources import Sources
 
 ABI_DIR = Sources.installed().root_dir / "ascendc" / "abi"
-HEADERS = ("problem.h", "forward.h", "backward.h")  # a struct's fields are of structs above it
+HEADERS = ("problem.h", "forward.h", "backward.h")  # in order of dependence: fields have types of the headers before
 
 _TYPES: dict[str, Any] = {
     "uint32_t": ctypes.c_uint32,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs for the backward kernels, and what their results have to be."""
+"""Inputs for the backward kernels, and the expected results with their bounds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OUTPUTS = ("loss", "z_loss", "lse", "entropy", "log_prob")
-# Relative error of an element. bf16 rounds by 2^-8 / 2 = 0.2 % to 0.4 %; 0.5 % is what is promised.
+# The largest relative error of an element. Rounding to bf16 takes up to 2^-8 / 2 = 0.2 to 0.4 %; 0.5 % is promised.
 RELATIVE = {torch.float32: 4e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
 SMALLEST = {torch.float32: 1e-37, torch.float16: 2**-24, torch.bfloat16: 1e-37}
-CANCELLED = 3e-6  # of the largest term that an element is a sum of
+CANCELLED = 3e-6  # relative to the largest of the terms that an element is the sum of
 
 Backward = Callable[..., Result]
 
 
 def backward_in(folder: Path) -> Backward:
-    """The kernels and their planner, compiled into a folder: backward(inputs, **how)."""
+    """The kernels and their planner, compiled in a folder, as backward(inputs, **how)."""
     library, planner = compile_backward(folder / "backward.so"), compile_planner(folder / "planner.so")
     return lambda inputs, **how: run(library, planner, inputs, **how)
 
@@ -56,7 +56,7 @@ def inputs_of(
 
 
 def largest_terms(inputs: Inputs, truth: Tensor) -> Tensor:
-    """Of each row, the size of what its elements are sums of, which may cancel."""
+    """For each row, the size of the terms whose sum an element is; they may cancel."""
     options = inputs.options
     largest = truth.abs().nan_to_num().amax(1, keepdim=True) if truth.numel() else truth
     if inputs.log_prob is not None:
@@ -64,7 +64,7 @@ def largest_terms(inputs: Inputs, truth: Tensor) -> Tensor:
     share = len(truth) if options.reduction == "mean" else 1
     lse = torch.logsumexp(inputs.logits.double(), 1).abs().nan_to_num().max() if truth.numel() else 0
     of_z_loss = 2 * options.z_loss * lse * abs(options.logit_scale)
-    # -p * log(p) is below 0.4, and the entropy that p is multiplied by below 12.
+    # Each -p * log(p) is below 0.4; the entropy that multiplies p is below 12.
     for gradient, terms in ((inputs.loss, (1 + of_z_loss) / share), (inputs.lse, 1), (inputs.entropy, 4)):
         if gradient is not None:
             largest = largest + gradient.double().abs().reshape(-1, 1) * terms
@@ -76,7 +76,7 @@ def assert_right(result: Result, inputs: Inputs, truth: Tensor | None = None) ->
     got, dtype = result.gradient, inputs.logits.dtype
     assert torch.equal(got.isnan(), truth.isnan())
     largest = largest_terms(inputs, truth)
-    # exp(), and the rounding of what is as large as the softcap, make an error of x', which is a relative one of p.
+    # exp() and a value as large as the softcap are rounded: an absolute error of x', and so a relative one of p.
     of_cap = 2**-22 * (inputs.options.softcap or 0)
     bound = (RELATIVE[dtype] + of_cap) * truth.abs() + (CANCELLED + of_cap) * largest + SMALLEST[dtype]
     error = (got.double() - truth).abs()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The plan of backward for Python: C, and one call.
+// A C function, for ctypes, that makes the plan of backward.
 #include "npu/backward_plan.cpp"
 
 extern "C" void ce_backward_plan(const CeProblem* problem, const CeGradients* gradients, uint32_t cores,

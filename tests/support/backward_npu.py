@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backward kernels on the virtual NPU: their structs, one call from tensors, and the float64 truth beside it."""
+"""The backward kernels on the virtual NPU: one call from tensors, and the float64 gradient to compare with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compile_backward(library: Path) -> ctypes.CDLL:
 
 @dataclass
 class Inputs:
-    """What flows back, and into what. Gradients of none are absent; those of one element are for all rows."""
+    """The inputs of backward. An absent gradient is None; a gradient of one element is expanded to all rows."""
 
     logits: Tensor
     target: Tensor
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def counters(self) -> dict[str, float]:
-        """Summed over cores and launches."""
+        """The counters, summed over cores and launches."""
         cores = [core for report in self.reports for core in report["cores"]]
         return {name: sum(core[name] for core in cores) for name in cores[0] if name != "dma_sizes"}
 
@@ -65,7 +65,7 @@ def capped(x: Tensor, options: Options) -> Tensor:
 
 
 def expected(inputs: Inputs) -> Tensor:
-    """The gradient in float64, by autograd. Rows whose target is none, and not ignored, are not for it."""
+    """The gradient in float64, by autograd. Not for targets that are no class, unless they are ignored."""
     leaf = inputs.logits.detach().double().requires_grad_()
     outputs = truth(leaf, inputs.target, inputs.weight, inputs.options)
     total = leaf.sum() * 0
@@ -93,7 +93,7 @@ def run(
     gap: int = 0,
     stats: tuple[Tensor, Tensor] | None = None,
 ) -> Result:
-    """One backward. Rows begin `offset` elements into their allocation, and lie `gap` elements apart."""
+    """One backward. The rows begin `offset` elements into their allocation, and have `gap` elements between them."""
     logits, options = inputs.logits, inputs.options
     rows, classes = logits.shape
     row_stats, entropy, denominators = saved_by_forward(inputs, stats)
@@ -153,7 +153,7 @@ def run(
 
 
 def saved_by_forward(inputs: Inputs, stats: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """row_stats, entropy and denominators, right to float32."""
+    """row_stats, entropy and denominators, as forward saves them, exact to float32."""
     x = capped(inputs.logits.double(), inputs.options)
     if stats is None:
         top = x.amax(1) if len(x) else x.new_zeros(0)
@@ -170,7 +170,7 @@ def saved_by_forward(inputs: Inputs, stats: tuple[Tensor, Tensor] | None) -> tup
 
 @contextmanager
 def rows_on_device(matrix: Tensor, offset: int, gap: int) -> Iterator[int]:
-    """Where the first row is. Gaps are not copied, so that they may be of any size; they hold what memory holds."""
+    """The address of the first row. Gaps are not initialised, so that they may be of any size."""
     (rows, columns), size = matrix.shape, matrix.element_size()
     elements = offset + max(rows * (columns + gap) - gap, 0)
     pointer = ctypes.c_void_p()

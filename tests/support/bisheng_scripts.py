@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines whose bisheng is a shell script, which fails as its test has it."""
+"""Machines whose bisheng is a shell script, which fails in the way that a test needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from npu_ce_jit.settings import Settings
 MACHINE = platform.machine()
 NAMES = [flag_set.name for flag_set in FLAG_SETS]
 REFUSE = "echo \"clang: error: unknown argument: '$1'\" >&2; exit 1"
-# In a script: what tells a set of flags's command line from those of the others, the most particular first.
+# Shell patterns that tell each flag set's command line from the others'; the most specific come first.
 _CASES = {
     "cce-two-steps": "*' -c '*|*--cce-fatobj-link*",
     "cce-one-unit": "*-xcce*' -include '*",
@@ -40,7 +40,7 @@ assert sorted(_CASES) == sorted(NAMES)
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A library as bisheng should make it, and some that it should not."""
+    """A correct library of the probe's kernels, and several defective ones."""
     directory = tmp_path_factory.mktemp("libraries")
     both = "".join(f'extern "C" void {name}() {{}}\n' for name in probe_kernels.LAUNCHERS)
     bodies = {
@@ -59,12 +59,12 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def make(library: Path) -> str:
-    """The shell lines that make this library the output."""
+    """Shell lines that copy this library to the output."""
     return f'while [ "$1" != -o ]; do shift; done; cp {shlex.quote(str(library))} "$2"'
 
 
 class Machine(NamedTuple):
-    """A machine with an NPU's software, whose bisheng is a script."""
+    """A machine with an NPU's software, and a script as its bisheng."""
 
     compiler: Compiler
     directory: Path
@@ -94,7 +94,7 @@ class Machine(NamedTuple):
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Callable[..., Machine]:
-    """A CANN whose compiler runs the shell lines of each set of flags, `otherwise` for the rest."""
+    """Makes a CANN whose compiler runs the given shell lines for each flag set, and `otherwise` for the rest."""
 
     def machine_of(otherwise: str = REFUSE, **flag_sets: str) -> Machine:
         home = tmp_path / "CANN 9 $x"
@@ -115,7 +115,7 @@ def machine(tmp_path: Path) -> Callable[..., Machine]:
 
 
 def refusal(recipe: Recipe, *lines: str, output: str = "") -> Failure:
-    """As ninja tells it of the step that makes `output`, or of that which links the kernels."""
+    """The failure that ninja reports for the step that makes `output`, by default the one that links the kernels."""
     return Failure(
         (output or recipe.libraries[1],), f"bisheng for {recipe.facts['bisheng_flags']}", lines or ("ld.lld: error: x",)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a piece of code sends over the wire, and the largest tensors that it makes."""
+"""The collectives that code runs, and the largest tensors that it allocates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Watched(TorchDispatchMode):
-    """Records each collective's name and bytes, and each tensor of `large` elements or more that is new."""
+    """Records each collective's name and bytes, and each new tensor of at least `large` elements."""
 
     def __init__(self, large: int = 1 << 62) -> None:
         super().__init__()
@@ -22,9 +22,9 @@ class Watched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, FakeTensor) for kind in types):
-            return func(*args, **(kwargs or {}))  # DTensor asks for a shape
+            return func(*args, **(kwargs or {}))  # DTensor computes a shape by it
         if any(kind not in (torch.Tensor, torch.nn.Parameter) for kind in types):
-            return NotImplemented  # seen again as operators on the tensors that a DTensor, say, is made of
+            return NotImplemented  # runs again as operators on plain tensors, for example on a DTensor's local ones
         result = func(*args, **(kwargs or {}))
         name = func.__name__.partition(".")[0]
         if func.namespace == "_c10d_functional" and name not in ("wait_tensor", "_wrap_tensor_autograd"):

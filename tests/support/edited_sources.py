@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of the sources in which the loss is multiplied by a macro, on the CPU and on an NPU, to tell kernels apart."""
+"""A copy of the sources that multiplies the loss by a macro, on CPU and NPU, to tell whose kernels ran."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _EDITS = {
 
 
 def scale(device: Literal["cpu", "npu"]) -> float:
-    """By which the kernels in use multiply the loss."""
+    """The factor by which the kernels in use multiply the loss."""
     return round((npu_ce_jit.cross_entropy(X.to(device), TARGET.to(device)).cpu() / RIGHT).item(), 3)
 
 
 def doubling(to: Path, device: Literal["cpu", "npu"]) -> Callable[..., Any]:
-    """What rebuilds the kernels such that the loss is twice what it should be."""
+    """Returns a function that rebuilds the kernels with a factor of 2 on the loss."""
     sources = _copy(to)
     return lambda **options: npu_ce_jit.rebuild({"SCALE": 2}, sources, device=device, **options)
 
@@ -51,7 +51,7 @@ def _copy(to: Path) -> Path:
         (to / name).write_text("#ifndef SCALE\n#define SCALE 1\n#endif\n" + text.replace(old, new), "utf-8")
     replaced = 0
     for source in (to / "ascendc").glob("*ward/*.asc"):
-        # Every dtype's kernels are float32's, whose loss is all that is asked of them: a third of the time to compile.
+        # Builds only float32's kernels, under every dtype's name: a third of the compile time; only float32 is called.
         text, count = re.subn(r"<(half|bfloat16_t)>>\(", "<float>>(", source.read_text("utf-8"))
         source.write_text(text, "utf-8")
         replaced += count

@@ -19,7 +19,7 @@ def blocks() -> list[str]:
 def run_block(
     code: str, directory: Path, python: Sequence[str | Path] = (), environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, where its relative paths are below `directory`; one that `python` starts, if given."""
+    """Runs a block in a process of its own, in `directory`; `python` is the command that starts Python."""
     if not python:
         return torch_processes.start(code, environment or os.environ, directory).wait(600.0)
     return subprocess.run(

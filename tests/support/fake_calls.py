@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call of each form of the loss, and what its tensors look like. As a program: what they do on a fake npu."""
+"""Calls each form of the loss once, and describes its tensors. As a program, does so on a fake npu."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPS = torch.ops.npu_ce_jit
 
 
 def forward_and_backward(device: str, dtype: torch.dtype, reduction: str, asked: bool) -> dict[str, list[Tensor]]:
-    """Every output and gradient of each form; `asked`: with all that it can return."""
+    """Every output and gradient of each form; with `asked`, all optional outputs too."""
 
     def leaf(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device, requires_grad=True)
@@ -45,7 +45,7 @@ def forward_and_backward(device: str, dtype: torch.dtype, reduction: str, asked:
 
 
 def looks(tensors: dict[str, list[Tensor]]) -> dict[str, list[list[object]]]:
-    """Shape, strides, dtype, device and whether a gradient flows, as JSON keeps them."""
+    """Shape, strides, dtype, device and requires_grad of each tensor, in types that JSON keeps."""
     return {
         name: [[list(t.shape), list(t.stride()), str(t.dtype), str(t.device), t.requires_grad] for t in of_form]
         for name, of_form in tensors.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's three forms, each as a loss of hidden states and a head, so that one test serves them all."""
+"""The three forms of the loss, each from hidden states and a head, so that one test serves all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from npu_ce_jit import cross_entropy, linear_cross_entropy, npu_cross_entropy_lo
 
 OPS = torch.ops.npu_ce_jit
 
-# Of hidden states [N, H], a head's weight [C, H], targets [N] and the classes' weights [C].
+# Loss(hidden [N, H], head weight [C, H], target [N], class weights [C]).
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -37,8 +37,8 @@ def theirs(hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Tens
 class Form(NamedTuple):
     loss: Loss
     public: torch._ops.OpOverload  # in graphs and profiles
-    internal: torch._ops.OpOverload  # what a mode sees of a step
-    node: str  # of the autograd graph
+    internal: torch._ops.OpOverload  # seen by a dispatch mode in a step
+    node: str  # its node in the autograd graph
 
 
 FORMS = {
@@ -49,7 +49,7 @@ FORMS = {
 
 
 def operands(*batch: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Seven rows of five features, eleven classes; one row is ignored."""
+    """Seven rows of five features, and eleven classes; one row is ignored."""
     target = torch.randint(11, (*batch, 7))
     target[..., 2] = -100
     return (
@@ -61,7 +61,7 @@ def operands(*batch: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, T
 
 
 def gradients(loss: Loss, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """The loss, and its gradients for hidden states and head."""
+    """The loss, and its gradients with respect to hidden states and head."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (hidden, head)]
     value = loss(*leaves, target, weight)
     return value.detach(), *torch.autograd.grad(value, leaves)

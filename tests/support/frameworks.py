@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny models of frameworks for the tests of npu_ce_jit.patch, with batches and steps. Imports a framework late."""
+"""Tiny models of frameworks for the tests of npu_ce_jit.patch, with batches and steps. Imports frameworks lazily."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHAPE = {
     "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": 40, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-# By the name of a test: the prefix of transformers' classes, and what differs from the shape above.
+# Name in the tests -> prefix of transformers' classes, and what differs from the shape above.
 _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "tied": ("Llama", {"tie_word_embeddings": True}),
@@ -37,7 +37,7 @@ KINDS = (*_KINDS, "gpt2, tied")
 
 
 def tiny(kind: str = "llama", dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """A causal language model of transformers, the same at each call."""
+    """A causal language model of transformers, with the same weights at each call."""
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -66,7 +66,7 @@ def batch(rows: int = ROWS, seed: int = 2) -> dict[str, Tensor]:
 
 
 def losses_of_steps(model: Any, steps: int = 20) -> list[float]:
-    """Of plain gradient descent, which no optimizer's scaling hides anything in."""
+    """The losses of plain gradient descent, because an optimizer that normalises gradients could hide a wrong scale."""
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.5), []
     for step in range(steps):
         loss = model(**batch(seed=step)).loss
@@ -78,7 +78,7 @@ def losses_of_steps(model: Any, steps: int = 20) -> list[float]:
 
 
 def gradients(model: nn.Module, loss: Callable[[], Tensor]) -> list[Tensor]:
-    """The loss, and of each parameter that has one, its gradient."""
+    """The loss, and the gradient of each parameter that has one."""
     model.zero_grad()
     value = loss()
     value.backward()
@@ -86,14 +86,14 @@ def gradients(model: nn.Module, loss: Callable[[], Tensor]) -> list[Tensor]:
 
 
 def pair(kind: str = "llama", dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, Any]:
-    """A model as it is, and a patched one of the same weights."""
+    """An unpatched model, and a patched one with the same weights."""
     theirs, ours = (tiny(kind, dtype) for _ in range(2))
     npu_ce_jit.patch.transformers(ours, **options)
     return theirs, ours
 
 
 def require_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """By the norm of the difference, of each tensor."""
+    """Compares each pair of tensors by the norm of their difference."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype

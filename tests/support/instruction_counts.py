@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The instructions that the CPU kernels take for an element, counted by valgrind's callgrind.
+"""The instructions that the CPU kernels execute for each element, counted by valgrind's callgrind.
 
-Built for AVX2: valgrind does not know AVX-512. Everything from the entry of a call to its return counts, what the
-kernels call in libc and libm too. Counts are the same each time, but for what starting a thread takes.
+They are built for AVX2, because valgrind does not know AVX-512. A count includes all from the entry of a call to its
+return, also in libc and libm. It is reproducible, except for the cost of starting threads.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Shape(NamedTuple):
     rows: int
     classes: int
     threads: int = 1
-    positions: int = 0  # of an image, where these lie side by side
+    positions: int = 0  # of an image, for [N, C, L] logits
 
 
 SHAPES = {
     "wide": Shape(16, 8080),
     "small": Shape(8001, 10),
-    "flat": Shape(1, 100_003, threads=2),  # so that columns are shared out
+    "flat": Shape(1, 100_003, threads=2),  # whose columns are divided between threads
     "planar": Shape(2 * 3001, 19, positions=3001),
 }
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,7 +41,7 @@ def where() -> str:
 
 
 def problems() -> dict[str, Problem]:
-    # The only generator of numpy that is promised never to change: how often a row's max grows is in the data.
+    # numpy promises only for this generator that it never changes; the counts depend on how often a row's max grows.
     random = np.random.RandomState(0)
     found = {}
     for shape, (rows, classes, threads, positions) in SHAPES.items():
@@ -61,7 +61,7 @@ def problems() -> dict[str, Problem]:
                     plain, softcap=30.0, z_loss=1e-4, reduction=SUM, outputs=Z_LOSS | LSE | ARGMAX | ENTROPY
                 ),
             }
-            if positions:  # log_prob is of [N, C] alone
+            if positions:  # log_prob exists for [N, C] only
                 del variants["log_prob"]
             found |= {f"{shape} {dtype} {variant}": problem for variant, problem in variants.items()}
     return found
@@ -70,9 +70,9 @@ def problems() -> dict[str, Problem]:
 def count(build_dir: Path) -> Counts:
     driver = compile_driver(AVX2, build_dir)
     cases = problems()
-    # The first call also finds its symbols.
+    # The first problem is sent twice: its first call also resolves symbols, and is not counted.
     sent = [next(iter(cases.values())), *cases.values()]
-    # Two patterns: of the options that name a function by the same one, callgrind heeds the last alone.
+    # Two different patterns for one function: callgrind uses only the last option with the same pattern.
     patterns = {"zero-before": "npu_ce::{}(*", "dump-after": "*::{}(npu_ce::Problem*"}
     options = [f"--{option}={pattern.format(name)}" for option, pattern in patterns.items() for name in DIRECTIONS]
     file = build_dir / "callgrind"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The torch-free kernels compiled for each instruction set, and what it takes to run them here."""
+"""Compiles the torch-free kernels for each instruction set, and finds how to run them here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from npu_ce_jit.jit.toolchain import flags
 
 HERE = Path(__file__).parent
 CSRC_DIR = Sources.installed().root_dir / "csrc"
-# Those of the real build, with every warning an error.
+# The real build's flags, with every warning an error.
 FLAGS = [*flags.COMPILE, "-Wextra", "-Werror", "-pthread"]
 
 
 @dataclass(frozen=True)
 class Isa:
-    """An instruction set: who compiles for it, with which flags, and who runs the result."""
+    """An instruction set: its compilers, its flags, and the emulators that can run it."""
 
     name: str
     compilers: tuple[str, ...]
@@ -40,7 +40,7 @@ ISAS = [
     BASELINE,
     AVX2,
     Isa("avx512", NATIVE, flags.OF_ISA["avx512"]),
-    # Linked statically, so that the emulator needs no libraries of the other machine.
+    # Static, so that the emulator needs no libraries of the other machine.
     Isa("aarch64", ("aarch64-linux-gnu-g++",), ("-static",), ("qemu-aarch64", "qemu-aarch64-static")),
 ]
 
@@ -62,7 +62,7 @@ def why_it_cannot_compile(isa: Isa) -> str | None:
 
 @cache
 def why_it_cannot_run(isa: Isa) -> str | None:
-    """None where this machine, or an emulator on it, has the instructions that the flags promise."""
+    """None where this machine, or an emulator on it, has the instructions of the flags."""
     if reason := why_it_cannot_compile(isa):
         return reason
     if isa.emulators:
@@ -83,7 +83,7 @@ def compiler_of(isa: Isa) -> str:
 
 @cache
 def compiler_name(isa: Isa) -> str:
-    """As people call it, with the major version: "g++ 12"."""
+    """The common name with the major version: "g++ 12"."""
     macros = "__clang_major__ __GNUC__"
     command = [compiler_of(isa), "-E", "-P", "-x", "c++", "-"]
     clang, gnu = subprocess.run(command, input=macros, capture_output=True, text=True, check=True).stdout.split()

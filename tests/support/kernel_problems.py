@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems for the kernel driver: how they are sent, what comes back, and what float64 says about them."""
+"""Problems for the kernel driver: their encoding, the decoding of answers, and the exact results in float64."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def stored(values: np.ndarray, dtype: str) -> bytes:
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float64 numbers that `dtype` holds exactly."""
+    """The values rounded to what `dtype` can hold, as float64."""
     return torch.from_numpy(values).to(getattr(torch, dtype)).double().numpy()
 
 
 def spread(rows: np.ndarray, stride: int, between: float) -> np.ndarray:
-    """The rows in one vector, `stride` elements from one to the next."""
+    """The rows in one vector, whose starts are `stride` elements apart; `between` fills the gaps."""
     count, columns = rows.shape
     vector = np.full((count - 1) * stride + columns if count else 0, between, rows.dtype)
     step = vector.itemsize
@@ -42,7 +42,7 @@ def spread(rows: np.ndarray, stride: int, between: float) -> np.ndarray:
 @dataclass
 class Problem:
     dtype: str
-    logits: np.ndarray  # float64, already rounded to dtype
+    logits: np.ndarray  # float64, with values that dtype can hold
     target: np.ndarray
     weight: np.ndarray | None = None
     reduction: int = MEAN
@@ -54,14 +54,14 @@ class Problem:
     gradients: dict[int, np.ndarray] = field(default_factory=dict)
     ignore_index: int = IGNORE
     half_loss: bool = False  # loss, z_loss and their gradients have the input's dtype
-    row_padding: int = 0  # columns between the end of a row and the next; -classes has all rows at one place
-    positions: int = 0  # of an image, where these lie side by side and each class is a plane; 0: [N, C]
-    class_padding: int = 0  # between the end of a plane and the next
+    row_padding: int = 0  # columns between the end of a row and the next row; -classes makes all rows one
+    positions: int = 0  # of an image, for [N, C, L] logits, in which each class is a plane; 0: [N, C]
+    class_padding: int = 0  # elements between the end of a plane and the next plane
     image_padding: int = 0
     target_stride: int = 1
-    gradient_stride: int = 1  # of gradients with an element a row
+    gradient_stride: int = 1  # of gradients with one element for each row
     log_prob_padding: int = 0  # row_padding of log_prob's gradient
-    input_offset: int = 0  # in elements, from what malloc aligns
+    input_offset: int = 0  # in elements, from malloc's aligned address
     int32_target: bool = False
     in_place: bool = False
     threads: int = 1
@@ -73,7 +73,7 @@ class Problem:
 
     @property
     def strides(self) -> tuple[int, int]:
-        """Elements from one image to the next, and from one class to the next; of [N, C] each row is an image."""
+        """Elements from one image to the next, and from one class to the next; in [N, C] each row is an image."""
         classes = self.logits.shape[1]
         if not self.positions:
             return classes + self.row_padding, 1
@@ -81,7 +81,7 @@ class Problem:
         return classes * plane + self.image_padding, plane
 
     def as_stored(self, rows: np.ndarray) -> np.ndarray:
-        """`[rows, classes]` in the order in which the gradient, or logits without paddings, lie in memory."""
+        """`[rows, classes]` values in the memory order of the gradient, or of logits without padding."""
         images = rows.reshape(-1, max(self.positions, 1), rows.shape[1])
         return images.transpose(0, 2, 1) if self.positions else rows
 
@@ -128,7 +128,7 @@ class Problem:
         return spread(np.stack(planes), of_image, np.nan) if planes else np.zeros(0)
 
     def stride_of(self, bits: Sequence[int]) -> int:
-        """One element stands for all rows, as what expand returns."""
+        """0 for gradients of one element, which stands for all rows like a tensor from expand."""
         one = all(len(self.gradients[bit]) == 1 for bit in bits if bit in self.gradients)
         return 0 if one else self.gradient_stride
 
@@ -169,7 +169,7 @@ class Problem:
 
 @np.errstate(all="ignore")
 def truth(problem: Problem) -> dict[str, np.ndarray]:
-    """From the definition, in float64. `gradient_terms` is the sum of the magnitudes that make up each gradient."""
+    """The results in float64, by definition. `gradient_terms` sums the magnitudes of each gradient's terms."""
     rows, classes = problem.logits.shape
     every_row = np.arange(rows)
     x, slope = problem.logit_scale * problem.logits, np.full((rows, classes), problem.logit_scale)
@@ -178,7 +178,7 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
         e = np.exp(-2 * np.abs(x / problem.softcap))
         x, slope = problem.softcap * t, slope * 4 * e / (1 + e) ** 2
     highest = x.max(axis=1, initial=-np.inf)
-    # The max's own 1 is kept out of the sum, or float64 would lose the rest of a confident row too.
+    # The max's own 1 is left out of the sum: 1 + rest would round the rest of a confident row in float64, too.
     e = np.exp(x - highest[:, None])
     if classes and rows:
         e[every_row, np.where(np.isnan(x), -np.inf, x).argmax(axis=1)] -= 1
@@ -206,7 +206,7 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     def of(bit: int) -> np.ndarray:
         return np.broadcast_to(problem.gradients.get(bit, np.zeros(1)), rows)
 
-    # Upstream of log_prob; the softmax's Jacobian then takes the row's total away.
+    # The gradient with respect to log_prob; below, the softmax's Jacobian subtracts p times the row's total.
     g = np.where(valid, of(OF_LOSS) / ce_over, 0)
     gz = np.where(valid, (of(OF_LOSS) + of(OF_Z_LOSS)) / z_over, 0) if problem.z_loss else np.zeros(rows)
     hard = g * (1 - ls) * w[y]
@@ -217,13 +217,13 @@ def truth(problem: Problem) -> dict[str, np.ndarray]:
     of_hard[every_row, y] = hard * np.expm1(log_prob[every_row, y])
     gradient = of_hard + upstream - p * upstream.sum(axis=1)[:, None] + p * of_lse[:, None]
     terms = np.abs(of_hard) + np.abs(upstream) + p * (np.abs(upstream.sum(axis=1)) + np.abs(of_lse))[:, None]
-    if problem.dtype == "float64":  # the kernels sum in double, which is no wider than it
+    if problem.dtype == "float64":  # for float64, the kernels' sum in double is no wider than its terms
         terms = terms + p * np.abs(hard)[:, None]
     log_p, of_entropy = np.where(p == 0, 0, log_prob), p * of(OF_ENTROPY)[:, None]
     if OF_ENTROPY in problem.gradients:
         part = of_entropy * (log_p + entropy[:, None])
         gradient, terms = gradient - part, terms + np.abs(part)
-    # Where nothing flows into a row, its logits do not matter.
+    # A row into which no gradient flows has gradient 0, whatever its logits.
     flows = valid & bool({OF_LOSS, OF_Z_LOSS} & problem.gradients.keys())
     flows |= bool({OF_LSE, OF_ENTROPY, OF_LOG_PROB} & problem.gradients.keys())
     nan_at = np.isnan(x).argmax(axis=1) if classes else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three forms of the loss as modules of tensors alone, with what they must give, for tracing and export."""
+"""The three forms of the loss as modules that take only tensors, with expected results, for tracing and export."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Linear(nn.Module):
 
 
 class Form(NamedTuple):
-    """One form: its inputs for N rows and C classes, and which of their sizes are N and C."""
+    """One form: its inputs for N rows and C classes, and which of their dimensions are N and C."""
 
     module: type[nn.Module]
-    operator: str  # the one node of ours that it is in a graph
+    operator: str  # the form's only node of this package in a graph
     inputs: Callable[[int, int], tuple[Tensor, ...]]
     sizes: tuple[dict[int, str], ...]
-    expected: Callable[..., list[Tensor]]  # of the inputs in float64: the module's outputs
+    expected: Callable[..., list[Tensor]]  # the module's outputs, from inputs in float64
 
 
 def _cross_entropy(x: Tensor, target: Tensor) -> list[Tensor]:
@@ -62,7 +62,7 @@ def _linear(hidden: Tensor, linear_weight: Tensor, target: Tensor) -> list[Tenso
 
 def _targets(rows: int, classes: int) -> Tensor:
     target = targets(rows, classes, 0.2)
-    target[0] = 1  # not every row is ignored: that mean is NaN
+    target[0] = 1  # the mean over ignored rows only would be NaN
     return target
 
 
@@ -84,18 +84,18 @@ FORMS = {
 
 
 def truth_of(form: Form, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The outputs, and the gradient of the first one with respect to the first input; in float64."""
+    """The outputs, and the gradient of the first with respect to the first input; in float64."""
     leaf, *others = (t.detach().cpu().double() if t.is_floating_point() else t.cpu() for t in inputs)
     return outputs_and_gradient(form.expected, (leaf.requires_grad_(), *others))
 
 
 def assert_right(results: list[Tensor], form: Form, inputs: tuple[Tensor, ...]) -> None:
-    """That `results` are what `truth_of` gives."""
+    """Checks `results` against `truth_of`."""
     torch.testing.assert_close(results, truth_of(form, inputs), check_dtype=False, rtol=1e-5, atol=1e-5)
 
 
 def export(form: Form, inputs: tuple[Tensor, ...], strict: bool = False) -> ExportedProgram:
-    """The form's program, for any number of rows and classes."""
+    """The form's exported program, with dynamic rows and classes."""
     sizes = {"N": Dim("N", min=2), "C": Dim("C", min=2)}
     dynamic = tuple({dim: sizes[name] for dim, name in names.items()} for names in form.sizes)
     return torch.export.export(form.module(), inputs, dynamic_shapes=dynamic, strict=strict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the NPU kernels move and execute, by the virtual NPU's counters."""
+"""Counts the NPU kernels' traffic and instructions, with the virtual NPU's counters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from recorded_counts import Counts
 from torch import Tensor
 
 FORWARD, BACKWARD = "forward on the virtual NPU", "backward on the virtual NPU"
-MARGIN = 0.005  # counters are the same each time
-# Whole rows in UB; rows of which a tile holds several; narrow rows; fewer rows than cores, cut into spans.
+MARGIN = 0.005  # counters are reproducible
+# Rows that fit UB; rows of which a tile holds several; narrow rows; fewer rows than cores, split into spans.
 SHAPES = [(384, 8080), (961, 1000), (4099, 10), (8, 40_009)]
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -40,7 +40,7 @@ def of_call(name: str, reports: list[dict[str, Any]], logits: Tensor) -> Counts:
 
 
 def drawn() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Logits and targets, with a name."""
+    """Random logits and targets, each with a name."""
     generator = torch.Generator().manual_seed(0)
     for rows, classes in SHAPES:
         target = torch.randint(classes, (rows,), generator=generator)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems for the forward kernels, and what float64 says of their results."""
+"""Checks the forward kernels' results against float64."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from npu_kernels import Arguments, Forward, forward
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# Of a float32 sum of exponentials, which is at least 1: an error of its logarithm that a peer of few rows may happen
-# not to have.
+# A float32 sum of exponentials that is at least 1 has this rounding error in its logarithm; a peer with few rows may
+# have none by chance.
 SUM_ROUNDING = 2**-24
 EVERYTHING = ("z_loss", "log_prob", "lse", "argmax", "entropy")
 
@@ -28,7 +28,7 @@ def targets_of(rows: int, classes: int, ignored: float = 0.2, ignore_index: int 
 
 
 def truths(logits: Tensor, target: Tensor, a: Arguments) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The textbook formula in float64, and in float32 as the peer; targets that are no class make NaN of their row."""
+    """The textbook formula in float64, and in float32 as the peer. Targets that are no class make their row NaN."""
     options = oracle.Options(a.reduction, a.ignore_index, a.label_smoothing, a.z_loss, a.softcap or None, a.logit_scale)
     weight = a.weight
     results = []
@@ -47,8 +47,8 @@ def truths(logits: Tensor, target: Tensor, a: Arguments) -> tuple[dict[str, Tens
 
 
 def assert_close(name: str, got: Tensor, truth: Tensor, peer: Tensor, slack: float) -> None:
-    """NaN and inf where they belong. Else an error of at most twice the peer's, or 1e-6 relative, and the rounding to
-    the output's dtype."""
+    """Requires NaN and inf in the same places. Elsewhere the error is at most twice the peer's, or a relative 1e-6,
+    plus the rounding to the output's dtype."""
     truth, peer = truth.reshape(got.shape).double(), peer.reshape(got.shape).double()
     assert torch.equal(got.isnan(), truth.isnan()), name
     infinite = truth.isinf()
@@ -81,7 +81,7 @@ def check(
     assert result.message == ""
     assert all(not report["violations"] for report in result.reports)
     truth, peer = truths(logits, target, a)
-    # exp(2u) is rounded relative to 1, and with it the softcap to a rounding of the cap.
+    # exp(2u) is rounded relative to 1, so the softcap has a rounding error relative to the cap.
     slack = 4 * a.softcap * 2**-24
     for name, got in result.tensors.items():
         if name == "argmax":

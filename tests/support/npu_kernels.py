@@ -24,7 +24,7 @@ from npu_ce_jit.jit.sources import Sources
 HERE = Path(__file__).parent
 ROOT = Sources.installed().root_dir
 SOURCES = [ROOT / "ascendc" / "forward" / f"{name}.asc" for name in ("forward", "merge", "log_prob", "reduce")]
-FLAGS = FLAG_SETS[0].flags  # a build's own, so that whatever is compiled first serves the other
+FLAGS = FLAG_SETS[0].flags  # a build's flags, so that builds and these tests share cached objects
 DTYPES = {
     torch.float32: ENUMERATORS["kCeFloat32"],
     torch.float16: ENUMERATORS["kCeFloat16"],
@@ -78,7 +78,7 @@ def library() -> ctypes.CDLL:
 
 
 class Arguments(NamedTuple):
-    """What the internal operator _forward takes."""
+    """The arguments of the internal operator _forward."""
 
     weight: Tensor | None = None
     reduction: str = "mean"
@@ -118,9 +118,10 @@ def forward(
     plan_rows: int | None = None,
     sums: tuple[int, int] | None = None,
 ) -> Forward:
-    """`row_stride` places the rows apart in GM, with NaN between them; `plan_rows` has the rows tiled as if they were
-    that many; `sums` are the rows of a sum and the sums of a block of the reduction, in place of the plan's. Every
-    output begins as NaN or -1.
+    """Runs forward once, with every output initialised to NaN or -1.
+
+    `row_stride` is the distance of rows in GM, with NaN between them. `plan_rows` makes tilings as for that many rows.
+    `sums` replaces the plan's number of rows in a sum, and of sums in a block of the reduction.
     """
     a = arguments or Arguments()
     rows, classes = logits.shape
@@ -181,7 +182,7 @@ def forward(
 
 @contextmanager
 def rows_on_device(logits: Tensor, stride: int) -> Iterator[ctypes.c_void_p]:
-    """Rows `stride` apart. What lies between is NaN, or where that would be too much, untouched and so no memory."""
+    """Rows `stride` elements apart. Gaps hold NaN; where they are too large for that, they are never touched."""
     rows, classes = logits.shape
     elements = max(0, (rows - 1) * stride + classes)
     if elements < 2**28:
@@ -204,7 +205,7 @@ def rows_on_device(logits: Tensor, stride: int) -> Iterator[ctypes.c_void_p]:
 
 
 def tiled_as(rows: int, problem: CeProblem, outputs: CeForwardOutputs, plan: CeForwardPlan) -> CeForwardPlan:
-    """The tilings for `rows` rows of one span, with the numbers of blocks and the workspace of the plan for fewer."""
+    """The tilings for `rows` rows of one span, with the numbers of blocks and the workspace for the actual rows."""
     few, problem.rows = problem.rows, rows
     many = plan_forward(problem, outputs)
     problem.rows = few

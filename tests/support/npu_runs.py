@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of tests in processes that have an npu: the real torch_npu on the virtual CANN."""
+"""Runs test files in processes that have an npu: the real torch_npu on the virtual CANN."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 
 from locations import CHECKOUT, ON_NPU
 
-# Files of numbers that run on an npu too. Those of a group share a process, since it takes as long to start as most of
-# them to run.
+# Files with numeric tests that also run on an npu. A group shares a process, because starting one takes as long as most
+# files.
 NUMBERS = (
     ("op/test_cross_entropy", "op/test_function"),
     ("op/test_npu_cross_entropy_loss", "op/test_edges", "op/test_errors", "op/test_derivatives"),
@@ -34,7 +34,7 @@ NUMBERS = (
 
 
 def require_all_pass_on_npu(files: list[Path], tmp_path: Path) -> None:
-    """Each file has tests for an npu, all of which pass; conftest.py fails those that are skipped."""
+    """Runs the files' tests for an npu, all of which must pass; conftest.py fails those that are skipped."""
     results = tmp_path / "results.xml"
     pytest_on_npu = [*ON_NPU, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(

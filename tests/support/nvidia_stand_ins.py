@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Libraries that stand in for NVIDIA's below a torch built for CUDA: each function that torch names, and each fails.
+"""Stand-ins for NVIDIA's libraries, for a torch built for CUDA: they define each function that torch needs, and all
+fail.
 
 `import torch` then works, everything on the CPU does, and torch.cuda.is_available() is False.
 """
@@ -11,15 +12,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# By the names of what they hold and of the files that they are in; torch's own libraries are called otherwise.
+# Name prefixes of NVIDIA's libraries and functions; torch's own libraries have other names.
 _LIBRARY = re.compile(r"lib(cu|nv|nccl)")
 _FUNCTION = re.compile(r"cu|nv|nccl|__cuda")
 
-# Functions that say what an error is called return the text, or write where it is.
+# Functions that describe an error: they return the text, or write its address.
 _TELLS = re.compile(r"\w*(Error|Status|Result)(String|Name)")
 _WRITES_THE_TEXT = re.compile(r"cu(GetError|pti)\w+")
 
-# 100 is cudaErrorNoDevice. It is no success for the other libraries either.
+# 100 is cudaErrorNoDevice; in the other libraries it is an error too.
 _FAILS = "int {}(void) {{ return 100; }}\n"
 _TEXT = '"a stand-in for a library of NVIDIA, in which nothing works"'
 _RETURNS_TEXT = f"const char* {{}}(void) {{{{ return {_TEXT}; }}}}\n"
@@ -27,7 +28,7 @@ _WRITES_TEXT = f"int {{}}(int error, const char** text) {{{{ *text = {_TEXT}; re
 
 
 def make(torch_lib: Path) -> list[str]:
-    """Writes what torch's libraries need, beside them, where they look for it; returns the names."""
+    """Writes the libraries that torch's own need into their directory, where they look for them; returns the names."""
     own = sorted(torch_lib.glob("*.so*"))
     needed = {name for library in own for name in _needed(library)} - {library.name for library in own}
     symbols = {symbol for library in own for symbol in _undefined(library)}
@@ -46,14 +47,14 @@ def _needed(library: Path) -> Iterator[str]:
 
 
 def _undefined(library: Path) -> Iterator[tuple[str, str]]:
-    """Names and their versions, which are empty where a library has none."""
+    """The undefined symbols and their versions, "" for none."""
     for line in _output("nm", "-D", "--undefined-only", library).splitlines():
         name, _, version = line.split()[-1].partition("@")
         yield name, version
 
 
 def _versions(library: Path) -> Iterator[tuple[str, str]]:
-    """Files and the versions of symbols that are asked of them."""
+    """The versions that the library requires, with the file of each."""
     file = ""
     for line in _output("readelf", "-VW", library).splitlines():
         if match := re.search(r"Version: \d+\s+File: (\S+)", line):

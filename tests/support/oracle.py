@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The textbook formula in plain torch, in whatever dtype it is given: float64 is the truth, less is the peer."""
+"""The textbook formula in plain torch: in float64 it is the truth, in a narrower dtype it is the peer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def truth(logits: Tensor, target: Tensor, weight: Tensor | None, options: Option
     w = torch.ones(classes, dtype=x.dtype) if weight is None else weight.to(x.dtype)
 
     losses, weights, z_losses = [], [], []
-    for row, y in enumerate(map(int, target)):  # tolist fails under torch.func before 2.8
+    for row, y in enumerate(map(int, target)):  # not tolist, which fails under torch.func before torch 2.8
         if y == options.ignore_index:
             losses.append(x.new_zeros(()))
             z_losses.append(x.new_zeros(()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of another user, and in a user namespace, for forked children, which end with them."""
+"""Runs code as another user, or in a user namespace, in forked children."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from toy_package import exit_code, fork
 
-UID = 12345  # of nobody here
+UID = 12345  # an unused user id
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWUSER, _PR_SET_DUMPABLE = 0x10000000, 4  # from linux/sched.h and linux/prctl.h
 
@@ -26,7 +26,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, 
 
 _TORCH_DIR = Path(torch.__file__).parent
 _PRIVATE = next((path for path in _TORCH_DIR.parents if not path.stat().st_mode & stat.S_IXOTH), None)
-# Another user's compiler reads torch's headers.
+# The other user's compiler must be able to read torch's headers.
 needs_a_torch_that_all_can_read = pytest.mark.skipif(
     _PRIVATE is not None, reason=f"no other user reaches {_TORCH_DIR}: {_PRIVATE} is private"
 )
@@ -34,7 +34,7 @@ needs_a_torch_that_all_can_read = pytest.mark.skipif(
 
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
-    """A directory that every user can reach, with one of UID's in it; pytest's own are private."""
+    """A directory that every user can reach, with a subdirectory of UID's. pytest's own directories are private."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
     (directory / "user").mkdir()
@@ -44,7 +44,7 @@ def open_dir() -> Iterator[Path]:
 
 
 def as_another_user(task: Callable[[], object]) -> None:
-    """Fails the test where `task` fails as user UID, who has no rights and no home."""
+    """Runs `task` as user UID, without privileges or home; fails the test where it fails."""
 
     def run() -> None:
         _become(UID)
@@ -54,7 +54,7 @@ def as_another_user(task: Callable[[], object]) -> None:
 
 
 def in_user_namespace(task: Callable[[], object]) -> None:
-    """The same in a user namespace that knows UID and nobody else, as of a rootless container."""
+    """The same in a user namespace that maps only UID, as in a rootless container."""
 
     def run() -> None:
         _enter_user_namespace()
@@ -64,7 +64,7 @@ def in_user_namespace(task: Callable[[], object]) -> None:
 
 
 def run_hint(hint: str) -> None:
-    """Runs the command that a message names, as a reader would."""
+    """Runs the command that a message gives, as a reader would."""
     subprocess.run(re.split("(?i)run: ", hint)[-1].rstrip(")"), shell=True, check=True)
 
 
@@ -76,9 +76,9 @@ def _become(uid: int) -> None:
 
 
 def _enter_user_namespace() -> None:
-    """Raises OSError where this kernel has none for users."""
+    """Raises OSError where this kernel forbids user namespaces to users."""
     _become(UID)
-    _LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else what /proc has of this process is root's
+    _LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # otherwise root owns the process's files in /proc
     if _LIBC.unshare(_CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     for name, text in (("setgroups", "deny"), ("uid_map", f"{UID} {UID} 1"), ("gid_map", f"{UID} {UID} 1")):

@@ -13,7 +13,7 @@ needs_the_pages = pytest.mark.skipif(not _DOCS.is_dir(), reason="the pages are n
 
 
 def code_of(page: str) -> list[str]:
-    """Its blocks of Python, in their order; none where the pages are not installed."""
+    """The Python blocks of a page, in order; none where the pages are not installed."""
     file = _DOCS / page
     text = file.read_text("utf-8") if file.is_file() else ""
     return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

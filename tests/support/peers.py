@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of docs/compatibility.md, and what the documentation of peers says of each."""
+"""The rows of docs/compatibility.md, and what the documentation of each peer says about them."""
 
 from __future__ import annotations
 
 PEERS = ("torch_npu", "F.cross_entropy", "flash-attn", "Liger", "Apple CCE")
 TOKENS = "Log-probabilities of tokens"
-PEERS_OF = {TOKENS: ("torch_npu", "verl", "trl", "Liger", "Apple CCE")}  # of groups with peers of their own
+PEERS_OF = {TOKENS: ("torch_npu", "verl", "trl", "Liger", "Apple CCE")}  # for groups whose peers differ
 SOURCES = {
     "torch_npu": (
         "the page of `torch_npu.npu_cross_entropy_loss` (Ascend Extension for PyTorch, API reference): arguments, "
@@ -40,7 +40,7 @@ SOURCES = {
 _NPU_FUSED = "16 bits, no smoothing: npu_fused_linear_online_max_sum and what follows it"
 _NPU_FUSED_PARTS = "the same, with collectives of one's own"
 
-# By feature, in the order of PEERS or PEERS_OF.
+# Feature -> cells, in the order of PEERS or PEERS_OF.
 Rows = dict[str, tuple[str, str, str, str, str]]
 _NOBODY_SAYS = ("-", "-", "-", "-", "-")
 _TORCH = ("-", "yes", "-", "-", "-")

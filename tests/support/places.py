@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories that refuse: full, read-only, noexec, without permission. For forked children, which end with them."""
+"""Directories that refuse writes: full, read-only, noexec, without permission. For forked children."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 
 def have_own_mounts() -> None:
-    """What this process mounts from here on is seen by it and its children only. Raises OSError."""
+    """Makes later mounts visible to this process and its children only. Raises OSError."""
     uid, gid = os.getuid(), os.getgid()
     _check(_LIBC.unshare(_CLONE_NEWNS | (0 if uid == 0 else _CLONE_NEWUSER)))
     if uid != 0:
@@ -32,18 +32,18 @@ def have_own_mounts() -> None:
 
 
 def mount_tmpfs(path: Path, options: str = "", *, noexec: bool = False) -> None:
-    """An empty file system in memory at `path`, which is made."""
+    """Mounts an empty tmpfs at `path`, which is created."""
     path.mkdir(parents=True, exist_ok=True)
     _mount("tmpfs", path, "tmpfs", _MS_NOEXEC if noexec else 0, ",".join(filter(None, ("mode=700", options))))
 
 
 def make_read_only(path: Path) -> None:
-    """What is in the tmpfs at `path` stays and can be read."""
+    """Makes the tmpfs at `path` read-only, with its content."""
     _mount("tmpfs", path, "tmpfs", _MS_REMOUNT | _MS_RDONLY)
 
 
 def obey_permissions() -> None:
-    """Root writes where it likes; after this it does not, nor do the programs that it starts."""
+    """Drops root's right to ignore permissions, also for programs that it starts."""
     if os.getuid() != 0:
         return
     data = (ctypes.c_uint32 * 6)()
@@ -67,7 +67,7 @@ def _check(result: int) -> None:
 
 
 def in_own_mounts(task: Callable[[], object]) -> None:
-    """Runs `task` in a child that has mounts of its own, and fails the test where it fails."""
+    """Runs `task` in a child with its own mounts, and fails the test where it fails."""
 
     def run() -> None:
         have_own_mounts()

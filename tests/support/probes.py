@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine can show. Every skip comes from a probe here, and says why."""
+"""Probes for what this machine supports. Every skip comes from one of them, and gives its reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_notebooks = pytest.mark.skipif(
 
 
 def needs_frameworks(*names: str) -> pytest.MarkDecorator:
-    """Those of the extra [clients]; they are large, and only the tests of npu_ce_jit.patch use them."""
+    """Needs frameworks of the extra [clients], which are large; only the tests of npu_ce_jit.patch use them."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(
         bool(missing), reason=f"patches {', '.join(missing)}, and the extra [clients] is not installed"
@@ -38,7 +38,7 @@ def needs_frameworks(*names: str) -> pytest.MarkDecorator:
 
 
 def needs_import(module: str) -> pytest.MarkDecorator:
-    """Of a framework that wants other packages in versions of its own, and says so when it is imported."""
+    """Needs a framework that may refuse the installed versions of other packages, when it is imported."""
     reason = ""
     try:
         importlib.import_module(module)
@@ -48,18 +48,18 @@ def needs_import(module: str) -> pytest.MarkDecorator:
 
 
 def available_bytes() -> int:
-    """Memory that is free for use."""
+    """The available memory."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def fresh_environment(cache_dir: Path) -> dict[str, str]:
-    """This process's environment with a cache of its own, so that nothing built before is found."""
+    """This process's environment with a new cache directory, so that no earlier build is found."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NPU_CE_JIT_")}
     return {**inherited, "NPU_CE_JIT_CACHE_DIR": str(cache_dir)}
 
 
 def may_mount() -> bool:
-    """Whether a process here can have a mount of its own, which ends with it."""
+    """Whether a process here can make mounts that end with it."""
     try:
         tried = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
     except OSError:

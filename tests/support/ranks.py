@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a function on every rank of a gloo group of fresh processes."""
+"""Runs a function on every rank of a gloo group, in new processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = 600.0
 
 
 def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `task(rank, *arguments)` returned on each rank. Raises AssertionError with the ranks' tracebacks."""
+    """The results of `task(rank, *arguments)` on each rank. Raises AssertionError with the ranks' tracebacks."""
     found = outcomes_on_ranks(ranks, task, *arguments)
     problems = [problem for problem, _ in found if problem]
     assert not problems, "\n".join(problems)
@@ -25,7 +25,7 @@ def run_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[
 
 
 def outcomes_on_ranks(ranks: int, task: Callable[..., Any], *arguments: Any) -> list[tuple[str | None, Any]]:
-    """Of each rank what went wrong, or None, and what `task(rank, *arguments)` returned.
+    """For each rank, its error or None, and the result of `task(rank, *arguments)`.
 
     The processes are forked from one that has imported torch and has started no thread.
     """

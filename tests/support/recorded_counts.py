@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels cost when it was last looked at, by name, and how a new count compares."""
+"""The recorded costs of the kernels, by name, and their comparison with new counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _read() -> dict[str, Counts]:
 
 
 def recorded(where: str) -> Counts | None:
-    """`where`: what the counts hold for, such as "g++ 12, avx2"."""
+    """The recorded counts. `where` says where they hold, for example "g++ 12, avx2"."""
     return _read().get(where)
 
 
@@ -26,7 +26,7 @@ def record(where: str, counts: Counts) -> None:
 
 
 def differences(counts: Counts, before: Counts, more: float, less: float) -> Iterator[str]:
-    """Counts that are by more than the part `more` above what is recorded, or `less` below, one a line."""
+    """Describes each count that is more than a fraction `more` above the recorded one, or `less` below."""
     for name in sorted({*counts, *before}):
         if name not in counts:
             yield f"{name}: recorded, but not counted"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a result may be from the truth: as a peer that rounds in the same places, or as its own rounding."""
+"""Bounds on a result's error: that of a peer that rounds in the same places, or the result's own rounding."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def root_mean_square(values: Tensor) -> float:
 
 
 def require_no_worse(result: Tensor, peer: Tensor, true: Tensor, scale: float = 0.0) -> None:
-    """The error is at most twice the peer's, or the result's rounding and a relative 1e-6 (float64: 1e-12).
+    """The error is at most twice the peer's, or at most the result's rounding plus a relative 1e-6 (float64: 1e-12).
 
-    `scale` is the size of the terms of a sum that may cancel: each was rounded once, in the dtype that accumulates.
-    By the root of the mean square: the largest of a few errors that are all within rounding is a matter of luck.
+    `scale` is the size of the terms of a sum that may cancel: each was rounded once, in the accumulation dtype. Errors
+    are compared by their root mean square, since the largest of a few errors within rounding is a matter of chance.
     """
     error, peer_error = (root_mean_square(value.double() - true) for value in (result, peer))
     relative = 1e-12 if result.dtype is torch.float64 else 1e-6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported programs that run in another process, which is this file as a program: what they give there comes back.
+"""Runs exported programs in another process, which executes this file, and returns their results.
 
 usage: saved_programs.py DIRECTORY DEVICE with|without        the package; without it no import finds it
 """
@@ -19,32 +19,32 @@ Inputs = tuple[Tensor, ...]
 
 
 def on(device: str | torch.device, inputs: Inputs) -> Inputs:
-    """New leaves, which require gradients as `inputs` do."""
+    """New leaves on the device, which require gradients as `inputs` do."""
     return tuple(tensor.detach().to(device).requires_grad_(tensor.requires_grad) for tensor in inputs)
 
 
 def outputs_and_gradient(call: Callable[..., Inputs], inputs: Inputs) -> list[Tensor]:
-    """All outputs, and the gradient of the first one with respect to the first input; on the CPU."""
+    """All outputs, and the gradient of the first with respect to the first input; on the CPU."""
     outputs = call(*inputs)
     gradients = torch.autograd.grad(outputs[0].sum(), inputs[0])
     return [tensor.detach().cpu() for tensor in (*outputs, *gradients)]
 
 
 def save(directory: Path, name: str, program: ExportedProgram, calls: Sequence[Inputs]) -> None:
-    """Puts a program and the calls that it is to answer where `run_all` finds them."""
+    """Saves a program, and the inputs of its calls, for `run_all`."""
     torch.export.save(program, directory / f"{name}.pt2")
     torch.save([on("cpu", inputs) for inputs in calls], directory / f"{name}.calls")
 
 
 def results(directory: Path, name: str) -> list[list[Tensor]]:
-    """What the program gave, call by call."""
+    """The program's results, call by call."""
     return torch.load(directory / f"{name}.results")
 
 
 def run_all(
     directory: Path, device: str = "cpu", package: str = "with", python: Sequence[str | Path] = (sys.executable,)
 ) -> subprocess.CompletedProcess[str]:
-    """Runs every program of `directory` in one process, which `python` starts."""
+    """Runs every program of `directory` in one process, started with `python`."""
     command = [*python, __file__, directory, device, package]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes that divide nothing, logits and targets that people meet, each with a name."""
+"""Named shapes with sizes that divide nothing, and typical logits and targets."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# (N, C): one class, one row, primes, one past a vector, a block of 2048 and its double, few rows of many columns.
+# (N, C): one class, one row, primes, one more than a vector, than a block of 2048 and its double, few long rows.
 SHAPES = [
     (1, 1),
     (3, 1),
@@ -30,7 +30,7 @@ def logits(rows: int, classes: int, dtype: torch.dtype, scale: float = 3.0) -> T
 
 
 def targets(rows: int, classes: int, ignored: float = 0.0, ignore_index: int = -100) -> Tensor:
-    """Classes at random; the first class, the last one, and `ignored` of the rows among them."""
+    """Random targets, among them the first class, the last class, and a share `ignored` of ignored rows."""
     target = torch.randint(classes, (rows,))
     if rows > 1:
         target[0], target[-1] = classes - 1, 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments with any version of torch, in 1 to 2 GB each.
+"""Environments with any version of torch, of 1 to 2 GB each.
 
-Indexes of packages have most versions of torch for CUDA only, with 3 GB of NVIDIA's libraries. Here torch is installed
-without them: for the CPU, libraries whose functions all fail stand in for them.
+Package indexes have most versions of torch only for CUDA, with 3 GB of NVIDIA's libraries. Here torch is installed
+without these; stand-in libraries whose functions all fail take their place, which is enough on a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import nvidia_stand_ins
 from locations import CHECKOUT
 
-# What torch's metadata ask for beside what it needs on a CPU.
+# Requirements of torch that it does not need on a CPU.
 _FOR_CUDA = re.compile(r"(nvidia|cuda|triton)\b")
 
 _REQUIREMENTS = """
@@ -36,11 +36,11 @@ _INSTALLED_BYTES, _FETCHED_BYTES = 2_300_000_000, 1_100_000_000
 
 
 class UnavailableError(Exception):
-    """Something is missing; the text says what, and what to do."""
+    """Something is missing; the text says what, and how to mend it."""
 
 
 class NoRoomError(UnavailableError):
-    """The disk is too full."""
+    """The disk has too little space."""
 
 
 class Environment(NamedTuple):
@@ -51,15 +51,16 @@ class Environment(NamedTuple):
         return self.directory / "bin" / "python"
 
     def variables(self, callers: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The caller's environment variables with what the environment's activation sets."""
+        """The caller's environment variables, with those that activating the environment sets."""
         path = os.pathsep.join([str(self.directory / "bin"), callers.get("PATH", os.defpath)])
         return {**callers, "PATH": path, "VIRTUAL_ENV": str(self.directory)}
 
 
 def environment(cache: Path, torch: str, python: str, interpreters: Sequence[str] = ()) -> Environment:
-    """With this torch, this checkout's package and what its tests need; made on first use, whole or not at all.
+    """An environment with this torch, this checkout's package and the tests' requirements; made on first use, whole or
+    not at all.
 
-    `python` is a version, as 3.11; `interpreters` are searched for it before PATH. Raises UnavailableError.
+    `python` is a version such as 3.11, which is looked for in `interpreters` and then on PATH. Raises UnavailableError.
     """
     made = _environment(cache, torch, python)
     interpreter = _interpreter(python, interpreters)
@@ -78,7 +79,7 @@ def environment(cache: Path, torch: str, python: str, interpreters: Sequence[str
                     _install(made, "--no-deps", f"torch=={torch}")
                     (torch_lib,) = made.directory.glob("lib/python3*/site-packages/torch/lib")
                     nvidia_stand_ins.make(torch_lib)
-                # These each time: the checkout, and what it asks for, may have changed.
+                # These each time: the checkout and its requirements may have changed.
                 _install(made, "--no-deps", "-e", str(CHECKOUT))
                 _install(made, *_plain_requirements(made))
                 mark.write_text(content, "utf-8")
@@ -92,7 +93,7 @@ def environment(cache: Path, torch: str, python: str, interpreters: Sequence[str
 
 
 def remove(cache: Path, torch: str, python: str) -> None:
-    """The environment, which is made again when it is asked for."""
+    """Removes the environment; it is made again when it is requested."""
     made = _environment(cache, torch, python)
     with _locked(cache, made):
         shutil.rmtree(made.directory)
@@ -103,7 +104,7 @@ def _environment(cache: Path, torch: str, python: str) -> Environment:
 
 
 def _require_room(cache: Path) -> None:
-    """pip fails in the middle on a full disk, and leaves other programs none either."""
+    """Checked in advance: on a full disk pip fails midway, and other programs have no space either."""
     fetched = Path(tempfile.gettempdir())
     needed = {fetched: _FETCHED_BYTES, cache: _INSTALLED_BYTES}
     if fetched.stat().st_dev == cache.stat().st_dev:
@@ -115,7 +116,7 @@ def _require_room(cache: Path) -> None:
 
 
 def _interpreter(version: str, given: Sequence[str]) -> str:
-    """That of `version`: a file of this name may be a shim which has no such version."""
+    """An interpreter of `version`. Its version is checked: a file of that name may be a shim without such a version."""
     directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
     for program in (*given, *(os.path.join(directory, f"python{version}") for directory in directories)):
         if os.access(program, os.X_OK):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who computed a loss, and whether the switch changed what a call does."""
+"""Tells who computed a loss, and whether the switch changes a call's result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Operators(TorchDispatchMode):
-    """The namespaces of the operators that run inside."""
+    """Records the namespaces of the operators that run inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Operators(TorchDispatchMode):
 
 
 def runs_ours(call: Callable[[], T]) -> tuple[T, bool]:
-    """What a call returns, and whether an operator of this package ran in it."""
+    """A call's result, and whether an operator of this package ran in it."""
     with _Operators() as operators:
         result = call()
     return result, "npu_ce_jit" in operators.namespaces
@@ -49,7 +49,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def require_same(call: Callable[[], Any], by_whom: Literal["torch", "ours"] | None = None) -> None:
-    """Fails unless a call's outcome is the same with the switch as without it, and by whom it should be."""
+    """Fails unless a call has the same outcome with and without the switch, computed by `by_whom`."""
     expected = outcome(call)
     with npu_ce_jit.installed():
         found, ours = runs_ours(lambda: outcome(call))

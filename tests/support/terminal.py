@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pseudo-terminal, for what looks different on one."""
+"""A pseudo-terminal, for output that depends on one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Screen:
-    """What was written to the terminal; complete once the block of `terminal` has ended."""
+    """The text that was written to the terminal; complete only after the block of `terminal`."""
 
     def __init__(self) -> None:
         self.text = ""
 
     @property
     def lines(self) -> list[str]:
-        """Without styles."""
+        """The lines, without styles."""
         return _STYLE.sub("", self.text).replace("\r\n", "\n").splitlines()
 
 
 @contextlib.contextmanager
 def terminal(columns: int = 80) -> Iterator[tuple[int, Screen]]:
-    """The descriptor to write to, which the caller's copies of must be closed by the end of the block."""
+    """The descriptor to write to. The caller must close its copies of it before the block ends."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     screen, chunks = Screen(), []
 
     def read() -> None:
-        with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
+        with contextlib.suppress(OSError):  # EIO, when the other end is closed everywhere
             while chunk := os.read(master, 1 << 16):
                 chunks.append(chunk)
 

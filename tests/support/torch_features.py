@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests ask of torch that only some versions have, and what stands in for it elsewhere.
+"""Features that only some versions of torch have, and replacements for them.
 
 Where a test compares with a function that torch lacks, the formula is written out here; a test is skipped only where
-what it shows does not exist without it. `conftest.py` lets no other reason skip a test on the virtual NPU.
+its subject does not exist. `conftest.py` allows no other reason to skip a test on the virtual NPU.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def _needs(version: str, there: bool, what: str) -> pytest.MarkDecorator:
 
 
 needs_fake_npu = _needs("2.10", torch_compat.set_up_python_backend is not None, "devices whose backend is in Python")
-# Before, a package hands custom operators dtypes by another table, or does not load.
-needs_aot_inductor = _needs("2.11", _VERSION >= (2, 11), "packages of AOTInductor that hold custom operators")
+# Before, AOTInductor packages pass dtypes to custom operators by a wrong table, or do not load.
+needs_aot_inductor = _needs("2.12", _VERSION >= (2, 12), "packages of AOTInductor that hold custom operators")
 needs_kernels_of_operators = _needs("2.9", hasattr(torch.library, "get_kernel"), "the kernels of others' operators")
 needs_error_of_programs = _needs("2.9", _VERSION >= (2, 9), "an error that names the operator which a program lacks")
 CAN_ADD_UP = _VERSION >= (2, 8)  # FSDPModule.set_gradient_divide_factor
-# Second derivatives of sharded rows. Before, DTensors lack rules for logsumexp and for `tensor[0]`.
+# Second derivatives of sharded rows. Before, DTensors have no rules for logsumexp and for `tensor[0]`.
 DTENSORS_DIFFERENTIATE_TWICE = _VERSION >= (2, 10)
-# Before, gloo adds up where it is asked to average and scatter, and says nothing; others than gloo average.
+# Before, gloo's reduce-scatter silently sums where an average is requested; other backends average.
 GLOO_AVERAGES = _VERSION >= (2, 9)
 needs_listed_names = _needs("2.13 and no other", _VERSION == (2, 13), "the names that its torch_npu asks CANN for")
 
@@ -56,7 +56,7 @@ else:
         label_smoothing: float = 0.0,
         options: LinearCrossEntropyOptions | None = None,
     ) -> Tensor:
-        """Of the logits, all at once."""
+        """Computes all logits at once."""
         logits = torch.tensordot(input, linear_weight, ([-1], [-1]))
         if linear_bias is not None:
             logits = logits + linear_bias

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs in processes of their own that are forked from one which has imported torch and nothing of ours.
+"""Runs programs in processes that are forked from one that has imported torch, but not this package.
 
-To import torch takes seconds, of which a test that is not about the start of a process learns nothing.
+Importing torch takes seconds, which only tests of a process's start need to spend.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch.distributed.tensor"])  # the latter is a third of the seconds
+CONTEXT.set_forkserver_preload(["torch", "torch.distributed.tensor"])  # importing it takes a third of the time
 
 
 class Running(NamedTuple):
-    """A program that has been started; its output is kept in files."""
+    """A program that was started; its output is kept in files."""
 
     process: multiprocessing.process.BaseProcess
     output_dir: tempfile.TemporaryDirectory[str]
 
     def wait(self, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """Once it has ended. Raises TimeoutError, having killed it, where it does not."""
+        """Waits for its end. After `timeout` seconds, kills it and raises TimeoutError."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
@@ -38,7 +38,7 @@ class Running(NamedTuple):
 
 
 def start(code: str, environment: Mapping[str, str], directory: Path | None = None) -> Running:
-    """As `python -c code` would be, but for variables that Python or torch reads at its start."""
+    """Like `python -c code`, except for variables that Python or torch read at their start."""
     output_dir = tempfile.TemporaryDirectory()
     arguments = (code, dict(environment), str(directory or Path.cwd()), output_dir.name)
     process = CONTEXT.Process(target=_run, args=arguments)
@@ -60,5 +60,5 @@ def _run(code: str, environment: dict[str, str], directory: str, output_dir: str
     try:
         exec(compile(code, "<string>", "exec"), vars(program))
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        atexit._run_exitfuncs()  # multiprocessing does not run them
         sys.stdout.flush()

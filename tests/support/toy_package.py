@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small stand-ins for the real sources, so that a build takes half a second and its faults are ours to make."""
+"""Small stand-ins for the real sources: they build in half a second, and tests can inject faults into them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 EXPORT = 'extern "C" __attribute__((visibility("default")))'
-# What every library has; this one's kernels are none.
+# The functions that every library has; this one has no kernels.
 NO_KERNELS = f"""
 {EXPORT} void npu_ce_jit_register() {{}}
 {EXPORT} const void* npu_ce_jit_kernels() {{ return nullptr; }}
@@ -60,7 +60,7 @@ extern "C" __global__ NPU_CE_VECTOR __aicore__ void toy_kernel(GM_ADDR out) {
 }
 extern "C" void toy_launch(void* stream, void* out) { toy_kernel<<<1, nullptr, stream>>>((GM_ADDR)out); }
 """,
-    # What the real glue registers is in C++; here it stands in a module of Python.
+    # The real glue registers kernels in C++; this one does so in a Python module.
     "csrc/npu/toy.cpp": """
 #include <dlfcn.h>
 extern "C" void toy_launch(void* stream, void* out);
@@ -80,7 +80,7 @@ _OURS = ("NPU_CE_JIT_", "XDG_CACHE_HOME", "CXX", "MAX_JOBS", "ASCEND_", "TMPDIR"
 
 
 class Toy(NamedTuple):
-    """One build's inputs."""
+    """The inputs of one build."""
 
     settings: Settings
     toolchain: Toolchain
@@ -100,7 +100,7 @@ class Toy(NamedTuple):
 
 
 def write_sources(root_dir: Path, body: str = _BODY) -> Path:
-    """One unit and one header below `root_dir`/csrc."""
+    """Writes one unit and one header to `root_dir`/csrc."""
     cpu_dir = root_dir / "csrc" / "cpu"
     cpu_dir.mkdir(parents=True, exist_ok=True)
     (cpu_dir / "toy.cpp").write_text(body, "utf-8")
@@ -109,14 +109,14 @@ def write_sources(root_dir: Path, body: str = _BODY) -> Path:
 
 
 def write_npu_sources(root_dir: Path) -> None:
-    """One kernel, and the glue that launches it."""
+    """Writes one kernel, and the glue that launches it."""
     for name, text in _NPU_SOURCES.items():
         (root_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (root_dir / name).write_text(text, "utf-8")
 
 
 def toy(tmp_path: Path, body: str = _BODY, **variables: str) -> Toy:
-    """Toy sources with a cache of their own below `tmp_path`."""
+    """Toy sources, with a cache of their own below `tmp_path`."""
     settings = Settings.from_env(
         {"PATH": os.environ["PATH"], "NPU_CE_JIT_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
         | variables
@@ -129,7 +129,7 @@ def toy(tmp_path: Path, body: str = _BODY, **variables: str) -> Toy:
 
 
 def compiler_script(tmp_path: Path, before: str) -> str:
-    """The path of a compiler that runs the shell lines `before` and then the real one."""
+    """The path of a script that runs the shell lines `before`, and then the real compiler."""
     real = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))))
     script = tmp_path / "cxx"
     script.write_text(f'#!/bin/sh\n{before}\nexec {real} "$@"\n', "utf-8")
@@ -138,7 +138,7 @@ def compiler_script(tmp_path: Path, before: str) -> str:
 
 
 def copy_package(site_dir: Path, body: str = _BODY) -> Path:
-    """Installs this package in `site_dir` the way a wheel does, but with toy sources."""
+    """Installs this package to `site_dir` as a wheel does, but with toy sources."""
     package_dir = Path(npu_ce_jit.__file__).parent
     ignore = shutil.ignore_patterns("__pycache__", "csrc", "ascendc")
     shutil.copytree(package_dir, site_dir / "npu_ce_jit", ignore=ignore)
@@ -147,12 +147,12 @@ def copy_package(site_dir: Path, body: str = _BODY) -> Path:
 
 
 def start_python(site_dir: Path, code: str, **variables: str) -> torch_processes.Running:
-    """A process that has imported torch, and finds the package in `site_dir`; none of our variables are inherited."""
+    """Starts a process with torch imported and the package in `site_dir`, but without this package's variables."""
     return torch_processes.start(code, _environment(site_dir, variables), site_dir)
 
 
 def run_python(site_dir: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`start_python`, waited for; fails the test where it does not exit with 0."""
+    """`start_python`, and waits; fails the test where the process does not exit with 0."""
     done = start_python(site_dir, code, **variables).wait(600.0)
     assert done.returncode == 0, done.stderr
     return done
@@ -161,7 +161,7 @@ def run_python(site_dir: Path, code: str, **variables: str) -> subprocess.Comple
 def run_python_from_the_start(
     site_dir: Path, code: str, python: Sequence[str | Path] = (sys.executable,), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """`run_python` where the process has imported nothing."""
+    """`run_python` in a process that has imported nothing."""
     done = subprocess.run(
         [*python, "-c", code], env=_environment(site_dir, variables), cwd=site_dir, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=600,
@@ -177,14 +177,14 @@ def _environment(site_dir: Path, variables: Mapping[str, str]) -> dict[str, str]
 
 
 def fork(task: Callable[[], object]) -> int:
-    """Runs `task` in a child, which need not import torch again, and returns its process id."""
+    """Runs `task` in a forked child, which need not import torch again; returns its process id."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             task()
             code = 0
-        except BaseException:  # noqa: BLE001  all that the parent gets is an exit code
+        except BaseException:  # noqa: BLE001  the parent gets only an exit code
             traceback.print_exc()
         finally:
             os._exit(code)
@@ -192,12 +192,12 @@ def fork(task: Callable[[], object]) -> int:
 
 
 def exit_code(pid: int) -> int:
-    """Waits for a forked child."""
+    """Waits for a forked child, and returns its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def is_running(pid: int | str) -> bool:
-    """Whether the process has not ended; one that was killed goes on for a moment."""
+    """Whether the process still runs; a killed one may do so for a moment."""
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie's is empty
     except (FileNotFoundError, ProcessLookupError):
@@ -205,7 +205,7 @@ def is_running(pid: int | str) -> bool:
 
 
 def wait_until(is_so: Callable[[], object], seconds: float = 300.0) -> None:
-    """Fails the test where it does not become so."""
+    """Waits until the condition holds; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "nothing happened"

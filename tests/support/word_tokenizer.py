@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer of a word a number, for trainers that want text: nothing is downloaded."""
+"""A tokenizer with one word for each number, for trainers that need text: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def word_tokenizer() -> Any:
 
 
 def text(row: Tensor) -> str:
-    """What the tokenizer makes this row of."""
+    """The text that the tokenizer encodes as this row."""
     return " ".join(f"w{int(number)}" for number in row)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where built things are kept: each one whole or absent, however many processes want it first."""
+"""The cache of built things: an entry is whole or absent, however many processes ask for it first."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _UNUSED_FOR = 30 * 24 * 3600  # seconds after which an entry is removed
 
 
 class PreparationError(Exception):
-    """Something is missing or refuses; the text says what, and what to do."""
+    """Something is missing or fails; the text says what, and how to mend it."""
 
 
 def cache_dir(variables: Mapping[str, str]) -> Path:
-    """The cache, made if it is absent. It holds code that runs, so nobody else may be able to write to it."""
+    """The cache directory, made if it is absent. Its content is executed, so nobody else may be able to write to it."""
     if variables.get("VIRTUAL_CANN_CACHE_DIR"):
         directory = Path(variables["VIRTUAL_CANN_CACHE_DIR"]).absolute()
     else:
@@ -42,9 +42,9 @@ def cache_dir(variables: Mapping[str, str]) -> Path:
 
 
 def build_once(path: Path, what: str | None, build: Callable[[Path], None]) -> Path:
-    """`path`, filled by `build` in a private directory and published by one rename. Says so where `what` says what.
+    """`path`, filled by `build` in a private directory and published by one rename. `what`, if any, is told on stderr.
 
-    The lock only saves work: where it does not hold, the first to publish wins and the others throw theirs away.
+    The lock only saves work: where locks do not work, the first to publish wins and the others' results are discarded.
     """
     if path.exists():
         _touch(path)
@@ -72,17 +72,17 @@ def build_once(path: Path, what: str | None, build: Callable[[Path], None]) -> P
 
 
 def _touch(path: Path) -> None:
-    """Its time is that of its last use; a cache that can only be read has none."""
+    """Sets the time of last use, except in a read-only cache."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def _prune(directory: Path) -> None:
-    """Removes what nobody has used for long: sources change often, and each change leaves an entry behind."""
+    """Removes entries that have been unused for 30 days: each change of the sources leaves one behind."""
     oldest = time.time() - _UNUSED_FOR
     for entry in directory.iterdir():
-        with contextlib.suppress(OSError):  # another process may have come first
+        with contextlib.suppress(OSError):  # another process may have removed it
             if entry.is_dir() and entry.stat().st_mtime < oldest:
-                gone = directory / f".{entry.name.lstrip('.')}.gone"  # so that nobody finds half of it
+                gone = directory / f".{entry.name.lstrip('.')}.gone"  # nobody finds a half-removed entry
                 os.rename(entry, gone)
                 shutil.rmtree(gone, ignore_errors=True)

@@ -3,20 +3,20 @@
 
 usage: virtual-cann COMMAND [ARGUMENT ...]     for example: virtual-cann python train.py
 
-`run`, beside this file, is the same without an installation. The python3 that runs this, and with it the environment
-that is active, lends the command its packages; nothing is installed into it. What has to be built is built on first
+`run`, beside this file, is the same command without an installation. COMMAND sees the packages of the python3 that
+runs this, that is, of the active environment; nothing is installed into it. What has to be built is built on first
 use and kept. Variables, all optional:
 
   VIRTUAL_CANN_LAYOUT     8.3, 8.5 or 9.1: which CANN to look like (9.1)
   VIRTUAL_CANN_TORCH_NPU  which torch_npu (the newest that was tried with the torch that is there)
-  VIRTUAL_CANN_REFUSES    what its compiler is not to take, as other releases do not
+  VIRTUAL_CANN_REFUSES    options that its compiler refuses, as some releases do
   VIRTUAL_CANN_CACHE_DIR  where built things are kept ($XDG_CACHE_HOME/virtual_cann)
   VIRTUAL_CANN_SOC        the chip, as aclrtGetSocName names it (Ascend910B2)
   VIRTUAL_CANN_DEVICES    how many devices there are (1)
   VIRTUAL_CANN_MEMORY     how many bytes of memory each has
-  VIRTUAL_CANN_FAULTS     what shall go wrong
+  VIRTUAL_CANN_FAULTS     which calls fail (runtime/faults.h)
   VIRTUAL_CANN_AUTO_SYNC  1: judge kernels as if the compiler had inserted synchronisation (0)
-  VIRTUAL_CANN_REPORT     the file that every launch's report is added to
+  VIRTUAL_CANN_REPORT     the file to which each launch's report is appended
 """
 
 import os
@@ -29,7 +29,7 @@ from virtual_cann.prepare import prepare
 
 
 def main() -> None:
-    """Becomes the command of sys.argv."""
+    """Replaces this process by the command of sys.argv."""
     command = sys.argv[1:]
     if not command:
         sys.exit(str(__doc__).strip())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Python environment that has torch_npu and clang's front end and, beside them, all that the caller's own has.
+"""A Python environment with torch_npu and libclang that also sees all packages of the caller's environment.
 
-The caller's is left alone.
+The caller's environment is left unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from virtual_cann.cache import PreparationError, build_once
 
-# The newest of torch_npu that was tried, for each minor version of torch.
+# The newest torch_npu that was tested, for each minor version of torch.
 TORCH_NPU = {
     "2.7": "2.7.1.post11",
     "2.8": "2.8.0.post5",
@@ -30,10 +30,10 @@ TORCH_NPU = {
 }
 TORCH = "2.13.0"  # for callers that have none
 
-# The release that the real bisheng is made from; pyproject.toml's extra `test` has it too, and a test compares them.
+# The clang that the real bisheng is made from. pyproject.toml's extra `test` repeats the version; a test compares them.
 LIBCLANG = "15.0.6.1"
 
-MARK = "virtual_cann_environment"  # a file in each such environment; it names the caller's interpreter
+MARK = "virtual_cann_environment"  # a file in each such environment, with the path of the caller's interpreter
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 _NEEDED = (
@@ -43,36 +43,36 @@ _NEEDED = (
     "ninja",
     "filelock",
     "libclang",
-)  # whether the caller has them decides what is installed
+)  # the environment is keyed by their versions: they decide what has to be installed
 
-_PIP_THAT_SERVES_OTHERS = (22, 3)  # the first with --python
+_PIP_THAT_SERVES_OTHERS = (22, 3)  # the first with --python, which installs into another environment
 
-# What pip must not be told, and what would send it elsewhere.
+# Variables that must not reach pip, or that would make it install elsewhere.
 _NOT_FOR_PIP = frozenset({"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"})
 
 
 def callers_interpreter() -> str:
-    """The interpreter that lends its packages: the one that runs this, or runs the `run` that this runs in."""
+    """The interpreter whose packages are used: this one or, inside `run`, the one that `run` was started with."""
     mark = Path(sys.prefix, MARK)
     return mark.read_text("utf-8") if mark.exists() else sys.executable
 
 
 def environment(cache: Path) -> Path:
-    """The environment's directory for the interpreter that runs this; that interpreter's own, if it is such a one."""
+    """The environment's directory for the running interpreter; the interpreter's own, if that is already inside one."""
     if Path(sys.prefix, MARK).exists():
         return Path(sys.prefix)
     installed = _installed()
     torch_npu = os.environ.get("VIRTUAL_CANN_TORCH_NPU") or torch_npu_for(installed.get("torch", TORCH))
     facts = [sys.prefix, sys.version, torch_npu, *_requirements(installed), *_added_directories(installed)]
     facts += [f"{name} {installed.get(name)}" for name in _NEEDED]
-    facts.append(Path(__file__).read_text("utf-8"))  # how it is made
+    facts.append(Path(__file__).read_text("utf-8"))  # this file says how it is made
     path = cache / "environments" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     what = f"installing torch_npu {torch_npu} for {sys.executable}"
     return build_once(path, what, lambda private: _build(private, path, installed, torch_npu))
 
 
 def torch_npu_for(torch: str) -> str:
-    """The version that goes with this one of torch."""
+    """The torch_npu version for this version of torch."""
     minor = ".".join(torch.split(".")[:2])
     if minor not in TORCH_NPU:
         raise PreparationError(
@@ -83,7 +83,7 @@ def torch_npu_for(torch: str) -> str:
 
 
 def libclang(environment: Path) -> Path:
-    """The library, which is the environment's own or the caller's."""
+    """The libclang.so of the environment or else of the caller."""
     directories = [*environment.glob("lib/python3*/site-packages"), *map(Path, sys.path)]
     found = next(
         (path for directory in directories if (path := directory / "clang/native/libclang.so").is_file()), None
@@ -94,7 +94,7 @@ def libclang(environment: Path) -> Path:
 
 
 def _requirements(installed: Mapping[str, str]) -> list[str]:
-    """What the environment has to have beside torch_npu. pip counts what the caller's packages have as installed."""
+    """What the environment needs beside torch_npu. pip takes the caller's packages as already installed."""
     needed = {"numpy": "", "pyyaml": "", "libclang": f"=={LIBCLANG}"}
     if "torch" not in installed:
         needed["torch"] = f"=={TORCH}"
@@ -104,7 +104,7 @@ def _requirements(installed: Mapping[str, str]) -> list[str]:
 
 
 def _added_directories(installed: Mapping[str, str]) -> list[str]:
-    """Where the environment looks for packages beside its own."""
+    """The directories in which the environment looks for packages beside its own."""
     checkout = [str(_CHECKOUT)] if "npu_ce_jit" not in installed and _is_checkout() else []
     return [*_package_directories(), *checkout]
 
@@ -138,22 +138,22 @@ def _build(private: Path, final: Path, installed: Mapping[str, str], torch_npu: 
     packages = Path(subprocess.check_output(
         [python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip())  # fmt: skip
-    # addsitedir, not a plain line: it also reads the .pth files there, which editable installs consist of.
+    # site.addsitedir, because it also reads the .pth files of that directory, on which editable installs depend.
     lines = [f"import site; site.addsitedir({directory!r})\n" for directory in _added_directories(installed)]
     (packages / "callers_packages.pth").write_text("".join(lines), "utf-8")
     pip = [python, "-I", "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]
     install([*map(str, pip)], _requirements(installed))
-    # Most ask for one build of torch, as 2.10.0+cpu, which few indexes have; another build of that version serves too.
-    # One of its own, where the caller has torch_npu too.
+    # --no-deps: most torch_npu wheels require one build of torch (2.10.0+cpu), which few indexes have; another build of
+    # the version works too. --ignore-installed: the caller's own torch_npu does not count.
     install([*map(str, pip)], ["--no-deps", "--ignore-installed", f"torch_npu=={torch_npu}"])
-    for script in (private / "bin").iterdir():  # their first line names the interpreter
+    for script in (private / "bin").iterdir():  # their first line has the interpreter's path
         if not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(private), os.fsencode(final)))
     (private / MARK).write_text(sys.executable, "utf-8")
 
 
 def _package_directories() -> list[str]:
-    """Where the caller's interpreter has its packages."""
+    """The package directories of the caller's interpreter."""
     directories = site.getsitepackages()
     if site.ENABLE_USER_SITE:
         directories.append(site.getusersitepackages())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile Ascend C with the tree's bisheng, launch its kernels, read what they left and how they were judged."""
+"""Compiles Ascend C with the tree's bisheng, launches kernels, and returns their results and reports."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 
 
 class CompileError(Exception):
-    """bisheng refused the source; its text says where."""
+    """bisheng refused the source; the text has its diagnostics."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One launch: the stream's error code, the text that goes with it, and the machine's report."""
+    """One launch: the stream's error code, its message, and the machine's report."""
 
     code: int
     message: str
@@ -39,9 +39,9 @@ class Outcome:
 
 
 def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
-    """The library of one source file, loaded. Raises CompileError with the compiler's own text.
+    """The loaded library of one source file. Raises CompileError with the compiler's own text.
 
-    Without optimisation, unless `flags` say otherwise: most kernels of a test take longer to compile than to run.
+    Compiles at -O0 unless `flags` say otherwise: most kernels of a test take longer to compile than to run.
     """
     acl()
     command = [str(prepare().bisheng), *MODES, "-O0", "-shared", "-fPIC", *flags, str(source), "-o", str(library)]
@@ -52,7 +52,7 @@ def compile_kernels(source: Path, library: Path, *flags: str) -> ctypes.CDLL:
 
 
 def acl() -> ctypes.CDLL:
-    """The runtime, with device 0 in this thread. Kernel libraries find it by its soname, so it comes first."""
+    """The runtime, with device 0 set in this thread. Kernel libraries find it by its soname, so it is loaded first."""
     runtime = _runtime()
     if code := runtime.aclrtSetDevice(0):
         raise RuntimeError(f"aclrtSetDevice: ACL error {code}")
@@ -74,7 +74,7 @@ def check(code: int) -> None:
 
 @contextmanager
 def on_device(tensor: torch.Tensor) -> Iterator[ctypes.c_void_p]:
-    """An allocation of its own with the tensor's bytes, copied back at the end: bounds are then exact."""
+    """Copies the tensor to a device allocation of its own, so that bounds are exact, and back at the end."""
     pointer = ctypes.c_void_p()
     bytes_ = tensor.numel() * tensor.element_size()
     check(acl().aclrtMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(bytes_, 1)), 0))
@@ -91,7 +91,7 @@ def on_device(tensor: torch.Tensor) -> Iterator[ctypes.c_void_p]:
 
 
 def launch(launcher: Callable[..., Any], *arguments: Any) -> Outcome:
-    """Call launcher(stream, *arguments) on a stream of its own, so that one launch's failure is not the next one's."""
+    """Calls launcher(stream, *arguments) on a new stream, so that a failed launch does not fail the next one."""
     stream = ctypes.c_void_p()
     check(acl().aclrtCreateStream(ctypes.byref(stream)))
     observe.clear_reports()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CANN tree of each generation: the files and links that programs look for where CANN is installed."""
+"""A CANN tree of each generation: the files and links that programs look for in a CANN installation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VIRTUAL_CANN = Path(__file__).resolve().parent
 _MACHINE = os.uname().machine
 _MACHINE_DIR = f"{_MACHINE}-linux"
 
-# torch_npu is linked with those of the first line; the rest stand in the link lines of Ascend C projects.
+# torch_npu is linked with those of the first line; the others are in link commands of Ascend C projects.
 _LIBRARY_NAMES = (
     "hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel", "runtime",
     "opapi", "nnopbase", "platform", "tiling_api", "register", "graph_base", "c_sec", "profapi", "unified_dlog", "mmpa",
@@ -28,16 +28,16 @@ _LIBRARY_NAMES = (
 class Layout:
     generation: float
     version: str
-    compiler_dir: str  # the real one; the rest of bin_dirs and links lead to it
-    links: dict[str, str]  # path in the tree: path in the tree that it leads to
+    compiler_dir: str  # the real directory; those of bin_dirs and links lead to it
+    links: dict[str, str]  # path in the tree -> its target, also in the tree
     files: dict[str, str]
     api_dir: str  # kernel_operator.h
     bin_dirs: tuple[str, ...]  # what set_env.sh puts on PATH
-    driver_include_dirs: tuple[str, ...] = ()  # what the compiler adds of its own accord
-    lacks: tuple[str, ...] = ()  # of the runtime's functions
+    driver_include_dirs: tuple[str, ...] = ()  # that the compiler adds by itself
+    lacks: tuple[str, ...] = ()  # functions that this generation's runtime does not have
 
 
-# Field names are those of the files of the real packages; what they say of themselves is ours.
+# The field names are those of the real packages' files; the values are ours.
 _OF_CANN_8_3 = Layout(
     generation=8.3,
     version="8.3.RC1",
@@ -77,7 +77,7 @@ _OF_CANN_8_3 = Layout(
 
 
 def _of_devkit(generation: float, version: str) -> Layout:
-    """From 8.5 on, packages lie side by side and the headers of Ascend C are in that of asc-devkit."""
+    """From 8.5 on, packages lie side by side, and asc-devkit has the headers of Ascend C."""
     return Layout(
         generation=generation,
         version=version,
@@ -115,9 +115,9 @@ LAYOUTS = {layout.generation: layout for layout in (_OF_CANN_8_3, _of_devkit(8.5
 
 
 def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, libclang: Path, content: str) -> None:
-    """Fills the empty directory `root`. Nothing in it names where it lies: it may be renamed afterwards."""
+    """Fills the empty directory `root`. Nothing in it has an absolute path to it, so it may be renamed afterwards."""
     _link(root / layout.compiler_dir / "bisheng", VIRTUAL_CANN / "bin" / "bisheng")
-    # A header that includes instead of a link: what it includes in turn is then looked up beside the real one.
+    # A file with an #include, not a link: its own includes are then resolved beside the real header.
     for name in ("kernel_operator.h", "interface/kernel_operator.h", "impl/kernel_operator.h"):
         _write(root / layout.api_dir / name, f'#pragma once\n#include "{VIRTUAL_CANN}/include/kernel_operator.h"\n')
     _link(root / layout.api_dir / "ascendc", VIRTUAL_CANN / "include" / "ascendc")
@@ -127,7 +127,7 @@ def build_tree(root: Path, layout: Layout, library: Path, acl_headers: Path, lib
     for name in _LIBRARY_NAMES:
         _link(root / "lib64" / f"lib{name}.so", Path("libascendcl.so"))
     for name, text in layout.files.items():
-        # As the build of a real toolkit is named, so that what was built with another one is not taken for this one's.
+        # The content's hash stands for a real toolkit's build number, so that caches keyed by it tell trees apart.
         _write(root / name, text.replace("{content}", content))
     for name, target in layout.links.items():
         _link(root / name, Path(os.path.relpath(root / target, (root / name).parent)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the virtual CANN of this process saw, and what shall go wrong in it."""
+"""The launch reports of the virtual CANN in this process, and its fault injection."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def _library() -> ctypes.CDLL:
 
 
 def _runtime() -> ctypes.CDLL:
-    # By soname: the library that is loaded already, wherever it lies. Without one, the loader's search path decides.
+    # By soname: finds the loaded library whatever its path, and otherwise searches the loader's path.
     return ctypes.CDLL("libascendcl.so")
 
 
 def is_virtual() -> bool:
-    """Whether this process has the virtual CANN's runtime, and not a board's, which has no reports."""
+    """Whether this process has loaded the virtual CANN's runtime, not a board's, which has no reports."""
     return hasattr(_runtime(), "virtual_cann_reports")
 
 
 def reports() -> list[dict[str, Any]]:
-    """The machine's reports of the last 1000 kernel launches that are over, oldest first."""
+    """The machine's reports of the last 1000 finished kernel launches, oldest first."""
     loaded: list[dict[str, Any]] = json.loads(_library().virtual_cann_reports())
     return loaded
 
@@ -46,17 +46,18 @@ def clear_reports() -> None:
 
 
 def run_every_nth_block(n: int) -> None:
-    """Of launches from now on, the last block among them: a report counts what these do, and takes the others to be
-    like them; what those would have written is not. For the cost of problems that are too large to run."""
+    """From now on, runs every n-th block of a launch only, and the last one. A report counts those that ran; an
+    estimate takes the others to be like them. The others' results are not written. For the cost of problems that are
+    too large to run."""
     _library().virtual_cann_run_every_nth_block(n)
 
 
 def set_faults(text: str) -> None:
-    """Replaces what VIRTUAL_CANN_FAULTS asked for, by its grammar; counts begin anew. "" ends all faults."""
+    """Replaces the faults of VIRTUAL_CANN_FAULTS; same grammar. Counts start anew; "" removes all faults."""
     if _library().virtual_cann_set_faults(text.encode()):
         raise ValueError((_library().aclGetRecentErrMsg() or b"").decode())
 
 
 def clear_errors() -> None:
-    """Forgets failed streams and lost devices, as a new process would."""
+    """Clears the errors of failed streams and lost devices, as a new process would."""
     _library().virtual_cann_clear_errors()

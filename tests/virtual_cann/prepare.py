@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a program needs to see an NPU here, made on first use and found in the cache afterwards."""
+"""Makes all that a program needs to see an NPU here, on first use; later calls find it in the cache."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Prepared:
         return self.home / self.layout.compiler_dir / "bisheng"
 
     def variables(self, callers: Mapping[str, str]) -> dict[str, str]:
-        """The caller's environment variables with what CANN's set_env.sh and the environment's activation set."""
+        """The caller's environment variables, with those that CANN's set_env.sh and activating the environment set."""
         variables = tree_variables(self.home, self.layout, callers)
         variables["PATH"] = f"{self.environment / 'bin'}{os.pathsep}{variables['PATH']}"
         variables["VIRTUAL_ENV"] = str(self.environment)
-        variables.pop("PYTHONHOME", None)  # it would name the caller's interpreter to this one, as `activate` knows too
-        variables.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # `import torch` is to find torch_npu here
+        variables.pop("PYTHONHOME", None)  # would name the caller's library; `activate` removes it too
+        variables.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # so that `import torch` loads torch_npu here
         return variables
 
 
 def prepare(generation: float | None = None, variables: Mapping[str, str] = os.environ) -> Prepared:
-    """Raises PreparationError. Safe for any number of callers at once; a warm call reads a few small files."""
+    """Raises PreparationError. Safe for concurrent callers; a warm call reads a few small files."""
     layout = _layout(generation or variables.get("VIRTUAL_CANN_LAYOUT") or 9.1)
     cache = cache_dir(variables)
     python = environment(cache)
@@ -56,7 +56,7 @@ def prepare(generation: float | None = None, variables: Mapping[str, str] = os.e
 
 
 def _code() -> list[Path]:
-    """Everything that decides what a tree's compiler makes of a source: programs that cache libraries see it change."""
+    """The files that decide what a tree's compiler makes of a source. Their hash goes into library caches' keys."""
     files = [VIRTUAL_CANN / "layouts.py", VIRTUAL_CANN / "bin" / "bisheng"]
     for directory, suffix in (("compiler", ".py"), ("include", ".h"), ("machine", ".h")):
         files += sorted((VIRTUAL_CANN / directory).rglob(f"*{suffix}"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rates of machine/rates.h, and what the machine's estimates assume of them."""
+"""The rates of machine/rates.h, and the assumptions about them that the estimates use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Rate(NamedTuple):
     unit: str
     documented: bool
     source: str
-    range: str  # the rate's own name, or that of the rate with which it moves
+    range: str  # the rate's own name, or the name of the rate that it moves with
 
 
 def table() -> list[Rate]:
@@ -33,7 +33,7 @@ def table() -> list[Rate]:
 
 
 def assumptions() -> dict[str, dict[str, float]]:
-    """The rates, by the names that a report's estimates have: the table's values, all ends, each range alone."""
+    """The rates of each assumption, by the names in a report's estimates: the table, all ends, each range alone."""
     rates = table()
     values = {rate.name: rate.value for rate in rates}
     found = {

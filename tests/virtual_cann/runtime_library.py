@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libascendcl.so of each generation: the machine and the runtime, compiled by g++."""
+"""Builds libascendcl.so of each generation, from the machine and the runtime, with g++."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _COMPILE = ("-c", "-std=c++17", "-fPIC", "-pthread", "-ffp-contract=off")
 _OPTIMISATION = {
     "machine": "-O2",
     "runtime": "-O1",
-}  # every instruction goes through the one; the other costs build time
+}  # every instruction goes through the machine; for the runtime, optimising costs only build time
 _LINK = ("-shared", "-pthread", "-Wl,-soname,libascendcl.so", "-Wl,--no-undefined", "-ldl")
 
 
 def runtime_library(cache: Path, acl_headers: Path, layout: Layout) -> Path:
-    """The library, for the content of its sources and of torch_npu's ACL headers."""
+    """The library, cached by the content of its sources and of torch_npu's ACL headers."""
     sources = [*_files("machine", ".cpp"), *_files("runtime", ".cpp")]
-    sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core ends up with one alone
+    sources.sort(key=lambda source: -source.stat().st_size)  # the longest first: none is left alone at the end
     headers = [*_files("machine", ".h"), *_files("runtime", ".h")]
     lacks = [name for layout in LAYOUTS.values() for name in layout.lacks]
     acl = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(acl_headers.rglob("*.h")))).hexdigest()
@@ -40,7 +40,7 @@ def runtime_library(cache: Path, acl_headers: Path, layout: Layout) -> Path:
 
 
 def content_hash(files: list[Path], also: str) -> str:
-    """A name for the content of files, wherever they lie."""
+    """A hash of the files' content, independent of their location."""
     digest = hashlib.sha256(also.encode())
     for file in files:
         digest.update(f"\0{file.relative_to(VIRTUAL_CANN)}\0".encode())
@@ -53,7 +53,7 @@ def _files(directory: str, suffix: str) -> Iterator[Path]:
 
 
 def _compiler_identity() -> str:
-    """What changes when g++ is replaced, without starting it."""
+    """Changes when g++ is replaced; does not start it."""
     for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
         program = Path(directory or ".", "g++")
         if os.access(program, os.X_OK):
@@ -80,7 +80,7 @@ def _build(private: Path, sources: list[Path], acl_headers: Path) -> None:
 
 
 def _link(directory: Path, objects: list[Path], lacks: tuple[str, ...]) -> None:
-    """The library of one generation, in which nobody finds the functions that it lacks."""
+    """Links the library of one generation; functions in `lacks` are not exported."""
     directory.mkdir()
     script = directory / "symbols.map"
     script.write_text("{ local: no_function; " + "".join(f"{name}; " for name in lacks) + "};\n", "utf-8")

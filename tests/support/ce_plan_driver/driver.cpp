@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The plan by a C call, for ctypes.
+// A C function, for ctypes, that makes the plan of forward.
 #include "npu/forward_plan.h"
 
 extern "C" void plan_forward(const CeProblem* problem, const CeForwardOutputs* outputs, uint32_t cores,

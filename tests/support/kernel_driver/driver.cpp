@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the CPU kernels with no torch: reads problems from stdin until it ends, writes each one's outputs to stdout.
+// Runs the CPU kernels without torch: reads problems from stdin until its end, and writes each one's outputs to stdout.
 //
-// A problem is Header, then input, target, weight and the gradients that are present, in the order of Header's bits;
-// its answer is loss, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators (those asked for) and the input's
+// A problem is a Header, then input, target, weight and the present gradients in the order of Header's bits. Its answer
+// is loss, z_loss, log_prob, lse, argmax, entropy, row_stats, denominators (as far as requested) and the input's
 // gradient.
 #include <algorithm>
 #include <cstdio>
@@ -21,12 +21,12 @@ struct Header {
   int64_t target_is_int64, target_stride_elems, has_weight;
   int64_t reduction, ignore_index;
   int64_t outputs;               // 1 z_loss, 2 log_prob, 4 lse, 8 argmax, 16 entropy
-  int64_t gradients;             // of: 1 loss, 2 z_loss, 4 lse, 8 entropy, 16 log_prob
-  int64_t of_loss_stride_elems;  // of the gradients of loss and z_loss, which have loss_dtype
-  int64_t of_row_stride_elems;   // of those of lse and entropy, which have the accumulation dtype
+  int64_t gradients;             // present: 1 loss, 2 z_loss, 4 lse, 8 entropy, 16 log_prob
+  int64_t of_loss_stride_elems;  // for the gradients of loss and z_loss, which have loss_dtype
+  int64_t of_row_stride_elems;   // for those of lse and entropy, which have the accumulation dtype
   int64_t of_log_prob_stride_elems;
   int64_t in_place;
-  int64_t input_offset_elems;  // from where an allocation begins, which is aligned
+  int64_t input_offset_elems;  // from the aligned beginning of the allocation
   int64_t threads;
   double label_smoothing, z_loss, softcap, logit_scale;
 };
@@ -40,7 +40,7 @@ void run_threads(int64_t begin, int64_t end, int64_t grain, npu_ce::Parallel::Bo
   };
   std::vector<std::thread> threads;
   for (int64_t i = 1; i < pieces; ++i) threads.emplace_back(run_piece, i);
-  // On this thread, so that a profiler which follows one thread sees all of a serial run.
+  // One piece on this thread, so that a profiler of one thread sees all of a serial run.
   if (pieces > 0) run_piece(0);
   for (std::thread& thread : threads) thread.join();
 }
@@ -185,7 +185,7 @@ int main() {
   Header header;
   while (std::fread(&header, sizeof(header), 1, stdin) == 1) {
     solve(header);
-    std::fflush(stdout);  // whoever reads then knows at which problem a sanitizer stopped this
+    std::fflush(stdout);  // so that the reader knows at which problem a sanitizer stopped
   }
   return 0;
 }

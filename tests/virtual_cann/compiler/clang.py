@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """clang's front end through libclang's C interface: as much of it as a walk over a source's syntax tree needs.
 
-The real bisheng is a clang 15, so is this one: types, templates as they are instantiated and conversions that nobody
-wrote are reported as that compiler sees them. g++ has no dump in which a constant shows what it was converted from.
+The real bisheng is a clang 15, and so is this front end: it reports types, instantiated templates and implicit
+conversions as bisheng sees them. No dump of g++'s shows which type a constant was converted from.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPRESSIONS = range(100, 200)
 CODE = range(100, 300)  # expressions and statements
 IMPLICIT_CAST = 100  # "unexposed": no other such expression has a type that differs from that of its operand
 CALL, COMPOUND_ASSIGNMENT, LIST = 103, 115, 119
-REFERENCES = frozenset({101, 102, CALL})  # of a function or variable, of a member, of what a call calls
+REFERENCES = frozenset({101, 102, CALL})  # references to a function or variable, to a member, and to a call's callee
 ANNOTATION = 406
 ENUM_TYPE, ARRAY_TYPE = 106, 112
 _CONTINUE, _RECURSE = 1, 2
@@ -93,7 +93,7 @@ _FUNCTIONS = {
 
 
 class FrontEnd:
-    """One source file, parsed. What is asked about its cursors is asked while `parsed` lasts."""
+    """One source file, parsed. Its cursors are valid only inside `parsed`."""
 
     def __init__(self, library: ctypes.CDLL, unit: c_void_p) -> None:
         self._library = library
@@ -104,7 +104,7 @@ class FrontEnd:
         return top
 
     def visit(self, cursor: Cursor, see: Callable[[Cursor, Cursor], bool]) -> None:
-        """Calls see(node, its parent) for all below the cursor, but for what is below a node to which it says False."""
+        """Calls see(node, its parent) for each node below the cursor, but not below one for which it returns False."""
         self._call(
             "visitChildren",
             cursor,
@@ -123,7 +123,7 @@ class FrontEnd:
         return found
 
     def fields(self, type_: Type) -> list[Cursor]:
-        """Those of a class, as it was instantiated."""
+        """The fields of a class, as it was instantiated."""
         found: list[Cursor] = []
 
         def keep(field: Cursor, _: None) -> int:
@@ -134,7 +134,7 @@ class FrontEnd:
         return found
 
     def element_types(self, list_: Cursor, count: int) -> list[Type]:
-        """What the first elements of a list in braces are to become."""
+        """The types that the first `count` elements of a braced list are converted to."""
         type_ = self._call("getCanonicalType", self.type(list_))
         if type_.kind == ARRAY_TYPE:
             return [self._call("getArrayElementType", type_)] * count
@@ -145,7 +145,7 @@ class FrontEnd:
         return type_
 
     def canonical_kind(self, type_: Type) -> int:
-        """libclang's number for the type, of an enumeration that for what it is kept in."""
+        """libclang's number for the type; for an enumeration, that of its underlying type."""
         type_ = self._call("getCanonicalType", type_)
         if type_.kind == ENUM_TYPE:
             declaration = self._call("getTypeDeclaration", type_)
@@ -170,11 +170,11 @@ class FrontEnd:
         return (cursor.kind, *(data or 0 for data in cursor.data))
 
     def place(self, cursor: Cursor) -> Place:
-        """Of what a macro made: where the macro was used, as in preprocessed text."""
+        """The node's place; inside a macro's expansion, where the macro was used, as in preprocessed text."""
         return self._place(self._call("getCursorLocation", cursor))
 
     def errors(self) -> Iterator[tuple[bool, Diagnostic]]:
-        """What clang refuses, each with whether it read on."""
+        """The errors that clang reports, each with whether it went on reading after it."""
         for index in range(self._call("getNumDiagnostics", self._unit)):
             diagnostic = c_void_p(self._call("getDiagnostic", self._unit, index))
             severity = self._call("getDiagnosticSeverity", diagnostic)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device code may not convert between unsigned integers and floats: boards' logs show bisheng refuse it by these words.
+"""Device code may not convert between unsigned integers and floats: bisheng refuses it, with this text in boards' logs.
 
-Whether constants and bool are meant too no log says; they are refused, and so is what a template or a conversion that
-nobody wrote does. bool of a float is a comparison, and allowed; so is an operand of 8 or 16 bits, which C++ makes an
-int first. Judged is what a core would run: kernels, `__aicore__` functions, and whatever these call of the user's.
+No log says whether that includes constants and bool; they are refused here, also in templates and in implicit
+conversions. A float as a bool is a comparison, and allowed; so is an operand of 8 or 16 bits, which C++ promotes to
+int first. Only code that a core would run is checked: kernels, `__aicore__` functions, and the user's
+functions that they call.
 
-Not seen are destructors of class templates, which nothing in the source names, and what stands in a list whose inner
-braces were left out.
+Not checked are destructors of class templates, which nothing in the source names, and lists whose inner braces are
+left out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def check(
     is_users: Callable[[str], bool],
     is_systems: Callable[[str], bool],
 ) -> list[Diagnostic]:
-    """The conversions, or what clang itself refuses: but for headers of the system, which were written for g++.
+    """The refused conversions; or else clang's own errors, except those in system headers, which were written for g++.
 
     Raises FrontEndError where clang gives up.
     """
@@ -62,7 +63,7 @@ class _Walk:
         return sorted(self._problems, key=lambda problem: (problem.place.file, problem.place.line, problem.text))
 
     def _find_device_functions(self, node: Cursor, parent: Cursor) -> bool:
-        """Those of the user's, and the instances of kernels that the user's launches make."""
+        """Adds the user's device functions, and the kernel instances that the user's launches create."""
         if node.kind == clang.ANNOTATION and self._unit.name(node) == _DEVICE_MARK:
             self._add(parent)
         if node.kind in clang.REFERENCES:
@@ -85,7 +86,7 @@ class _Walk:
             if function.kind in clang.FUNCTIONS:
                 self._add(function)
             if node.kind == clang.CALL and function.kind == clang.CONSTRUCTOR:
-                for field in self._unit.fields(self._unit.type(node)):  # with what they are initialised by
+                for field in self._unit.fields(self._unit.type(node)):  # their initialisers are checked too
                     self._add(field)
         return True
 
@@ -104,7 +105,7 @@ class _Walk:
             )
 
     def _judge_list(self, list_: Cursor) -> None:
-        """Of a list, clang shows what was written, and no conversions."""
+        """clang shows no conversions in a list, so its elements are compared with the types that they become."""
         elements = self._unit.children(list_)
         for element, type_ in zip(elements, self._unit.element_types(list_, len(elements)), strict=False):
             self._judge(element, type_)

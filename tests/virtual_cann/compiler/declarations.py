@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The functions and classes of a source, found by their brackets: as much of C++ as the checks need, and no more."""
+"""The functions and classes of a source, found by their brackets: only as much of C++ as the checks need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_FUNCTION_NAMES = frozenset(
 @dataclass(frozen=True)
 class Function:
     name: str
-    owner: str  # the class that it is a member of, or nothing
+    owner: str  # the class that it is a member of; "" for none
     head: tuple[Token, ...]  # everything before the body, template parameters included
     parameters: tuple[tuple[Token, ...], ...]
     body: tuple[Token, ...]  # from the initialisers or the `{` to the `}`; empty where it is only declared
@@ -74,12 +74,12 @@ def _read_scope(tokens: Sequence[Token], index: int, end: int, owner: str, found
 def _read_declaration(tokens: Sequence[Token], start: int, end: int, owner: str, found: Declarations) -> int:
     """Reads one declaration and returns the index after it."""
     index = start
-    parenthesis: int | None = None  # the one that opens the parameters, if it turns out to be a function
+    parenthesis: int | None = None  # opens the parameters, if this turns out to be a function
     while index < end:
         text = tokens[index].text
         if text == ";" and parenthesis is not None:
             found.functions.append(_function(tokens, start, parenthesis, index, index, owner))
-        if text in (";", "}"):  # a } closes more than was opened: g++ will say so
+        if text in (";", "}"):  # a } without a {: g++ will report it
             return index + 1
         if text in (":", "{") and parenthesis is not None:
             return _read_body(tokens, start, parenthesis, index, owner, found)
@@ -97,7 +97,7 @@ def _read_declaration(tokens: Sequence[Token], start: int, end: int, owner: str,
 
 
 def _skip(tokens: Sequence[Token], index: int, end: int) -> int:
-    """The index after a token, and after all that a bracket or an initialiser opens."""
+    """The index after a token; after the matching end, if the token opens a bracket or an initialiser."""
     text = tokens[index].text
     if text in ("(", "[", "{"):
         return closing(tokens, index) + 1

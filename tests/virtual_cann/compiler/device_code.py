@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bisheng refuses in Ascend C beside what g++ refuses in C++: of kernels, classes, and the two sides' calls."""
+"""Errors that bisheng reports in Ascend C and g++ does not: in kernels, classes, and calls between host and device."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _check_parameters(kernel: Function, declarations: Declarations) -> Iterator[
                 place, f"'{text}' is a reference to the host's memory: a kernel takes scalars and structs by value"
             )
         elif has_word(parameter, "*") and not has_mark(parameter, "gm"):
-            # The manual of CANN 9 takes a plain pointer for one to GM, that of CANN 8 does not: __gm__ suits both.
+            # CANN 9's manual takes a plain pointer as one to GM, CANN 8's does not: __gm__ is right for both.
             yield Diagnostic(place, f"'{text}' has no address space: write __gm__ before it, or GM_ADDR")
         elif has_word(parameter, "std") or _has_object(parameter, declarations):
             yield Diagnostic(
@@ -56,7 +56,7 @@ def _check_parameters(kernel: Function, declarations: Declarations) -> Iterator[
 
 
 def _has_object(parameter: Sequence[Token], declarations: Declarations) -> bool:
-    """Whether the type is a class of the user's with a constructor or a destructor: those would not run on the copy."""
+    """Whether the type is a user's class with a constructor or a destructor, which would not run for the copy."""
     return any(
         declarations.named(name, owner=token.text) for token in parameter for name in (token.text, f"~{token.text}")
     )

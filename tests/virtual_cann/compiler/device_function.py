@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules for a function that runs on an AI core: what g++ would compile for the host, and bisheng not."""
+"""The rules for a function that runs on an AI core: code that g++ would compile for the host, and bisheng refuses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class DeviceFunction:
                     )
 
     def _literal(self, index: int) -> Iterator[Diagnostic]:
-        """A double that is converted as a whole never reaches the core; one that is an operand would."""
+        """A double literal that is converted as a whole never reaches the core; as an operand it would."""
         literal = self.function.body[index]
         if is_double(literal) and not is_converted_whole(self.function.body, index):
             float_literal = literal.text.rstrip("lL") + "f"
@@ -138,7 +138,7 @@ class DeviceFunction:
             yield Diagnostic(token.place, f"'{name}' is host code and called in device code: declare it __aicore__")
 
     def _classes_of(self, variable: str) -> set[str]:
-        """The user's classes that some variable of this name has."""
+        """The user's classes of which the source has a variable with this name."""
         names = {class_.name for class_ in self.declarations.classes}
         found = set()
         for index, token in enumerate(self.source):

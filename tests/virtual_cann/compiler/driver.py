@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bisheng: each source preprocessed, checked, its launches rewritten, and compiled for the host; then one link.
+"""bisheng: preprocesses and checks each source, rewrites its launches, compiles it for the host; then links all.
 
-g++ compiles. clang, which the real one is, only reads: it judges conversions (conversions.py).
+g++ compiles. clang, on which the real bisheng is based, only parses, to check conversions (conversions.py).
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ BUILTINS = VIRTUAL_CANN / "include" / "bisheng_builtins.h"
 _BUILTINS_FOR_CLANG = VIRTUAL_CANN / "include" / "bisheng_builtins_for_clang.h"
 _HEADERS = (VIRTUAL_CANN / "include", VIRTUAL_CANN / "machine")  # not the user's, so not judged
 
-# A device object can only be linked by bisheng, which adds what registers the image, and one of -xcce only where the
-# command says --cce-fatobj-link or compiles it too. Here that is a symbol for each language, with a name that helps
-# whoever meets it in a linker's message.
+# Only bisheng can link a device object, because it adds the code that registers the image; an object of -xcce also
+# needs --cce-fatobj-link, or a source of -xcce in the same command. Here that is a missing symbol for each language,
+# whose name helps a reader of the linker's message.
 _LINK_SYMBOLS = {"asc": "virtual_cann_link_with_bisheng", "cce": "virtual_cann_link_with_cce_fatobj_link"}
 _REQUIRE_LINK = (
     'extern "C" __attribute__((visibility("hidden"))) char {0};\n'
     "[[gnu::used]] static const char* const virtual_cann_linked = &{0};\n"
 )
 _PROVIDE_LINK = 'extern "C" {{ __attribute__((visibility("hidden"))) char {0} = 0; }}\n'
-# What is kept of a compilation.
+# The files that are kept of a compilation.
 _OBJECT, _SAID = "object.o", "stderr"
 
 
 class CompileError(Exception):
-    """Its text is the diagnostics, ours or g++'s."""
+    """Its text is the diagnostics, of this package or of g++."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def version(tree: Tree) -> str:
-    """Two trees whose headers or compiler differ in a byte say so here, for caches that are keyed by this text."""
+    """Differs where a byte of the tree's headers or compiler does, for caches that have this text in their key."""
     return (
         f"bisheng of the virtual CANN {tree.version} (content {tree.content})\n"
         "clang version 15.0.5 is what the real one is; this one checks Ascend C and has g++ compile it for the host\n"
@@ -98,8 +98,9 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
         text = translate(preprocessed.read_text("utf-8", errors="surrogateescape"), tree, source.language)
         preprocessed.write_text(text, "utf-8", errors="surrogateescape")
     command = ["g++", "-c", "-x", "c++", "-fpreprocessed", standard, options.optimisation, *options.host_compiler]
-    # Without contraction, so that an expression has the same bits wherever it is inlined. Without symbols that a whole
-    # process has once: clang, which bisheng is, makes none, and a library's next version would use the first one's.
+    # No contraction, so that an expression has the same bits wherever it is inlined. No unique symbols
+    # (STB_GNU_UNIQUE), which a process has once: a library's next version would use the first one's. clang, and so
+    # bisheng, makes none.
     command += ["-ffp-contract=off", "-fno-gnu-unique", "-fPIC", "-pthread"]
     judge = partial(_judge_conversions, options, tree, source) if source.language != "c++" else None
     compiled = _compiled_once(command, preprocessed, tree, judge)
@@ -111,14 +112,14 @@ def compile_source(options: Options, tree: Tree, source: Source, output: str, pr
 
 
 def _mark_as_device_object(compiled: Path, language: str, output: str) -> None:
-    """A unit by itself: what it marks is then compiled once, in whichever language."""
+    """The mark is a unit of its own, so that the cached object is the same for every language."""
     command = ["gcc", "-r", "-nostdlib", "-fPIC", "-x", "c++", "-", "-x", "none", str(compiled), "-o", output]
     _run(command, given=_REQUIRE_LINK.format(_LINK_SYMBOLS[language]))
 
 
 def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree, judge: Callable[[], None] | None) -> Path:
-    """A directory with the object and with what the compiler said, kept beside the trees: a test run compiles the same
-    kernels for a dozen purposes, half a minute each. What is there was judged."""
+    """A directory with the object and the compiler's messages, cached beside the trees: a test run compiles the same
+    kernels a dozen times, for half a minute each. An entry exists only if `judge` raised nothing."""
     compiler = shutil.which(command[0]) or ""
     status = os.stat(compiler) if compiler else None
     facts = (*command, compiler, str(status and (status.st_size, status.st_mtime_ns)), tree.content)
@@ -134,7 +135,7 @@ def _compiled_once(command: Sequence[str], preprocessed: Path, tree: Tree, judge
 
 
 def translate(text: str, tree: Tree, language: str) -> str:
-    """Preprocessed Ascend C as C++ for the host. Raises CompileError with every problem that it has."""
+    """Preprocessed Ascend C as C++ for the host. Raises CompileError with every problem in it."""
     through_plugin = tree.generation == 8.5 and language == "asc"
     tokens = tokenize(text, _users_files(tree))
     declarations = find_declarations(tokens)
@@ -149,7 +150,7 @@ def translate(text: str, tree: Tree, language: str) -> str:
 
 def _judge_conversions(options: Options, tree: Tree, source: Source) -> None:
     """Raises CompileError with every conversion that bisheng would refuse."""
-    # CUDA is the language with launches that clang knows. Of the host's compiler, clang takes the headers only.
+    # CUDA is the only language with launches that clang knows. Of g++, clang uses the header directories only.
     arguments = ["-x", "cuda", "--cuda-host-only", "-nocudainc", "-nocudalib", "-ferror-limit=0", "-w"]
     arguments += ["-Xclang", "-fcuda-allow-variadic-functions"]
     arguments += [f"-std={options.standard or 'c++17'}", "-nostdinc", "-nostdinc++"]
@@ -184,7 +185,7 @@ def _within(directories: Sequence[Path]) -> Callable[[str], bool]:
 
 @functools.cache
 def _system_directories() -> list[Path]:
-    """Where g++ looks for headers."""
+    """The directories in which g++ looks for headers."""
     said = _run(["g++", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull])
     listed = said.partition("search starts here:\n#include <...>")[2].partition("\n")[2].partition("End of search")[0]
     return [Path(line.strip()) for line in listed.splitlines()]
@@ -200,12 +201,12 @@ def link(objects: Sequence[str], options: Options, tree: Tree, scratch: Path) ->
     registered = options.device_languages or {"cce" if options.fatobj_link else "asc"}
     stub = scratch / "link.cpp"
     stub.write_text("".join(_PROVIDE_LINK.format(_LINK_SYMBOLS[language]) for language in registered), "utf-8")
-    # gcc adds as little as a driver that adds nothing. What such a command forgot, the real linker leaves to whoever
-    # opens the library.
+    # gcc adds as little as bisheng does in a mode that adds nothing. The real linker accepts an undefined symbol, and
+    # loading the library fails; --no-undefined reports it at once.
     command = ["g++"] if options.adds_libraries else ["gcc", "-Wl,--no-undefined"]
     command += ["-shared"] if options.shared else []
     command += ["-fPIC", "-pthread", *objects, *options.objects, str(stub), *options.linker]
-    # The virtual NPU's Exp and Ln are the host's; a device's are no library's.
+    # The virtual NPU's Exp and Ln are calls of the host's libm; a device needs no library for them.
     command += [f"-L{tree.root / 'lib64'}", "-lascendcl"] if options.adds_libraries else ["-lm"]
     try:
         sys.stderr.write(_run([*command, "-o", options.output or "a.out"]))
@@ -214,14 +215,14 @@ def link(objects: Sequence[str], options: Options, tree: Tree, scratch: Path) ->
 
 
 def _as_lld_says(text: str) -> str:
-    """Beside what GNU's linker says, the words by which people know the same of bisheng's."""
+    """The message, with lld's wording in front of GNU ld's: bisheng's users know, and search for, that one."""
     words = {"multiple definition of": "duplicate symbol", "undefined reference to": "undefined symbol"}
     found = re.findall(rf"({'|'.join(words)}) `([^']+)'", text)
     return "".join(f"ld.lld: error: {words[what]}: {symbol}\n" for what, symbol in dict.fromkeys(found)) + text
 
 
 def _preprocessing(options: Options, tree: Tree, source: Source, builtins: Path) -> list[str]:
-    """What decides which text the compiler reads."""
+    """The options that decide the text that the compiler reads."""
     if source.language == "c++":
         return options.preprocessor
     macros = ["__CCE_AICORE__=220", "__DAV_C220_VEC__=1"]
@@ -246,7 +247,7 @@ def _depfile(options: Options, output: str) -> list[str]:
 
 
 def _run(command: Sequence[str], given: str = "") -> str:
-    """What the host's compiler said though it went well."""
+    """The compiler's warnings."""
     try:
         done = subprocess.run(
             command,

@@ -39,7 +39,7 @@ def is_call(tokens: Sequence[Token], index: int) -> bool:
 
 
 def qualifier(tokens: Sequence[Token], index: int) -> str:
-    """The name before the `::` that stands before `index`; nothing where that stands alone."""
+    """The name before the `::` that stands before `index`; "" for a global `::name`."""
     before = index - 2
     if tokens[before].text == ">":
         before = (template_start(tokens, before) or 0) - 1
@@ -52,7 +52,7 @@ def is_double(token: Token) -> bool:
 
 
 def is_converted_whole(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a literal is a whole value, as in `float x = -1.0;`, `f(1.0)` and `(float)1.0`, and no operand."""
+    """Whether a literal is a whole value, as in `float x = -1.0;`, `f(1.0)` and `(float)1.0`, and not an operand."""
     if tokens[index + 1].text not in _CLOSES_VALUE:
         return False
     before = index - 1
@@ -64,7 +64,7 @@ def is_converted_whole(tokens: Sequence[Token], index: int) -> bool:
 
 
 def is_argument_of_trait(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a type is asked about at compile time, as in `std::is_same_v<T, double>`."""
+    """Whether the type is an argument of a type trait, as in `std::is_same_v<T, double>`."""
     while index > 0 and tokens[index].text not in (";", "{", "}", "(", ")"):
         if tokens[index].text == "<" and _TYPE_TRAIT.fullmatch(tokens[index - 1].text):
             return True
@@ -73,7 +73,7 @@ def is_argument_of_trait(tokens: Sequence[Token], index: int) -> bool:
 
 
 def cast_type(argument: Sequence[Token]) -> Sequence[Token]:
-    """The type that an expression is cast to as a whole, in either notation; nothing where it is no cast."""
+    """The type that the whole expression is cast to, in either notation; empty if it is no cast."""
     if argument and argument[0].text == "(" and closing(argument, 0) < len(argument) - 1:
         return argument[1 : closing(argument, 0)]
     if len(argument) > 1 and argument[0].text in ("reinterpret_cast", "static_cast", "const_cast"):

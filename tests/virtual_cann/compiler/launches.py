@@ -22,7 +22,7 @@ class _Edit:
 def rewrite(
     text: str, tokens: Sequence[Token], declarations: Declarations, through_plugin: bool
 ) -> tuple[str, list[Diagnostic]]:
-    """The text with its launches rewritten, each line still where it was, and what is wrong with them."""
+    """The text with its launches rewritten, without moving any line, and the problems of the launches."""
     kernels = {function.name for function in declarations.functions if "global" in function.marks}
     launch = "PluginLaunch" if through_plugin else "Launch"
     edits: list[_Edit] = []
@@ -60,7 +60,7 @@ def _rewrite_one(
     if len(pieces) != 3 or not all(pieces):
         return Diagnostic(place, f"'{kernel}<<<...>>>' has not three arguments: write <<<blocks, nullptr, stream>>>")
 
-    # The callee moves behind the configuration, as text on one line; the lines that it took stay.
+    # The callee moves behind the configuration, joined into one line; its line breaks stay, for the line numbers.
     callee = text[tokens[first].start : tokens[opening].start]
     called = " ".join(callee.split())
     separator = "" if tokens[end + 4].text == ")" else ", "
@@ -91,7 +91,7 @@ def _find_end(tokens: Sequence[Token], opening: int) -> int | None:
 
 
 def _find_callee(tokens: Sequence[Token], opening: int) -> tuple[int, int]:
-    """The indices of the first token of `ns::kernel<T>` and of its last name."""
+    """The indices of the first token of `ns::kernel<T>` and of its last name, before the `<<<`."""
     name = opening - 1
     if tokens[name].text == ">":
         name = (template_start(tokens, name) or 1) - 1

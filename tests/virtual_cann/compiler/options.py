@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bisheng's command line: what all generations accept, and what the one asked refuses."""
+"""bisheng's command line: the options of all generations, less those that the given one refuses."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _C220 = ("dav-c220", "dav-c220-vec")
 ARCHITECTURES_OF_GENERATION = {8.3: _C220, 8.5: ("dav-2201", *_C220), 9.1: ("dav-2201", *_C220)}
 _CXX17 = ("c++17", "gnu++17")
 STANDARDS_OF_GENERATION = {8.3: _CXX17, 8.5: _CXX17, 9.1: (*_CXX17, "c++20", "gnu++20")}
-# Of 8.5, no public project passes --npu-arch beside -xcce.
+# In 8.5: no public project passes --npu-arch beside -xcce.
 REFUSED_BY_GENERATION = {
     8.3: frozenset({"asc", "xcce-npu-arch"}), 8.5: frozenset({"xcce-npu-arch"}), 9.1: frozenset[str](),
 }  # fmt: skip
 
-# The compilers' own words for Ascend C, in all generations; everything else is for the host.
+# bisheng's own names for Ascend C, in all generations; every other language is for the host.
 _DEVICE_LANGUAGES = frozenset({"asc", "cce"})
 _LANGUAGE_FLAGS = {
     "--asc-aicore-lang": "asc", "--cce-aicore-lang": "cce", "-xasc": "asc", "-xcce": "cce", "-xc++": "c++",
 }  # fmt: skip
 _HOST_SUFFIXES = (".cpp", ".cc", ".cxx", ".c")
 
-# Options that take a value, in the same argument or in the next one, and who gets them.
+# Options that take a value, in the same argument or in the next one, by their receiver.
 _PREPROCESSOR_VALUES = ("-I", "-D", "-U", "-isystem", "-include", "-iquote")
 _LINKER_VALUES = ("-L", "-l")
 _LINKER_FLAGS = ("-pthread", "-static-libstdc++", "-static-libgcc", "-rdynamic")
 
-# Real options that mean nothing to the virtual machine: its checks do not depend on them.
+# Options of the real bisheng that change nothing here.
 _IGNORED = re.compile(
     r"--cce-auto-sync(=(on|off))?|--cce-auto-sync-log=.+|--cce-disable-asc-reserved-ubuf|--gcc-toolchain=.+"
     r"|-fPIC|-fpic|-w|-W(?!l,).*|-pipe|-v|-ffp-contract=\w+|-fdiagnostics-color(=\w+)?"
@@ -77,11 +77,11 @@ class Options:
     fatobj_link: bool = False
     standard: str | None = None
     architecture: str | None = None
-    npu_arch: bool = False  # whether it was named by --npu-arch
+    npu_arch: bool = False  # whether it was given as --npu-arch
     soc: str | None = None
     core_type: str | None = None
     optimisation: str = "-O2"
-    host_compiler: list[str] = field(default_factory=list)  # what g++ is given as it stands
+    host_compiler: list[str] = field(default_factory=list)  # options that g++ gets unchanged
     preprocessor: list[str] = field(default_factory=list)
     linker: list[str] = field(default_factory=list)
     depfile: str | None = None
@@ -98,7 +98,7 @@ class Options:
 
     @property
     def adds_libraries(self) -> bool:
-        """Whether the driver links what kernels need of its own accord, or the user has to name all of it."""
+        """Whether the driver links the libraries that kernels need by itself, or the user has to name all of them."""
         cce = "cce" in self.device_languages or self.fatobj_link
         return not cce and "asc-dirs" not in self.refusals.forms
 
@@ -108,7 +108,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str], generation: float, refused: str = "") -> Options:
-    """`refused` is VIRTUAL_CANN_REFUSES."""
+    """`refused` is the value of VIRTUAL_CANN_REFUSES."""
     try:
         options = Options(generation, refusals.parse(refused, REFUSED_BY_GENERATION[generation]))
     except ValueError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CANN 8.5's plugin for -x asc makes of a kernel that later compilers take.
+"""The kernels that CANN 8.5's plugin for -x asc cannot find, although later compilers accept them.
 
-It looks kernels up by file, line and column of where the name is spelled. A name made by ## is spelled in no file; a
-kernel that is not found is built for cube and vector cores, and then two vector cores run each block.
+The plugin looks a kernel up by the file, line and column where its name is spelled. A name made by ## is spelled in no
+file. A kernel that is not found is built for cube and vector cores, and then two vector cores run each block.
 """
 
 from __future__ import annotations

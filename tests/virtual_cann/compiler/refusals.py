@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forms of the command line that a release of bisheng does not know, and those that VIRTUAL_CANN_REFUSES adds to them.
 
-Nobody here has each release of CANN. What tries one form after the other is so tried against compilers that take the
-last of them only, or that take what is small and fail on what is large.
+Nobody here has every release of CANN. With these, a build that tries one form after the other can be tested against
+compilers that accept only the last form, or that accept a small probe and fail on the real sources.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Refusals:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def exceeded(self, limit: str, count: int) -> str | None:
-        """What is wrong with so many; None where they are not too many."""
+        """The error text for a count above the limit; None if it is within."""
         most = self.limits.get(limit)
         if most is None or count <= most:
             return None
@@ -43,7 +43,7 @@ class Refusals:
 
 
 def parse(text: str, of_release: frozenset[str]) -> Refusals:
-    """Raises ValueError for a word that means nothing."""
+    """The refusals of a VIRTUAL_CANN_REFUSES value and of the release; raises ValueError for an unknown word."""
     forms, limits = set(of_release), {}
     for word in filter(None, (word.strip() for word in text.split(","))):
         limit = re.fullmatch(r"([a-z-]+)>(\d+)", word)

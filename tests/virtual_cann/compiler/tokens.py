@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of preprocessed C++, each with the place that the user wrote it at."""
+"""Tokens of preprocessed C++, each with its place in the user's source."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Place:
 @dataclass(frozen=True)
 class Token:
     kind: str  # mark, string, character, number, name or punctuation
-    text: str  # of a mark: its name, without the attribute around it
+    text: str  # of a mark: its name, without the attribute syntax
     start: int  # in the preprocessed text
     end: int
     place: Place
@@ -48,7 +48,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """Something that the compiler refuses, at the line that has it."""
+    """An error of the compiler, with its source line."""
 
     place: Place
     text: str
@@ -58,7 +58,7 @@ class Diagnostic:
 
 
 def tokenize(text: str, is_users: Callable[[str], bool]) -> list[Token]:
-    """The tokens of the user's own files. Headers of the system and of the API are left out: they are not judged."""
+    """The tokens of the user's own files. Headers of the system and of the API are not checked, and left out."""
     tokens: list[Token] = []
     markers = list(_LINE_MARKER.finditer(text))
     for marker, following in zip(markers, [*markers[1:], None], strict=True):
@@ -90,7 +90,7 @@ def without_marks(text: str) -> str:
 
 
 def closing(tokens: Sequence[Token], opening: int) -> int:
-    """The index of the bracket that closes the one at `opening`, or of the last token where none does."""
+    """The index of the bracket that closes the one at `opening`; that of the last token if none does."""
     depth = 0
     for index in range(opening, len(tokens)):
         if tokens[index].kind != "punctuation":
@@ -105,7 +105,7 @@ def closing(tokens: Sequence[Token], opening: int) -> int:
 
 
 def split_at_commas(tokens: Sequence[Token]) -> list[list[Token]]:
-    """The pieces between the commas that stand in no bracket, < > of templates included. No tokens: no pieces."""
+    """The pieces between top-level commas; brackets and template < > protect a comma. No tokens give no pieces."""
     pieces: list[list[Token]] = [[]]
     depth = 0
     for index, token in enumerate(tokens):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CANN tree that the compiler lies in: it is what it is told by where it was started from."""
+"""The CANN tree that the compiler belongs to, found from the path by which the compiler was started."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_tree(program: str) -> Tree | None:
 
 
 def _directories_above(program: Path) -> Iterator[Path]:
-    """Those of the program as it was named, then of what that is a link to, and so on."""
+    """The parent directories of the program as it was named, then those of the target of each link in turn."""
     while True:
         yield from program.parents
         if not program.is_symlink():

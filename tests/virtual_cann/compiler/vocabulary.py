@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that device code may not use, and what to use instead."""
+"""The names that device code may not use, and their replacements."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ INSTEAD_OF_KEYWORD = {
     "thread_local": "an AI core has no threads: use a member or a local variable",
 }
 
-# Everything of std:: that leaves no code behind.
+# The parts of std:: that generate no code.
 _COMPILE_TIME_STD = re.compile(
     r"(is|has|add|remove|make|enable|conjunction|disjunction|negation)(_\w+)?|(conditional|decay|common_type|underlying_type)(_t)?"
     r"|integral_constant|bool_constant|true_type|false_type|numeric_limits|void_t|declval"
     r"|(make_)?(index|integer)_sequence\w*|u?int(_least|_fast)?\d+_t|u?intptr_t|size_t|ptrdiff_t|nullptr_t|byte"
 )
 
-# Not printf: AscendC has one, also in the global namespace.
+# printf is not here: AscendC has one, also in the global namespace.
 _INSTEAD_OF_LIBC = {
     re.compile(
         r"(exp|exp2|expm1|log|log2|log10|log1p|pow|sqrt|cbrt|hypot|a?sin|a?cos|a?tan|atan2|sinh|cosh|tanh|erfc?|fabs|floor|ceil"
@@ -43,5 +43,5 @@ def is_compile_time(std_name: str) -> bool:
 
 
 def instead_of_libc(name: str) -> str | None:
-    """What to call instead of a function of the C library; None where it is none."""
+    """The replacement for a function of the C library; None if the name is no such function."""
     return next((instead for names, instead in _INSTEAD_OF_LIBC.items() if names.fullmatch(name)), None)

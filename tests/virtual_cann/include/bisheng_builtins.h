@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What bisheng knows before it reads the first line; the virtual one includes this file first. The keywords become
-// marks that it reads in the preprocessed text, checks, and takes out again before g++ sees them. A generation lacks
-// what its compiler lacks: code that uses __vector__ fails in CANN 8.1 as it does with the real one.
+// bisheng's built-in keywords; the virtual compiler includes this file before the source. They become marks in the
+// preprocessed text, which the compiler reads, checks, and removes before g++ sees them. A generation has only the
+// keywords of its compiler: __vector__ does not compile before 8.5, as with the real one.
 #pragma once
 
 #define __aicore__ __attribute__((virtual_cann_aicore))

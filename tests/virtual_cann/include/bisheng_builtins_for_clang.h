@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same words as in bisheng_builtins.h, for clang, which reads the source beside g++ to judge types
-// (compiler/conversions.py). It takes kernel<<<...>>>() for CUDA's, whose kernels may call device functions only: every
-// function is one from here on.
+// The keywords of bisheng_builtins.h for clang, which parses the source to check its conversions
+// (compiler/conversions.py). clang takes kernel<<<...>>>() as CUDA's launch, in which a kernel may only call device
+// functions: so every function from here on is a host and device function.
 #pragma once
 
 #pragma clang force_cuda_host_device begin

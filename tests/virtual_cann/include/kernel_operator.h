@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ascend C for the virtual CANN: the part of the API that an A2 vector kernel is written in. What is missing is not
-// modelled, and does not compile.
+// Ascend C for the virtual CANN: the part of the API that A2 vector kernels use. The rest is not modelled, and does not
+// compile.
 #pragma once
 
 #include "ascendc/atomic.h"
@@ -22,7 +22,7 @@
 #include "ascendc/vector_unary.h"
 #include "machine/launch.h"
 
-// As the real headers have it: a variable of each unit that is no inline one, unless the tiling key is said beforehand.
+// As in the real headers: a non-inline variable in each unit, unless the tiling key is defined before.
 #ifndef TILING_KEY_VAR
 uint64_t g_tilingKey;
 #endif

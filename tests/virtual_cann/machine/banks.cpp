@@ -13,7 +13,7 @@ namespace {
 constexpr uint32_t kGroups = 16;
 constexpr uint32_t kThirdBytes = kUbBytes / 3;
 
-using Blocks = std::vector<uint32_t>;  // of one repeat, by their numbers in the UB
+using Blocks = std::vector<uint32_t>;  // the blocks of one repeat, as block numbers in UB
 
 uint64_t bank_of(uint32_t block) {
   return uint64_t{1} << (block % kGroups + block / (kThirdBytes / kBlockBytes) * kGroups);
@@ -25,7 +25,7 @@ uint64_t banks_of(const Blocks& blocks) {
   return banks;
 }
 
-// What waits when one block of each group goes through in a cycle.
+// How many cycles longer the blocks take than one: a group passes one block a cycle.
 uint64_t waiting(const Blocks& blocks) {
   std::array<uint64_t, kGroups> of_group{};
   for (const uint32_t block : blocks) ++of_group[block % kGroups];
@@ -46,7 +46,7 @@ Blocks blocks_read(const BankOperand& source, uint32_t repeat) {
   return repeat > 0 && source.repeat_stride == 0 ? Blocks{} : blocks_of(source, repeat);
 }
 
-// Of all sources; what two of them have in common is read once.
+// The distinct blocks of all sources: a block that two of them share is read once.
 Blocks blocks_read(const BankOperands& operands, uint32_t repeat) {
   Blocks all;
   if (repeat >= operands.repeats) return all;
@@ -57,8 +57,8 @@ Blocks blocks_read(const BankOperands& operands, uint32_t repeat) {
   return all;
 }
 
-// Whether a source is read, block for block, from the banks that are written: then the write is put off to the next
-// repeat.
+// Whether a source is read, block for block, from the banks that are written. The hardware then delays the write until
+// the next repeat.
 bool is_put_off(const BankOperands& operands, const Blocks& written, uint32_t repeat) {
   const auto same_bank = [](uint32_t a, uint32_t b) { return bank_of(a) == bank_of(b); };
   return std::any_of(operands.sources.begin(), operands.sources.end(), [&](const BankOperand& source) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of Core that is about order: flags, barriers, and the cache operations between cores.
+// The part of Core that orders instructions: flags, barriers, and cache operations between cores.
 #include <utility>
 
 #include "core.h"
@@ -75,7 +75,7 @@ void Core::sync_all() {
   State& state = *state_;
   if (state.launch.stopped) return;
   const uint32_t cores = state.launch.hardware.vector_cores;
-  // Only a mix kernel has the scheduler that counts the cores ("SyncAll", "CrossCoreSetFlag").
+  // Only mix kernels have the scheduler that counts the cores ("SyncAll", "CrossCoreSetFlag").
   if (state.launch.type != KernelType::mix_vector)
     stop(Rule::sync_all_kernel, "KERNEL_TYPE_MIX_AIV_1_0 or __mix__(0, 1)", "a kernel of vector cores only: it hangs");
   if (blocks() > cores) {

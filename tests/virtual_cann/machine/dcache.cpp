@@ -9,7 +9,7 @@ namespace {
 
 constexpr uintptr_t kLine = kDcacheLineBytes;
 
-// The bits of [begin, end) in a line.
+// The bits of the line's bytes in [begin, end).
 uint64_t bits(uintptr_t line, uintptr_t begin, uintptr_t end) {
   const uintptr_t from = std::max(begin, line) - line;
   const uintptr_t to = std::min(end, line + kLine) - line;
@@ -41,7 +41,7 @@ DataCaches::Copy& DataCaches::copy_of(uint32_t core, uintptr_t line) {
 }
 
 DataCaches::ScalarAccess DataCaches::read(uint32_t core, const void* pointer, uint64_t bytes) {
-  // A scalar is aligned to its size: it lies in one line.
+  // A scalar is aligned to its size, so it lies in one line.
   const uintptr_t begin = reinterpret_cast<uintptr_t>(pointer);
   const uintptr_t line = line_of(pointer);
   const uint64_t wanted = bits(line, begin, begin + bytes);
@@ -61,7 +61,7 @@ DataCaches::ScalarAccess DataCaches::write(uint32_t core, const void* pointer, u
   const uint64_t wanted = bits(line, begin, begin + bytes);
   Copy& mine = copy_of(core, line);
   ScalarAccess access{mine.held == 0, std::nullopt};
-  // The whole line is written back, with what it holds of the other bytes ("Cache coherence": WAW).
+  // A line is written back whole, with its old values of the other bytes ("Cache coherence": WAW).
   if ((mine.stale & ~wanted) != 0) access.fault = old_line();
   mine.held = ~uint64_t{0};
   mine.dirty |= wanted;
@@ -91,7 +91,7 @@ std::optional<CacheFault> DataCaches::dma_write(const void* pointer, uint64_t by
   std::optional<CacheFault> fault;
   for (auto line = lines_.lower_bound(line_of(pointer)); line != lines_.end() && line->first < end; ++line) {
     for (Copy& copy : line->second.copies) {
-      // Also if other bytes of the line are dirty: it is written back whole, over what the DMA wrote.
+      // Also where only other bytes of the line are dirty: it is written back whole, over what the DMA wrote.
       if (copy.dirty != 0) fault = never_cleaned(copy.setter, copy.core);
       copy.stale |= copy.held & bits(line->first, begin, end);
     }

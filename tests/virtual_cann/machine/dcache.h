@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scalar data caches of the cores of one launch. A scalar access of GM goes through lines of 64 bytes that only
-// DataCacheCleanAndInvalid is sure to write back or to drop; DMA goes past them ("DataCacheCleanAndInvalid"). Here
-// every line is kept for ever: that a line may also be replaced is nothing to rely on.
+// The scalar units' data caches, of the cores of one launch. A scalar access to GM goes through lines of 64 bytes,
+// which only DataCacheCleanAndInvalid is sure to write back or to drop; DMA bypasses them ("DataCacheCleanAndInvalid").
+// Here a line stays until then: the hardware may replace it earlier, but no kernel can rely on that.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ class DataCaches {
   std::optional<CacheFault> dma_read(const void* pointer, uint64_t bytes) const;
   std::optional<CacheFault> dma_write(const void* pointer, uint64_t bytes);
 
-  // Calls written_back(address, bytes) with what was dirty of each line.
+  // Calls written_back(address, bytes) with the line's dirty range, if there is one.
   template <class WrittenBack>
   void clean_line(uint32_t core, const void* pointer, WrittenBack&& written_back) {
     const uint64_t dirty = clean(core, reinterpret_cast<uintptr_t>(pointer));
@@ -47,7 +47,7 @@ class DataCaches {
   }
   void sync_all();
 
-  // The core is done. Calls dirty(setter) for every line that it leaves dirty.
+  // For the core's end. Calls dirty(setter) for every line that it leaves dirty.
   template <class Dirty>
   void drop(uint32_t core, Dirty&& dirty) {
     for (uintptr_t line : lines_of_[core])
@@ -56,7 +56,7 @@ class DataCaches {
   }
 
  private:
-  // A bit for each byte of the line.
+  // One core's copy of a line; masks have a bit for each byte.
   struct Copy {
     uint32_t core;
     uint64_t held;
@@ -72,10 +72,10 @@ class DataCaches {
   static uintptr_t line_of(const void* pointer);
   Copy& copy_of(uint32_t core, uintptr_t line);
   std::optional<Copy> take_copy(uint32_t core, uintptr_t line);
-  uint64_t clean(uint32_t core, uintptr_t address);  // from the address to the end of its line; what was dirty
+  uint64_t clean(uint32_t core, uintptr_t address);  // from there to the line's end; the bytes that were dirty
 
   std::map<uintptr_t, Line> lines_;
-  std::vector<std::vector<uintptr_t>> lines_of_;  // of each core, those that it has a copy of
+  std::vector<std::vector<uintptr_t>> lines_of_;  // for each core, the lines of which it has a copy
 };
 
 }  // namespace virtual_cann

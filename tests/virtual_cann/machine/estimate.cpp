@@ -15,7 +15,7 @@ double launch_cost(const Rates& rates, KernelType type, double share_of_cores) {
 }  // namespace
 
 Estimates estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware) {
-  // Blocks above the number of cores wait for those before them.
+  // Blocks run in waves of as many as there are cores.
   Moments cycles{};
   for (size_t wave = 0; wave < cores.size(); wave += hardware.vector_cores) {
     const size_t end = std::min<size_t>(cores.size(), wave + hardware.vector_cores);
@@ -25,16 +25,16 @@ Estimates estimate(const std::vector<CoreTimes>& cores, double moved, KernelType
     for (size_t i = 0; i < kTimelines; ++i) cycles[i] += longest[i];
   }
 
-  // The cost of a launch grows with the cores it takes ("Choose the number of cores and the kernel type").
+  // The cost of a launch grows with the number of its cores ("Choose the number of cores and the kernel type").
   const double share = std::min(1.0, static_cast<double>(cores.size()) / hardware.vector_cores);
-  // RMSNorm had 80 MB at the L2's rate and 132 MB at none of its, of 192.
+  // Half of the L2: of 192 MB, RMSNorm had the L2's rate at 80 MB and not at 132 MB.
   const bool in_l2 = moved <= static_cast<double>(hardware.l2_bytes) / 2;
 
   Estimates estimates;
   for (size_t i = 0; i < kAssumptions; ++i) {
     const auto& [name, rates] = assumptions()[i];
     const size_t timeline = timeline_of(i, in_l2);
-    // No launch is faster than all that it moves.
+    // No launch is faster than the memory takes for all its bytes.
     const double memory = moved / rates[rate_named("read_and_write")];
     const double work = std::max(memory, cycles[timeline] / hardware.hertz);
     Estimate& estimate = estimates.emplace_back(Estimate{name, launch_cost(rates, type, share) + 1e6 * work, {}});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the times of the cores to the time of the launch.
+// The time of a launch, from the times of its cores.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ struct CoreTimes {
   std::array<Moments, kPipes> busy{};
 };
 
-// `moved`: bytes read and written by all cores.
+// `moved`: the bytes that all cores read and write.
 Estimates estimate(const std::vector<CoreTimes>& cores, double moved, KernelType type, const Hardware& hardware);
 
 }  // namespace virtual_cann

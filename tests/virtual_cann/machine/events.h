@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The event flags of one core: eight of each pair of pipes.
+// The event flags of one core: eight for each pair of pipes.
 #pragma once
 
 #include <array>
@@ -14,11 +14,11 @@ namespace virtual_cann {
 
 struct Event {
   bool set = false;
-  Clock clock{};      // what is over when the flag is set
-  Moments moments{};  // when it is set
+  Clock clock{};      // what is known to be over when the flag is set
+  Moments moments{};  // the times at which it is set
   Instruction setter;
   bool held = false;
-  bool given = false;  // has been held: before that, the id is one that nobody was given
+  bool given = false;  // was ever held; a kernel may not use an id that was never given to it
   Instruction holder;
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 thread_local Fiber* running = nullptr;
 
-// As large as the stack of a main thread; only what is used takes memory.
+// As large as a main thread's stack; only touched pages take memory.
 constexpr size_t kStackBytes = 8 << 20;
 
 size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Functions that can be left half done and taken up again, all on one thread: the cores that wait in SyncAll.
+// Functions that can be suspended and resumed, all on one thread: for cores that wait in SyncAll.
 #pragma once
 
 #include <ucontext.h>
@@ -10,7 +10,7 @@
 
 namespace virtual_cann {
 
-// Stacks for fibers, used again and again. Below each lies a page that nothing may touch.
+// Reused stacks for fibers. Below each lies a guard page.
 class Stacks {
  public:
   Stacks() = default;
@@ -28,13 +28,13 @@ class Stacks {
 
 class Fiber {
  public:
-  // The body lets no exception out.
+  // The body must not throw.
   Fiber(Stacks& stacks, std::function<void()> body);
   Fiber(const Fiber&) = delete;
-  ~Fiber();  // it is done, or was never resumed
+  ~Fiber();  // only of a fiber that is done or was never resumed
 
   void resume();        // runs it to its end or to its next yield()
-  static void yield();  // back to who resumed the fiber that is running
+  static void yield();  // returns to the resume() of the running fiber
   bool done() const { return done_; }
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device memory as the cores of one launch use it: what is live, and who touched what since the last SyncAll.
+// Device memory as one launch uses it: what is live, and which core accessed what since the last SyncAll.
 #pragma once
 
 #include <cstdint>
@@ -15,25 +15,25 @@ class LiveMemory {
  public:
   explicit LiveMemory(const FindRegion& find_region) : find_region_(find_region) {}
 
-  // What is wrong with the access, if anything is.
+  // The error of the access, if it has one.
   std::optional<std::string> outside(const void* pointer, uint64_t bytes);
-  std::string describe(uintptr_t address) const;  // "GM byte 128 of its allocation", if that was asked for last
+  std::string describe(uintptr_t address) const;  // "GM byte 128 of its allocation", after outside()
 
  private:
   const FindRegion& find_region_;
   GmRegion last_{};
 };
 
-// Since the last SyncAll, nothing orders what two cores do.
+// Accesses of two cores are unordered unless a SyncAll lies between.
 class Races {
  public:
-  // The other core, if one writes what the other touches.
+  // Records the access; returns another core with which it races, if there is one.
   std::optional<uint32_t> read(uint32_t core, const void* pointer, uint64_t bytes);
   std::optional<uint32_t> write(uint32_t core, const void* pointer, uint64_t bytes, bool atomic);
   void sync_all() { touched_.clear(); }
 
  private:
-  // A core, none, or several of them.
+  // No core, one, or several.
   class Cores {
    public:
     void add(uint32_t core);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The compiler's float of 16 bits. For aarch64, g++ calls it _Float16 from version 13 on only.
+// The compiler's 16-bit float. On aarch64, g++ names it _Float16 only from version 13 on.
 #pragma once
 
 namespace virtual_cann {

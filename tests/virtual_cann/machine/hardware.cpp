@@ -7,10 +7,9 @@ namespace {
 constexpr uint64_t kMiB = 1ull << 20;
 constexpr uint64_t kGiB = 1ull << 30;
 
-// name, AIC, AIV, clock, HBM, L2: the platform files of CANN 8.1. They give no clock for Ascend910_93*; those have the
-// one of their A2 relatives. The share of HBM's rate is that of a 910B4's 0.8 TB/s, which vendors publish. Nothing runs
-// on the last two: programs that do not refuse them by name are at fault, and their numbers are only the right order of
-// magnitude.
+// name, AIC, AIV, clock, HBM, L2: from the platform files of CANN 8.1. They give no clock for Ascend910_93*, which has
+// that of its A2 relative here. The share of HBM's rate is 1 but for the 910B4, whose 0.8 TB/s vendors publish.
+// Programs must refuse the last two chips by name, so their numbers are only the right order of magnitude.
 const Hardware kChips[] = {
     {"Ascend910B1", 24, 48, 1.85e9, 64 * kGiB, 192 * kMiB, 1},
     {"Ascend910B2", 24, 48, 1.80e9, 64 * kGiB, 192 * kMiB, 1},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The chips that the virtual CANN can be, and the limits that the manual gives for every A2 and A3 vector core.
+// The chips that the virtual CANN can imitate, and the limits of every A2 and A3 vector core, from the manual.
 // docs/virtual-npu.md names the source of each number.
 #pragma once
 
@@ -16,20 +16,20 @@ struct Hardware {
   double hertz;           // clock of a vector core
   uint64_t hbm_bytes;
   uint64_t l2_bytes;
-  double hbm_share;  // of the rate of HBM in rates.h
+  double hbm_share;  // share of the rate `hbm` in rates.h
 };
 
-// Null if no chip that we know has this name.
+// Null for an unknown name.
 const Hardware* hardware_named(const std::string& soc);
 std::vector<std::string> hardware_names();
 
 constexpr uint32_t kUbBytes = 192 * 1024;
-// 256 bytes belong to the system, and the top 8 KiB are scratch of the compiler's own (Select and its like).
+// 256 bytes belong to the system; the top 8 KiB are scratch of the compiler, for Select and others.
 constexpr uint32_t kUsableUbBytes = kUbBytes - 256 - 8 * 1024;
 constexpr uint32_t kBlockBytes = 32;    // the unit of UB addresses and strides
-constexpr uint32_t kRepeatBytes = 256;  // what one vector repeat reads of one operand
+constexpr uint32_t kRepeatBytes = 256;  // what a repeat reads of one operand
 constexpr uint32_t kMaxRepeats = 255;
-constexpr uint32_t kMaxBuffers = 64;  // TPipe::InitBuffer, over all queues of a kernel
+constexpr uint32_t kMaxBuffers = 64;  // of all queues of a kernel (TPipe::InitBuffer)
 constexpr uint32_t kEventIds = 8;     // of one pair of pipes
 constexpr uint32_t kDcacheLineBytes = 64;
 

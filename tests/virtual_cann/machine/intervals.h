@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values of ranges of addresses. Neighbours of one value become one range, so that many small accesses stay cheap.
+// Maps address ranges to values. Neighbouring ranges of equal value are merged, so that many small accesses stay cheap.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace virtual_cann {
 template <class Value>
 class Intervals {
  public:
-  // Calls visit(value, address) for every piece of [begin, end), which may change the value. It begins as Value{}.
+  // Calls visit(value, address) for every piece of [begin, end). visit may change the value, which starts as Value{}.
   template <class Visit>
   void update(uintptr_t begin, uintptr_t end, Visit&& visit) {
     cut(end);
@@ -38,7 +38,7 @@ class Intervals {
   };
   using Map = std::map<uintptr_t, Piece>;
 
-  // No piece spans the address afterwards; the first piece behind it.
+  // Splits the piece that spans the address, if there is one; returns the first piece from the address on.
   typename Map::iterator cut(uintptr_t address) {
     auto next = pieces_.lower_bound(address);
     if (next == pieces_.begin()) return next;
@@ -49,7 +49,7 @@ class Intervals {
     return next;
   }
 
-  // The pieces from the one before `begin` up to and with `last`.
+  // Merges equal neighbours, from the piece before `begin` up to and including `last`.
   void merge(uintptr_t begin, typename Map::iterator last) {
     auto piece = pieces_.lower_bound(begin);
     if (piece != pieces_.begin()) --piece;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a kernel gets to a core: bisheng turns kernel<<<blocks, l2, stream>>>(arguments) into Launch{...}.run(kernel,
-// arguments).
+// bisheng translates kernel<<<blocks, l2, stream>>>(arguments) into Launch{...}.run(kernel, arguments).
 #pragma once
 
 #include <cstdint>
@@ -18,9 +17,9 @@ struct KernelLaunch {
   bool through_plugin = false;
 };
 
-// Puts the launch on the stream. The runtime defines it; like the real launch it returns nothing. Where it is refused,
-// its error is the thread's last one and the device's; of a launch through CANN 8.5's plugin it is printed, and that is
-// all, as on a board after the plugin's registration of the library failed.
+// Puts the launch on the stream; the runtime defines it. Like the real launch it returns nothing. The error of a
+// refused launch becomes the thread's last error and the device's. A refused launch through CANN 8.5's plugin only
+// prints its error, as on a board where the plugin could not register the library.
 void enqueue_kernel(KernelLaunch launch, void* stream);
 
 template <bool kThroughPlugin>
@@ -30,7 +29,7 @@ struct LaunchBy {
   void* l2_control;
   void* stream;
 
-  // The arguments are converted and copied now, as the real launch does: nothing of the caller's is kept.
+  // The arguments are converted and copied now, as in the real launch: later changes of the caller's have no effect.
   template <class... Parameters, class... Arguments>
   void run(void (*function)(Parameters...), Arguments&&... arguments) const {
     std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);

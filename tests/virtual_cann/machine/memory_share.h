@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A core's share of HBM, through which its reads and its writes pass together ("Analyse performance data": MTE2 and
-// MTE3 share the bandwidth), in the order in which they begin. That is not the order in which they are issued: a write
-// that waits for the vector unit does not hold up the next tile's read, which can begin before it.
+// A core's share of HBM's bandwidth, used by reads and writes together ("Analyse performance data": MTE2 and MTE3 share
+// it), in the order in which they begin. That differs from the order in which they are issued: a write that waits for
+// the vector unit does not delay the next tile's read, which can begin before it.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@ namespace virtual_cann {
 
 class MemoryShare {
  public:
-  // When `work` cycles of the share, none of them before `start`, are over. Work that comes later and begins earlier
-  // would have been let through first; what was said before stays, and over() has both.
+  // The time at which `work` cycles of the share are done, if they begin at `start` or later. Work that is passed later
+  // and begins earlier should have come first: earlier results stay, and over() includes both.
   double pass(double start, double work) {
     const auto later = [](double start, const Work& other) { return start < other.start; };
     const auto place = waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), start, later), {start, work});
@@ -30,7 +30,7 @@ class MemoryShare {
     double start;
     double cycles;
   };
-  static constexpr size_t kKept = 16;  // what is older begins before all that can still be issued
+  static constexpr size_t kKept = 16;  // older work begins before any that can still be issued
 
   double done(std::vector<Work>::const_iterator end) const {
     double over = over_;
@@ -39,7 +39,7 @@ class MemoryShare {
   }
 
   std::vector<Work> waiting_;  // by start
-  double over_ = 0;            // of all that is not kept
+  double over_ = 0;            // the end of the work that is no longer in waiting_
 };
 
 }  // namespace virtual_cann

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which instructions of a core are known to be over before another begins. The pipes run side by side, and also within
-// one pipe an instruction may begin before the one ahead of it has ended ("Overview of synchronisation within a core");
-// only flags and barriers order them. Scalar instructions are ordered by the hardware ("PipeBarrier").
+// Which of a core's instructions are known to be over before another begins. Pipes run in parallel, and within a pipe
+// an instruction may begin before the one ahead of it has ended ("Overview of synchronisation within a core"): only
+// flags and barriers order them. The hardware orders scalar instructions itself ("PipeBarrier").
 #pragma once
 
 #include <array>
@@ -13,15 +13,15 @@
 
 namespace virtual_cann {
 
-using Sequence = uint32_t;                   // of an instruction on its pipe, from 1
-using Clock = std::array<Sequence, kPipes>;  // of each pipe, the last instruction that is known to be over
+using Sequence = uint32_t;                   // the number of an instruction on its pipe, from 1
+using Clock = std::array<Sequence, kPipes>;  // for each pipe, the last instruction that is known to be over
 
 const char* pipe_name(Pipe pipe);
 std::string pair_name(Pipe from, Pipe to);  // "V_MTE3"
 
 struct Access {
   Pipe pipe;
-  Sequence sequence;  // 0: there was none
+  Sequence sequence;  // 0: no access
 };
 
 class Order {
@@ -33,17 +33,17 @@ class Order {
   }
   Access now() const { return {pipe_, issued_[index(pipe_)]}; }
 
-  // Is the access over before the current instruction begins, or one of its own?
+  // Whether the access is over before the current instruction begins, or is the instruction's own.
   bool over(Access access) const {
     return access.sequence <= known_[index(pipe_)][index(access.pipe)] ||
            (access.pipe == pipe_ && access.sequence == issued_[index(pipe_)]);
   }
 
-  Clock when_over(Pipe pipe) const;  // what is known when all that the pipe was given is over
+  Clock when_over(Pipe pipe) const;  // what is known once all instructions issued to the pipe are over
   void join(Pipe pipe, const Clock& clock);
   void barrier(Pipe pipe) { join(pipe, when_over(pipe)); }
   void barrier_all() { known_.fill(issued_); }
-  // The current instruction is taken to come after this access from now on.
+  // From now on, this access counts as over for the current instruction's pipe.
   void assume(Access access);
 
  private:
@@ -54,7 +54,7 @@ class Order {
   std::array<Clock, kPipes> known_{};
 };
 
-// Who touched a piece of memory last. One writer is enough: an earlier one is over before it, or was reported.
+// The last accesses of a piece of memory. One writer is enough: an earlier write is over before it, or was reported.
 struct Touch {
   Sequence written = 0;
   Pipe writer = Pipe::S;
@@ -68,7 +68,7 @@ struct Touch {
   }
 };
 
-// `unordered(rule, earlier)` is called for each access that has to be over, and is not known to be.
+// Calls unordered(rule, earlier) for each access that must be over and is not known to be.
 template <class Unordered>
 void touch_read(Touch& touch, const Order& order, Unordered&& unordered) {
   const Access last{touch.writer, touch.written};
@@ -77,8 +77,8 @@ void touch_read(Touch& touch, const Order& order, Unordered&& unordered) {
   touch.read[static_cast<size_t>(now.pipe)] = now.sequence;
 }
 
-// A write after a read of the same pipe needs nothing: the manual asks for a barrier where an instruction takes the
-// result of the one before, or DMAs write to one place, and a pipe begins its instructions in their order.
+// A write after a read of the same pipe needs no barrier: a pipe begins its instructions in order, and the manual asks
+// for a barrier only where an instruction uses the one before's result, or where DMAs write to the same place.
 template <class Unordered>
 void touch_write(Touch& touch, const Order& order, bool atomic, Unordered&& unordered) {
   const Access now = order.now();
@@ -89,22 +89,22 @@ void touch_write(Touch& touch, const Order& order, bool atomic, Unordered&& unor
     unordered(Rule::hazard_war, read);
     waits_for_reads = false;
   }
-  // Who waits for the reads of a value waits for its write.
+  // An instruction that waits for a value's reads also waits for its write.
   const Access last{touch.writer, touch.written};
   if (waits_for_reads && !order.over(last) && !(atomic && touch.atomic)) unordered(Rule::hazard_waw, last);
   touch = Touch{now.sequence, now.pipe, atomic, {}};
 }
 
-// An instruction as reports name it.
+// An instruction, as reports show it.
 struct Instruction {
   const char* api = "kernel";
   Place place{"", 0};
 };
 
-std::string file_name(const std::string& path);        // without its folder
+std::string file_name(const std::string& path);        // without its directory
 std::string describe(const Instruction& instruction);  // "Exp at kernel.asc:41"
 
-// The latest instructions of each pipe; a hazard is nearly always with one of them.
+// The latest instructions of each pipe, for reports: a hazard is nearly always with one of them.
 class History {
  public:
   void record(Access access, const Instruction& instruction);

@@ -7,7 +7,7 @@ namespace {
 
 using End = double Rate::*;
 
-// The table with the rates that `moves` takes at this end.
+// The table, with the rates for which moves(rate) holds at this end of their range.
 template <class Moves>
 Rates with(End end, Moves&& moves) {
   Rates rates{};

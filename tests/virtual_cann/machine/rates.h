@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What instructions cost. The values are frozen: a change of one changes every estimate that was ever compared. What is
-// not known for sure is a range, and an estimate is given at its ends too.
+// The costs of instructions. The values are frozen: changing one changes every estimate that was ever compared. An
+// uncertain value has a range, and estimates are given for its ends too.
 //
-// README is that of the published sample add_high_performance: x + y of 8192 x 8192 halves in seven cases, measured on
-// an A2 of 48 vector cores at 1.85 GHz. Where it gives no rate itself, the rate follows from its times. RMSNorm is a
-// published set of constants that were measured for an add and RMSNorm on 40 vector cores of a chip that it does not
-// name. fla is pull request 942 of flash-linear-attention: elementwise operators of three sizes on an Atlas 800T A3.
+// README: the published sample add_high_performance, x + y of 8192 x 8192 halves in seven cases, measured on an A2 with
+// 48 vector cores at 1.85 GHz; rates that it does not give follow from its times. RMSNorm: published constants,
+// measured for an add and RMSNorm on 40 vector cores of an unnamed chip. fla: pull request 942 of
+// flash-linear-attention, elementwise operators of three sizes on an Atlas 800T A3.
 #pragma once
 
 #include <array>
@@ -22,36 +22,35 @@ namespace virtual_cann {
 struct Rate {
   const char* name;
   double value;
-  double fast;  // the end of the range at which kernels take least time, and that at which they take most
+  double fast;  // the end of the range at which kernels take least time; slow: most
   double slow;
   const char* unit;
-  bool documented;  // by a page or a published measurement; a guess has half and double for its range
+  bool documented;  // by a page or a published measurement; a guess ranges from half to double
   const char* source;
-  const char* moves_with = nullptr;  // the rate with which it makes one range, and which moves where this one does
+  const char* moves_with = nullptr;  // the name of another rate: both move together, as one range
 };
 
 inline constexpr Rate kRates[] = {
-    // -- device memory, shared by all cores that run
-    // Of a launch whose copies move more than half of the L2, times the chip's share of it (hardware.cpp).
+    // -- device memory, shared by all running cores
+    // For a launch that moves more than half of the L2's size; times the chip's share (hardware.cpp).
     {"hbm", 1.6e12, 1.6e12, 0.98e12, "bytes/s", true,
      "L2 Cache tiling: GM; README case 4, through the L2: 1.607e12; RMSNorm: 1.41e12 of 132 MB, 0.98e12 of 2.5 GB"},
-    // Of a launch that moves no more, and may find it in the L2.
+    // For a launch that moves less, and may find its data in the L2.
     {"l2", 1.6e12, 2.0e12, 1.6e12, "bytes/s", true, "as hbm; RMSNorm: 1.95e12 to 2.05e12 of 30 to 80 MB"},
-    // Writes that the L2 takes up cost HBM nothing while reads bypass the L2. Then this limits both together.
+    // While reads bypass the L2, writes that it absorbs cost HBM nothing: then only this rate limits reads and writes.
     {"read_and_write", 2.3456e12, 2.3456e12, 2.3456e12, "bytes/s", true, "README case 6; MTE3 alone in cases 2 and 3"},
 
     // -- DMA of one core
     {"dma", 32, 32, 32, "bytes/cycle", true, "platform configuration: DDR read and write rate of a core"},
     {"dma_of_l2", 32, 64, 32, "bytes/cycle", true, "as dma; platform configuration: 110 out of the L2, 64 out of UB",
      "l2"},
-    // A copy takes as long as if it had so many bytes more.
+    // A copy takes the time of this many bytes more.
     {"short_copy", 0, 0, 3072, "bytes", true, "RMSNorm: 1, 2 and 4 KB at 25, 44 and 62 % of the rate"},
-    // Two reads in a row, and a pause: README cases 1, 2 and 3 took 379, 631 and 2160 ns for what takes 277, 492 and
-    // 1966 ns at the rates above.
-    // It is of reads only: MTE3 took 159 and 667 ns for what takes 167 and 669.
+    // Two reads in a row, and a pause: in README's cases 1, 2 and 3 they took 379, 631 and 2160 ns; the rates above
+    // give 277, 492 and 1966 ns. Only reads have it: MTE3 took 159 and 667 ns, where the rates give 167 and 669.
     {"read_latency", 190, 190, 350, "cycles", true, "README case 1: 0.10 us; 0.14 and 0.19 when all cores read"},
 
-    // -- vector instructions: cycles to begin one, then cycles a repeat
+    // -- vector instructions: cycles to start one, then cycles for each repeat
     // An Add of r repeats took 22 + r cycles in case 6, and 22 + 2r in cases 1, 2 and 5, where x and y share bank
     // groups.
     {"vector_start", 22, 22, 22, "cycles", true, "README cases 1, 2, 5 and 6"},
@@ -74,7 +73,7 @@ inline constexpr Rate kRates[] = {
     {"scalar_access", 11, 11, 11, "cycles", true, "README case 0: 34 cycles for 2 GetValue, a sum, a SetValue"},
     {"cache_miss", 190, 95, 380, "cycles", false, "the latency of a read by DMA"},
 
-    // -- launch: the larger of what any number of cores costs, and of what grows with those that it takes
+    // -- launch: the larger of a cost that is independent of the number of cores, and one that grows with it
     {"launch", 0, 1.7, 2.8, "us", true, "RMSNorm: 1.7 on any number of cores; fla: 2.8"},
     {"launch_on_cores", 12.9, 0, 12.9, "us on all", true, "README cases 4 to 6: task less MTE2 time, 11.7 to 13.5",
      "launch"},
@@ -90,15 +89,15 @@ constexpr size_t rate_named(std::string_view name) {
   return index;
 }
 
-// What an estimate assumes. First the table, then all rates at their fast and all at their slow ends, then each range
-// alone at either end that is not the table's value.
+// What an estimate assumes about the rates: first the table; then all rates at their fast, then all at their slow ends;
+// then each range alone, at each end that differs from the table's value.
 struct Assumption {
   std::string name;  // "table", "fast", "slow", "exp fast", ...
   Rates rates;
 };
 const std::vector<Assumption>& assumptions();
 
-// How many there are, for what has one moment of each.
+// The number of assumptions, for arrays with an element for each.
 constexpr size_t count_assumptions() {
   size_t count = 3;
   for (const Rate& rate : kRates) {

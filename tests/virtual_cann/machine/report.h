@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is known of a launch when it is over.
+// The results of a finished launch.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@
 
 namespace virtual_cann {
 
-// Where in the kernel's source an API was called.
+// The place of an API's call in the kernel's source.
 struct Place {
   const char* file;
   int line;
@@ -25,19 +25,19 @@ struct Violation {
   std::string api;
   std::string file;
   int line;
-  uint32_t core;  // the first that broke the rule here
+  uint32_t core;  // the first core that broke the rule here
   std::string expected;
   std::string got;
-  uint64_t times;  // by any core; a violation of one rule at one place is one entry
+  uint64_t times;  // by all cores; violations of one rule at one place are one entry
 };
 
-// What one core did.
+// The counters of one core.
 struct Counters {
   uint64_t gm_bytes_read = 0;  // by DMA
   uint64_t gm_bytes_written = 0;
   uint64_t dma_reads = 0;  // instructions
   uint64_t dma_writes = 0;
-  std::map<uint64_t, uint64_t> dma_sizes;  // bytes of a DMA instruction -> how many
+  std::map<uint64_t, uint64_t> dma_sizes;  // bytes of a DMA instruction -> number of such instructions
   uint64_t vector_instructions = 0;
   uint64_t vector_repeats = 0;
   BankConflicts bank_conflicts;
@@ -47,26 +47,26 @@ struct Counters {
   uint64_t barriers = 0;
 };
 
-// Microseconds, under one of the assumptions that rates.h makes of its table.
+// A time in microseconds, under one of the assumptions of rates.h.
 struct Estimate {
   std::string assumption;  // "table", "fast", "slow", "exp fast", ...
   double microseconds;
-  std::array<double, 4> busy;  // how long S, V, MTE2 and MTE3 of the slowest core are at work
+  std::array<double, 4> busy;  // how long S, V, MTE2 and MTE3 of the slowest core are busy
 };
 using Estimates = std::vector<Estimate>;
 
 struct Report {
   std::string kernel;
   uint32_t blocks;
-  uint32_t blocks_run = 0;  // all of them, unless run.h was asked for fewer
+  uint32_t blocks_run = 0;  // fewer than `blocks` if run.h was asked to skip some
   std::vector<Violation> violations;
-  std::string exception;  // what the kernel threw, which no kernel may; empty if it did not
+  std::string exception;  // what the kernel threw, although no kernel may throw; else empty
   std::vector<Counters> cores;
   Estimates estimates;
 
   bool failed() const { return !violations.empty() || !exception.empty(); }
   Counters total() const;
-  std::string message() const;  // a line for each violation: rule, place, expected, got
+  std::string message() const;  // one line for each violation: rule, place, expected, got
   std::string json() const;
 };
 

@@ -14,7 +14,7 @@ namespace virtual_cann {
 
 namespace {
 
-// A core from its first instruction to its last; its UB goes to another core afterwards.
+// A core from its first to its last instruction; another core then reuses its UB.
 struct RunningCore {
   std::unique_ptr<Ub> ub;
   std::unique_ptr<Core> core;
@@ -42,7 +42,7 @@ class Run {
       retire_or_keep(std::move(core));
     }
     while (!waiting_.empty() && !state_.stopped) sync_all();
-    release();  // if the launch was stopped, those that wait unwind
+    release();  // if the launch was stopped, the waiting cores unwind
     report_.violations = state_.verdicts.take();
     report_.estimates = estimate(times_, bytes_moved(), state_.type, state_.hardware);
     return std::move(report_);
@@ -98,13 +98,13 @@ class Run {
     free_ub_.push_back(std::move(running.ub));
   }
 
-  // By all blocks, as if those that were left out were like those that ran.
+  // Scaled up to all blocks, as if the skipped ones were like those that ran.
   double bytes_moved() const {
     const Counters total = report_.total();
     return static_cast<double>(total.gm_bytes_read + total.gm_bytes_written) * launch_.blocks / report_.blocks_run;
   }
 
-  // All cores that are left wait for each other.
+  // Every core that is not done waits in SyncAll.
   void sync_all() {
     if (waiting_.size() < launch_.blocks) {
       waiting_.front().core->violate(

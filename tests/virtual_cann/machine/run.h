@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a kernel on every core of a launch and judges it.
+// Runs a kernel on every core of a launch, and judges it.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,15 @@ struct GmRegion {
   uint64_t bytes;
 };
 
-// True, and the live allocation that holds the byte, if there is one.
+// Whether a live allocation holds the byte, and which.
 using FindRegion = std::function<bool(const void* pointer, GmRegion* region)>;
 
 struct Options {
-  bool auto_sync = false;  // judge as if the compiler had inserted what --cce-auto-sync inserts
-  uint32_t every_nth = 1;  // block runs, the last among them; of the others nothing is computed, counted or judged
+  bool auto_sync = false;  // judge as if --cce-auto-sync had inserted synchronisation
+  uint32_t every_nth = 1;  // runs only every nth block, and the last; skipped blocks compute, count and judge nothing
 };
 
-// The body runs for core 0, 1, ... in turn, each to its end or to its next SyncAll: the result is the same every time.
+// Runs the body for core 0, 1, ... in turn, each to its end or to its next SyncAll, so that results are reproducible.
 Report run_kernel(const KernelLaunch& launch, const Hardware& hardware, const FindRegion& find_region, Options options);
 
 }  // namespace virtual_cann

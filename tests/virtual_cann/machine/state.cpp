@@ -133,7 +133,7 @@ void Core::State::unordered(Rule rule, Access earlier, Rule report_as, const std
   }
   violate(report_as, needed_wait(earlier.pipe, pipe) + " between " + history.describe(earlier) + " and " + current.api,
           "none: " + byte + what_may_happen(rule));
-  order.assume(earlier);  // one missing wait is one violation
+  order.assume(earlier);  // one missing wait is reported once
 }
 
 }  // namespace virtual_cann

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is behind Core, and what the cores of one launch share.
+// The implementation of Core, and the state that the cores of one launch share.
 #pragma once
 
 #include <memory>
@@ -31,7 +31,7 @@ struct LaunchState {
   Banks banks;
   Verdicts verdicts;
   KernelType type = KernelType::vector_only;
-  bool stopped = false;  // from then on cores only unwind, and nothing more is judged
+  bool stopped = false;  // from then on, cores only unwind and nothing is judged
 };
 
 class Core::State {
@@ -50,7 +50,7 @@ class Core::State {
   void touch_gm(const void* pointer, uint64_t bytes, bool write, bool atomic);
   void judge(std::optional<CacheFault> fault);
   void judge_race(std::optional<uint32_t> other);
-  // The current instruction does not wait for an earlier one, as it must.
+  // Reports that the current instruction does not wait for `earlier`, as it must.
   void unordered(Rule rule, Access earlier, Rule report_as, const std::string& byte);
 
   LaunchState& launch;

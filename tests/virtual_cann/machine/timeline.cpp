@@ -44,13 +44,13 @@ void Timeline::transfer(Pipe pipe, uint64_t count, bool through_l2) {
   if (pipe == Pipe::MTE2) {
     read_ += bytes;
     if (through_l2) read_through_l2_ += bytes;
-    // Reads in a row hide each other's latency; the first after a pause shows it.
+    // Consecutive reads hide each other's latency; the first after a pause does not.
     if (start > last_read_end_) busy(pipe) += rates_[kReadLatency];
     at(pipe) += (bytes + rates_[kShortCopy]) / reading_;
   } else {
     written_ += bytes;
     at(pipe) += (bytes + rates_[kShortCopy]) / writing_;
-    // The L2 takes up what is written as long as it has room and reads do not pass through it too (README cases 4, 6).
+    // The L2 absorbs writes while it has room and reads bypass it (README cases 4 and 6).
     if (written_ * running_ <= l2_bytes_) of_memory = read_ > 0 ? read_through_l2_ / read_ : 0;
   }
   wait(pipe, memory_share_.pass(start, of_memory * bytes / memory_));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// When the instructions of one core begin and end: each pipe has a time, S starts the others, and flags carry times
-// from one pipe to another, so that the overlap of double buffering shows by itself.
+// The begin and end times of one core's instructions: each pipe has a clock, S issues to the others, and flags carry
+// times from pipe to pipe. The overlap of double buffering follows from that.
 #pragma once
 
 #include <array>
@@ -14,15 +14,15 @@
 namespace virtual_cann {
 
 using Cycles = double;
-// Of each assumption about the rates, for a launch that moves more than the L2 keeps for it and for one that does not:
-// which of the two a launch is, is known when it is over.
+// One timeline for each assumption about the rates, and each of two cases: the launch's data fit the L2, or not. Which
+// one applies is known when the launch is over.
 constexpr size_t kTimelines = 2 * kAssumptions;
 constexpr size_t timeline_of(size_t assumption, bool in_l2) { return 2 * assumption + in_l2; }
 using Moments = std::array<Cycles, kTimelines>;
 
 class Timeline {
  public:
-  // `running` cores share the device memory.
+  // `running` is the number of cores that share the device memory.
   Timeline(const Hardware& hardware, uint32_t running, const Rates& rates, bool in_l2);
 
   void issue(Pipe pipe);
@@ -30,7 +30,7 @@ class Timeline {
   void transfer(Pipe pipe, uint64_t bytes, bool through_l2);
   void scalar_access(bool cache_miss);
 
-  Cycles over(Pipe pipe) const;  // when all that the pipe was given is over
+  Cycles over(Pipe pipe) const;  // the end of all instructions issued to the pipe
   Cycles all_over() const;
   void wait(Pipe pipe, Cycles until);
   void wait_all(Cycles until);
@@ -45,7 +45,7 @@ class Timeline {
   const Rates& rates_;
   double l2_bytes_;
   uint32_t running_;
-  // Bytes a cycle: a core's share of the memory, and what each of its pipes does at most.
+  // Bytes a cycle: the core's share of the memory's bandwidth, and the limits of its pipes.
   double memory_;
   double reading_;
   double writing_;
@@ -54,7 +54,7 @@ class Timeline {
   double read_through_l2_ = 0;
   double written_ = 0;
   Cycles last_read_end_ = 0;
-  std::array<Cycles, kPipes> time_{};  // when the pipe can begin its next instruction
+  std::array<Cycles, kPipes> time_{};  // the time at which the pipe can begin its next instruction
   std::array<Cycles, kPipes> busy_{};
 };
 

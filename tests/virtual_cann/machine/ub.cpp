@@ -8,9 +8,9 @@ namespace virtual_cann {
 
 namespace {
 
-constexpr int kPoison = 0xff;  // a NaN as float32, float16 and bfloat16, an offset out of all bounds as uint32
+constexpr int kPoison = 0xff;  // a NaN as float32, float16 and bfloat16; as uint32, an offset beyond every bound
 
-// The bits of [from, to) of a block.
+// The bits of a block's bytes in [from, to).
 uint32_t bits(uint32_t from, uint32_t to) {
   const uint32_t below = to == kBlockBytes ? ~0u : (1u << to) - 1;
   return below & (~0u << from);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The violations of one launch: one entry for each rule and place, with a count.
+// The violations of one launch: an entry, with a count, for each rule and place.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lets torch_npu live beside a torch that was built for CUDA. From torch 2.10 on, an allocator registers the names of
-// its options, and torch refuses a second one with a name of the first ("Duplicated key"). torch_npu is made for a
-// torch without CUDA, but most package indexes have no such build. Nothing here has a GPU, so its allocator's names are
-// taken back before torch_npu registers: this library is initialised before torch_npu's, which needs it, and after
-// torch's.
+// Lets torch_npu run beside a torch that was built for CUDA. From torch 2.10 on, an allocator registers the names of
+// its options, and torch refuses a second allocator with one of the same names ("Duplicated key"). torch_npu is made
+// for a torch without CUDA, but most package indexes have no such build. There is no GPU here, so the CUDA allocator's
+// names are removed before torch_npu registers its own: this library is initialised before torch_npu's, which depends
+// on it, and after torch's.
 #include <dlfcn.h>
 
 #include <string>
@@ -13,8 +13,8 @@ namespace {
 
 using Keys = std::unordered_set<std::string>;
 
-// c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys() of newer versions, and its static variable, of
-// which a process has one, where it is inline.
+// The function c10::CachingAllocator::AcceleratorAllocatorConfig::getMutableKeys() of newer versions of torch; and its
+// static variable, of which a process has only one where the function is inline.
 constexpr char kGetKeys[] = "_ZN3c1016CachingAllocator26AcceleratorAllocatorConfig14getMutableKeysB5cxx11Ev";
 constexpr char kKeys[] = "_ZZN3c1016CachingAllocator26AcceleratorAllocatorConfig14getMutableKeysB5cxx11EvE4keys";
 

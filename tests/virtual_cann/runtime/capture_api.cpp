@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// aclmdlRI...: a "model running instance" is a capture.
+// The functions aclmdlRI...: a "model running instance" is a capture.
 #include <algorithm>
 
 #include "capture.h"
@@ -65,7 +65,7 @@ void end(Capture& capture) {
 
 }  // namespace
 
-// Modes grow more lenient: the strictest one is the smallest.
+// A larger mode is more lenient, so the strictest mode is the smallest.
 void require_no_capture_forbids(const char* call) {
   if (exchanged_mode == ACL_MODEL_RI_CAPTURE_MODE_RELAXED) return;
   std::vector<std::shared_ptr<Capture>> active;
@@ -141,7 +141,7 @@ aclError aclmdlRIExecuteAsync(aclmdlRI model, aclrtStream handle) {
   });
 }
 
-// What was put on a stream before runs on: its tasks are that stream's by then.
+// Runs that were put on a stream before still run: their tasks are the stream's.
 aclError aclmdlRIDestroy(aclmdlRI model) {
   return api(__func__, [&] {
     if (live_capture(model)->active()) {

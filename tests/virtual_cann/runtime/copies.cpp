@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies and fills. Both ends are checked when the call is made, and the device's ends again when the task runs: the
-// memory may have been freed in between.
+// Copies and fills. Source and destination are checked at the call, and those on the device again when the task runs:
+// the memory may have been freed in between.
 #include <cstring>
 
 #include "capture.h"
@@ -56,7 +56,7 @@ struct Copy {
     }
   }
 
-  // What is captured is copied again at each run: by hardware, which host memory that is not pinned keeps out.
+  // A captured copy is repeated by the hardware at each run, which can only access pinned host memory.
   void check_capturable(Capture& capture) const {
     if ((to_side == Side::host && !is_pinned(to)) || (from_side == Side::host && !is_pinned(from))) {
       capture.refuse(ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC, "a copy of host memory that is not of aclrtMallocHost");

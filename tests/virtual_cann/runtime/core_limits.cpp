@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Limits are there to be asked for: a launch says its number of blocks itself, and nothing holds it to them. CANN 8.1
-// has none of these functions.
+// Limits can be set and read, but limit nothing: a launch says its number of blocks itself. CANN 8.1 has none of these
+// functions.
 #include "settings.h"
 #include "streams.h"
 
 namespace virtual_cann {
 namespace {
 
-// Whose limits this thread asked to use.
+// The stream whose limits this thread asked to use.
 thread_local std::weak_ptr<Stream> used_in_thread;
 
 uint32_t cores(aclrtDevResLimitType kind) {
@@ -22,7 +22,7 @@ uint32_t limit(const Device& device, aclrtDevResLimitType kind) {
   return device.limits.get(kind).value_or(all);
 }
 
-// A stream's may be larger than its device's.
+// A stream's limit may exceed its device's.
 uint32_t limit(const Stream& stream, aclrtDevResLimitType kind) {
   const uint32_t of_device = limit(stream.device, kind);
   return stream.limits.get(kind).value_or(of_device);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many cores of each kind work is to take, where somebody has set that: of a device for the process, or of a
-// stream.
+// How many cores of each kind work should use, where that was set: for a device in this process, or for a stream.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a program can ask about a device.
+// Queries about a device.
 #include <cstring>
 
 #include "devices.h"
@@ -23,7 +23,7 @@ int64_t attribute(aclrtDevAttr name) {
       return static_cast<int64_t>(settings().memory_bytes);
     case ACL_DEV_ATTR_L2_CACHE_SIZE:
       return static_cast<int64_t>(hardware.l2_bytes);
-    case ACL_DEV_ATTR_IS_VIRTUAL:  // asks for vNPU slicing, not for this
+    case ACL_DEV_ATTR_IS_VIRTUAL:  // means vNPU slicing, not this virtual NPU
       return 0;
     default:
       throw Error(ACL_ERROR_API_NOT_SUPPORT,
@@ -82,12 +82,12 @@ aclError aclrtDeviceGetUuid(int32_t id, aclrtUuid* uuid) {
   });
 }
 
-// The devices are visible in the order that they have.
+// Devices are visible in their own order.
 aclError aclrtGetLogicDevIdByUserDevId(const int32_t user, int32_t* const logic) {
   return api(__func__, [&] { out(logic, "logicDevId") = device(user).id; });
 }
 
-// All devices' memory is the host's.
+// All devices' memory is host memory, so every pair has access.
 aclError aclrtDeviceCanAccessPeer(int32_t* can, int32_t id, int32_t peer) {
   return api(__func__, [&] { out(can, "canAccessPeer") = device(id).id != device(peer).id; });
 }
@@ -99,7 +99,7 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
 aclError aclGetCannAttribute(aclCannAttr name, int32_t* value) {
   return api(__func__, [&] {
     if (name == ACL_CANN_ATTR_UNDEFINED) throw Error(ACL_ERROR_INVALID_PARAM, "cannAttr is ACL_CANN_ATTR_UNDEFINED");
-    out(value, "value") = name != ACL_CANN_ATTR_JIT_COMPILE;  // infinities, NaN and bf16: yes; no operator compiler
+    out(value, "value") = name != ACL_CANN_ATTR_JIT_COMPILE;  // infinities, NaN and bf16: yes; an operator compiler: no
   });
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 thread_local int current = -1;
 
-// Never destroyed: threads of streams may outlive main.
+// Never destroyed: the streams' threads may outlive main.
 std::deque<Device>& devices() {
   static auto* all = [] {
     auto* devices = new std::deque<Device>;
@@ -109,7 +109,7 @@ aclError aclInit(const char*) {
   });
 }
 
-// The devices' memory and streams are their owners' to release.
+// Releases nothing: the devices' memory and streams belong to those who made them.
 aclError aclFinalize() {
   return api(__func__, [] {});
 }
@@ -126,7 +126,7 @@ aclError aclrtGetDevice(int32_t* id) {
   return api(__func__, [&] { out(id, "deviceId") = current_device().id; });
 }
 
-// Unlike aclrtResetDeviceForce it leaves what other threads still use, so that it only forgets errors here.
+// aclrtResetDeviceForce also ends what other threads still use; this call does not, so here it only clears errors.
 aclError aclrtResetDevice(int32_t id) {
   return api(__func__, [&] {
     device(id).recover();
@@ -134,7 +134,7 @@ aclError aclrtResetDevice(int32_t id) {
   });
 }
 
-// Each device has one context, its primary one: the device itself.
+// Each device has one context, the primary one; its handle is the device.
 aclError aclrtGetCurrentContext(aclrtContext* context) {
   return api(__func__, [&] { out(context, "context") = &current_device(); });
 }

@@ -19,16 +19,16 @@ class Device {
   void lose();
   bool lost() const;
 
-  // From now on, to the end of the process, every use of the device throws this error.
+  // From now on, every use of the device throws this error, until the process ends.
   void fail(const Error& error);
   // Throws if the device is lost or failed.
   void check() const;
 
-  // The next synchronise throws this error: a launch that was refused returned nothing.
+  // The next synchronise throws this error: a refused launch could not return it.
   void leave_error(const Error& error);
   void raise_left_error();
 
-  // From all but a failure: nothing revives torch_npu's queue.
+  // Clears all but a failure: nothing revives torch_npu's queue.
   void recover();
 
  private:
@@ -42,11 +42,11 @@ class Device {
 Device& device(int id);
 // Throws if this thread has set none.
 Device& current_device();
-// The same, if one is set: throws if it is lost or failed.
+// If a device is set: throws if it is lost or failed.
 void check_current_device();
 
-// torch_npu tells its caller of an error on its queue's thread once, and from then on drops queued work without a word,
-// so that its tensors hold junk. Such an error therefore fails the device.
+// torch_npu reports an error on its queue's thread once, and then silently drops queued work, so that its tensors hold
+// junk. Such an error therefore fails the device.
 void keep_error_of_queue_thread(const Error& error);
 
 }  // namespace virtual_cann

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elements of each dtype, and their way into the type that an operator computes in and back.
+// The element types of dtypes, and their conversion to and from the type that an operator computes in.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct BFloat16 {
   explicit BFloat16(float value) {
     uint32_t word;
     std::memcpy(&word, &value, sizeof word);
-    // To the nearest, ties to even; a NaN keeps its top bits and stays one.
+    // Rounds to nearest, ties to even. A NaN keeps its top bits and stays a NaN.
     bits = static_cast<uint16_t>(value != value ? (word >> 16) | 0x40 : (word + 0x7FFF + ((word >> 16) & 1)) >> 16);
   }
   explicit operator float() const {

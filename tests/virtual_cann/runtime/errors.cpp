@@ -52,7 +52,7 @@ using namespace virtual_cann;
 
 extern "C" {
 
-// The text of this thread's last error, which is gone by being given.
+// The text of this thread's last error; reading it clears it.
 const char* aclGetRecentErrMsg() {
   thread_local std::string given;
   given = std::exchange(recent_message, "");

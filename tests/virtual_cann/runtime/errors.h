@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors of the runtime. Inside they are exceptions; every function of the C API is the body of one api() call, which
-// turns them into the code that it returns and the text that aclGetRecentErrMsg gives.
+// Errors of the runtime. They are exceptions inside; the body of every C function is one api() call, which turns an
+// exception into the returned code and the text of aclGetRecentErrMsg.
 #pragma once
 
 #include <stdexcept>
@@ -20,7 +20,7 @@ struct Error : std::runtime_error {
 // Makes `error` this thread's last error and recent message; returns its code.
 aclError record_error(const char* function, const Error& error);
 
-// Throws in a process that was forked from one with a device, as none of the streams' threads are there.
+// Throws in a process that was forked from one with a device, because the streams' threads do not exist there.
 void check_not_forked();
 void watch_for_forks();
 
@@ -37,14 +37,14 @@ aclError api(const char* function, Body&& body) {
   }
 }
 
-// What every function answers that is linked or looked up but not modelled.
+// The result of a function that is linked or looked up, but not modelled.
 inline aclError refuse(const char* function) {
   return api(function, [] {
     throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN does not implement it; run this on an NPU, or do without");
   });
 }
 
-// For a pointer that the caller must give.
+// Checks an output pointer that the caller must give.
 template <class T>
 T& out(T* pointer, const char* name) {
   if (pointer == nullptr) throw Error(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + " must not be null");

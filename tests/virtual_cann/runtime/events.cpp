@@ -12,9 +12,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A record is complete when its stream has come to it. Records are numbered: a wait is for the last one that was made
-// when the wait was, whatever is recorded later. A stream can wait for an event before its first record: torch_npu has
-// a queue for each device, and the wait may come through its own before the record through another.
+// A record is complete when its stream has reached it. Records are numbered: a wait is for the last record made before
+// the wait was, whatever is recorded later. A stream can wait for an event before its first record: torch_npu has a
+// queue for each device, and the wait may arrive through its own queue before the record through another.
 class Event {
  public:
   explicit Event(uint32_t flags) : external_((flags & ACL_EVENT_EXTERNAL) != 0) {}
@@ -30,7 +30,7 @@ class Event {
     try {
       stream.enqueue_event([self, number] { self->complete(number); });
     } catch (const Error&) {
-      complete(number);  // nobody must wait for a record that was refused
+      complete(number);  // so that nobody waits for the refused record
       throw;
     }
   }
@@ -54,7 +54,7 @@ class Event {
     wait(number);
   }
 
-  // Nobody can record it any more: who waits for a first record goes on.
+  // Nobody can record a destroyed event, so streams that wait for its first record continue.
   void destroy() {
     std::lock_guard lock(mutex_);
     if (made_ == 0) completed_ = made_ = 1;
@@ -89,7 +89,7 @@ class Event {
     captured_ = {capture.shared_from_this(), capture.progress(stream)};
   }
 
-  // With the record in it; none once the capture has ended.
+  // With a record in it; none once the capture has ended.
   std::optional<Captured> active_capture() {
     std::lock_guard lock(mutex_);
     if (captured_ && !captured_->capture->active()) captured_.reset();
@@ -107,7 +107,7 @@ class Event {
 
   void complete(uint64_t number) {
     std::lock_guard lock(mutex_);
-    // Two streams may complete their records in the other order.
+    // Two streams may complete their records in reverse order.
     if (number > completed_) {
       completed_ = number;
       time_ = Clock::now();
@@ -155,7 +155,7 @@ using namespace virtual_cann;
 
 extern "C" {
 
-// Flags save what hardware events cost (times, host synchronisation); every event has all of it here.
+// Flags leave out costly features of hardware events (times, host synchronisation); here every event has them all.
 aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t flags) {
   return api(__func__, [&] {
     auto created = std::make_shared<Event>(flags);
@@ -192,7 +192,7 @@ aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent handle) {
   });
 }
 
-// For events that count down to reuse; a numbered record needs no reset.
+// For events that are reset before reuse; a numbered record needs no reset.
 aclError aclrtResetEvent(aclrtEvent event, aclrtStream stream) {
   return api(__func__, [&] {
     live_event(event);

@@ -36,7 +36,7 @@ std::map<int, uint64_t> tasks;
                   std::to_string(kMost));
 }
 
-// The number that the text starts with; what follows it is left in `unit`.
+// The number at the text's beginning; `unit` gets the rest.
 uint64_t number(const std::string& text, const std::string& item, std::string* unit) {
   size_t digits = text.find_first_not_of("0123456789");
   if (digits == std::string::npos) digits = text.size();
@@ -108,7 +108,7 @@ std::chrono::microseconds task_delay() {
 extern "C" int virtual_cann_set_faults(const char* text) {
   using namespace virtual_cann;
   return api(__func__, [&] {
-    settings();  // the environment's faults are set first, so that they cannot come after these
+    settings();  // the environment's faults first, so that they cannot replace these
     set_faults(&out(text, "text"));
   });
 }

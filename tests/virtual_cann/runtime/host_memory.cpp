@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pinned host memory: ordinary memory, and a register that tells it from other memory.
+// Pinned host memory is ordinary memory; a register tells it from other memory.
 #include <cstdlib>
 #include <map>
 #include <mutex>

@@ -17,7 +17,7 @@ constexpr uint32_t kMostBlocks = 65535;
 
 std::atomic<uint32_t> every_nth_block{1};
 
-// What the kernel may touch: live memory of its device, which stays mapped until the launch is over.
+// Finds the memory that the kernel may touch: live memory of its device, which stays mapped until the launch is over.
 class Lookup {
  public:
   explicit Lookup(int device) : device_(device) {}
@@ -61,7 +61,7 @@ void enqueue(KernelLaunch launch, Stream& stream) {
   stream.enqueue(name, [launch = std::move(launch), device = stream.device.id] { run(launch, device); });
 }
 
-// In the words of the host code that CANN 8.5's plugin generates.
+// Prints the words of the host code that CANN 8.5's plugin generates.
 void print_as_plugin(const std::string& kernel, uint32_t blocks, void* stream, aclError code) {
   std::printf("[ERROR] [AscPlugin] AscendKernelLaunchWithFlagV2 ret %d\n", code);
   std::printf("[ERROR] [AscPlugin] Kernel: [%s] Stream: [%p] BlockDim: [%u] kernel launch failure!\n", kernel.c_str(),
@@ -70,8 +70,8 @@ void print_as_plugin(const std::string& kernel, uint32_t blocks, void* stream, a
 
 }  // namespace
 
-// The launch syntax returns nothing: a launch that is refused leaves its error to the thread's last error, and to the
-// next synchronise of the device.
+// The launch syntax returns nothing: the error of a refused launch becomes the thread's last error, and the device's
+// next synchronise throws it.
 void enqueue_kernel(KernelLaunch launch, void* handle) {
   const std::string kernel = launch.kernel;
   const uint32_t blocks = launch.blocks;

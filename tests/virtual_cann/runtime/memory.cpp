@@ -17,13 +17,13 @@
 namespace virtual_cann {
 namespace {
 
-// Every byte 0xFF: NaN in each floating dtype, -1 in the integers.
+// All bytes 0xFF: NaN in each floating dtype, -1 in the integers.
 constexpr int kJunk = 0xFF;
 constexpr uint64_t kJunkBytes = 4 << 20;
 constexpr uint64_t kPage = 4096;
 constexpr size_t kRemembered = 1024;
 
-// One file of junk that every region maps, privately: a block costs no memory and no time until it is written.
+// A file of junk that every region maps privately: a block costs no memory or time until it is written.
 int junk_file() {
   static const int file = [] {
     int file = memfd_create("virtual_cann_junk", MFD_CLOEXEC);
@@ -49,7 +49,7 @@ struct Register {
   std::mutex mutex;
   std::map<const uint8_t*, RegionHold> live;  // by start
   std::map<int, uint64_t> in_use;             // bytes, by device
-  std::deque<Freed> freed;                    // the last ones, for error messages
+  std::deque<Freed> freed;                    // the latest, for error messages
 };
 
 // Never destroyed: threads of streams may outlive main.
@@ -70,7 +70,7 @@ std::string describe(const uint8_t* start, uint64_t bytes, int device) {
          std::to_string(device);
 }
 
-// The code and the words by which torch_npu knows CANN's own message.
+// Has the code and the words by which torch_npu recognises CANN's own message.
 [[noreturn]] void out_of_memory(int device, uint64_t bytes, const std::string& why) {
   throw Error(ACL_ERROR_RT_MEMORY_ALLOCATION, "EL0004: Failed to allocate " + std::to_string(bytes) +
                                                   " bytes of memory on device " + std::to_string(device) + ": " + why);
@@ -113,7 +113,7 @@ RegionHold allocate(int device, uint64_t bytes) {
 
 void release(void* start) {
   Register& all = the_register();
-  RegionHold last;  // unmapped after the lock is gone
+  RegionHold last;  // released, and unmapped, after the lock
   std::lock_guard lock(all.mutex);
   auto found = all.live.find(static_cast<const uint8_t*>(start));
   if (found == all.live.end()) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device memory, which is the host's, and the register of what is alive of it. A pointer is device memory if and only
-// if it lies in a live region.
+// Device memory, which is host memory, and the register of live regions. A pointer is device memory if and only if it
+// lies in a live region.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Region {
   int device;
 };
 
-// Whoever holds it keeps the memory mapped: a task that is under way when its memory is freed does not crash.
+// Keeps the memory mapped: a task does not crash if its memory is freed while it runs.
 using RegionHold = std::shared_ptr<const Region>;
 
 RegionHold allocate(int device, uint64_t bytes);
@@ -29,7 +29,7 @@ uint64_t bytes_in_use(int device);
 RegionHold find_region(const void* pointer);
 // Throws Error, with `what` as the subject, unless one live region holds all the bytes.
 RegionHold require_region(const void* pointer, uint64_t bytes, const std::string& what);
-// Whether it is host memory of aclrtMallocHost.
+// Whether it is host memory from aclrtMallocHost.
 bool is_pinned(const void* pointer);
 // Throws Error if the pointer is device memory.
 void require_host(const void* pointer, const std::string& what);

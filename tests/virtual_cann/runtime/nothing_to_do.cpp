@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Functions for which doing nothing is the truth: nobody profiles or dumps here, and the options choose between ways of
-// working that the virtual CANN does not have.
+// Functions that correctly do nothing: the virtual CANN has no profiler and no dumps, and these options choose between
+// modes that it does not have.
 #include "acl/acl.h"
 #include "acl/acl_dump.h"
 #include "acl/acl_op_compiler.h"
@@ -8,7 +8,7 @@
 
 extern "C" {
 
-// No profiler listens.
+// No profiler is attached.
 uint64_t MsprofGetHashId(const char*, size_t) { return 0; }
 int32_t MsprofRegisterCallback(uint32_t, ProfCommandHandle) { return 0; }
 int32_t MsprofReportAdditionalInfo(uint32_t, const VOID_PTR, uint32_t) { return 0; }
@@ -19,13 +19,13 @@ uint64_t MsprofSysCycleTime() { return 0; }
 // No log file; errors are reported where they happen.
 void aclAppLog(aclLogLevel, const char*, const char*, uint32_t, const char*, ...) {}
 
-// No operator is compiled.
+// No operators are compiled.
 aclError aclSetCompileopt(aclCompileOpt, const char*) { return ACL_SUCCESS; }
 
-// Infinities and NaN are always kept (the mode that torch_npu sets on these chips).
+// Infinities and NaN are always kept, in the mode that torch_npu sets on these chips.
 aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode) { return ACL_SUCCESS; }
 
-// No task is stopped for the time it takes.
+// Tasks have no time limit.
 aclError aclrtSetOpExecuteTimeOut(uint32_t) { return ACL_SUCCESS; }
 aclError aclrtSetOpExecuteTimeOutV2(uint64_t wanted, uint64_t* actual) {
   if (actual != nullptr) *actual = wanted;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The older way to run operators: by name, compiled on the spot. torch_npu takes it for what aclnn lacks; it builds
-// descriptors and attributes first, which must succeed so that the call that names the operator is reached, and
-// refused.
+// The older interface for operators: by name, compiled on demand. torch_npu uses it where aclnn lacks an operator.
+// Descriptors and attributes must be accepted, so that torch_npu reaches the call with the operator's name, which is
+// refused by that name.
 #include <vector>
 
 #include "acl/acl_op_compiler.h"
@@ -51,7 +51,7 @@ aclError aclDestroyDataBuffer(const aclDataBuffer* buffer) {
 aclopAttr* aclopCreateAttr() { return new aclopAttr; }
 void aclopDestroyAttr(const aclopAttr* attributes) { delete attributes; }
 
-// What the operator would be told. Nobody will ask: it is refused.
+// Attributes of an operator that will be refused.
 void aclSetTensorDescName(aclTensorDesc*, const char*) {}
 aclError aclSetTensorFormat(aclTensorDesc*, aclFormat) { return ACL_SUCCESS; }
 aclError aclSetTensorPlaceMent(aclTensorDesc*, aclMemType) { return ACL_SUCCESS; }

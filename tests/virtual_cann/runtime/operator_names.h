@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every aclnn operator whose name stands in libtorch_npu.so 2.13.0, that is, each that it can ask for. A test compares.
+// Every aclnn operator named in libtorch_npu.so 2.13.0, that is, every one that it can request. A test compares.
 // clang-format off
 X(Abs) X(Acos) X(Acosh) X(AdaptiveAvgPool2d) X(AdaptiveAvgPool2dBackward) X(AdaptiveAvgPool3d)
 X(AdaptiveAvgPool3dBackward) X(AdaptiveMaxPool2d) X(AdaptiveMaxPool2dBackward) X(AdaptiveMaxPool3d)

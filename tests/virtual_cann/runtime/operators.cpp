@@ -12,7 +12,7 @@ namespace {
 // The live memory that holds every element of the tensor; null for none.
 RegionHold hold(const aclTensor& tensor) {
   if (tensor.count() == 0) return nullptr;
-  int64_t lowest = 0, highest = 0;  // elements from the first
+  int64_t lowest = 0, highest = 0;  // offsets from the first element
   for (size_t dim = 0; dim < tensor.sizes.size(); ++dim) {
     int64_t reach = (tensor.sizes[dim] - 1) * tensor.strides[dim];
     (reach < 0 ? lowest : highest) += reach;

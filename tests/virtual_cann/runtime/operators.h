@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an aclnn operator is made of. Each has two C functions: aclnnXGetWorkspaceSize, which plans, and aclnnX, which
-// puts the plan on a stream. ACLNN_OPERATOR defines both.
+// The parts of an aclnn operator. It has two C functions: aclnnXGetWorkspaceSize makes a plan, aclnnX puts the plan on
+// a stream. ACLNN_OPERATOR defines both.
 //
-// An operator that is not here is missing from the library. torch_npu then says so by name, or falls back to
-// aclopCompileAndExecute, which refuses by name.
+// An operator without a definition here is missing from the library. torch_npu then reports its name, or falls back to
+// aclopCompileAndExecute, which refuses it by name.
 #pragma once
 
 #include <functional>
@@ -16,9 +16,9 @@
 namespace virtual_cann {
 
 struct Plan {
-  std::vector<aclTensor> tensors;  // all that it touches, to be checked before it runs
+  std::vector<aclTensor> tensors;  // all that it touches, checked before it runs
   std::function<void()> run;
-  bool synchronous = false;  // aclnnX returns when it has run
+  bool synchronous = false;  // aclnnX returns only after it has run
 };
 
 }  // namespace virtual_cann
@@ -30,7 +30,7 @@ struct aclOpExecutor {
 
 namespace virtual_cann {
 
-// The executor becomes the caller's, and enqueue_operator's to delete.
+// The executor is the caller's from then on; enqueue_operator deletes it.
 void give_executor(const char* name, Plan plan, uint64_t* workspace_bytes, aclOpExecutor** executor);
 void enqueue_operator(aclOpExecutor* executor, aclrtStream stream);
 
@@ -44,8 +44,8 @@ void enqueue_operator(aclOpExecutor* executor, aclrtStream stream);
     return api("aclnn" #name, [&] { enqueue_operator(executor, stream); });                                   \
   }
 
-// Calls visit with a value of the type to compute in: double if a dtype is double, else float if one is floating, else
-// int64.
+// Calls visit with a value of the type to compute in: double if any dtype is double, else float if any is floating,
+// else int64.
 template <class Visitor>
 void with_compute_type(const std::vector<aclDataType>& dtypes, Visitor&& visit) {
   bool floating = false;
@@ -57,7 +57,7 @@ void with_compute_type(const std::vector<aclDataType>& dtypes, Visitor&& visit) 
   visit(int64_t());
 }
 
-// to[i] = f(from[i]...), where `from` is spread to the shape of `to`. f takes and gives any of the compute types.
+// to[i] = f(from[i]...), each `from` broadcast to the shape of `to`. f takes and returns any of the compute types.
 template <class Function, class... Tensors>
 Plan elementwise(Function f, const aclTensor* to, const Tensors*... from) {
   Plan plan{{*to, *from...}, {}};

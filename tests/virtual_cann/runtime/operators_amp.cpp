@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a GradScaler asks for: gradients unscaled, and judged; the scale adapted. Their flags and scales are one float.
+// The operators of a GradScaler: unscaling with the check for infinities and NaN, and the scale's update. Flags and
+// scales are one float32 each.
 #include <cmath>
 
 #include "operators.h"
@@ -14,7 +15,7 @@ float& one_float(const aclTensor& tensor) {
   return *reinterpret_cast<float*>(tensor.first);
 }
 
-// found_inf stays what it is where all gradients are finite: torch asks once for each device and dtype.
+// Finite gradients leave found_inf unchanged: torch calls this once for each device and dtype.
 Plan unscale(const aclTensorList* gradients, const aclTensor* found_inf, const aclTensor* inverse_scale) {
   Plan plan{gradients->tensors, {}};
   plan.tensors.push_back(*found_inf);

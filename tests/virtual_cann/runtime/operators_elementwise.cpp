@@ -43,7 +43,7 @@ Plan multiply(const aclTensor* self, const aclScalar* other, const aclTensor* to
   return elementwise([b = *other](auto a) { return a * b.as<decltype(a)>(); }, to, self);
 }
 
-// torch promotes quotients to a floating dtype; integers would need a rounding mode.
+// torch promotes quotients to a floating dtype; an integer quotient would need a rounding mode.
 void check_quotient(const aclTensor* to) {
   if (!is_floating(to->dtype)) {
     throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN divides into a floating dtype only");

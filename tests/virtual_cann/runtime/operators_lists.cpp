@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operators on lists of tensors: what torch's optimisers make of a step. Each is the operator on a tensor, for each.
+// Operators on lists of tensors, as torch's optimisers use them: the single-tensor operator on each tensor.
 #include "operators.h"
 
 namespace virtual_cann {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Comparisons and what goes with them: the operators by which torch prints a tensor, and the like.
+// Comparisons, logic and the like, among them the operators with which torch prints a tensor.
 #include <cmath>
 
 #include "operators.h"
@@ -16,7 +16,7 @@ template <class Relation>
 Plan compare(Relation holds, const aclTensor* self, const aclScalar* other, const aclTensor* to) {
   return elementwise(
       [holds, b = *other](auto a) {
-        // torch compares integers with 0.5 as floating numbers.
+        // torch compares integers with a floating scalar such as 0.5 as floating numbers.
         if (std::is_integral_v<decltype(a)> && b.floating()) return holds(double(a), b.real);
         return holds(a, b.as<decltype(a)>());
       },

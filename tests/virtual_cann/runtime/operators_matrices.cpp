@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of matrices, and of batches of them.
+// Products of matrices, also batched.
 #include "operators.h"
 
 namespace virtual_cann {
@@ -33,8 +33,8 @@ Matrix dense(const aclTensor& tensor) {
   return matrix;
 }
 
-// Adds in fp32, as the cube unit does, whatever cubeMathType allows it to do less exactly. The only loop here whose
-// time a test notices, hence the level of optimisation: -O2 does not vectorise it.
+// Sums in fp32, as the cube unit does, even where cubeMathType permits less. O3 because -O2 does not vectorise this
+// loop, the only one here whose time a test notices.
 [[gnu::optimize("O3")]] Matrix product(const Matrix& left, const Matrix& right) {
   Matrix result{left.rows, right.columns, std::vector<float>(static_cast<size_t>(left.rows * right.columns), 0.0f)};
   for (int64_t row = 0; row < left.rows; ++row) {
@@ -53,7 +53,7 @@ void widen(aclTensor* tensor, size_t dim) {
   tensor->strides.insert(tensor->strides.begin() + static_cast<std::ptrdiff_t>(dim), 0);
 }
 
-// A vector on the left is a row, one on the right a column; the result lacks that dimension.
+// A vector on the left becomes a row, one on the right a column; the result lacks that dimension.
 void make_matrices(aclTensor* left, aclTensor* right, aclTensor* to) {
   const bool row = left->sizes.size() == 1, column = right->sizes.size() == 1;
   if (row) widen(left, 0);
@@ -96,7 +96,7 @@ Plan matrix_product(const aclTensor* left_given, const aclTensor* right_given, c
           }};
 }
 
-// to = beta * added + alpha * left @ right. The product is rounded once only, so it is kept in fp32 until the sum.
+// to = beta * added + alpha * left @ right. The product stays in fp32 until the sum, so it is rounded only once.
 Plan sum_with_product(const aclTensor* added, const aclTensor* left, const aclTensor* right, const aclScalar* beta,
                       const aclScalar* alpha, const aclTensor* to) {
   const float b = beta->as<float>(), a = alpha->as<float>();

@@ -7,7 +7,7 @@
 namespace virtual_cann {
 namespace {
 
-// The strides that lay `sizes` out densely, with 0 for the dimensions that are summed.
+// Dense strides for `sizes`, 0 in the summed dimensions.
 std::vector<int64_t> dense_strides(const Sizes& sizes, const std::vector<bool>& summed, int64_t item) {
   std::vector<int64_t> strides(sizes.size(), 0);
   for (size_t dim = sizes.size(); dim-- > 0;) {
@@ -18,7 +18,7 @@ std::vector<int64_t> dense_strides(const Sizes& sizes, const std::vector<bool>& 
   return strides;
 }
 
-// As aclnn: no dimensions stands for all of them.
+// In aclnn, no dimensions means all.
 std::vector<bool> marked(const aclIntArray& dims, size_t count) {
   std::vector<bool> marks(count, dims.values.empty());
   for (int64_t dim : dims.values)
@@ -26,8 +26,8 @@ std::vector<bool> marked(const aclIntArray& dims, size_t count) {
   return marks;
 }
 
-// Adds in double, or in int64, and rounds once. The result is dense in memory, as torch_npu allocates it, or strided:
-// what it holds in order of its indices is what is left of self in that order, kept dimensions or not.
+// Adds in double, or in int64, and rounds once. `to` may be dense or strided, with the summed dimensions kept or not:
+// in order of its indices, its elements are the remaining ones of self.
 Plan sum(const aclTensor* self, const aclIntArray* dims, const aclTensor* to, bool mean) {
   return {{*self, *to}, [self = *self, summed = marked(*dims, self->sizes.size()), to = *to, mean] {
             with_compute_type({self.dtype, to.dtype}, [&](auto example) {
@@ -50,7 +50,7 @@ Plan sum(const aclTensor* self, const aclIntArray* dims, const aclTensor* to, bo
           }};
 }
 
-// Of all elements. A NaN wins.
+// Over all elements. A NaN wins.
 template <class Better>
 Plan extreme(Better better, const aclTensor* self, const aclTensor* to) {
   if (self->count() == 0) throw Error(ACL_ERROR_INVALID_PARAM, "an empty tensor has no maximum and no minimum");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operators that choose elements of a line: by number, or by size.
+// Operators that choose elements along a dimension: by index, or by size.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -13,7 +13,7 @@ size_t axis_of(const aclTensor& tensor, int64_t dim) {
   return static_cast<size_t>(dim < 0 ? dim + static_cast<int64_t>(tensor.sizes.size()) : dim);
 }
 
-// The first element of every line along the axis, for each place of `sizes`.
+// The first element of each line along the axis, with the shape `sizes`.
 aclTensor line_starts(aclTensor tensor, size_t axis, const Sizes& sizes) {
   tensor.sizes = sizes;
   tensor.strides.at(axis) = 0;
@@ -65,7 +65,7 @@ Plan scatter_add(const aclTensor* self, int64_t dim, const aclTensor* index, con
           }};
 }
 
-// Sorted, whether that was asked for or not; a NaN counts as the largest, and of equals the first comes first.
+// Sorted, whether that was requested or not. A NaN is the largest; among equals, the first comes first.
 Plan top_k(const aclTensor* self, int64_t k, int64_t dim, bool largest, const aclTensor* values,
            const aclTensor* numbers) {
   return {{*self, *values, *numbers},

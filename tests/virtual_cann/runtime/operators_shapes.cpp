@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operators that move elements and compute nothing.
+// Operators that move elements, and compute nothing.
 #include "operators.h"
 
 namespace virtual_cann {
@@ -9,8 +9,8 @@ Plan copy(const aclTensor& to, const aclTensor& from) {
   return elementwise([](auto value) { return value; }, &to, &from);
 }
 
-// How many were selected becomes the shape of `to`, which torch_npu reads from its descriptor when aclnnMaskedSelect
-// has returned.
+// The number of selected elements becomes the shape of `to`, which torch_npu reads from its descriptor after
+// aclnnMaskedSelect has returned.
 Plan masked_select(const aclTensor* self, const aclTensor* mask, aclTensor* to) {
   Plan plan{{*self, *mask, *to}, {}, true};
   plan.run = [self = *self, mask = *mask, to] {
@@ -26,12 +26,12 @@ Plan masked_select(const aclTensor* self, const aclTensor* mask, aclTensor* to) 
   return plan;
 }
 
-// What lies at each number along the first dimension of `self`; no other indices are modelled.
+// to = self[numbers], along the first dimension; other indexing is not modelled.
 Plan index(const aclTensor* self, const aclTensorList* indices, const aclTensor* to) {
   const aclTensor& only = indices->tensors.at(0);
   if (indices->tensors.size() != 1 || is_floating(only.dtype) || only.dtype == ACL_BOOL)
     throw Error(ACL_ERROR_API_NOT_SUPPORT, "the virtual CANN indexes by one tensor of integers");
-  aclTensor numbers = only, first = *self;  // each spread over the dimensions that the other one has
+  aclTensor numbers = only, first = *self;  // each broadcast over the other one's dimensions
   numbers.sizes.resize(to->sizes.size(), 1);
   numbers.strides.resize(to->sizes.size(), 0);
   first.sizes.at(0) = 1;
@@ -59,7 +59,7 @@ Plan concatenate(const aclTensorList* list, int64_t dim, const aclTensor* to) {
   aclTensor part = *to;
   for (const aclTensor& from : list->tensors) {
     plan.tensors.push_back(from);
-    if (from.sizes == Sizes{0}) continue;  // torch lets empty vectors be anywhere
+    if (from.sizes == Sizes{0}) continue;  // torch lets an empty vector be concatenated with any shape
     part.sizes[axis] = from.sizes.at(axis);
     copies.push_back(copy(part, from));
     part.first += step * part.sizes[axis];
@@ -94,7 +94,7 @@ ACLNN_OPERATOR(MaskedSelect, (Tensor self, Tensor mask, aclTensor* to), masked_s
 
 }  // namespace virtual_cann
 
-// The caller deletes what it is given, with delete[].
+// The caller frees `sizes` with delete[].
 extern "C" int aclGetViewShape(const aclTensor* tensor, int64_t** sizes, uint64_t* dims) {
   *dims = tensor->sizes.size();
   *sizes = new int64_t[tensor->sizes.size()];

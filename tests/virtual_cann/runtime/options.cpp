@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The options of the process and of its context. Nothing here depends on them (operators do the same in every mode,
-// every time), but a program that reads one must find what it wrote.
+// The options of the process and of its context. Nothing here depends on them (operators are deterministic in every
+// mode), but a program must read back the value that it wrote.
 #include <map>
 #include <mutex>
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Functions that torch_npu links and the virtual CANN does not model. Each returns an error and leaves its own name in
-// the message. What torch_npu looks up at run time instead is simply missing from the library: it says so by name.
+// Functions that torch_npu links, and that the virtual CANN does not model. Each returns an error with its own name in
+// the message. Functions that torch_npu looks up at run time are simply missing: it reports their names itself.
 #include "errors.h"
 
 using namespace virtual_cann;
 
 extern "C" {
 
-// Device binaries: kernels are host code here, see bin/bisheng.
+// Device binaries: here kernels are host code, see bin/bisheng.
 aclError aclrtBinaryLoadFromData(const void*, size_t, const aclrtBinaryLoadOptions*, aclrtBinHandle*) {
   return refuse(__func__);
 }
@@ -30,20 +30,20 @@ aclError aclrtMemImportFromShareableHandle(uint64_t, int32_t, aclrtDrvMemHandle*
 aclError aclrtMemSetPidToShareableHandle(uint64_t, int32_t*, size_t) { return refuse(__func__); }
 aclError aclrtDeviceGetBareTgid(int32_t*) { return refuse(__func__); }
 
-// Callbacks on streams, and dumps of operators' tensors.
+// Stream callbacks, and dumps of operators' tensors.
 aclError aclrtProcessReport(int32_t) { return refuse(__func__); }
 aclError aclmdlInitDump() { return refuse(__func__); }
 aclError aclmdlSetDump(const char*) { return refuse(__func__); }
 aclError aclmdlFinalizeDump() { return refuse(__func__); }
 
-// The runtime below ACL, in whose header torch_npu declares them: only the names count in C.
+// The runtime below ACL; torch_npu's own header declares these. In C, only the names matter.
 int rtDevBinaryRegister(const void*, void**) { return refuse(__func__); }
 int rtFunctionRegister(void*, const void*, const char*, const void*, uint32_t) { return refuse(__func__); }
 int rtGetC2cCtrlAddr(uint64_t*, uint32_t*) { return refuse(__func__); }
 int rtKernelLaunch(const void*, uint32_t, void*, uint32_t, void*, void*) { return refuse(__func__); }
 
-// Operators. The weak definition gives way to the one that computes, where there is one. Without these torch_npu would
-// fall back to aclopCompileAndExecute, which can only refuse later, on another thread.
+// Operators. A weak definition gives way to one that computes, where there is one. Without it torch_npu would fall back
+// to aclopCompileAndExecute, which can only refuse later, on another thread.
 #define X(name)                                                                               \
   __attribute__((weak)) int aclnn##name##GetWorkspaceSize() { return refuse("aclnn" #name); } \
   __attribute__((weak)) int aclnn##name() { return refuse("aclnn" #name); }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The machine's reports of kernel launches: the last 1000, and, with VIRTUAL_CANN_REPORT, a line of JSON each in a
-// file.
+// The machine's launch reports: the last 1000 are kept; VIRTUAL_CANN_REPORT adds each as a line of JSON to a file.
 #pragma once
 
 #include <string>

@@ -72,7 +72,7 @@ const Settings& settings() {
     try {
       outcome.settings = read();
     } catch (const Error& error) {
-      // Some callers drop the error of the first call (torch_npu then sees no device), so the reason is printed too.
+      // Some callers drop the first call's error (torch_npu then sees no device), so the reason is also printed.
       std::fprintf(stderr, "[virtual CANN] %s\n", error.what());
       outcome.error = error;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the environment says about the machine to be. The only reader of VIRTUAL_CANN_* in the runtime.
+// The settings of the virtual machine, from the environment. Nothing else in the runtime reads VIRTUAL_CANN_*.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@ namespace virtual_cann {
 struct Settings {
   const Hardware* hardware;  // VIRTUAL_CANN_SOC, Ascend910B2
   int devices;               // VIRTUAL_CANN_DEVICES, 1
-  uint64_t memory_bytes;  // VIRTUAL_CANN_MEMORY, of one device: the chip's, but no more than half of the host's by all
-  bool auto_sync;         // VIRTUAL_CANN_AUTO_SYNC=1
-  std::string report_file;  // VIRTUAL_CANN_REPORT, none
+  uint64_t memory_bytes;     // VIRTUAL_CANN_MEMORY, of one device; default: the chip's, and half of the host's for all
+  bool auto_sync;            // VIRTUAL_CANN_AUTO_SYNC=1
+  std::string report_file;   // VIRTUAL_CANN_REPORT, none
 };
 
-// Read once, at the first call. Throws Error, each time, if a variable holds what it must not.
+// Read once, at the first call. Throws Error, at each call, if a variable has an invalid value.
 const Settings& settings();
 
 }  // namespace virtual_cann

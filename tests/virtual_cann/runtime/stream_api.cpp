@@ -12,7 +12,7 @@ struct Streams {
   std::map<const void*, std::shared_ptr<Stream>> live;
 };
 
-// Never destroyed: a process may end while its streams work.
+// Never destroyed: a process may end while its streams still work.
 Streams& streams() {
   static auto* all = new Streams;
   return *all;
@@ -37,7 +37,7 @@ void destroy(aclrtStream handle, bool abandon) {
   stream->check_not_captured("destroy");
   {
     std::lock_guard lock(streams().mutex);
-    if (streams().live.erase(handle) == 0) return;  // another thread came first
+    if (streams().live.erase(handle) == 0) return;  // another thread was first
   }
   stream->finish(abandon);
 }
@@ -83,7 +83,7 @@ aclError aclrtCreateStream(aclrtStream* stream) {
   return api(__func__, [&] { out(stream, "stream") = create(); });
 }
 
-// Priorities and the fast-launch flags say how soon, not what: there is nothing to do for them.
+// Priorities and fast-launch flags affect when tasks run, not what they do: they are ignored.
 aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t, uint32_t) { return aclrtCreateStream(stream); }
 
 aclError aclrtDestroyStream(aclrtStream stream) {
@@ -110,7 +110,7 @@ aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus* status) {
   });
 }
 
-// Reports of operators' shapes are the profiler's, and none listens.
+// Reports of operators' shapes are for a profiler, and none is attached.
 aclError aclrtSetStreamAttribute(aclrtStream stream, aclrtStreamAttr attribute, aclrtStreamAttrValue* value) {
   return api(__func__, [&] {
     live_stream(stream);
@@ -121,7 +121,7 @@ aclError aclrtSetStreamAttribute(aclrtStream stream, aclrtStreamAttr attribute, 
   });
 }
 
-// Of the runtime below ACL.
+// A function of the runtime below ACL.
 int rtGetTaskIdAndStreamID(uint32_t* task, uint32_t* stream) {
   return api(__func__, [&] {
     out(task, "taskId") = last_task_of_thread().task;
@@ -129,7 +129,7 @@ int rtGetTaskIdAndStreamID(uint32_t* task, uint32_t* stream) {
   });
 }
 
-// As if the process had been started again: what failed streams and lost devices need on hardware.
+// Clears failed streams and lost devices, for which hardware would need a new process.
 int virtual_cann_clear_errors() {
   return api(__func__, [] {
     for (const std::shared_ptr<Stream>& stream : all_streams()) stream->recover();

@@ -49,7 +49,7 @@ void Stream::work() {
     lock.unlock();
     std::optional<Error> error;
     if (!dropped) error = run(task);
-    task.run = nullptr;  // gives back what it held before anyone sees it done
+    task.run = nullptr;  // releases what it holds before anyone sees it done
     lock.lock();
     if (error) failure_ = error;
     ++done_count_;

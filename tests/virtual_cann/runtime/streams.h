@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A stream: a thread that runs tasks one after the other. A task that throws fails the stream: it reports that error at
-// every synchronise, and drops its later tasks, until it is destroyed. While it is captured, its tasks go to the
-// capture instead, and it can be neither asked nor waited for.
+// A stream: a thread that runs tasks one after the other. A task that throws fails the stream: until it is destroyed,
+// every synchronise reports that error, and later tasks are dropped. While the stream is captured, its tasks go to the
+// capture, and it can be neither queried nor synchronised.
 #pragma once
 
 #include <condition_variable>
@@ -40,21 +40,21 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   // A copy, a fill, an operator or a kernel. Faults and failures apply to it.
   void enqueue(std::string name, std::function<void()> run);
-  // An event's record or wait. A failed stream runs it too, as other streams and threads may wait for it.
+  // The record of an event, or a wait for one. A failed stream runs it too: other streams and threads may wait for it.
   void enqueue_event(std::function<void()> run);
 
-  // Throws the stream's or the device's error.
+  // Throws the error of the stream or the device.
   void synchronize(int32_t milliseconds);
-  bool idle();  // throws them too
+  bool idle();  // throws like synchronize()
 
-  // Throws if it is captured already.
+  // Throws if the stream is captured already.
   void enter(std::shared_ptr<Capture> capture);
   void leave();
   std::shared_ptr<Capture> capture();  // null for none
-  // Throws if it is captured, and the capture fails.
+  // Throws if the stream is captured, and invalidates the capture.
   void check_not_captured(const char* call);
 
-  // Ends the thread: waits until what is queued has run or, if abandoned, lets it drop that when it comes to it.
+  // Ends the thread, after all queued tasks have run or, if abandoned, without waiting for it: it drops them.
   void finish(bool abandon);
   void recover();
 
@@ -72,19 +72,19 @@ class Stream : public std::enable_shared_from_this<Stream> {
   bool ending_ = false, abandoned_ = false;
   std::shared_ptr<Capture> capture_;
   std::optional<Error> failure_;
-  std::thread thread_;  // from the first task on
+  std::thread thread_;  // starts with the first task
 };
 
-// The last task that this thread put on a stream, or had captured; what is refused is none.
+// The last task that this thread put on a stream, or that was captured from it; not a refused one.
 struct LastTask {
   uint32_t task = UINT32_MAX, stream = UINT16_MAX;
 };
 const LastTask& last_task_of_thread();
 
-// Throws unless aclrtCreateStream gave the handle and nobody destroyed it.
+// Throws unless the handle is of aclrtCreateStream and not destroyed.
 std::shared_ptr<Stream> live_stream(aclrtStream handle);
 
-// Waits for all streams of the device; throws the first error there is.
+// Waits for all streams of the device; throws the first error.
 void synchronize_device(Device& device, int32_t milliseconds);
 
 }  // namespace virtual_cann

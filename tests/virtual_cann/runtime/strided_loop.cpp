@@ -22,7 +22,7 @@ Sizes broadcast(const Sizes& left, const Sizes& right) {
       if (sizes[missing + dim] == 1) sizes[missing + dim] = (*given)[dim];
     }
   }
-  return sizes;  // spread() refuses what does not fit
+  return sizes;  // spread() refuses a mismatch
 }
 
 Operand spread(const aclTensor& tensor, const Sizes& sizes) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one loop that every operator runs on: over all indices of a shape, with a pointer into each operand.
+// The loop of every operator: over all indices of a shape, with a pointer into each operand.
 #pragma once
 
 #include <array>
@@ -14,13 +14,13 @@ using Sizes = std::vector<int64_t>;
 
 struct Operand {
   uint8_t* first;
-  std::vector<int64_t> byte_strides;  // of each dimension of the loop; 0 where the operand is spread over it
+  std::vector<int64_t> byte_strides;  // for each dimension of the loop; 0 where the operand is broadcast
 };
 
-// The shape that both broadcast to, if there is one.
+// The shape to which both broadcast, if there is one.
 Sizes broadcast(const Sizes& left, const Sizes& right);
 
-// The tensor as an operand of a loop over `sizes`, by the rules of broadcasting; throws Error if it does not fit.
+// The tensor as an operand of a loop over `sizes`, broadcast if needed; throws Error if it does not fit.
 Operand spread(const aclTensor& tensor, const Sizes& sizes);
 
 template <size_t count, class Body>

@@ -30,8 +30,8 @@ int64_t item_bytes(aclDataType dtype) {
 
 extern "C" {
 
-// The storage's own shape says nothing that sizes, strides and the register of live memory do not say. A dtype that no
-// operator computes with is accepted here: the operator refuses it, by name.
+// The storage's shape is ignored: sizes, strides and the register of live memory say all that it could. A dtype that no
+// operator computes with is accepted here; the operator refuses it, by name.
 aclTensor* aclCreateTensor(const int64_t* sizes, uint64_t dims, aclDataType dtype, const int64_t* strides,
                            int64_t offset, aclFormat, const int64_t*, uint64_t, void* storage) {
   size_t bytes = aclDataTypeSize(dtype);
@@ -65,7 +65,7 @@ int aclDestroyTensor(const aclTensor* tensor) {
   return ACL_SUCCESS;
 }
 
-// The tensors become the list's.
+// The list owns the tensors from then on.
 aclTensorList* aclCreateTensorList(const aclTensor* const* tensors, uint64_t count) {
   auto* list = new aclTensorList;
   for (uint64_t i = 0; i < count; ++i) {
@@ -90,7 +90,7 @@ int aclDestroyIntArray(const aclIntArray* array) {
   return ACL_SUCCESS;
 }
 
-// 0 for a dtype that there is not, as in CANN.
+// 0 for an unknown dtype, as in CANN.
 size_t aclDataTypeSize(aclDataType dtype) {
   try {
     return static_cast<size_t>(item_bytes(dtype));

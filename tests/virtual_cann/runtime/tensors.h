@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The descriptors that aclnn operators take. The wheel has no header for them; their C signatures are CANN's.
+// The descriptors of aclnn operators. The wheel has no header for them; the C signatures are CANN's.
 #pragma once
 
 #include <cstdint>

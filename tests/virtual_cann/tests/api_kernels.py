@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels of one API each (tests/virtual_cann/tests/kernels/api_*.asc), compiled, and what their tests share."""
+"""Compiles the kernels of one API each (kernels/api_*.asc), and shares code between their tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Launch = Callable[..., Tensor]
 
 
 def launcher_of(source: str, folder: Path) -> Launch:
-    """run(kernel, a, b, result, n) gives the result; the machine has nothing to say about the kernel."""
+    """run(kernel, a, b, result, n) launches a kernel, asserts that it breaks no rule, and returns the result."""
     library = kernels.compile_kernels(KERNELS / f"{source}.asc", folder / f"{source}.so")
 
     def run(kernel: str, a: Tensor, b: Tensor, result: Tensor, n: int) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests start from the same seed, in processes that torch_npu does not enter unasked, and none is skipped."""
+"""Seeds every test alike, keeps torch_npu out of processes unless a test wants it, and fails a test that is skipped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests say themselves which processes leave torch_npu alone
+os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)  # tests decide which processes load torch_npu
 
 import torch
 
@@ -20,7 +20,7 @@ def _seed() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """No machine lacks what these tests need, so none has a reason to be skipped."""
+    """A skipped test fails: no machine lacks what these tests need."""
     report = yield
     if report.skipped:
         report.outcome = "failed"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take each barrier, flag and queue call out of a sample kernel in turn: does the virtual NPU notice?
+"""Removes each barrier, flag and queue call of a sample kernel in turn: does the virtual NPU notice?
 
     tests/virtual_cann/run python tests/virtual_cann/tests/remove_synchronisation.py [add | log_softmax ...]
 
-prints, for each removal, the rules that its kernel then breaks and where, or that it survived; and beside them what is
-left to report when the compiler is taken to insert what --cce-auto-sync inserts. remove_ce_synchronisation.py does the
-same to the kernels of cross entropy, and takes out their tails too.
+prints, for each removal, the rules that the kernel then breaks and where, or that it survived; and beside them those
+that it still breaks if the compiler is assumed to insert synchronisation (--cce-auto-sync). The program
+remove_ce_synchronisation.py does the same to the kernels of cross entropy, and also removes their tails.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a program that lies outside of the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a program outside of the package
 
 from virtual_cann import kernels
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 
-# Line -> why the kernel is right without it. Better than an entry is a kernel without the line.
+# Line -> why the kernel is right without it. Instead of adding an entry, remove the line from the kernel if possible.
 HARMLESS: dict[str, dict[int, str]] = {"add": {}, "log_softmax": {}}
 
-# Every call that can be removed. All of them are compiled into one library, in which a number says which is missing:
-# compiling each mutant would take hours. What stands in a removed call's place has to compile, too: the tensor that is
-# used without having been allocated is an empty one, and the tensor that is used without waiting for it is the one
-# enqueued last.
+# Every call that can be removed. All mutants are one library, in which a number selects the missing call: compiling
+# each separately would take hours. The replacement of a removed call must compile too: for AllocTensor it is an empty
+# tensor; for DeQue it is the tensor that was enqueued last.
 CALL = re.compile(
     r"(?P<fetch>[\w.]+\.(?:template )?(?:Alloc|(?P<wait>DeQue))(?:Tensor)?<(?P<type>\w+)>\(\))"
     r"|\b(?P<statement>(?:VectorBarrier|PipeBarrier<\w+>|Order<[\w:]+>)\(\)"
@@ -84,11 +83,11 @@ class Removal:
 
 
 class Judged(NamedTuple):
-    """What one mutant did in the first case that noticed it."""
+    """The result of one mutant, in the first case that noticed it."""
 
-    reached: bool  # by any case
+    reached: bool  # whether any case executes the call
     violations: Violations
-    wrong: bool  # other numbers than with the call
+    wrong: bool  # the results differ from those with the call
 
     @property
     def survived(self) -> bool:
@@ -99,11 +98,11 @@ class Judged(NamedTuple):
 class Verdict:
     removal: Removal
     strict: Violations
-    auto_sync: Violations  # taking the compiler to insert what it inserts
+    auto_sync: Violations  # if the compiler is assumed to insert synchronisation
 
 
 def with_switches(source: str, file: str, numbers: Iterable[int]) -> tuple[str, list[Removal]]:
-    """The source with each call under a condition, line for line, and the calls."""
+    """The source with each call made conditional, with the same lines, and the calls."""
     found: list[Removal] = []
     numbers = iter(numbers)
 
@@ -120,7 +119,7 @@ def with_switches(source: str, file: str, numbers: Iterable[int]) -> tuple[str, 
 
 
 def add_switches(root: Path, sources: Iterable[Path], folder: Path) -> list[Removal]:
-    """Copies the sources, with switches, under their names below `root`."""
+    """Copies the sources, with switches, to `folder`, under their paths relative to `root`."""
     numbers, found = count(), []
     (folder / "prelude.h").write_text(PRELUDE)
     for source in sources:
@@ -140,7 +139,7 @@ def compile_switched(folder: Path, units: list[str]) -> Path:
 
 
 def judge_calls(library: Path, cases: Iterable[Case], calls: Iterable[int]) -> list[Judged]:
-    """Runs the cases once as they are, to see which calls each reaches, and then those that reach a missing one."""
+    """Runs each case once to see which calls it reaches; then, without each call, the cases that reach it."""
     kernels.acl()
     loaded = ctypes.CDLL(str(library))
     missing = ctypes.c_int.in_dll(loaded, "missing_call")
@@ -172,7 +171,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def in_processes(commands: list[list[str]], variables: list[dict[str, str]]) -> list[list[Judged]]:
-    """What each of the commands prints. A process reads the mode once, and its stderr says why each launch failed."""
+    """What each command prints. Separate processes, because each reads the auto-sync mode once."""
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
         children = [
@@ -187,7 +186,7 @@ def in_processes(commands: list[list[str]], variables: list[dict[str, str]]) -> 
     return [[Judged(*judged) for judged in json.loads(output)] for output in outputs]
 
 
-# Several tiles for a core, several rows, and a tail. fp32 and bf16 take different ways through a kernel.
+# Several tiles for each core, several rows, and a tail. fp32 and bf16 take different code paths.
 def add_case(dtype: torch.dtype) -> Case:
     n = 3 * 16384 + 77
     x, y = torch.ones(n, dtype=dtype), torch.ones(n, dtype=dtype)

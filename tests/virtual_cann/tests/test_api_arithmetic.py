@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual Ascend C computes what its manual says: arithmetic and logic, against torch, on awkward sizes."""
+"""The virtual Ascend C computes what its manual says: arithmetic and logic, compared with torch, at awkward sizes."""
 
 from __future__ import annotations
 

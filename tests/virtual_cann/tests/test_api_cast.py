@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual Ascend C computes what its manual says: Cast, against exact fractions."""
+"""The virtual Ascend C computes what its manual says: Cast, compared with exact fractions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FORMATS = {torch.float16: (10, -14), torch.bfloat16: (7, -126), torch.float32: (
 
 
 def cast_value(value: float, source: torch.dtype, target: torch.dtype, mode: int) -> float | int:
-    """The manual's rounding, by exact fractions."""
+    """The manual's rounding, computed with exact fractions."""
     if not target.is_floating_point:
         if value != value:
             return 0
@@ -66,7 +66,7 @@ def cast_value(value: float, source: torch.dtype, target: torch.dtype, mode: int
     largest = torch.finfo(target).max
     if abs(result) <= largest:
         return result
-    # No page says; IEEE 754 goes to infinity only in the direction of the mode.
+    # No page says it; in IEEE 754 only modes that round in that direction overflow to infinity.
     to_infinity = {FLOOR: value < 0, CEIL: value > 0, TRUNC: False, ODD: False}.get(mode, True)
     return math.copysign(math.inf if to_infinity else largest, value)
 
@@ -96,7 +96,7 @@ CASTS = {
 
 
 def cast_inputs(source: torch.dtype, size: int) -> Tensor:
-    """Halves and their neighbours, ties, subnormals and the ends of every range."""
+    """Ties at n + 0.5 and between 16-bit floats, subnormals, infinities, NaN, and the ends of every range."""
     if source.is_floating_point:
         special = [0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 2.5, 1e-8, -6.1e-5, 3e-41, 1.0 + 2**-11, 1.0 + 3 * 2**-11, 126.5,
                    127.5, 128.5, 255.5, 256.5, 32767.5, -32768.5, 65000.0, 2.0**31, -(2.0**31), 2.0**63, math.inf,

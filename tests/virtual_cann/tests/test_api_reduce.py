@@ -44,7 +44,7 @@ def test_sums_are_trees_within_repeats_and_sequences_over_them(kernel: str, size
 )  # fmt: skip
 def test_extremes(kernel: str, truth: Callable[..., tuple[Tensor, Tensor]], size: int, run: Launch) -> None:
     dtype = DTYPES[kernel.partition("_")[2]]
-    a = numbers(dtype, size, -9, 9).round()  # with ties: the lowest index wins
+    a = numbers(dtype, size, -9, 9).round()  # rounded, so that values tie: the lowest index wins
     result = run(kernel, a, a, torch.zeros(2, dtype=dtype), size)
     assert result[0] == truth(a)
     if "Index" in kernel:
@@ -94,7 +94,7 @@ def test_compare_gives_a_bit_for_each_element(kernel: str, size: int, run: Launc
 def test_select(run: Launch) -> None:
     a, b = numbers(torch.float32, 256), numbers(torch.float32, 256)
     assert torch.equal(run("Select2_float", a, b, torch.empty(256), 256), torch.maximum(a, b))
-    first = (a > b)[:64].repeat(4)  # mode 0 uses the bits of one repeat in all of them
+    first = (a > b)[:64].repeat(4)  # in mode 0 all repeats use the bits of the first
     assert torch.equal(run("Select0_float", a, b, torch.empty(256), 256), torch.where(first, a, b))
     h, i = a.half(), b.half()
     chosen = run("Select1_half", h, i, torch.empty(256, dtype=torch.float16), 256)
@@ -123,7 +123,7 @@ def test_an_index_counts_from_its_first_value(size: int, run: Launch) -> None:
         counted = run(kernel, unused, unused, torch.empty_like(unused), size)
         assert torch.equal(counted, torch.arange(5, size + 5).to(unused.dtype))
     unused = torch.zeros(size, dtype=torch.int32)
-    first_block = (torch.tensor(2**24 + 1).float() + torch.arange(8.0)).int()  # which CANN 8.5 makes of floats
+    first_block = (torch.tensor(2**24 + 1).float() + torch.arange(8.0)).int()  # which CANN 8.5 computes in floats
     expected = first_block.repeat(-(-size // 8))[:size] + 8 * (torch.arange(size) // 8)
     counted = run("CreateVecIndexFar_int32_t", unused, unused, torch.empty_like(unused), size)
     assert torch.equal(counted, expected.int())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bank conflicts are those that were measured on an A2, and those that the manual counts."""
+"""Bank conflicts, and their costs, agree with the manual and with measurements on an A2."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from virtual_cann import kernels
 
 CONFLICTS = Path(__file__).parent / "kernels/bank_conflicts.asc"
 REPEATS = 64
-MEASURED_HERTZ, HERTZ = 1.85e9, 1.8e9  # of that A2; of the chip that the virtual CANN is unless it is told another
+MEASURED_HERTZ, HERTZ = 1.85e9, 1.8e9  # of the measured A2; of the virtual CANN's default chip
 
 
 class Sample(NamedTuple):
-    """A scenario of the published sample bank_conflict_ub, and what 1000 of its Adds took on an A2, by its README, in
-    ticks of 50 MHz. `step`: src0 is one block, so many blocks further each repeat."""
+    """A scenario of the published sample bank_conflict_ub. `ticks` of 50 MHz is the time of 1000 Adds on an A2, from
+    its README. With `step`, src0 is one block a repeat, `step` blocks after the one before."""
 
     dst: int
     src0: int
     src1: int
     ticks: int
-    conflicts: dict[str, int]  # of each Add
+    conflicts: dict[str, int]  # of one Add
     step: int | None = None
 
 
@@ -84,7 +84,7 @@ def test_a_published_scenario_has_its_conflicts_and_its_time(library: ctypes.CDL
 
 
 def test_a_write_that_is_put_off_meets_the_other_source_in_its_third(library: ctypes.CDLL) -> None:
-    """Halves of one tile, folded in place: after the last repeat nothing is read."""
+    """The first half of a tile is added to the second, in place: after the last repeat nothing more is read."""
     report = launch(library.launch_add, 0, 0, 0x4100, 1)
     assert conflicts_of(report) == conflicts(read_write=REPEATS - 1)
 
@@ -93,12 +93,12 @@ def test_a_write_that_is_put_off_meets_the_other_source_in_its_third(library: ct
     ("to_stride", "from_stride", "expected"),
     [
         (1, 1, conflicts()),
-        (2, 2, conflicts()),  # eight groups, every other one
-        (16, 1, conflicts(write_write=7)),  # the manual's: all blocks in one group, 8 cycles
-        (8, 1, conflicts(write_write=3)),  # and in two groups, 4 cycles
+        (2, 2, conflicts()),  # every other one of the 16 groups: eight blocks, no conflict
+        (16, 1, conflicts(write_write=7)),  # the manual's example: all blocks in one group, 8 cycles
+        (8, 1, conflicts(write_write=3)),  # the manual's: all blocks in two groups, 4 cycles
         (1, 16, conflicts(read_read=7)),
         (1, 8, conflicts(read_read=3)),
-        (16, 8, conflicts(read_read=3, write_write=7, cycles=7)),  # they wait at the same time
+        (16, 8, conflicts(read_read=3, write_write=7, cycles=7)),  # reads and writes wait at the same time
     ],
 )
 def test_blocks_of_an_operand_wait_for_each_other(
@@ -112,8 +112,8 @@ def test_blocks_of_an_operand_wait_for_each_other(
     ("dst", "src", "read_write"),
     [
         (0x10000, 0, 0),  # in another third
-        (0x4000, 0, 1),  # the first repeat: groups 0 to 3 are read, 0 to 7 written
-        (0x4100, 0, 1),  # the second: groups 4 to 7 are read, 0 to 7 written
+        (0x4000, 0, 1),  # in the first repeat, groups 0 to 3 are read and 0 to 7 written
+        (0x4100, 0, 1),  # in the second repeat, groups 4 to 7 are read and 0 to 7 written
     ],
 )
 def test_a_cast_reads_and_writes_at_different_paces(library: ctypes.CDLL, dst: int, src: int, read_write: int) -> None:

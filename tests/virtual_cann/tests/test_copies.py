@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What copies leave in UB beside their data, as the manual's page on DataCopyPad has it, and what a hint needs."""
+"""The bytes that copies write beside their data (the manual's page DataCopyPad), and the macro that a hint needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from virtual_cann import kernels
 
 SOURCES = Path(__file__).resolve().parent / "kernels"
-VALUE = -1.0  # of the padding; blocks are 1 to 5 and 6 to 10
+VALUE = -1.0  # the padding's value; the blocks hold 1 to 5 and 6 to 10
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_without_padding_a_block_is_filled_up_with_its_first_element(copies: cty
 
 @pytest.mark.parametrize(("left", "right", "behind"), [(0, 3, 3), (0, 1, 3), (2, 0, 1), (2, 1, 1), (8, 8, 11)])
 def test_padding_and_all_up_to_the_block_is_the_value(copies: ctypes.CDLL, left: int, right: int, behind: int) -> None:
-    """Also what lies between the padding that was asked for and the next 32 bytes."""
+    """The value also fills the bytes between the requested padding and the next multiple of 32."""
     outcome, y = run(copies.launch_float, torch.arange(1.0, 11), 2 * (left + 5 + behind), True, left, right)
     assert outcome.message == ""
     before, after = [VALUE] * left, [VALUE] * behind
@@ -51,7 +51,7 @@ def test_padding_without_a_value_is_undefined(copies: ctypes.CDLL, left: int, ri
 
 
 def test_elements_of_64_bits_are_filled_up_by_halves(copies: ctypes.CDLL) -> None:
-    """They are copied as pairs of 32 bits, the first element of which is the first number's lower half."""
+    """They are copied as pairs of 32 bits, so the filler is the lower half of the first number."""
     numbers = torch.arange(1, 11) + (7 << 32)
     _, filled = run(copies.launch_int64, numbers, 16, True, 0, 0)
     assert filled[:8] == [*numbers[:5].tolist(), *[(1 << 32) + 1] * 3]
@@ -86,7 +86,7 @@ def test_what_a_vector_core_or_the_oldest_headers_lack_does_not_compile(
 
 
 def test_a_hint_for_the_l2_needs_its_macro(tmp_path: Path) -> None:
-    """Which -x asc defines. Reads that bypass the L2 leave it to the writes, and the launch is faster."""
+    """-x asc defines the macro. Reads that bypass the L2 leave it to the writes, and the launch is faster."""
     times = {}
     for flags in ((), ("-UL2_CACHE_HINT",)):
         library = kernels.compile_kernels(SOURCES / "published_add.asc", tmp_path / f"{len(flags)}.so", *flags)

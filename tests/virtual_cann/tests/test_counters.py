@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counters of a launch are what one counts by hand."""
+"""A launch's counters, compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCES = Path(__file__).parent / "kernels"
 
 @dataclass(frozen=True)
 class Counters:
-    """Of one core, as in machine/report.h. A TPipe ends with a barrier of its own."""
+    """The counters of one core, as in machine/report.h. The barriers include one at TPipe's end."""
 
     gm_bytes_read: int = 0
     gm_bytes_written: int = 0
@@ -26,7 +26,7 @@ class Counters:
     dma_sizes: dict[str, int] = field(default_factory=dict)
     vector_instructions: int = 0
     vector_repeats: int = 0
-    bank_conflicts: int = 0  # test_banks.py has some of each kind
+    bank_conflicts: int = 0  # test_banks.py has more
     read_read_conflicts: int = 0
     write_write_conflicts: int = 0
     read_write_conflicts: int = 0
@@ -56,7 +56,7 @@ CASES = {
             gm_bytes_written=4176,
             dma_reads=2,
             dma_writes=2,
-            dma_sizes={"4096": 2, "80": 2},  # gaps are not copied
+            dma_sizes={"4096": 2, "80": 2},  # only the data, not the gaps
             flags=6,  # 3 SetFlag, 3 WaitFlag
             barriers=1,
         ),
@@ -70,9 +70,9 @@ CASES = {
             dma_writes=4,
             dma_sizes={"1024": 6, "928": 2},
             vector_instructions=4,
-            vector_repeats=4 + 4 + 4 + 4,  # 232 / 64 is 3.6
+            vector_repeats=4 + 4 + 4 + 4,  # 232 / 64 is 3.6, that is 4 repeats
             barriers=1,
-            flags=32,  # two queues, four tiles: EnQue sets and DeQue awaits, FreeTensor sets and the next user awaits
+            flags=32,  # two queues, four tiles: EnQue sets and DeQue waits, FreeTensor sets, the next AllocTensor waits
         ),
         Counters(
             gm_bytes_read=1200,  # 256 and 44 floats
@@ -118,8 +118,8 @@ CASES = {
         Counters(
             vector_instructions=1,
             vector_repeats=1,
-            scalar_ub_accesses=64 + 2,  # SetValue of each, and two GetValue
-            scalar_gm_accesses=64 + 1,  # GetValue of each, and a SetValue
+            scalar_ub_accesses=64 + 2,  # SetValue of each element, and two GetValue
+            scalar_gm_accesses=64 + 1,  # GetValue of each element, and a SetValue
             flags=4,
             barriers=1,
         ),
@@ -136,14 +136,14 @@ def test_counters_are_what_one_counts(counted: ctypes.CDLL, name: str) -> None:
     assert report["total"]["vector_repeats"] == sum(core.vector_repeats for core in CASES[name])
 
 
-# The instructions, and their repeats, that the headers of dav_c220 make of a call.
+# The instructions and repeats that the headers of dav_c220 issue for a call.
 CALLS = {
     "index": (7 + 4, 7 + 4),  # 300 floats: 7 blocks behind the scalar unit's, 3 repeats, and the rest
     "gather": (2, 1 + 1),  # 64 and 6 floats
     "compare": (2, 252 + 1),
-    "compare_scalar": (2, 252 + 0),  # the second one has nothing to do
-    "select_scalar": (3, 1 + 1 + 2),  # the scalar goes into UB, from there into a register; 70 floats
-    "select_tensor": (3, 1 + 1 + 2),  # as the bits' address does
+    "compare_scalar": (2, 252 + 0),  # the second one has 0 repeats
+    "select_scalar": (3, 1 + 1 + 2),  # the scalar is stored to UB, and loaded into a register; 70 floats
+    "select_tensor": (3, 1 + 1 + 2),  # the same with the bits' address
     "select_same": (2, 1 + 1),
     "gather_mask": (1, 253),
     "duplicate": (1, 253),
@@ -161,7 +161,7 @@ def test_a_call_counts_as_the_instructions_that_the_headers_make_of_it(counted: 
 
 
 def test_the_scalar_unit_waits_for_the_count_of_gather_mask(counted: ctypes.CDLL) -> None:
-    """It starts no copy until then; behind an instruction that it need not wait for, the copy hides."""
+    """S starts no copy until then. After an instruction whose result S does not need, the copy runs in parallel."""
     waits, hides = (
         run(counted[f"launch_{name}"], 1, torch.ones(2048), torch.zeros(2048))["estimates"]["table"]
         for name in ("gather_mask", "duplicate")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timeline comes near to what was measured on an A2, and the ends of its rates bracket it."""
+"""The estimates are close to measurements on an A2, and the ends of the rates' ranges bracket them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from virtual_cann import kernels, observe, rates
 
 SOURCES = Path(__file__).parent / "kernels"
 
-# What the published sample add_high_performance took on an A2 with 48 vector cores, in microseconds, as its README has
-# it: 8192 x 8192 halves, two of them read and one written, 402653184 bytes in all. "task" is the whole launch; "MTE2"
-# is how long a core's copies into UB were busy, which with two buffers is nearly all of the time that the cores ran.
+# Times of the published sample add_high_performance on an A2 with 48 vector cores, in microseconds, from its README:
+# 8192 x 8192 halves, two tensors read and one written, 402653184 bytes in all. "task" is the whole launch; "MTE2" is
+# the time in which a core's copies into UB were busy: with two buffers, nearly all of the cores' run time.
 #   case 3: one buffer of each operand, 32 KB copies
 #   case 4: two buffers
 #   case 6: two buffers, reads that bypass the L2, operands of one instruction in different bank groups
@@ -34,7 +34,7 @@ def published_add(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return kernels.compile_kernels(SOURCES / "published_add.asc", tmp_path_factory.mktemp("published") / "add.so")
 
 
-Estimates = dict[tuple[str, int], dict[str, dict[str, float]]]  # by launch and cores, then by assumption
+Estimates = dict[tuple[str, int], dict[str, dict[str, float]]]  # (launch, cores) -> assumption -> estimate
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_pipes_are_busy_for_as_long_as_was_measured(estimates: Estimates, na
 
 
 def test_two_buffers_hide_the_arithmetic_that_one_has_to_wait_for(estimates: Estimates) -> None:
-    """On one core, which the memory does not limit. Copies out of UB go beside copies into it with either."""
+    """On one core, which the memory does not limit. Copies out of UB overlap copies into it with either."""
     one, two = estimates["one_buffer", 1]["table"], estimates["two_buffers", 1]["table"]
     assert one["microseconds"] > one["MTE2"] + one["V"]
     assert two["microseconds"] == pytest.approx(two["MTE2"], rel=0.02)
@@ -80,7 +80,7 @@ def test_there_is_an_estimate_at_every_end(estimates: Estimates) -> None:
 
 
 def brackets(times: dict[str, float]) -> bool:
-    """Of a launch on all cores, or one that is long beside its launch."""
+    """For a launch on all cores, or one that takes long beside the launch's own cost."""
     ends = ((time, name.rpartition(" ")[2]) for name, time in times.items() if name != "table")
     inside = all(time <= times["table"] if end == "fast" else time >= times["table"] for time, end in ends)
     return inside and times["fast"] <= min(times.values()) and times["slow"] >= max(times.values())
@@ -89,7 +89,7 @@ def brackets(times: dict[str, float]) -> bool:
 def test_the_ends_bracket_the_estimate(estimates: Estimates) -> None:
     for (_, cores), estimate in estimates.items():
         times = times_of(estimate)
-        if cores == 1:  # a launch costs less by the table
+        if cores == 1:  # the table's launch cost is lower for one core
             more = times["launch fast"] - times["table"]
             times = times | {"launch fast": times["table"], "fast": round(times["fast"] - more, 5)}
         assert brackets(times)
@@ -97,7 +97,7 @@ def test_the_ends_bracket_the_estimate(estimates: Estimates) -> None:
 
 
 def test_a_short_copy_costs_as_much_as_a_longer_one(estimates: Estimates) -> None:
-    """3072 bytes more of each copy into UB, at 32 bytes a cycle."""
+    """At the slow end, each copy into UB costs 3072 bytes more, at 32 bytes a cycle."""
     estimate = estimates["two_buffers", 1]
     copies = 2 * -(-8192 * 8192 // 15488)  # tiles of published_add.asc
     more = estimate["short_copy slow"]["MTE2"] - estimate["table"]["MTE2"]
@@ -105,7 +105,7 @@ def test_a_short_copy_costs_as_much_as_a_longer_one(estimates: Estimates) -> Non
 
 
 def test_what_moves_much_is_not_in_the_l2(estimates: Estimates) -> None:
-    """402,653,184 bytes: at the slow end at 0.98 TB/s instead of 1.6."""
+    """402,653,184 bytes take longer at the slow end: 0.98 TB/s instead of 1.6."""
     times = times_of(estimates["two_buffers", 48])
     assert times["l2 fast"] == times["table"]
     assert times["hbm slow"] - times["table"] == pytest.approx(402.653184 * (1 / 0.98 - 1 / 1.6), rel=0.02)
@@ -125,14 +125,14 @@ def adding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def test_what_moves_little_may_be_in_the_l2(adding: ctypes.CDLL) -> None:
-    """12 MB: at the fast end at 2 TB/s instead of 1.6, since 64 bytes a cycle of 48 cores are more."""
+    """12 MB take less at the fast end: 2 TB/s instead of 1.6, since 48 cores of 64 bytes a cycle allow more."""
     times = times_of(add(adding, 2**20)[0]["estimates"])
     assert times["hbm slow"] == times["table"]
     assert times["table"] - times["l2 fast"] == pytest.approx(12 * 2**20 * (1 / 1.6e6 - 1 / 2e6), rel=0.1)
 
 
 def test_of_some_blocks_a_report_is_like_that_of_all(adding: ctypes.CDLL) -> None:
-    elements = 48 * 2**15  # blocks of whole tiles, as many each
+    elements = 48 * 2**15  # whole tiles, the same number in each block
     whole, _ = add(adding, elements)
     observe.run_every_nth_block(16)
     try:
@@ -146,7 +146,7 @@ def test_of_some_blocks_a_report_is_like_that_of_all(adding: ctypes.CDLL) -> Non
 
 
 def test_a_910b4_has_half_of_the_memorys_rate() -> None:
-    """In a process of its own: the chip is chosen once. 126 MB, of which its L2 holds less."""
+    """A process of its own, since the chip is chosen once. 126 MB are more than its L2 holds."""
     program = f"""
 import sys
 sys.path[:0] = {[str(SOURCES.parent), str(SOURCES.parents[2])]!r}
@@ -165,7 +165,7 @@ print(add(library, 10 * 2**20, 40)[0]["estimates"]["table"]["microseconds"])
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_faster_arithmetic_never_makes_a_kernel_slower(dtype: torch.dtype, tmp_path: Path) -> None:
-    """Its reads, which begin while the vector unit works, share the memory with the writes that wait for it."""
+    """Its reads begin while the vector unit works, and share the memory with writes that wait for the vector unit."""
     library = kernels.compile_kernels(SOURCES / "log_softmax.asc", tmp_path / "log_softmax.so")
     rows, cols = 8 * 48, 8192
     x, y = torch.zeros(rows, cols, dtype=dtype), torch.empty(rows, cols, dtype=dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime of each generation has the functions that its release has."""
+"""The runtime of each generation has the functions of its release."""
 
 from __future__ import annotations
 

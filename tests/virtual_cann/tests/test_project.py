@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pip installs of this folder works by itself, and its README's example with it."""
+"""The package that pip installs from this folder works alone, and so does its README's example."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = (FOLDER / "README.md").read_text("utf-8")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what a wheel has, as pip leaves it: programs can be executed."""
+    """A directory with the content of the wheel, as pip installs it: programs are executable."""
     root = tmp_path_factory.mktemp("installed")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(root / "dist")]
     subprocess.run(command, cwd=FOLDER, check=True, capture_output=True)
@@ -41,7 +41,7 @@ def example(tmp_path: Path) -> Path:
 
 
 def run(site: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`virtual-cann python scale.py`, where the checkout is not to be found."""
+    """Runs `virtual-cann python scale.py` where the checkout is not on the path."""
     code = "from virtual_cann import command; print(command.__file__); command.main()"
     command = [environment.callers_interpreter(), "-u", "-c", code, "python", "scale.py"]
     variables = os.environ | {"PYTHONPATH": str(site)}
@@ -72,7 +72,7 @@ def test_the_readme_s_broken_kernel_is_found_out(site: Path, example: Path) -> N
     lines = source.read_text("utf-8").splitlines(keepends=True)
     source.write_text("".join(line for line in lines if "out.EnQue" not in line and "out.DeQue" not in line), "utf-8")
     done = run(site, example)
-    assert done.returncode == 0, done.stderr  # the numbers are right
+    assert done.returncode == 0, done.stderr  # the README's assertion on the numbers passed
     (quoted,) = re.findall(r"^    (kernel scale on device.*?)\n\n", README, re.DOTALL | re.MULTILINE)
     assert " ".join(quoted.split()) in done.stdout
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each rule of the machine has kernels that break it, which are refused for that alone, and near misses, which run."""
+"""For each rule, kernels that break it are refused for that rule only, and near misses run."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ print(json.dumps({name: sorted(rules) for name, rules in found.items()}))
 
 
 def test_auto_sync_orders_vectors_and_scalars_and_no_copies(libraries: dict[Path, ctypes.CDLL]) -> None:
-    """As table 3 of the manual's page on it has it."""
+    """Table 3 of "Key features of synchronisation within a core"."""
     expected = {
         "vector_after_vector": [],
         "scalar_after_vector": [],

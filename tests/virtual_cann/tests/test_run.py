@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`run`, which is `virtual-cann` without an installation: prepared once, from anywhere, for one command.
+"""`run`, that is `virtual-cann` without an installation: prepares once, works from any directory, for one command.
 
-The caller's environment is left as it was.
+The caller's environment is unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from virtual_cann.prepare import prepare
 VIRTUAL_CANN = Path(__file__).resolve().parents[1]
 CHECKOUT = VIRTUAL_CANN.parents[1]
 
-# The interpreter that a user would start `run` with, also where these tests run inside `run` themselves.
+# The interpreter that a user would start `run` with, even if these tests run inside `run`.
 PYTHON = environment.callers_interpreter()
 CLEAN = {
     name: value
@@ -32,7 +32,7 @@ CLEAN = {
 
 
 class Machine:
-    """A copy of the virtual CANN whose runtime compiles in no time, in a place of its own, and its cache."""
+    """A copy of the virtual CANN in another place, with a cache of its own and a runtime that compiles in no time."""
 
     def __init__(self, root: Path) -> None:
         self.virtual_cann = root / "elsewhere" / "tests" / "virtual_cann"
@@ -56,7 +56,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def first_runs(tmp_path_factory) -> tuple[Machine, list[tuple[int, str, str]]]:
-    """The one preparation from nothing that these tests make, wanted by three processes at once."""
+    """The only preparation from an empty cache in these tests, requested by three processes at once."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
     processes = [machine.start("echo", "ready") for _ in range(3)]
     outputs = [process.communicate() for process in processes]
@@ -103,7 +103,7 @@ def test_the_callers_environment_stays_without_torch_npu(machine):
 
 
 def test_the_command_sees_the_callers_packages(machine):
-    names = ("torch", "pytest", "npu_ce_jit")  # the last one lies here in a checkout, if it is there at all
+    names = ("torch", "pytest", "npu_ce_jit")  # npu_ce_jit is only there in a checkout
     code = f"import importlib.util as u; print([(s := u.find_spec(n)) and s.origin for n in {names}])"
     callers = subprocess.check_output([PYTHON, "-c", code], env=CLEAN, text=True, cwd="/")
     assert machine("python", "-c", code).stdout == callers
@@ -136,7 +136,7 @@ def test_the_commands_variables_are_cann_s_and_nothing_else_is_changed(machine):
 
 
 def test_pythonhome_does_not_reach_the_command():
-    """It would send the environment's interpreter to the caller's library."""
+    """It would point the environment's interpreter to the caller's library."""
     assert "PYTHONHOME" not in prepare().variables({**CLEAN, "PYTHONHOME": "/usr"})
 
 
@@ -187,7 +187,7 @@ def test_each_layout_looks_like_its_generation(machine, generation):
     assert dangling == []
 
 
-# -- what goes wrong, and what is then said
+# -- failures, and their messages
 
 
 def test_without_a_command_it_lists_the_variables(machine):
@@ -232,7 +232,7 @@ def test_what_nobody_used_for_a_month_is_removed_when_something_is_built(tmp_pat
     for entry in (unused, used):
         os.utime(entry, (0, 0))
     build("used")
-    assert unused.exists()  # a warm call does not look around
+    assert unused.exists()  # a warm call removes nothing
     new = build("new")
     assert sorted(entry for entry in new.parent.iterdir() if entry.is_dir()) == [new, used]
 
@@ -241,7 +241,7 @@ def test_a_failed_installation_is_told_and_leaves_nothing(machine, tmp_path):
     offline = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": "1", "HOME": str(tmp_path)}
     done = machine("true", VIRTUAL_CANN_CACHE_DIR=str(tmp_path / "cache"), **offline)
     assert done.returncode == 1
-    # What torch_npu needs beside itself is installed first, where it is not there already.
+    # torch_npu's missing requirements are installed first.
     assert re.search(r"pip could not install (?:\S+ )+for Python", done.stderr)
     assert [entry for entry in (tmp_path / "cache" / "environments").iterdir() if entry.is_dir()] == []
 
@@ -261,7 +261,7 @@ def test_a_runtime_that_does_not_compile_is_shown(machine):
 
 def test_versions_are_those_of_the_package():
     pyproject = CHECKOUT / "pyproject.toml"
-    if pyproject.is_file():  # the tests may have been copied elsewhere
+    if pyproject.is_file():  # not if the tests were copied elsewhere
         text = pyproject.read_text("utf-8")
         oldest = next(iter(environment.TORCH_NPU))
         assert re.search(rf'^npu = \["torch_npu>={re.escape(oldest)}\.\d+"\]$', text, re.MULTILINE)
@@ -276,7 +276,7 @@ def test_each_torch_has_its_torch_npu():
         environment.torch_npu_for("2.99.0")
 
 
-# -- the real thing
+# -- the whole virtual CANN
 
 
 def test_a_command_sees_an_npu():

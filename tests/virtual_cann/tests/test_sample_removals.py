@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No barrier, flag or queue call can be left out of the sample kernels without the virtual NPU's notice."""
+"""The virtual NPU notices every barrier, flag or queue call that is removed from the sample kernels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample kernels: what they compute is right to rounding, at every tail, and no rule is broken on the way."""
+"""The sample kernels: their results are right to rounding, at every tail, and they break no rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = {name: Path(__file__).parent / "kernels" / f"{name}.asc" for name in (
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OLDER_FLAGS = (
     "-xcce", "--cce-soc-version=Ascend910B2", "--cce-soc-core-type=VecCore", "--cce-auto-sync", "-std=c++17",
-    "-DTILING_KEY_VAR=0",  # without it each unit defines g_tilingKey
+    "-DTILING_KEY_VAR=0",  # otherwise each unit defines g_tilingKey
 )  # fmt: skip
 OLDER_LIBRARIES = ("-lruntime", "-lascendcl", "-lstdc++")
 ADD_TILE = 16 * 1024  # bytes
@@ -39,7 +39,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL
 
 
 def run(library: ctypes.CDLL, name: str, blocks: int, tensors: list[Tensor], *sizes: object, offset: int = 0) -> Tensor:
-    """The last of the tensors as the kernel leaves it. Each begins `offset` elements into an allocation of its own."""
+    """The last of the tensors after the launch. Each begins `offset` elements into an allocation of its own."""
     dtype, step = tensors[0].dtype, tensors[0].element_size()
     padded = [torch.cat([torch.zeros(offset, dtype=dtype), tensor.flatten()]) for tensor in tensors]
     launcher = library[f"launch_{name}_{str(dtype).removeprefix('torch.')}"]
@@ -64,12 +64,12 @@ def log_softmax(libraries: dict[str, ctypes.CDLL], x: Tensor, blocks: int = 2, o
 
 
 def assert_is_log_softmax(y: Tensor, x: Tensor) -> None:
-    """Equal to the float64 truth to rounding.
+    """Checks y against float64, with a bound on rounding errors.
 
-    In units of 2^-24, the rounding of an fp32 operation: x - max, and that less log(sum), which is y; x - max once
-    more as the exponent, where it counts by its share of the sum and so for less than 16; exp and ln, 2 each; 8
-    additions of the tree over a tile and 6 of that over the lanes; 3 operations for each further tile. Then y is
-    rounded to its dtype.
+    In units of 2^-24, the rounding of one fp32 operation. Directly: x - max, and that minus log(sum), which is y. In
+    the sum: x - max again, as the exponent, weighted by its share of the sum and so below 16; exp and ln, 2 each; 8
+    additions of the tree over a tile and 6 over the lanes; 3 operations for each further tile. Then y is rounded to its
+    dtype.
     """
     truth = x.double().log_softmax(1)
     assert torch.equal(y.isnan(), truth.isnan())
@@ -117,7 +117,7 @@ def test_addition_around_the_edges_of_tiles(
         (2, LOG_SOFTMAX_TILE + 1, 2),
         (3, 2 * LOG_SOFTMAX_TILE + 97, 2),
         (1, 5 * LOG_SOFTMAX_TILE + 8111, 1),
-        (5, 1009, 48),  # rows fewer than cores
+        (5, 1009, 48),  # fewer rows than cores
         (97, 127, 48),
         (13, 7919, 4),
         (401, 10, 48),
@@ -152,8 +152,8 @@ def test_masked_logits(libraries: dict[str, ctypes.CDLL], dtype: torch.dtype) ->
     x[1, :LOG_SOFTMAX_TILE] = -INF  # the whole of the first tile
     x[2, LOG_SOFTMAX_TILE:] = -INF  # the whole of the second
     x[3, 1:] = -INF
-    x[4] = -INF  # nothing left: NaN, as in torch
-    x[5, ::64] = -INF  # all that one lane sees
+    x[4] = -INF  # all -inf: NaN, as in torch
+    x[5, ::64] = -INF  # all elements of one lane
     assert_is_log_softmax(log_softmax(libraries, x), x)
 
 
@@ -168,7 +168,7 @@ def test_large_logits(libraries: dict[str, ctypes.CDLL], dtype: torch.dtype, lev
 
 @pytest.mark.parametrize("layout", [8.3, 9.1])
 def test_the_older_flags_compile_the_same_sources(tmp_path: Path, layout: int) -> None:
-    """-xcce, on both layouts; the newer flags are those of every other test, and need a newer tree."""
+    """-xcce, on both layouts; all other tests compile with the newer flags."""
     tree = prepare(layout)
     library = tmp_path / "samples.so"
     includes = [f"-I{tree.home}/compiler/tikcpp/tikcfw{sub}" for sub in ("", "/impl", "/interface")]

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Addition in GM by the DMA that comes from UB.
+// Addition in GM by MTE3's DMA (UB to GM).
 #pragma once
 
 #include "vector_binary.h"
 
 namespace virtual_cann::api {
 
-// A mark of its own for each type.
+// The address of kTypeMark<T> identifies the type T.
 template <class T>
 inline constexpr char kTypeMark = 0;
 
@@ -16,7 +16,7 @@ using AtomicTypes = Types<int8_t, int16_t, half, bfloat16_t, int32_t, float>;
   core.stop(Rule::atomic_type, "int8_t, int16_t, int32_t, half, bfloat16_t or float", "another type");
 }
 
-// `bytes` from UB to GM as the atomic mode has it.
+// Stores `bytes` from UB to GM, in the current atomic mode.
 template <class T>
 void store_to_gm(Core& core, uint8_t* gm, const uint8_t* ub, uint32_t bytes) {
   if (core.atomic == AtomicMode::none) {

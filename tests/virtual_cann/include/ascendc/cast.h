@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cast between the types, and by the modes, that the page Cast lists for A2.
+// Cast, for the pairs of types and the modes that the page Cast lists for A2.
 #pragma once
 
 #include "elementwise.h"
@@ -17,7 +17,7 @@ constexpr uint32_t kRounding = cast_mode_bit(RoundMode::CAST_RINT) | cast_mode_b
 template <class T, class... Members>
 constexpr bool is_any = (std::is_same_v<T, Members> || ...);
 
-// The modes of a conversion, a bit each; 0 if there is none.
+// The modes of a conversion, one bit each; 0 if the conversion does not exist.
 template <class To, class From>
 constexpr uint32_t cast_modes() {
   if (is_any<From, int8_t, uint8_t>) return is_any<To, half> ? kNone : 0;
@@ -42,7 +42,7 @@ struct Conversion {
   static constexpr bool has = cast_modes<To, From>() != 0;
 };
 
-// In the type that To is computed in, and a value of To.
+// The value rounded to a value of To, held in the type that To is computed in.
 template <class To, class Value>
 Wide<To> converted(RoundMode mode, Value value) {
   constexpr bool from_integer = std::is_integral_v<Value>, to_integer = std::is_integral_v<To>;
@@ -70,7 +70,7 @@ void cast(AscendC::Place place, RoundMode mode, const Shape& shape, const Ascend
     if (!(modes & cast_mode_bit(mode)))
       call.core.violate(Rule::cast_mode, modes == kNone ? "CAST_NONE" : "a mode that the page Cast has for these types",
                         "RoundMode " + text(static_cast<uint32_t>(mode)));
-    // What rounds to nearest, or not at all, needs no rounding but that of narrow().
+    // Where the mode rounds to nearest, or the conversion is exact, narrow() does all the rounding.
     const bool nearest = mode == RoundMode::CAST_NONE || mode == RoundMode::CAST_RINT;
     constexpr bool to_half_width = is_any<To, half, bfloat16_t> && is_any<From, float>;
     constexpr bool exact = is_any<To, float> && is_any<From, half, bfloat16_t>;

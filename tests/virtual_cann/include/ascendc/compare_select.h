@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compare gives a bit for each element, Select takes one of two by such a bit. Bits fill bytes from the lowest on, and
-// go on from repeat to repeat. Their masks have no effect in Compare. The headers wait inside Select, which no page
-// promises: here that takes its time, and orders nothing.
+// Compare writes a bit for each element; Select takes one of two values by such a bit. The bits fill a byte from the
+// lowest on, and continue from repeat to repeat. Masks have no effect in Compare. The real headers wait inside Select,
+// which no page promises: here that costs time, and orders nothing.
 #pragma once
 
 #include <vector>
@@ -33,8 +33,8 @@ bool compares(CMPMODE mode, T a, T b) {
 
 using BitBytes = Types<uint8_t, int8_t>;
 
-// part(first element, repeats) for what the headers make instructions of in the count form: 252 repeats are 32 bytes of
-// bits whatever the type, and the last instruction is there even if nothing is left for it.
+// Calls part(first element, repeats) for each instruction that the headers issue in the count form: 252 repeats at a
+// time, which give a multiple of 32 bytes of bits for every type. The last instruction is issued even with 0 repeats.
 template <class T, class Part>
 void for_whole_repeats(uint32_t count, Part part) {
   constexpr uint32_t lanes = kRepeatBytes / sizeof(T), most = 252;
@@ -57,7 +57,7 @@ struct WholeRepeats {
   }
 };
 
-// right(repeat, first, size) reads what src0 is compared with; its result gives the i-th of them.
+// right(core, repeat, first, size) reads the values that src0 is compared with; the function it returns gives the i-th.
 template <class Bytes, class Shape, class T, class U, class Right, class... Operands>
 void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::LocalTensor<U>& dst,
              const AscendC::LocalTensor<T>& src0, Right right, Operands&... right_operand) {
@@ -87,7 +87,7 @@ void compare(VectorCall call, CMPMODE mode, const Shape& shape, const AscendC::L
     };
     for_side_by_side(extent, run, left, right_operand...);
     std::copy(bits.begin(), bits.end(), call.core.write(to.address, bytes));
-    call.core.scribble(to.address + bytes, blocks - bytes);  // no page says that the rest of a block keeps what it has
+    call.core.scribble(to.address + bytes, blocks - bytes);  // no page says that the rest of the block is kept
     call.work(extent, nullptr, left, right_operand...);
   }
 }
@@ -103,7 +103,7 @@ void compare_tensors(AscendC::Place place, CMPMODE mode, const Shape& shape, con
   compare<BitBytes>(VectorCall("Compare", place, VectorClass::compare), mode, shape, dst, src0, right, operand1);
 }
 
-// The bits are uint8_t alone (page Compares).
+// dst is uint8_t only (page Compares).
 template <class Shape, class T, class U>
 void compare_scalar(const char* api, AscendC::Place place, CMPMODE mode, const Shape& shape,
                     const AscendC::LocalTensor<U>& dst, const AscendC::LocalTensor<T>& src0, T scalar) {
@@ -113,9 +113,9 @@ void compare_scalar(const char* api, AscendC::Place place, CMPMODE mode, const S
   compare<Types<uint8_t>>(VectorCall(api, place, VectorClass::compare), mode, shape, dst, src0, right);
 }
 
-// What the headers do before the instruction: put the scalar, or the bits' address, into their 8 KiB at the end of UB,
-// and have a register read it, waiting after each (kernel_operator_vec_cmpsel_impl.h). Mode 0 has the register read
-// the bits themselves.
+// The instructions that the headers issue before Select: they put the scalar, or the address of the bits, into their 8
+// KiB at the end of UB, load a register from there, and wait after each (kernel_operator_vec_cmpsel_impl.h). In mode 0
+// the register is loaded with the bits themselves.
 inline void prepare_select(Core& core, AscendC::Place place, SELMODE mode) {
   for (int instructions = mode == SELMODE::VSEL_CMPMASK_SPR ? 1 : 2; instructions > 0; --instructions) {
     core.issue(Pipe::V, "Select", place);
@@ -146,7 +146,7 @@ void select(AscendC::Place place, SELMODE mode, const Shape& shape, const Ascend
       call.require_operand(*each, extent);
       if (each != &to) call.require_apart(to, *each, extent);
     }
-    // Mode 0 uses the bits of one repeat in all of them.
+    // In mode 0, all repeats use the bits of the first one.
     const bool same_bits = mode == SELMODE::VSEL_CMPMASK_SPR;
     const Operand bits_operand = operand(mask);
     const uint64_t used =
@@ -196,7 +196,7 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
   virtual_cann::api::compare_tensors(place, cmpMode, shape, dst, src0, src1);
 }
 
-// CompareScalar is what CANN 8 calls Compares.
+// CANN 8's name for Compares is CompareScalar.
 #define VIRTUAL_CANN_COMPARE_SCALAR(Name)                                                                      \
   template <typename T, typename U>                                                                            \
   void Name(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,        \

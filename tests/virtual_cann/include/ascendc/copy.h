@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// DataCopy: between GM and UB by DMA, from UB to UB by the vector unit.
+// DataCopy: by DMA between GM and UB, by the vector unit within UB.
 #pragma once
 
 #include <bitset>
@@ -9,7 +9,7 @@
 
 namespace virtual_cann::api {
 
-// Blocks of `length` bytes, in dst and in src so many bytes apart from start to start.
+// Blocks of `length` bytes; dst_step and src_step are the bytes from one start to the next.
 struct Blocks {
   uint32_t count;
   uint32_t length;
@@ -32,7 +32,7 @@ class DmaCall {
     if (bytes > tensor.bytes())
       core.stop(Rule::ub_bounds, "at most the " + text(tensor.bytes()) + " bytes of the tensor", text(bytes));
   }
-  // For DataCopy alone: DataCopyPad takes any byte of GM.
+  // Only for DataCopy: DataCopyPad takes any byte address of GM.
   template <class T>
   void require_whole_elements(const AscendC::GlobalTensor<T>& tensor) {
     const auto address = reinterpret_cast<uintptr_t>(tensor.pointer());
@@ -44,7 +44,7 @@ class DmaCall {
     if (value < least || value > limit)
       core.violate(rule, std::string(what) + " of " + text(least) + " to " + text(limit), text(value));
   }
-  // Within UB. The page allows no overlap.
+  // Within UB. The page forbids overlap.
   struct Side {
     uint64_t address;
     uint64_t step;
@@ -95,7 +95,7 @@ void copy_out(DmaCall& call, const AscendC::GlobalTensor<T>& dst, const AscendC:
   call.core.transfer(uint64_t{blocks.count} * blocks.length, dst.through_l2());
 }
 
-// The hardware moves whole blocks and drops the rest; this goes on with what was meant.
+// The hardware would move whole blocks only; after the report, this copies all bytes that were asked for.
 template <class T>
 Blocks one_block(DmaCall& call, uint32_t count) {
   const uint64_t bytes = uint64_t{count} * sizeof(T);
@@ -107,7 +107,7 @@ Blocks one_block(DmaCall& call, uint32_t count) {
 
 constexpr int64_t kMaxCopyBlocks = 4095;
 
-// Nothing to copy is no copy for the newer pages, and not allowed by the older ones ("basic data copies" of 8.5.0).
+// The newer pages treat 0 blocks as no copy, the older ones forbid it ("basic data copies" of 8.5.0).
 inline Blocks gapped(DmaCall& call, const AscendC::DataCopyParams& params) {
   call.require_field(Rule::copy_length, "blockCount", params.blockCount.meant(), kMaxCopyBlocks, 1);
   call.require_field(Rule::copy_length, "blockLen", params.blockLen.meant(), UINT16_MAX, 1);

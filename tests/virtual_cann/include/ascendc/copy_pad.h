@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// DataCopyPad: lengths in bytes. On their way to UB blocks are filled up to 32 bytes; on their way out they are not.
+// DataCopyPad: lengths are in bytes. Blocks are filled up to 32 bytes on their way to UB, and not on their way to GM.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ constexpr uint32_t kMaxPaddingBytes = 32;
 
 inline uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
 
-// What the two generations of parameters come to.
+// The blocks that either generation of parameters describes.
 template <class Params>
 Blocks padded(DmaCall& call, const Params& params, uint32_t element) {
   call.require_field(Rule::pad_block, "blockCount", params.blockCount.meant(), kMaxCopyBlocks);
@@ -32,9 +32,9 @@ Blocks padded(DmaCall& call, const Params& params, uint32_t element) {
   return {static_cast<uint32_t>(params.blockCount.meant()), length, 0, 0};
 }
 
-// What a block is filled up with, to 32 bytes and with the padding on both sides. Where no padding is asked for, it is
-// the block's first element, whatever isPad and paddingValue say; where it is, all of it is paddingValue, or undefined
-// without isPad (page DataCopyPad, GM to UB).
+// The bytes that fill a block up to 32 bytes, including the padding on both sides. Without padding they repeat the
+// block's first element, whatever isPad and paddingValue say. With padding all of them are paddingValue, or undefined
+// if isPad is false (page DataCopyPad, GM to UB).
 class Filler {
  public:
   template <class T>
@@ -45,7 +45,7 @@ class Filler {
     return filler;
   }
 
-  // Elements of 64 bits are copied as pairs of 32 (dav_c220, DataCopyPadGm2UBImpl), so the first one is half of theirs.
+  // Elements of 64 bits are copied as pairs of 32 bits (dav_c220, DataCopyPadGm2UBImpl), so the filler is a lower half.
   template <class T>
   void fill(Core& core, const uint8_t* block, uint32_t address, uint64_t bytes) const {
     if (bytes == 0) return;
@@ -125,7 +125,7 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
   virtual_cann::api::copy_out_padded(place, dst, src, dataCopyParams);
 }
 
-// The padding value is T's bits.
+// paddingValue holds the bits of a T.
 template <typename T>
 void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& dataCopyParams,
                  const DataCopyPadParams& padParams, Place place = Place::here()) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// CreateVecIndex, in its count form. A2 has no instruction for it: the scalar unit stores the first block and waits for
-// nothing before, then V adds to what there is, a block and later a repeat further, with barriers between and none
-// behind the last (kernel_operator_vec_createvecindex_impl.h). Page CreateVecIndex promises no order at all. The masked
-// forms are missing: with less than a block of lanes, those of the headers read the block before dst.
+// CreateVecIndex, in its count form. A2 has no instruction for it: the scalar unit stores the first block without
+// waiting for any pipe; then V adds a step to the values before, a block and later a repeat at a time, with barriers
+// between these additions and none after the last (kernel_operator_vec_createvecindex_impl.h). The page CreateVecIndex
+// promises no order. The masked forms are not modelled: with less than a block of lanes, those of the headers read the
+// block before dst.
 #pragma once
 
 #include "elementwise.h"
@@ -11,8 +12,8 @@
 
 namespace virtual_cann::api {
 
-// CANN 8.1 stores the whole block, later releases only `count` elements: what follows these is undefined. Up to CANN
-// 8.5 the values are sums of floats, which have fewer digits than int32_t.
+// CANN 8.1 stores the whole block, later releases only `count` elements: the elements after these are undefined. Up to
+// CANN 8.5 the values are sums of floats, whose 24 bits are fewer than int32_t's.
 template <class T>
 void store_first_block(Core& core, AscendC::Place place, const AscendC::LocalTensor<T>& dst, T first, uint32_t count) {
   core.issue(Pipe::S, "CreateVecIndex", place);

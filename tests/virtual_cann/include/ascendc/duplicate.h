@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions that fill: Duplicate, Brcb.
+// Instructions that fill dst: Duplicate, Brcb.
 #pragma once
 
 #include "elementwise.h"
@@ -41,7 +41,7 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, virtual_cann::ap
   elementwise<Words, isSetMask>({"Duplicate", place, VectorClass::simple}, f, shape, dst);
 }
 
-// Each repeat spreads eight elements of src over eight blocks of dst. The mask register is full from then on.
+// Each repeat spreads eight elements of src over eight blocks of dst. Afterwards the mask register is full.
 template <typename T>
 void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, Field<uint8_t> repeatTime,
           const BrcbRepeatParams& repeatParams, Place place = Place::here()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions that give each lane of dst from the same lane of their sources. An API of this kind is a row of
+// Instructions that compute each lane of dst from the same lane of the sources. To add such an API, add a row to
 // vector_unary.h, vector_binary.h or vector_scalar.h.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace virtual_cann::api {
 
-// The element types that an instruction has on A2.
+// The element types that A2 has an instruction for.
 template <class... Members>
 struct Types {
   template <class T, class... Others>
@@ -19,7 +19,7 @@ using Bits16 = Types<int16_t, uint16_t>;
 using Integers = Types<int16_t, uint16_t, int32_t, uint32_t>;
 using Words = Types<int16_t, uint16_t, half, bfloat16_t, int32_t, uint32_t, float>;
 
-// The first `count` elements.
+// The count form: the first `count` elements.
 struct Count {
   int64_t count;
 
@@ -39,7 +39,7 @@ void set_strides(VectorCall& call, Operand& operand, Field<Block> block, Field<R
   operand.repeat_stride = static_cast<uint32_t>(repeat.meant());
 }
 
-// Strides of a destination; 高维切分 leaves open what a block stride of 0 does to it.
+// Strides of dst. The page 高维切分 does not say what a block stride of 0 does to dst, so it is a violation.
 template <class Block, class Repeat>
 void set_dst_strides(VectorCall& call, Operand& operand, Field<Block> block, Field<Repeat> repeat) {
   set_strides(call, operand, block, repeat);
@@ -48,7 +48,7 @@ void set_dst_strides(VectorCall& call, Operand& operand, Field<Block> block, Fie
                       "0: all blocks of a repeat would coincide");
 }
 
-// Repeats under a mask.
+// The form with repeats, under a mask.
 template <class Strides>
 struct Repeated {
   MaskArgument mask;
@@ -75,7 +75,7 @@ struct Repeated {
   }
 };
 
-// f has the lanes in the type that the instruction computes in: widen() and narrow() of half.h.
+// f gets and returns lanes in the type that the instruction computes in: see widen() and narrow() of half.h.
 template <class D, class F, class... S>
 void compute_lanes(F f, uint32_t size, D* dst, const S*... src) {
   for_lanes(size, [=](uint32_t i) { dst[i] = narrow<D>(f(widen(src[i])...)); });

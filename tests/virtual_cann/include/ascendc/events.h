@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Flags between pipes, and barriers within one.
+// Flags between pipes, and barriers within a pipe.
 #pragma once
 
 #include "machine/core.h"

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gather takes elements from where a tensor of byte offsets says, GatherMask those whose bit is set. What the headers
-// do around the instructions shows in the mask register that they leave, and in S, which waits for GatherMask's count.
+// Gather takes the elements at a tensor of byte offsets; GatherMask takes the elements whose bit is set. Of the
+// headers' other instructions, two effects are modelled: the mask register's content afterwards, and S's wait for
+// GatherMask's count.
 #pragma once
 
 #include "elementwise.h"
 
 namespace virtual_cann::api {
 
-// Offsets are one after the other, dst has its blocks side by side.
+// The offsets are contiguous, and so are the blocks of a repeat of dst.
 struct GatherRepeats {
   MaskArgument mask;
   int64_t repeats;
@@ -55,8 +56,8 @@ void gather(AscendC::Place place, const GatherRepeats& shape, const AscendC::Loc
   }
 }
 
-// Takes each lane of src for which selected(repeat, lane) is true. It looks at all lanes of each repeat, or in counter
-// mode at `mask` lanes from where each repeat begins.
+// Takes each lane of src for which selected(repeat, lane) is true: of all lanes of each repeat or, in counter mode, of
+// `mask` lanes from each repeat's beginning.
 template <class T, class Selected>
 uint64_t gather_selected(VectorCall& call, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
                          bool counter, uint32_t mask, const AscendC::GatherMaskParams& params, Selected selected) {
@@ -82,12 +83,12 @@ uint64_t gather_selected(VectorCall& call, const AscendC::LocalTensor<T>& dst, c
       std::memcpy(call.core.write(to.address + taken * sizeof(T), sizeof(T)), &value, sizeof(T));
       ++taken;
     }
-  // In place is how the page's sample has it.
+  // In place is allowed: the page's sample does it.
   const uint32_t from_end = from.at(std::max(repeats, 1u) - 1, std::max(wanted, 1u) - 1) + from.size;
   if (to.address != from.address && to.address < from_end && from.address < to.address + taken * to.size)
     call.core.violate(Rule::overlap, "a dst that coincides with src or lies apart", "partly the same memory");
   call.work(uint64_t{repeats} * ((wanted + lanes - 1) / lanes));
-  call.core.mask = {mask, 0, false};  // the mode whatever it was (page GatherMask); `mask` is 0 in normal mode
+  call.core.mask = {mask, 0, false};  // ends counter mode (page GatherMask); `mask` is 0 in normal mode
   call.core.stall(Pipe::S, Pipe::V);  // S reads the count from a special register
   return taken;
 }
@@ -101,7 +102,7 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTen
             const uint32_t srcBaseAddr, const uint32_t count, Place place = Place::here()) {
   using namespace virtual_cann::api;
   constexpr uint32_t lanes = virtual_cann::kRepeatBytes / sizeof(T);
-  // The headers keep the number of whole repeats in a byte, and take the rest by an instruction of its own.
+  // The headers keep the number of whole repeats in a byte, and process the rest by another instruction.
   const uint32_t repeats = count / lanes, rest = count % lanes;
   if (repeats) gather(place, {lanes, repeats, 8}, dst, src, srcOffset, srcBaseAddr);
   if (rest) gather(place, {rest, 1, 8}, dst[count - rest], src, srcOffset[count - rest], srcBaseAddr);
@@ -115,7 +116,7 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTen
   virtual_cann::api::gather(place, shape, dst, src, srcOffset, srcBaseAddr);
 }
 
-// The bits are src1Pattern's, from the lowest on; each repeat begins src1RepeatStride blocks after the one before.
+// The bits are src1Pattern's, from the lowest on; each repeat's begin src1RepeatStride blocks after those before.
 template <typename T, typename U>
 void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<U>& src1Pattern,
                 const bool reduceMode, const uint32_t mask, const GatherMaskParams& gatherMaskParams, uint64_t& rsvdCnt,
@@ -137,7 +138,7 @@ void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const Loc
   }
 }
 
-// Patterns 1 and 2: even and odd lanes; 3 to 6: one of four; 7: all.
+// Patterns 1 and 2 take even and odd lanes, 3 to 6 one lane of four, 7 all lanes.
 template <typename T>
 void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const uint8_t src1Pattern, const bool reduceMode,
                 const uint32_t mask, const GatherMaskParams& gatherMaskParams, uint64_t& rsvdCnt,

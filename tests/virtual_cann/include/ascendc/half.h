@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The 16-bit floats. Conversions are by bits: without F16C the compiler's own is a library call for each element.
+// The 16-bit floats. They are converted by integer arithmetic: without F16C, g++'s own conversion calls a library
+// function for each element.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 using half = virtual_cann::Half;
 
-// Names of the headers alone, apart from those of the machine in libascendcl.
+// A namespace for names of the headers only; those of virtual_cann are also in libascendcl.
 namespace virtual_cann::api {
 
 using namespace virtual_cann;
@@ -23,8 +24,8 @@ inline To bit_cast(const From& from) {
   return to;
 }
 
-// Both ways without a branch, so that loops vectorise. A2 keeps infinities and NaN unless told to saturate: the default
-// of INF_NAN_MODE_ENABLE.
+// Both directions are branch-free, so that loops vectorise. Infinities and NaN are kept, as A2 does by default
+// (INF_NAN_MODE_ENABLE).
 inline float half_bits_to_float(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fffu) << 13;
@@ -37,7 +38,7 @@ inline uint16_t float_to_half_bits(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value);
   const uint32_t sign = bits >> 16 & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  // Adding 0.5 puts a subnormal half's unit at the last place of the sum, whose rounding is then the right one.
+  // 0.5f has the ulp of a subnormal half (2^-24), so the addition rounds to it.
   const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
   const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
   const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
@@ -55,7 +56,7 @@ inline uint16_t float_to_bfloat16_bits(float value) {
 
 }  // namespace virtual_cann::api
 
-// A2 converts it and copies it, and has no arithmetic for it.
+// A2 converts and copies bfloat16_t, and has no arithmetic for it.
 struct bfloat16_t {
   bfloat16_t() = default;
   template <class Number, class = std::enable_if_t<std::is_arithmetic_v<Number> || std::is_same_v<Number, half>>>
@@ -66,8 +67,8 @@ struct bfloat16_t {
 
 namespace virtual_cann::api {
 
-// The type that an instruction computes in. A half result is rounded once for each operation: a float holds twice its
-// precision and more, so rounding it again changes nothing.
+// The type that an instruction computes in: float for half. A float has more than twice half's precision, so rounding
+// to half after each operation is as exact as half arithmetic.
 template <class T>
 inline auto widen(T value) {
   if constexpr (std::is_same_v<T, half>)

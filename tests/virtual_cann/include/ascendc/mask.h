@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mask registers, for instructions with isSetMask = false. Hardware orders them with all pipes.
+// The mask registers, for instructions with isSetMask = false. The hardware keeps them in order with all pipes.
 #pragma once
 
 #include "repeats.h"
@@ -18,7 +18,7 @@ void SetVectorMask(const uint64_t maskHigh, const uint64_t maskLow) {
   mask.high = maskHigh;
 }
 
-// The first `len` lanes of a repeat, or in counter mode of the whole instruction.
+// Sets the first `len` lanes of a repeat or, in counter mode, of the whole instruction.
 template <typename T, MaskMode mode = MaskMode::NORMAL>
 void SetVectorMask(int32_t len, Place place = Place::here()) {
   using namespace virtual_cann::api;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// TPipe deals out UB and event ids; TBuf is a piece of UB that nothing synchronises.
+// TPipe hands out UB and event ids; a TBuf is a piece of UB without synchronisation.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace virtual_cann::api {
 
-// One buffer of a queue. Its flags travel with it, as they do in the real headers.
+// One buffer of a queue. Its event ids belong to it, as in the real headers.
 struct Buffer {
   enum class State { free, held, enqueued };
 
@@ -22,7 +22,7 @@ struct Buffer {
   PipePair filled_pair;   // set by EnQue, awaited by DeQue
   PipePair emptied_pair;  // set by FreeTensor, awaited by the next AllocTensor
   State state = State::free;
-  bool counted = true;  // among those of its position
+  bool counted = true;  // against the limit of its position
   std::optional<uint32_t> filled{};
   std::optional<uint32_t> emptied{};
   Place allocated{};
@@ -46,7 +46,7 @@ namespace AscendC {
 template <TPosition pos = TPosition::LCM>
 class TBuf {
  public:
-  // Not const, as in the real headers.
+  // Not const, as in the real header.
   template <typename T>
   LocalTensor<T> Get() {
     return {address_, bytes_, nullptr};
@@ -135,7 +135,7 @@ class TPipe {
   void ReleaseEventID(TEventID id, Place place = Place::here()) {
     give("ReleaseEventID", event, id, place);
   }
-  // A free id, which stays free.
+  // The lowest free id, which is not taken.
   TEventID FetchEventID(HardEvent event, Place place = Place::here()) {
     const TEventID id = take("FetchEventID", event, place);
     give("FetchEventID", event, id, place);
@@ -163,7 +163,7 @@ class TPipe {
     core.issue(Pipe::S, api, place);
     core.give_event(pipes_of(event).from, pipes_of(event).to, static_cast<uint32_t>(id));
   }
-  // What the real headers check in their debug build alone.
+  // The real headers check this in their debug build only.
   static void require_some(virtual_cann::Core& core, int64_t buffers, uint32_t bytes) {
     using namespace virtual_cann::api;
     if (buffers < 1 || bytes < 1)
@@ -174,7 +174,7 @@ class TPipe {
   // of TQue's buffers").
   void require_position(virtual_cann::Core& core, virtual_cann::api::PipePair filled) const;
 
-  // Atomic mode and mask, which the constructor and Reset set (InitSocState).
+  // Atomic mode and mask, as the constructor and Reset set them (InitSocState).
   static void reset_registers() {
     auto& core = virtual_cann::Core::current();
     core.atomic = virtual_cann::AtomicMode::none;
@@ -196,7 +196,7 @@ class TPipe {
 
 namespace virtual_cann::api {
 
-// The core's TPipe, or null. Cores may take turns in one thread.
+// The current core's TPipe, or null. Cores may share a thread, in turns.
 inline AscendC::TPipe*& current_pipe() {
   thread_local std::vector<AscendC::TPipe*> pipes;
   const uint32_t core = Core::current().index();
@@ -251,7 +251,7 @@ inline void TPipe::require_position(virtual_cann::Core& core, virtual_cann::api:
     core.violate(Rule::queue_buffers, "at most " + text(kEventIds) + " buffers of queues in one position", text(count));
 }
 
-// The flags that queues still have set would let the next kernel through.
+// A flag that a queue left set would satisfy the next kernel's wait.
 inline void TPipe::drain() {
   using namespace virtual_cann::api;
   Core& core = Core::current();

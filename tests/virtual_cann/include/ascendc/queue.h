@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queues hand tensors from one pipe to the next: a tensor is free, held (AllocTensor, DeQue) or enqueued (EnQue).
+// Queues pass tensors between pipes: a tensor is free, held (after AllocTensor, DeQue) or enqueued (after EnQue).
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ class TQueBind {
   template <typename T>
   LocalTensor<T> AllocTensor(Place place = Place::here()) {
     Core& core = begin("AllocTensor", place);
-    // In turn, so that two buffers alternate.
+    // Round-robin, so that two buffers alternate.
     for (size_t i = 0; i < buffers_.size(); ++i) {
       Buffer& buffer = *buffers_[(next_ + i) % buffers_.size()];
       if (buffer.state != Buffer::State::free) continue;
@@ -130,7 +130,7 @@ class TQueBind {
   size_t next_ = 0;
 };
 
-// A queue of one position: VECIN is filled from GM, VECOUT is emptied to it.
+// A queue of one position: VECIN is filled from GM, VECOUT is copied out to it.
 template <TPosition pos, int32_t depth, auto mask = 0>
 class TQue : public TQueBind<pos == TPosition::VECIN ? TPosition::GM : pos,
                              pos == TPosition::VECIN ? TPosition::VECIN : TPosition::GM, depth, mask> {};

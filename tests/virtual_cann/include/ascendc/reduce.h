@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reductions of one instruction: of each repeat (ReduceRepeat, which CANN 8 calls WholeReduce), of each block of 32
-// bytes (ReduceDataBlock), of each pair (ReducePairElem).
+// Reductions of one instruction: over each repeat (ReduceRepeat; CANN 8 names it WholeReduce), over each block of 32
+// bytes (ReduceDataBlock), over each pair of elements (ReducePairElem).
 #pragma once
 
 #include "reduce_repeats.h"
@@ -9,7 +9,7 @@ namespace virtual_cann::api {
 
 using AscendC::ReduceOrder;
 
-// Every `group` lanes of a repeat give `result` bytes; `unit` bytes are what dstRepStride and dst's alignment count in.
+// Each `group` lanes of a repeat give `result` bytes; dstRepStride counts in `unit` bytes, dst begins at `alignment`.
 struct Reduction {
   uint32_t group;
   uint32_t result;
@@ -23,7 +23,7 @@ struct ReduceStrides {
   int64_t src_repeat;
 };
 
-// fold(lanes of the group, first active one, where to put the result)
+// Calls fold(lanes of the group, first active lane, target of the result).
 template <bool set_mask, class T, class Fold>
 void reduce(const char* api, AscendC::Place place, const Reduction& reduction, float neutral,
             const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, MaskArgument mask, int64_t repeats,
@@ -60,7 +60,7 @@ void reduce(const char* api, AscendC::Place place, const Reduction& reduction, f
       for (uint32_t group = 0; group < groups_of(repeat); ++group) {
         const uint32_t begin = group * reduction.group, end = begin + reduction.group;
         const uint32_t first = extent.first_active(repeat, begin, end);
-        if (first == end) continue;  // its place in dst keeps what it had
+        if (first == end) continue;  // dst keeps what it has there
         const uint32_t offset = repeat * step + group * reduction.result;
         fold(values + begin, first - begin,
              results ? results + offset : call.core.write(to.address + offset, reduction.result));
@@ -100,7 +100,7 @@ void whole_extreme(const char* api, AscendC::Place place, const AscendC::LocalTe
     else
       std::memcpy(to, both, order == ReduceOrder::ORDER_ONLY_VALUE ? size : 2 * size);
   };
-  // By ReduceRepeat a value alone may lie anywhere; by 8.5's WholeReduceMax all orders begin where a pair could.
+  // ReduceRepeat lets a single value lie anywhere; 8.5's WholeReduceMax aligns every order as it does a pair.
   reduce<set_mask>(api, place, {lanes, bytes, bytes, 2 * size}, kNan, dst, src, mask, repeats, strides, put);
 }
 
@@ -116,7 +116,7 @@ void whole_extreme(const char* api, AscendC::Place place, const AscendC::LocalTe
                                                           {dstRepStride, srcBlkStride, srcRepStride}, order); \
   }
 
-// Of groups that lie side by side in dst; the unit of dstRepStride is what a repeat gives.
+// Groups' results are contiguous in dst; dstRepStride counts in the bytes that a full repeat gives.
 #define VIRTUAL_CANN_GROUP_REDUCE(Name, group, alignment, neutral, put)                                   \
   template <typename T, bool isSetMask = true>                                                            \
   void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime,               \
@@ -151,7 +151,7 @@ void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, virtua
                     {dstRepStride, srcBlkStride, srcRepStride}, put_sum<lanes, T>);
 }
 
-// dstBlkStride has no effect.
+// dstBlkStride is ignored.
 template <typename T, bool isSetMask = true>
 void RepeatReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime,
                      virtual_cann::api::MaskArgument mask, const int32_t, const int32_t srcBlkStride,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ReduceMax, ReduceMin, ReduceSum: several instructions each, as in the real headers. They end on the scalar unit,
-// which stores the result once the vector unit is done: GetValue may follow at once, and so may V and MTE3, but each
-// call empties the vector pipe. ReduceSum over more repeats than a repeat has lanes ends on the vector unit instead.
-// Only the count form of ReduceSum has the mask register full again.
+// which waits for the vector unit and then stores the result: so GetValue may follow at once, and so may V and MTE3,
+// but each call drains the vector pipe. ReduceSum over more repeats than a repeat has lanes ends on the vector unit
+// instead. Only the count form of ReduceSum leaves a full mask register.
 #pragma once
 
 #include "events.h"
@@ -10,7 +10,7 @@
 
 namespace virtual_cann::api {
 
-// Of the call's last instruction: no kernel may build on it, so it has no lanes.
+// The mask that the last instruction leaves: no kernel may rely on it, so it is empty.
 constexpr VectorMask kLostMask{0, 0, false};
 
 // A call and the instructions that it issues.
@@ -36,13 +36,13 @@ class ReduceAll {
     call.require_length(work_, work_bytes);
   }
 
-  // A vector instruction of its own from here on.
+  // Begins another vector instruction of the call.
   void next_instruction() { call.core.issue(Pipe::V, api_, place_); }
   void repeats(uint64_t count) {
     for (uint64_t left = count; left > 0; left -= std::min<uint64_t>(left, kMaxRepeats))
       call.work(std::min<uint64_t>(left, kMaxRepeats));
   }
-  // Partial results in the work tensor, which nobody but the call itself may read.
+  // Partial results are in the work tensor; only the call itself may read them.
   void partial_results(uint64_t bytes) { call.core.scribble(work_.address, static_cast<uint32_t>(bytes)); }
   void barrier() { call.core.barrier(Pipe::V); }
 
@@ -64,10 +64,11 @@ class ReduceAll {
   AscendC::Place place_;
   const Operand dst_;
   const Operand work_;
-  const uint32_t results_;  // 2 with the index
+  const uint32_t results_;  // 2 with an index, else 1
 };
 
-// Bytes of the work tensor for (value, index) of each repeat, and with `levels` for each further pass (ReduceMax).
+// Bytes of the work tensor for the (value, index) pairs of all repeats; with `levels`, also for those of each further
+// pass (ReduceMax).
 template <class T>
 uint64_t work_bytes(uint64_t repeats, bool levels) {
   constexpr uint64_t lanes = kRepeatBytes / sizeof(T);
@@ -80,7 +81,7 @@ uint64_t work_bytes(uint64_t repeats, bool levels) {
   return bytes;
 }
 
-// `tail`: the last repeat is not whole, and the count form takes it apart from the rest.
+// `tail`: the last repeat is not whole; the count form reduces it separately.
 template <bool greatest, class T>
 void reduce_extreme(ReduceAll<T>& all, const Operand& src, const Extent& extent, bool tail, bool with_index) {
   const uint64_t body = extent.repeats - tail;
@@ -104,7 +105,7 @@ void reduce_extreme(ReduceAll<T>& all, const Operand& src, const Extent& extent,
   all.repeats(body);
   if (with_index && body == 1 && !tail) return all.store_by_vector(results);
   all.partial_results(partial);
-  // A pass over the partial results until they fit one repeat, and one over that.
+  // A pass over the partial results until they fit one repeat, and one over that repeat.
   for (uint64_t left = 2 * body; body > 1;) {
     all.barrier();
     all.next_instruction();
@@ -114,14 +115,14 @@ void reduce_extreme(ReduceAll<T>& all, const Operand& src, const Extent& extent,
   }
   all.store_by_scalar(results);
   if (!tail) return;
-  for (int pass = 0; pass < 2; ++pass) {  // the tail, and then the greater of two
+  for (int pass = 0; pass < 2; ++pass) {  // the tail; then the extreme of the two results
     all.next_instruction();
     all.repeats(1);
     all.store_by_scalar(results);
   }
 }
 
-// The forms of an API: the first `count` elements, and repeats under a mask.
+// The two forms of an API: the first `count` elements, or repeats under a mask.
 template <class T>
 struct CountForm {
   const AscendC::LocalTensor<T>& src;
@@ -147,7 +148,7 @@ struct MaskForm {
   Extent extent(VectorCall& call) const {
     call.require_range(Rule::stride_limit, "srcRepStride", stride, UINT16_MAX);
     Extent extent = call.masked(kRepeatBytes / sizeof(T), mask, 1);
-    extent.repeats = static_cast<uint32_t>(std::max(repeats, 0));  // as many instructions as it takes
+    extent.repeats = static_cast<uint32_t>(std::max(repeats, 0));  // in as many instructions as needed
     return extent;
   }
   bool tail() const { return false; }
@@ -166,7 +167,7 @@ void reduce_to_extreme(const char* api, AscendC::Place place, const AscendC::Loc
   }
 }
 
-// One repeat after the other onto an accumulator. The work tensor is not used.
+// Adds one repeat after the other to an accumulator; the work tensor is unused.
 template <class T>
 void sum_in_sequence(ReduceAll<T>& all, const Operand& src, const Extent& extent) {
   all.judge(src, extent, 0);
@@ -178,7 +179,7 @@ void sum_in_sequence(ReduceAll<T>& all, const Operand& src, const Extent& extent
   all.store_by_scalar(&sum);
 }
 
-// The sums of the repeats, and sums of those, until one is left.
+// Sums each repeat, then repeats of these sums, until one sum is left.
 template <class T>
 void sum_in_passes(ReduceAll<T>& all, const Operand& src, const Extent& extent) {
   constexpr uint32_t lanes = ReduceAll<T>::kLanes;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What reductions are made of: a repeat's lanes, and how a group of them becomes one value.
+// Parts of all reductions: a repeat's lanes, and how a group of lanes becomes one value.
 #pragma once
 
 #include <limits>
@@ -11,7 +11,7 @@ namespace virtual_cann::api {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-// The lanes of a source, repeat by repeat. Those that the mask leaves out have a neutral value.
+// The lanes of a source, repeat by repeat. Masked-out lanes hold a neutral value.
 template <class T>
 class SourceRepeats {
  public:
@@ -48,7 +48,7 @@ class SourceRepeats {
   T buffer_[kRepeatBytes / sizeof(T)];
 };
 
-// Neighbours in pairs, then pairs of pairs (ReduceDataBlock), each sum rounded to T.
+// A pairwise sum: neighbours, then pairs of pairs (ReduceDataBlock); each sum is rounded to T.
 template <uint32_t size, class T>
 T tree_sum(const T* lanes) {
   float sums[size];
@@ -64,7 +64,7 @@ struct Extreme {
   uint32_t lane;
 };
 
-// The lowest lane that has it, from `first` on.
+// The extreme, and the lowest lane from `first` on that has it.
 template <bool greatest, class T>
 Extreme<T> extreme_of(const T* lanes, uint32_t first, uint32_t size) {
   float best = widen(lanes[first]);
@@ -77,7 +77,7 @@ Extreme<T> extreme_of(const T* lanes, uint32_t first, uint32_t size) {
   return {narrow<T>(best), lane < size ? lane : first};
 }
 
-// An index takes the place of a value, bit for bit.
+// Stores an index's bits as a value of T.
 template <class T>
 T index_as_value(uint64_t index) {
   using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every vector instruction is made of. It works in repeats of 256 bytes, eight blocks of 32, of its widest
-// operand; in each of them a mask says which lanes take part. Operands are judged first; then the lanes that lie side
-// by side in all of them are handed to the arithmetic in one go, which for ordinary strides is the whole instruction.
+// The base of every vector instruction. An instruction works in repeats: 256 bytes, in eight blocks of 32, of its
+// widest operand. A mask says which lanes of a repeat take part. The operands are judged first. Then the arithmetic
+// gets the lanes in runs that are contiguous in all operands: with ordinary strides the whole instruction is one run.
 #pragma once
 
 #include <algorithm>
@@ -14,13 +14,13 @@
 
 namespace virtual_cann::api {
 
-// Compiled once, and not into each of the calls: most of a kernel's compile time would go there.
+// Not inlined into each call: that would be most of a kernel's compile time.
 #define VIRTUAL_CANN_ONCE __attribute__((noinline)) inline
 
 constexpr uint32_t kBlocksPerRepeat = kRepeatBytes / kBlockBytes;
 constexpr VectorMask kFullMask{~uint64_t{0}, ~uint64_t{0}, false};
 
-// f(0) to f(size - 1), where no call reads what another wrote. By sixteens, which compilers vectorise at -O2.
+// Calls f(0) to f(size - 1), which must be independent. Groups of sixteen, which compilers vectorise at -O2.
 template <class F>
 inline void for_lanes(uint32_t size, F f) {
   uint32_t i = 0;
@@ -31,7 +31,7 @@ inline void for_lanes(uint32_t size, F f) {
   for (; i < size; ++i) f(i);
 }
 
-// The mask argument of an instruction: how many lanes of each repeat, or which.
+// The mask argument of an instruction: a number of lanes, or their bits.
 struct MaskArgument {
   template <class Integer, class = std::enable_if_t<std::is_integral_v<Integer>>>
   MaskArgument(Integer lanes) : count(static_cast<uint64_t>(lanes)) {}
@@ -41,14 +41,14 @@ struct MaskArgument {
   const uint64_t* bits = nullptr;
 };
 
-// The lanes of an instruction. `lanes` of them make a repeat.
+// The lanes of an instruction, `lanes` of them a repeat.
 struct Extent {
   uint32_t lanes;
   VectorMask mask;
   uint32_t repeats;
 
   bool has(uint32_t lane) const { return lane < 64 ? mask.low >> lane & 1 : mask.high >> (lane - 64) & 1; }
-  uint32_t lanes_of(uint32_t repeat) const {  // those that may take part
+  uint32_t lanes_of(uint32_t repeat) const {  // of them, the mask may leave some out
     return mask.counter ? static_cast<uint32_t>(std::min<uint64_t>(lanes, mask.low - uint64_t{repeat} * lanes)) : lanes;
   }
   bool active(uint32_t repeat, uint32_t lane) const { return lane < lanes_of(repeat) && (mask.counter || has(lane)); }
@@ -56,7 +56,7 @@ struct Extent {
     const auto all = [](uint64_t bits, uint32_t wanted) { return wanted >= 64 ? !~bits : !(~bits << (64 - wanted)); };
     return mask.counter || (all(mask.low, lanes) && (lanes <= 64 || all(mask.high, lanes - 64)));
   }
-  uint64_t elements() const {  // of a full extent
+  uint64_t elements() const {  // if the extent is full
     return mask.counter ? mask.low : uint64_t{lanes} * repeats;
   }
 
@@ -84,7 +84,7 @@ struct Extent {
   }
 };
 
-// One operand: where its elements are.
+// One operand: the places of its elements.
 struct Operand {
   uint32_t address;
   uint32_t bytes;  // up to the tensor's end
@@ -98,21 +98,21 @@ struct Operand {
            lane % per_block() * size;
   }
   uint32_t at(uint32_t repeat, uint32_t lane) const { return address + static_cast<uint32_t>(offset(repeat, lane)); }
-  // Does it take its lanes one after the other?
+  // Whether the lanes of all repeats are contiguous.
   bool contiguous(uint32_t lanes) const { return block_stride == 1 && repeat_stride * kBlockBytes == lanes * size; }
 };
 
-// With the strides of an instruction that works side by side, and whose widest element has `widest` bytes.
+// An operand with the default strides, in an instruction whose widest element has `widest` bytes.
 template <class T>
 Operand operand(const AscendC::LocalTensor<T>& tensor, uint32_t widest = sizeof(T)) {
   return {tensor.address(), tensor.bytes(), sizeof(T), 1, static_cast<uint32_t>(kBlocksPerRepeat * sizeof(T) / widest)};
 }
 
-// Sets the mask register to the first `count` lanes of a repeat. The current instruction is judged.
+// Sets the mask register to the first `count` lanes of a repeat; judged as part of the current instruction.
 void set_lanes(Core& core, uint32_t lanes, uint64_t count);
 
-// A call of a vector API. Its methods judge the arguments, and go on with what was meant. `accumulates`: the second
-// source may be what an earlier repeat wrote, if it or dst stands still.
+// A call of a vector API. Its methods judge the arguments, and continue with the values that were meant. `accumulates`:
+// the second source may be what an earlier repeat wrote, if it or dst has a repeat stride of 0.
 class VectorCall {
  public:
   VectorCall(const char* api, Place place, VectorClass kind, bool accumulates = false)
@@ -122,13 +122,13 @@ class VectorCall {
 
   [[noreturn]] void wrong_type() { core.stop(Rule::type, "a type for which A2 has the instruction", "another"); }
 
-  // Repeats under the mask registers as they are.
+  // Repeats under the current mask registers.
   Extent repeats(uint32_t lanes, int64_t meant);
-  // The same, after setting the mask register, as the forms with a mask argument do.
+  // The same after setting the mask register, for the forms with a mask argument.
   Extent masked(uint32_t lanes, MaskArgument mask, int64_t repeats);
-  // Repeats of an instruction that has no mask.
+  // Repeats of an instruction without a mask.
   Extent unmasked(uint32_t lanes, int64_t repeats);
-  // The first `count` elements, in counter mode. The mask registers are back at their defaults afterwards.
+  // The first `count` elements, in counter mode. Afterwards the mask registers have their defaults.
   Extent counted(uint32_t lanes, int64_t count);
 
   void require_alignment(const Operand& operand, uint32_t alignment = kBlockBytes) {
@@ -142,15 +142,15 @@ class VectorCall {
     require_alignment(operand);
     require_length(operand, extent);
   }
-  // dst and src coincide or lie apart, block for block, and no repeat reads what an earlier one wrote.
+  // dst and src coincide or are disjoint, block for block, and no repeat reads what an earlier one wrote.
   void require_apart(const Operand& dst, const Operand& src, const Extent& extent, bool second = false);
-  // dst has nothing of [address, address + bytes).
+  // dst and [address, address + bytes) are disjoint.
   void require_disjoint(Rule rule, const Operand& dst, const Extent& extent, uint32_t address, uint64_t bytes);
 
   void require_range(Rule rule, const char* what, int64_t meant, int64_t limit);
 
   void work(uint64_t repeats) { core.vector_work(kind, repeats); }
-  // By how many of its blocks each operand takes part in a repeat; dst may be null.
+  // Reports the work, with each operand's number of active blocks in a repeat; dst may be null.
   template <class... Sources>
   void work(const Extent& extent, const Operand* dst, const Sources&... sources) {
     static_assert(sizeof...(sources) <= kMostSources);
@@ -171,8 +171,8 @@ class VectorCall {
   [[noreturn]] void too_long(uint32_t bytes, uint64_t wanted);
 };
 
-// run(repeat, first, size) for the active lanes, as many at a time as lie side by side in every operand: with ordinary
-// strides all of them, as lanes of the first repeat.
+// Calls run(repeat, first, size) for the active lanes, in runs that are contiguous in every operand; with ordinary
+// strides one run has all lanes, counted from the first repeat.
 template <class Run, class... Operands>
 void for_side_by_side(const Extent& extent, Run run, const Operands&... operands) {
   if (extent.full() && (operands.contiguous(extent.lanes) && ...)) {
@@ -185,11 +185,11 @@ void for_side_by_side(const Extent& extent, Run run, const Operands&... operands
     extent.for_runs(repeat, cut, [&](uint32_t first, uint32_t end) { run(repeat, first, end - first); });
 }
 
-// f(dst, size, source...) for everything in the extent; the operands have been judged.
+// Calls f(dst, size, source...) for all lanes of the extent; the operands have been judged.
 template <class F, class... Sources>
 void for_operands(Core& core, const Extent& extent, F f, const Operand& dst, const Sources&... sources) {
   const auto run = [&](uint32_t repeat, uint32_t first, uint32_t size) __attribute__((noinline)) {
-    // Sources first: writing makes what it writes initialised.
+    // Sources first: write() marks its bytes as initialised.
     const auto pointers = std::make_tuple(core.read(sources.at(repeat, first), size * sources.size)...);
     uint8_t* const target = core.write(dst.at(repeat, first), size * dst.size);
     std::apply([&](auto... source) { f(target, size, source...); }, pointers);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How VectorCall judges. 高维切分 (repeats and strides), 掩码 (masks), 通用说明和约束 (alignment and overlap) have the
-// rules; CANN 8 adds that a mask is not empty.
+// The judgements of VectorCall. Their rules are in the pages 高维切分 (repeats and strides), 掩码 (masks) and
+// 通用说明和约束 (alignment and overlap); CANN 8 adds that a mask is not empty.
 #pragma once
 
 #include <bitset>
@@ -48,7 +48,7 @@ VIRTUAL_CANN_ONCE void set_lanes(Core& core, uint32_t lanes, uint64_t count) {
 
 VIRTUAL_CANN_ONCE Extent VectorCall::masked(uint32_t lanes, MaskArgument mask, int64_t meant) {
   if (core.mask.counter) {
-    // The headers make bits of a number of lanes, which counter mode takes for a number of elements.
+    // The headers turn a number of lanes into bits, which counter mode takes as a number of elements.
     if (!mask.bits)
       core.violate(Rule::mask_limit, "a mask of two words in counter mode", "a number of lanes: " + text(mask.count));
     core.mask = {mask.bits ? mask.bits[0] : mask.count, 0, true};
@@ -68,10 +68,10 @@ VIRTUAL_CANN_ONCE Extent VectorCall::counted(uint32_t lanes, int64_t count) {
   return {lanes, {elements, 0, true}, static_cast<uint32_t>((elements + lanes - 1) / lanes)};
 }
 
-// From the operand's address to the end of the last lane that takes part.
+// The bytes from the operand's address to the end of the last active lane.
 VIRTUAL_CANN_ONCE uint64_t used_bytes(const Operand& operand, const Extent& extent) {
   uint64_t end = 0;
-  // The last repeat ends last, but for one that counter mode cuts short.
+  // The last repeat ends last, unless counter mode cuts it short: then the one before may.
   for (uint32_t repeat = extent.repeats; repeat-- > 0 && extent.repeats - repeat <= 2;) {
     if (const uint32_t lanes = extent.end_of(repeat))
       end = std::max(end, operand.offset(repeat, lanes - 1) + operand.size);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rounding modes of Cast (精度转换). Out of range, integers saturate and NaN becomes 0; floats become infinite
-// where IEEE 754 has it so for the direction of the mode, for no page says.
+// The rounding modes of Cast (精度转换). Out of range, integers saturate, and NaN becomes 0. No page says it of floats:
+// they overflow as IEEE 754 has it for the mode's direction.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace virtual_cann::api {
 
 using AscendC::RoundMode;
 
-// A binary format: bits of the fraction, and the exponent of the smallest normal number.
+// A binary format: the bits of its fraction, and the exponent of its smallest normal number.
 struct Format {
   int fraction;
   int min_exponent;
@@ -24,7 +24,7 @@ constexpr Format kFormat = std::is_same_v<T, half>         ? Format{10, -14, 15}
                            : std::is_same_v<T, bfloat16_t> ? Format{7, -126, 127}
                                                            : Format{23, -126, 127};
 
-// Whether the magnitude `kept` grows by one unit: `above` and `rest` tell how much was cut off.
+// Whether the magnitude `kept` rounds up by one unit. `cut` is the part that was cut off.
 inline bool rounds_up(RoundMode mode, bool negative, uint64_t kept, uint64_t cut, uint64_t half_unit) {
   if (!cut) return false;
   switch (mode) {
@@ -43,7 +43,7 @@ inline bool rounds_up(RoundMode mode, bool negative, uint64_t kept, uint64_t cut
   }
 }
 
-// magnitude * 2^exponent with its sign, rounded to T; as a float, which has all values of these formats.
+// magnitude * 2^exponent with its sign, rounded to T and returned as a float, which can hold all values of T.
 template <class T>
 float round_to_format(RoundMode mode, bool negative, uint64_t magnitude, int exponent) {
   constexpr Format format = kFormat<T>;
@@ -53,7 +53,7 @@ float round_to_format(RoundMode mode, bool negative, uint64_t magnitude, int exp
   const int shift = unit - exponent;
   uint64_t kept = shift <= 0 ? magnitude << -shift : shift < 64 ? magnitude >> shift : 0;
   if (shift > 0) {
-    // A unit beyond 2^63 is as far above every magnitude as 2^63 itself, of which half is more than they are.
+    // For shift >= 64, half a unit is at least 2^63; ~0 exceeds every magnitude, so that the result rounds down.
     const uint64_t cut = shift < 64 ? magnitude & ((uint64_t{1} << shift) - 1) : magnitude;
     const uint64_t half_unit = shift <= 63 ? uint64_t{1} << (shift - 1) : ~uint64_t{0};
     kept += rounds_up(mode, negative, kept, cut, half_unit);
@@ -102,7 +102,7 @@ inline float round_to_integral(RoundMode mode, float value) {
 
 template <class Integer>
 Integer saturate(float integral) {
-  // The bounds as floats: the upper one may be one above the largest integer, which is then out of range too.
+  // The bounds as floats. Rounding may make the upper one largest + 1, which is out of range itself.
   constexpr auto lowest = static_cast<float>(std::numeric_limits<Integer>::min());
   constexpr auto beyond = static_cast<float>(std::numeric_limits<Integer>::max());
   if (integral != integral) return 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which core this is, of how many; what kind of kernel runs; cores that wait for each other; the scalar unit's cache.
+// GetBlockIdx and GetBlockNum, the kernel's type, SyncAll, and the scalar unit's data cache.
 #pragma once
 
 #include "tensor.h"
@@ -15,7 +15,7 @@ namespace AscendC {
 
 inline int64_t GetBlockIdx() { return virtual_cann::Core::current().index(); }
 inline int64_t GetBlockNum() { return virtual_cann::Core::current().blocks(); }
-inline int64_t GetSubBlockIdx() { return 0; }  // vector cores only: each is a block of its own
+inline int64_t GetSubBlockIdx() { return 0; }  // vector cores only, each with a block of its own
 
 template <bool isAIVOnly = true>
 void SyncAll(Place place = Place::here()) {

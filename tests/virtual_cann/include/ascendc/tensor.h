@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors in UB and in GM. A tensor knows where it ends: no instruction may go beyond, whatever lies there.
+// Tensors in UB and in GM. A tensor has an end that no instruction may pass, whatever lies behind it.
 #pragma once
 
 #include <string>
@@ -70,7 +70,7 @@ class LocalTensor {
     store(core, index, static_cast<T>(value));
   }
 
-  // What t(i) gives: reading it is GetValue, assigning to it is SetValue.
+  // The type of t(i): reading it calls GetValue, assigning to it calls SetValue.
   class Element {
    public:
     Element(const LocalTensor& tensor, uint32_t index, Place place) : tensor_(tensor), index_(index), place_(place) {}
@@ -88,7 +88,7 @@ class LocalTensor {
   };
   Element operator()(uint32_t index, Place place = Place::here()) const { return {*this, index, place}; }
 
-  // For the instructions of this directory; the real one has other names for these.
+  // For the instructions of this directory; not names of the real API.
   uint32_t address() const { return address_; }
   uint32_t bytes() const { return bytes_; }
   virtual_cann::api::Buffer* buffer() const { return buffer_; }
@@ -116,7 +116,7 @@ class LocalTensor {
 
   uint32_t address_ = 0;
   uint32_t bytes_ = 0;
-  uint32_t capacity_ = 0;  // what SetSize may make of bytes_
+  uint32_t capacity_ = 0;  // the limit of SetSize
   virtual_cann::api::Buffer* buffer_ = nullptr;
 };
 
@@ -142,7 +142,7 @@ class GlobalTensor {
     return rest;
   }
 
-  // Without the macro, which -x asc defines and -xcce does not, the real headers leave the address as it is.
+  // The real headers do nothing unless L2_CACHE_HINT is defined, as -x asc does and -xcce does not.
   template <CacheRwMode mode = CacheRwMode::RW>
   void SetL2CacheHint([[maybe_unused]] CacheMode cache) {
 #ifdef L2_CACHE_HINT
@@ -162,7 +162,7 @@ class GlobalTensor {
     std::memcpy(core.gm_write(pointer_ + index, sizeof(T)), &value, sizeof(T));
   }
 
-  // For DMA: stops unless `bytes` lie in what SetGlobalBuffer was told.
+  // For DMA: stops unless the tensor has `bytes` left of its SetGlobalBuffer size.
   void require(virtual_cann::Core& core, uint64_t bytes) const {
     if (size_ != kUnknownSize && bytes > size_ * sizeof(T))
       core.stop(virtual_cann::Rule::gm_bounds,
@@ -178,7 +178,7 @@ class GlobalTensor {
   virtual_cann::Core& begin(const char* api, uint64_t index, Place place) const {
     auto& core = virtual_cann::Core::current();
     core.issue(virtual_cann::Pipe::S, api, place);
-    if (index >= size_)  // an index that was counted below 0 is a large one
+    if (index >= size_)  // a negative index wraps to a large one
       core.stop(virtual_cann::Rule::gm_bounds, "an index below SetGlobalBuffer's " + virtual_cann::api::text(size_),
                 virtual_cann::api::text(index));
     return core;

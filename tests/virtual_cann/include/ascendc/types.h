@@ -12,8 +12,8 @@
 
 namespace virtual_cann::api {
 
-// An argument that the hardware keeps in a field of type T. The real headers cut it to that type without a word; this
-// one remembers what was meant, for the instruction to judge.
+// An argument that the hardware keeps in a field of type T. The real headers truncate it silently; a Field also keeps
+// the value that was meant, so that the instruction can be judged.
 template <class T>
 class Field {
  public:
@@ -57,7 +57,7 @@ enum class CacheRwMode { READ = 1, WRITE = 2, RW = 3 };
 enum class CacheLine : uint64_t { SINGLE_CACHE_LINE, ENTIRE_DATA_CACHE };
 enum class DcciDst : uint64_t { CACHELINE_ALL, CACHELINE_UB, CACHELINE_OUT, CACHELINE_ATOMIC };
 
-// Lengths and gaps in blocks of 32 bytes; DataCopyPad takes the length, and the gap on the side of GM, in bytes.
+// In blocks of 32 bytes; in DataCopyPad, the length and the gap on the side of GM are in bytes.
 struct DataCopyParams {
   DataCopyParams() {}
   DataCopyParams(Field<uint16_t> count, Field<uint16_t> length, Field<uint16_t> source_gap, Field<uint16_t> gap)
@@ -75,7 +75,7 @@ struct DataCopyParams {
   };
 };
 
-// Length in bytes; gaps in bytes on the side of GM, in blocks on the side of UB.
+// The length is in bytes; a gap is in bytes on the side of GM, in blocks on the side of UB.
 struct DataCopyExtParams {
   DataCopyExtParams() {}
   DataCopyExtParams(Field<uint16_t> count, Field<uint32_t> length, Field<uint32_t> source_gap, Field<uint32_t> gap,
@@ -89,7 +89,7 @@ struct DataCopyExtParams {
   uint32_t rsv = 0;
 };
 
-// Padding in elements.
+// Padding, in elements.
 template <class T>
 struct DataCopyPadExtParams {
   DataCopyPadExtParams() {}
@@ -113,7 +113,7 @@ struct DataCopyPadParams {
   uint64_t paddingValue = 0;
 };
 
-// Strides of vector operands: of blocks within a repeat, and from repeat to repeat, in blocks.
+// Strides of vector operands, in blocks: from block to block within a repeat, and from repeat to repeat.
 struct UnaryRepeatParams {
   UnaryRepeatParams() {}
   UnaryRepeatParams(Field<uint16_t> dst_block, Field<uint16_t> src_block, Field<uint8_t> dst_repeat,

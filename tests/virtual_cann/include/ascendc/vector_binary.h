@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // dst[i] = f(src0[i], src1[i]). No page says what integer overflow does, or NaN in Max and Min: here integers wrap, and
-// of a number and NaN the number is both the greater and the lesser.
+// Max and Min of a number and a NaN are the number.
 #pragma once
 
 #include "elementwise.h"

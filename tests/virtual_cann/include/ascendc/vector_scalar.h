@@ -33,7 +33,7 @@ constexpr auto shift = [](VectorCall& call, auto by) {
   call.require_range(Rule::shift_limit, "a shift", static_cast<int64_t>(by), 8 * sizeof(by));
 };
 
-// Shifts of a signed type keep its sign, to the left as well (page ShiftLeft).
+// A shift of a signed type keeps the sign, also to the left (page ShiftLeft).
 constexpr auto shifted_left = [](auto x, auto by) {
   using T = decltype(x);
   const auto bits = static_cast<std::make_unsigned_t<T>>(static_cast<uint64_t>(x) << static_cast<uint32_t>(by));
@@ -56,7 +56,7 @@ struct MultiplyAndAdd {
   static constexpr bool has = Floats::has<D> && Floats::has<S> && pair<D, S>;
 };
 
-// dst is a source too. The product is rounded before it is added in the same type; no page says otherwise.
+// dst is also a source. The product is rounded to dst's type before the addition; no page says otherwise.
 template <bool set_mask, class Shape, class T, class U>
 void axpy(AscendC::Place place, const Shape& shape, const AscendC::LocalTensor<T>& dst,
           const AscendC::LocalTensor<U>& src, U scalar) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// dst[i] = f(src[i]). Reciprocal and Rsqrt are exact here; the hardware's miss a relative error of 1e-4 in float and
-// 1e-3 in half (pages Reciprocal and Rsqrt), so a kernel that needs more takes Div and Sqrt.
+// dst[i] = f(src[i]). Reciprocal and Rsqrt are exact here; the hardware's relative error may exceed 1e-4 in float and
+// 1e-3 in half (pages Reciprocal and Rsqrt), so a kernel that needs more accuracy uses Div and Sqrt.
 #pragma once
 
 #include <cmath>
 
 #include "elementwise.h"
 
-// What has the forms of one source: the first `count` elements, and repeats under a mask.
+// Defines both forms of an API with one source: the first `count` elements, and repeats under a mask.
 #define VIRTUAL_CANN_UNARY(Name, kind, Supported, f)                                                                   \
   template <typename T, bool isSetMask = true>                                                                         \
   void Name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count, Place place = Place::here()) { \

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiler as a program, and in this process."""
+"""Fixtures that run the compiler as a program, and in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def trees(tmp_path_factory):
 
 @pytest.fixture
 def bisheng(trees, tmp_path):
-    """Runs the compiler of a generation in a directory of its own."""
+    """Runs the compiler of a generation, in a temporary directory."""
 
     def run(*arguments: str, generation: float = 9.1, refuses: str = "") -> subprocess.CompletedProcess:
         program = trees[generation] / LAYOUTS[generation].compiler_dir / "bisheng"
@@ -30,7 +30,7 @@ def bisheng(trees, tmp_path):
 
 @pytest.fixture
 def compile_text(trees, tmp_path, monkeypatch, capfd):
-    """Compiles a text as k.asc, in this process: a third of the time."""
+    """Compiles a text as k.asc in this process, which takes a third of the time."""
     monkeypatch.chdir(tmp_path)
 
     def compile_(text: str, *flags: str, generation: float = 9.1) -> subprocess.CompletedProcess:

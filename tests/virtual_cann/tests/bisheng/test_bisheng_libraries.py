@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the virtual CANN's compiler makes: objects, libraries, dependencies, and launches."""
+"""The output of the virtual CANN's compiler: objects, libraries, dependencies, and launches."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_without_a_host_compiler_it_says_so(trees, tmp_path):
 
 
 def test_what_was_compiled_before_is_not_compiled_again(trees, tmp_path):
-    """And the compiler's words are said again. Everything that it was given counts."""
+    """The cached compilation repeats the compiler's messages; options, source and g++ are in its key."""
     compiled = tmp_path / "compiled"
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "g++"

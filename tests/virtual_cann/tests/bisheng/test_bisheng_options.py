@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of the virtual CANN's compiler: what it takes, what it refuses, and where it lies."""
+"""The command line of the virtual CANN's compiler: accepted and refused options, and the tree it is found in."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_older_compiler_lacks_the_newer_keywords(bisheng, tmp_path):
 
 
 def test_only_the_newer_language_finds_the_api_by_itself(bisheng, tmp_path):
-    """-xcce needs -I, as the projects of its time pass it."""
+    """-xcce needs -I, which the projects of its time pass."""
     (tmp_path / "k.cpp").write_text('#if !__has_include("kernel_operator.h")\n#error absent\n#endif\n')
     assert bisheng(*ASC, "-c", "k.cpp").returncode == 0
     assert "absent" in bisheng(*ASC, "-c", "k.cpp", refuses="asc-dirs").stderr

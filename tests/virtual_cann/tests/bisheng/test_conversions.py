@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bisheng converts between unsigned integers and floats on no core, however the source asks for it."""
+"""Device code converts between unsigned integers and floats in no way that bisheng accepts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USE = "__global__ __aicore__ void k(uint32_t n) {{ {} }}"
 LAUNCH = '#include "machine/launch.h"\n'
 U = "__aicore__ inline uint32_t f(const P& p) {{ {} }}"
 
-# How it is asked for: the source below, and the types that the message names.
+# Ways to ask for a conversion: the source, and the types that the message names.
 REFUSED = {
     "static_cast": (F.format("return static_cast<float>(p.u);"), "'uint32_t' to 'float'"),
     "cast of C": (F.format("return (float)p.u;"), "'uint32_t' to 'float'"),
@@ -156,7 +156,7 @@ def test_all_conversions_are_told_once_each_wherever_they_stand(compile_text, tm
 
 
 def test_what_clang_itself_refuses_in_the_users_files_is_told(compile_text):
-    """The real compiler is one; g++ takes this without a word."""
+    """The real compiler is a clang; g++ accepts this silently."""
     done = compile_text("__aicore__ inline int f(int n) { int x[2] = {[1] = 2}; int y[n]; return x[1] + sizeof(y); }\n"
                         "__aicore__ inline int g() { return __builtin_has_attribute(f, cold); }\n")  # fmt: skip
     assert done.returncode == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a core cannot run and g++ would compile, the virtual CANN's compiler refuses, with file and line."""
+"""Code that a core cannot run, although g++ would compile it, is refused with its file and line."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a release of bisheng takes and another does not: modes, links, and how many units it compiles at once."""
+"""Differences between releases of bisheng: modes, links, and the number of units that one command may compile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNITS = ("a.asc", "b.asc", "c.asc")
 
 @pytest.fixture
 def units(tmp_path):
-    """Three sources with a kernel each, which include the API."""
+    """Three sources, each with a kernel and an #include of the API."""
     for number, name in enumerate(UNITS):
         text = KERNEL.replace("twice", f"twice_{number}").replace("launch(", f"launch_{number}(")
         (tmp_path / name).write_text(f'#include "kernel_operator.h"\n{text}')
@@ -31,7 +31,7 @@ def units(tmp_path):
 
 @pytest.fixture
 def libraries(trees):
-    """The options that name what -xcce does not link by itself."""
+    """The options for the libraries that -xcce does not link by itself."""
     return [f"-L{trees[9.1]}/lib64", "-lruntime", "-lascendcl", "-lstdc++"]
 
 
@@ -74,7 +74,7 @@ def test_a_word_that_means_nothing_is_told_with_those_that_do(bisheng, units):
 
 @pytest.mark.parametrize("names", [UNITS[:2], UNITS])
 def test_too_many_units_or_bytes_fail_where_fewer_do_not(bisheng, units, names):
-    """A probe of two small units passes, and the real sources do not."""
+    """A probe of two small units is accepted; the real sources are not."""
     link = [*ASC, "-shared", *names, "-o", "k.so"]
     is_many = len(names) > 2
     for word, says in (("units>2", "3 device sources in one command"), ("link-units>2", "linker command failed: 3")):

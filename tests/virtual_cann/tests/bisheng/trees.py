@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of the virtual CANN over a runtime of a few lines, which runs a launch at once and remembers it."""
+"""Trees of the virtual CANN over a runtime of a few lines, which runs a launch at once and records it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from virtual_cann.environment import libclang
 from virtual_cann.layouts import LAYOUTS, build_tree
 from virtual_cann.runtime_library import VIRTUAL_CANN
 
-# The interpreter that runs the tests, not a version manager's script that takes longer than the compiler.
+# First on PATH is the interpreter of the tests, not a version manager's slow script.
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 ASC = ["-x", "asc", "--npu-arch=dav-2201", "-std=c++17", "-fPIC", "-O2"]
 
@@ -43,7 +43,7 @@ void virtual_cann::enqueue_kernel(KernelLaunch launch, void* stream) {
 }
 """
 
-# Stands for the API: a system header, so not judged itself.
+# In place of the API: a system header, so it is not checked itself.
 API = """
 #pragma once
 #include <cstdint>
@@ -62,7 +62,7 @@ Trees = dict[float, Path]  # by generation
 
 
 def build_trees(root: Path) -> Trees:
-    """All layouts, and beside them the API as a directory of its own."""
+    """Trees of all layouts, and beside them the directory of the API."""
     (root / "runtime.cpp").write_text(RUNTIME)
     (root / "acl").mkdir()
     (root / "api").mkdir()
@@ -81,7 +81,7 @@ def build_trees(root: Path) -> Trees:
 def load(trees: Trees, library: Path) -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """The library, and the runtime that its launches reach.
 
-    Neither is there for everybody: other tests of the process load kernels that want the whole runtime.
+    Neither is loaded globally: other tests of the process load kernels that need the whole runtime.
     """
     runtime = ctypes.CDLL(trees[9.1].parent / "libascendcl.so")
     return ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_DEEPBIND), runtime

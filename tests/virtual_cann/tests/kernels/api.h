@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that run one vector API on `n` elements: sources a and b and the result are tensors of 16 KiB in UB.
+// Kernels that call one vector API on `n` elements. The sources a and b and the result have 16 KiB of UB each.
 #pragma once
 
 #include "kernel_operator.h"
@@ -18,7 +18,7 @@ __aicore__ inline void Wait() {
 template <class To, class From>
 class Api {
  public:
-  // Copies n elements of a and b in, and whatever lies behind them up to the block's end is zero.
+  // Copies n elements of a and b in. The elements behind them are zero.
   __aicore__ inline Api(GM_ADDR a_gm, GM_ADDR b_gm, GM_ADDR result_gm, uint32_t n) : n(n) {
     result_.SetGlobalBuffer((__gm__ To*)result_gm);
     pipe.InitBuffer(buffers_, 4 * kApiBytes);
@@ -55,7 +55,7 @@ class Api {
   GlobalTensor<To> result_;
 };
 
-// A kernel `name` and its launcher; `body` fills api.result and is followed by a copy of `stored` elements.
+// Defines the kernel `name` and its launcher. `body` fills api.result, of which `stored` elements are copied out.
 #define API_KERNEL(name, To, From, stored, body)                                                 \
   extern "C" __global__ __aicore__ void name(GM_ADDR a, GM_ADDR b, GM_ADDR result, uint32_t n) { \
     Api<To, From> api(a, b, result, n);                                                          \

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every file of rule kernels includes. A rule kernel is named rule__verdict__what: `broken` ones break that rule
-// and no other, `legal` ones come as near to it as the manual allows. x and y are 64 KiB of GM each, n is 256.
+// Included by all rule kernels. A rule kernel is named rule__verdict__what: a `broken` one breaks that rule and no
+// other; a `legal` one comes as close to it as the manual allows. x and y have 64 KiB of GM each, n is 256.
 #pragma once
 
 #include "kernel_operator.h"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What rule kernels of vector instructions work on.
+// The operands of vector instructions' rule kernels.
 #pragma once
 
 #include "rules.h"
 
-// Four tensors of 16 KiB, of which the first two hold ones.
+// Four tensors of 16 KiB; the first two hold ones.
 struct Tensors {
   __aicore__ inline Tensors() {
     pipe.InitBuffer(a_, kBytes);

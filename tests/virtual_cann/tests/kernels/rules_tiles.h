@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What rule kernels work on: two tiles of n floats in UB, and all of x and y.
+// The operands of most rule kernels: two tiles of n floats in UB, and all of x and y.
 #pragma once
 
 #include "rules.h"
 
-constexpr uint32_t kAllocated = 16384;  // floats of x, and of y
+constexpr uint32_t kAllocated = 16384;  // floats of x, and as many of y
 
 struct Tiles {
   __aicore__ inline Tiles(TPipe* pipe, GM_ADDR x, GM_ADDR y, uint32_t n) {
