@@ -116,10 +116,10 @@ inline AOTITorchError aoti_torch_is_contiguous(AtenTensorHandle tensor, bool* re
 }
 #endif
 
-// c10::Stream::native_handle, since 2.11; before, null.
+// c10::Stream::native_handle, since 2.13; before, null: torch has it since 2.11, torch_npu implements it in 2.13.
 template <class Stream>
 void* native_handle(const Stream& stream) {
-#if NPU_CE_TORCH_SINCE(11)
+#if NPU_CE_TORCH_SINCE(13)
   return stream.native_handle();
 #else
   static_cast<void>(stream);
