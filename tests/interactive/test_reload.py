@@ -80,8 +80,8 @@ check(first.CrossEntropyLoss())  # torch.compile of what calls a function of the
 def _run(code: str, backend: str, **variables: str) -> None:
     done = torch_processes.start(f"BACKEND = {backend!r}\n{CHECKS}{code}", os.environ | variables).wait(600.0)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if "triton not found" not in line]  # torch 2.11, of itself
-    assert said == [], "a kernel that overrides another is reported there"
+    # Torch reports there a kernel that overrides another; of itself it warns of much else.
+    assert [line for line in done.stderr.splitlines() if "verrid" in line or "npu_ce_jit" in line] == []
 
 
 both_ways = pytest.mark.parametrize("code", [EVERY_MODULE, AGAIN], ids=["every module", "imported again"])
