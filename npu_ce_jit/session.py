@@ -142,7 +142,7 @@ class Session:
 
     def _load_cpu(self, *, may_build: bool) -> Kernels:
         settings, toolchain, sources = self.state[:3]
-        assert sources is not None, "without sources nothing is put off"
+        assert sources is not None, "a session without sources loads no kernels later"
         artifact, problem = attempt(
             lambda: load_or_build(cpu_target(settings, toolchain, sources), settings, toolchain, may_build=may_build)
         )
@@ -158,7 +158,7 @@ class Session:
     def _prepare_npu(self, *, may_build: bool) -> Kernels:
         """Finds or builds the NPU libraries, and loads nothing."""
         settings, toolchain, sources = self.state[:3]
-        assert sources is not None, "without sources nothing is put off"
+        assert sources is not None, "a session without sources loads no kernels later"
         if sources.npu is None:
             return Kernels()
         artifact, problem = attempt(

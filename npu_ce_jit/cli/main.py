@@ -18,7 +18,7 @@ from npu_ce_jit.jit.cache.store import Store
 _COMPUTING = {
     "board": "ask the NPU here what only a chip can answer, and write the answers to a file",
     "bench": "time the losses beside PyTorch's on the best device here",
-    "demo": "compute, compare and trace on the best device here",
+    "demo": "compute, compare and trace on the CPU",
 }
 
 

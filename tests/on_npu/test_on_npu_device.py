@@ -8,22 +8,16 @@ import ctypes
 import io
 import random
 import re
-from collections.abc import Iterator
 
 import acl
 import pytest
 import torch
 import torch_npu  # noqa: F401
+from loss_on_npu import whole_device
 from virtual_cann import observe
 from virtual_process import run, run_from_the_start
 
-
-@pytest.fixture(autouse=True)
-def _whole_device() -> Iterator[None]:
-    acl.set_device(0)
-    yield
-    observe.set_faults("")
-    observe.clear_errors()
+__all__ = ["whole_device"]  # a fixture
 
 
 def test_a_device_says_what_it_is() -> None:

@@ -7,15 +7,17 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import acl
 import pytest
 import torch
 import torch_npu  # noqa: F401
+from loss_on_npu import whole_device
 from virtual_cann import observe
 from virtual_process import run
+
+__all__ = ["whole_device"]  # a fixture
 
 LAUNCHER = """
 #include "machine/core.h"
@@ -35,12 +37,8 @@ extern "C" void launch(unsigned blocks, void* stream, const void* pointer) {
 
 
 @pytest.fixture(autouse=True)
-def _whole_device() -> Iterator[None]:
-    acl.set_device(0)
+def _no_reports(whole_device: None) -> None:
     observe.clear_reports()
-    yield
-    observe.set_faults("")
-    observe.clear_errors()
 
 
 @pytest.fixture(scope="module")

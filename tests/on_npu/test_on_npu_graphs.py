@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ctypes import byref, c_int, c_void_p
 
 import acl
@@ -13,24 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch_npu  # noqa: F401
+from loss_on_npu import whole_device
 from shapes import logits, targets
 from torch import Tensor
 from virtual_cann import observe
 
 from npu_ce_jit import cross_entropy
 
+__all__ = ["whole_device"]  # a fixture
+
 GLOBAL, THREAD_LOCAL, RELAXED = 0, 1, 2
 NONE, ACTIVE, INVALIDATED = 0, 1, 2
 DEPENDENCY, UNJOINED, STREAM_CAPTURED, EVENT_CAPTURED, NOT_CAPTURED = 107024, 107025, 107027, 107028, 107029
 MODE_FORBIDS, CONFLICT, UNMATCHED, WRONG_THREAD, UNPINNED, FAILED = 107030, 107032, 107036, 107038, 107041, 507903
-
-
-@pytest.fixture(autouse=True)
-def _whole_device() -> Iterator[None]:
-    acl.set_device(0)
-    yield
-    observe.set_faults("")
-    observe.clear_errors()
 
 
 # torch.npu.NPUGraph

@@ -5,25 +5,17 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
 from ctypes import byref, c_uint32
 
 import acl
-import pytest
 import torch
 import torch_npu  # noqa: F401
-from virtual_cann import observe
+from loss_on_npu import whole_device
+
+__all__ = ["whole_device"]  # a fixture
 
 NO_TASK = (0xFFFFFFFF, 0xFFFF)
 CUBE, VECTOR = 0, 1
-
-
-@pytest.fixture(autouse=True)
-def _whole_device() -> Iterator[None]:
-    acl.set_device(0)
-    yield
-    observe.set_faults("")
-    observe.clear_errors()
 
 
 # Errors

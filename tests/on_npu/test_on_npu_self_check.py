@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Iterator
 from typing import Any
 
-import acl
 import pytest
 import torch
 import torch_npu  # noqa: F401
 from launch_hook import run_hooked
+from loss_on_npu import whole_device
 from virtual_cann import observe
 from virtual_process import run
 
@@ -23,16 +22,10 @@ from npu_ce_jit.jit.sources import Sources
 from npu_ce_jit.op import self_check
 from npu_ce_jit.op.autograd.functions import OPS
 
+__all__ = ["whole_device"]  # a fixture
+
 NPU = torch.device("npu", 0)
 _KERNEL = re.compile(r"__global__ [\w ]*void (npu_ce_\w+)\(")
-
-
-@pytest.fixture(autouse=True)
-def _whole_device() -> Iterator[None]:
-    acl.set_device(0)
-    yield
-    observe.set_faults("")
-    observe.clear_errors()
 
 
 def all_kernels() -> list[str]:
