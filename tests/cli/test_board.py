@@ -203,7 +203,7 @@ def test_the_exit_code_tells_an_answer_that_is_otherwise(otherwise, tmp_path) ->
     [
         ("/home/somebody/cann/bin/bisheng: not found", "<path>: not found"),
         ("error at /tmp/a b/x.asc:12:3", "error at <path> b/x.asc:12:3"),
-        ("in ~/work/merge.asc, line 3", "in merge.asc, line 3"),
+        ("in ~/kernels/merge.asc, line 3", "in merge.asc, line 3"),
         ("1600 GB/s", "1600 GB/s"),
         ("cross_entropy, 4096 x 8080", "cross_entropy, 4096 x 8080"),
         ("'/usr/local/Ascend/cann'", "'<path>'"),
